@@ -1,0 +1,102 @@
+"""ActorCritic (A2C): the policy gradient with a learned value function, one step a batch.
+
+    advantage_t = sum_l (gamma lambda)^l delta_{t+l},   delta_t = r_t + gamma V(s_{t+1}) - V(s_t)
+    loss = mean over tokens of  - log pi(a_t | s_t) * advantage_t  +  c_v (V(s_t) - return_t)^2 / 2  -  c_e H(pi)
+
+Source: Mnih et al. (2016), Asynchronous methods for deep reinforcement learning, arXiv:1602.01783, without the
+asynchrony; advantages by Schulman et al. (2016), arXiv:1506.02438, equation 16.
+
+What differs from the paper: episodes are whole, so nothing is cut after n steps (gae_lambda = 1 gives the Monte Carlo
+return); actor and critic share the language model's trunk; Adam instead of RMSprop; advantages are divided by their
+standard deviation; each token pays for its KL to the start model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from agents.advantages import gae, normalize
+from agents.config import RunConfig
+from agents.losses import explained_variance, kl_estimate, masked_mean, policy_gradient_loss, value_loss
+from agents.metrics import Meter
+from agents.optimization import gradient_step
+from agents.policy import Policy
+from agents.rollout import Rollout
+from agents.training import Algorithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticConfig(RunConfig):
+    """Settings of ActorCritic."""
+
+    gae_lambda: float = 0.95
+    """Between 0 (one-step temporal differences) and 1 (Monte Carlo)."""
+    value_coef: float = 0.5
+    """Weight of the value loss."""
+    normalize_advantages: bool = True
+    """Shift and scale advantages to mean 0 and standard deviation 1 over the batch's tokens."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        self.check_number("gae_lambda", low=0.0, high=1.0)
+        self.check_number("value_coef", low=0.0)
+
+
+def update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    config: ActorCriticConfig,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """One gradient step on one batch of episodes.
+
+    Args:
+        policy: Who is trained.
+        optimizer: Over the policy's parameters.
+        rollout: Fresh episodes of that policy, `ref_log_probs` filled in.
+        config: The settings.
+        generator: Unused: the whole batch is one step.
+
+    Returns:
+        Metrics.
+    """
+    mask = rollout.response_mask
+    assert rollout.ref_log_probs is not None
+    rewards = rollout.rewards - config.kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1")
+    advantages, returns = gae(
+        rewards,
+        rollout.values,
+        rollout.terminated,
+        rollout.truncated,
+        mask,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        last_values=rollout.last_values,
+    )
+    meter = Meter()
+    meter.add(1.0, {"explained_variance": explained_variance(rollout.values, returns, mask)})
+    if config.normalize_advantages:
+        advantages = normalize(advantages, mask)
+    rollout = replace(rollout, advantages=advantages, returns=returns)
+
+    tokens = mask.sum()
+    for rows in torch.arange(len(rollout), device=mask.device).split(config.micro_batch_size):
+        part = rollout.select(rows)
+        assert part.advantages is not None and part.returns is not None
+        now = policy.evaluate(part.input_ids, part.positions, part.response_mask, temperature=config.temperature)
+        policy_loss = policy_gradient_loss(now.log_probs, part.advantages, part.response_mask, normalizer=tokens)
+        critic_loss = value_loss(now.values, part.returns, part.response_mask, normalizer=tokens)
+        entropy = masked_mean(now.entropies, part.response_mask, normalizer=tokens)
+        (policy_loss + config.value_coef * critic_loss - config.entropy_coef * entropy).backward()
+        share = part.response_mask.sum() / tokens
+        terms = {"policy_loss": policy_loss, "value_loss": critic_loss, "entropy": entropy}
+        meter.add(share, {name: term / share for name, term in terms.items()})
+    meter.add(1.0, {"grad_norm": gradient_step(policy, optimizer, config.max_grad_norm)})
+    return meter.means()
+
+
+ActorCritic = Algorithm("actor_critic", ActorCriticConfig, update)

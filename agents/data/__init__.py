@@ -1,0 +1,1 @@
+"""The bundled language model, beside the script that trained it."""

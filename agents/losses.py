@@ -1,0 +1,372 @@
+"""The terms of every loss: pure functions of (batch, time) arrays and a mask.
+
+Each is a mean over the tokens that count, `mask.sum()` of them, never over padding. Masked positions may hold anything,
+NaN and inf included: they reach neither the loss nor its gradient. Advantages, returns and everything `old` are
+constants: no gradient flows into them.
+
+Micro-batches: pass the whole batch's token count as `normalizer` to each, and the losses (and statistics) of the
+micro-batches add up to those of the batch, whatever the cut. A mean of means would weigh short responses more.
+
+Sources:
+    Williams 1992, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning".
+    Schulman et al. 2017, "Proximal Policy Optimization Algorithms" (arXiv:1707.06347).
+    Schulman 2020, "Approximating KL Divergence", http://joschu.net/blog/kl-approx.html.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(x: Tensor, mask: Tensor, *, normalizer: float | Tensor | None = None) -> Tensor:
+    """Computes `sum(x * mask) / normalizer`, the mean over the positions that count.
+
+    `x` may hold anything where `mask` is False, and gets gradient 0 there. (If `x` was itself computed from NaN or inf,
+    that gradient of 0 can turn into NaN on its way back, as 0 * inf; the losses below therefore mask their inputs.)
+
+    Args:
+        x: any shape, (batch, time) as a rule; floating point.
+        mask: same shape, bool, True where an element counts.
+        normalizer: what to divide by; None is `mask.sum()`. A number, or a tensor with one element.
+
+    Returns:
+        () in the dtype of `x` (float32 for half precision). 0 where nothing counts.
+
+    Raises:
+        ValueError: on a shape or dtype that does not fit, and on a `normalizer` that is negative or not finite (only
+            numbers are checked: reading a tensor's value would make the GPU wait).
+
+    Example:
+        >>> import torch
+        >>> masked_mean(torch.tensor([1.0, 3.0, float("nan")]), torch.tensor([True, True, False]))
+        tensor(2.)
+    """
+    _check_mask(mask, "x", x)
+    if isinstance(normalizer, Tensor):
+        if normalizer.numel() != 1:
+            raise ValueError(f"Expected a normalizer with one element, got shape {tuple(normalizer.shape)}")
+        divisor = normalizer.detach().reshape(())
+    elif normalizer is None:
+        divisor = mask.sum()
+    elif math.isfinite(normalizer) and normalizer >= 0:
+        divisor = torch.as_tensor(normalizer, device=x.device)
+    else:
+        raise ValueError(f"Expected a finite normalizer of at least 0, got {normalizer}")
+    total = torch.where(mask, x, 0).sum(dtype=torch.promote_types(x.dtype, torch.float32))
+    # An empty batch has 0 tokens: 0 / 1, where 0 / 0 would be NaN. Where tokens count, dividing by 0 stays an error.
+    return total / torch.where((divisor == 0) & ~mask.any(), 1, divisor)
+
+
+def sequence_mean(x: Tensor, mask: Tensor, *, normalizer: float | Tensor | None = None) -> Tensor:
+    """Sums over time and averages over episodes: REINFORCE's episode loss.
+
+    Against `masked_mean`, each token weighs the same in short and long episodes, whatever the mean length is: this, and
+    not the token mean, is the expectation over episodes in the policy gradient theorem.
+
+    Args:
+        x: (batch, time) floating point, such as `-log_probs * advantages`.
+        mask: (batch, time) bool, True where a position counts.
+        normalizer: what to divide by; None is the number of rows in which something counts.
+
+    Returns:
+        () in the dtype of `x` (float32 for half precision). 0 where nothing counts.
+
+    Raises:
+        ValueError: as `masked_mean`, and where `x` is not (batch, time).
+
+    Source:
+        Williams 1992, episodic REINFORCE, equation 11 and theorem 2.
+
+    Example:
+        >>> import torch
+        >>> sequence_mean(torch.ones(2, 3), torch.tensor([[True, True, True], [True, False, False]]))
+        tensor(2.)
+    """
+    _check_mask(mask, "x", x)
+    if x.ndim != 2:
+        raise ValueError(f"Expected x of shape (batch, time), got {tuple(x.shape)}")
+    return masked_mean(x, mask, normalizer=mask.any(1).sum() if normalizer is None else normalizer)
+
+
+def kl_estimate(
+    log_probs: Tensor,
+    ref_log_probs: Tensor,
+    kind: Literal["k1", "k2", "k3"] = "k3",
+    *,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Estimates KL(policy || reference) at each token, from tokens sampled from the policy.
+
+    With `d = log_probs - ref_log_probs`: k1 = d, unbiased, can be negative; k2 = d^2 / 2, biased, small variance where the
+    two are close; k3 = exp(-d) - 1 + d, unbiased and never negative, with rare huge values where the policy lost mass.
+
+    As a penalty in the reward, any will do. As a loss, mind that they are estimates of the value, and that gradients
+    ignore how the tokens were sampled: on the policy's own samples, the expected gradient of k1 is 0, that of k2 is the
+    gradient of KL(policy || reference), and that of k3 the gradient of KL(reference || policy).
+
+    Args:
+        log_probs: (batch, time), log-probs of the sampled tokens under the policy that sampled them.
+        ref_log_probs: (batch, time), under the reference. A constant.
+        kind: "k1", "k2" or "k3".
+        mask: (batch, time) bool, True where a position counts; elsewhere the estimate is 0 and passes no gradient. None:
+            all count. Give it where padding may hold inf or NaN and the estimate is part of a loss.
+
+    Returns:
+        (batch, time) in the dtype of `log_probs`.
+
+    Raises:
+        ValueError: on a shape or dtype that does not fit, and on an unknown `kind`.
+
+    Source:
+        Schulman 2020, estimators k1, k2 and k3, with p the reference and q the policy.
+
+    Example:
+        >>> import torch
+        >>> log_probs, ref_log_probs = torch.tensor([0.5]).log(), torch.tensor([0.25]).log()
+        >>> [round(float(kl_estimate(log_probs, ref_log_probs, kind)), 4) for kind in ("k1", "k2", "k3")]
+        [0.6931, 0.2402, 0.1931]
+    """
+    _check_like("ref_log_probs", ref_log_probs, "log_probs", log_probs)
+    difference = log_probs - ref_log_probs.detach()
+    if mask is not None:
+        _check_mask(mask, "log_probs", log_probs)
+        difference = torch.where(mask, difference, 0)
+    if kind == "k1":
+        return difference
+    if kind == "k2":
+        return 0.5 * difference.square()
+    if kind == "k3":
+        # expm1: near d = 0, where k3 is about d^2 / 2, exp(-d) - 1 would round all of it away.
+        return torch.expm1(-difference) + difference
+    raise ValueError(f"Expected kind 'k1', 'k2' or 'k3', got {kind!r}")
+
+
+def policy_gradient_loss(
+    log_probs: Tensor, advantages: Tensor, mask: Tensor, *, normalizer: float | Tensor | None = None
+) -> Tensor:
+    """Computes `-mean(log_probs * advantages)`, whose gradient is minus the policy gradient.
+
+    Args:
+        log_probs: (batch, time), log-probs of the actions taken.
+        advantages: (batch, time). A constant.
+        mask: (batch, time) bool, True where an action counts.
+        normalizer: see `masked_mean`.
+
+    Returns:
+        () in the dtype of `log_probs` (float32 for half precision).
+
+    Raises:
+        ValueError: as `masked_mean`.
+
+    Source:
+        Williams 1992, theorem 1; Sutton & Barto 2018, equation 13.11.
+
+    Example:
+        >>> import torch
+        >>> policy_gradient_loss(torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 0.5]), torch.tensor([True, True]))
+        tensor(1.)
+    """
+    _check_mask(mask, "log_probs", log_probs)
+    _check_like("advantages", advantages, "log_probs", log_probs)
+    losses = -torch.where(mask, log_probs, 0) * torch.where(mask, advantages.detach(), 0)
+    return masked_mean(losses, mask, normalizer=normalizer)
+
+
+def ppo_policy_loss(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip_range: float = 0.2,
+    clip_range_high: float | None = None,
+    normalizer: float | Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Computes PPO's clipped surrogate loss, and how far the policy has moved.
+
+    `-mean(min(ratio * advantage, clip(ratio, 1 - clip_range, 1 + clip_range_high) * advantage))`, with
+    `ratio = exp(log_probs - old_log_probs)`. At ratio 1 its gradient is that of `policy_gradient_loss`.
+
+    Args:
+        log_probs: (batch, time), log-probs of the actions taken, under the policy that learns.
+        old_log_probs: (batch, time), under the policy that took them. A constant.
+        advantages: (batch, time). A constant.
+        mask: (batch, time) bool, True where an action counts.
+        clip_range: how far below 1 the ratio still has an effect; positive.
+        clip_range_high: how far above 1; None is `clip_range`. A larger one ("clip-higher" in DAPO, arXiv:2503.14476)
+            leaves unlikely tokens room to become likely.
+        normalizer: see `masked_mean`. Holds for the statistics too, so that those of micro-batches add up.
+
+    Returns:
+        loss: () in the dtype of `log_probs` (float32 for half precision).
+        stats: () tensors alike, without gradient, each a mean over the tokens that count: `clip_fraction`, how many
+            ratios are outside the clip range, whatever the sign of the advantage; `approx_kl`, the k3 estimate of
+            KL(old || new) as in Stable-Baselines3; `ratio_mean`, which stays near 1 where nothing is wrong, since its
+            expectation over the old policy's actions is 1; `ratio_variance`, the mean of (ratio - 1)^2.
+
+    Raises:
+        ValueError: as `masked_mean`, and on a clip range that is not positive.
+
+    Source:
+        Schulman et al. 2017, equation 7.
+
+    Example:
+        >>> import torch
+        >>> new, old = torch.tensor([0.6, 0.5]).log(), torch.tensor([0.4, 0.5]).log()
+        >>> loss, stats = ppo_policy_loss(new, old, torch.tensor([1.0, -1.0]), torch.tensor([True, True]))
+        >>> round(float(loss), 4), float(stats["clip_fraction"])
+        (-0.1, 0.5)
+    """
+    _check_mask(mask, "log_probs", log_probs)
+    _check_like("old_log_probs", old_log_probs, "log_probs", log_probs)
+    _check_like("advantages", advantages, "log_probs", log_probs)
+    if clip_range_high is None:
+        clip_range_high = clip_range
+    for name, size in (("clip_range", clip_range), ("clip_range_high", clip_range_high)):
+        if not size > 0:
+            raise ValueError(f"Expected a positive {name}, got {size}")
+    advantages = torch.where(mask, advantages.detach(), 0)
+    log_ratio = torch.where(mask, log_probs - old_log_probs.detach(), 0)
+    ratio = log_ratio.exp()
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range_high) * advantages)
+    with torch.no_grad():
+        outside = (ratio < 1 - clip_range) | (ratio > 1 + clip_range_high)
+        per_token = {
+            "clip_fraction": outside.to(ratio.dtype),
+            "approx_kl": torch.expm1(log_ratio) - log_ratio,
+            "ratio_mean": ratio,
+            "ratio_variance": (ratio - 1).square(),
+        }
+        stats = {name: masked_mean(x, mask, normalizer=normalizer) for name, x in per_token.items()}
+    return masked_mean(-surrogate, mask, normalizer=normalizer), stats
+
+
+def value_loss(
+    values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    *,
+    old_values: Tensor | None = None,
+    clip_range: float | None = None,
+    normalizer: float | Tensor | None = None,
+) -> Tensor:
+    """Computes half the mean squared error of the values: `0.5 * mean((values - returns)^2)`.
+
+    With `clip_range`, the larger of this and the error of the value kept within `clip_range` of its old one, as in
+    OpenAI's PPO: an update that has moved a value further than that towards its target gains nothing by going on.
+
+    The factor of one half is OpenAI Baselines' and CleanRL's; Stable-Baselines3 has none (and clips without the maximum),
+    so its `vf_coef=0.5` is our coefficient 1.
+
+    Args:
+        values: (batch, time), V of the state in which each action was taken.
+        returns: (batch, time), the targets. A constant.
+        mask: (batch, time) bool, True where an action counts.
+        old_values: (batch, time), the values when the rollout was collected. A constant. With `clip_range` only.
+        clip_range: how far a value may move, in units of the return; positive. None: no clipping.
+        normalizer: see `masked_mean`.
+
+    Returns:
+        () in the dtype of `values` (float32 for half precision).
+
+    Raises:
+        ValueError: as `masked_mean`, on a `clip_range` that is not positive, and on one of `old_values` and `clip_range`
+            without the other.
+
+    Source:
+        Schulman et al. 2017, equation 9 (the error); Engstrom et al. 2020 (arXiv:2005.12729), section 3 (the clipping).
+
+    Example:
+        >>> import torch
+        >>> value_loss(torch.tensor([1.0, 5.0]), torch.tensor([3.0, 5.0]), torch.tensor([True, True]))
+        tensor(1.)
+    """
+    _check_mask(mask, "values", values)
+    _check_like("returns", returns, "values", values)
+    error = torch.where(mask, values - returns.detach(), 0)
+    losses = 0.5 * error.square()
+    if (old_values is None) != (clip_range is None):
+        given, missing = ("old_values", "clip_range") if clip_range is None else ("clip_range", "old_values")
+        raise ValueError(f"Expected old_values and clip_range together, got {given} without {missing}")
+    if old_values is not None and clip_range is not None:
+        _check_like("old_values", old_values, "values", values)
+        if not clip_range > 0:
+            raise ValueError(f"Expected a positive clip_range, got {clip_range}")
+        old_values = old_values.detach()
+        kept = old_values + torch.where(mask, values - old_values, 0).clamp(-clip_range, clip_range)
+        losses = torch.maximum(losses, 0.5 * torch.where(mask, kept - returns.detach(), 0).square())
+    return masked_mean(losses, mask, normalizer=normalizer)
+
+
+def entropy_bonus(entropies: Tensor, mask: Tensor, *, normalizer: float | Tensor | None = None) -> Tensor:
+    """Computes the mean entropy of the policy, to be subtracted from the loss: `loss - coefficient * entropy_bonus`.
+
+    Args:
+        entropies: (batch, time) in nats, of the distribution that each action was drawn from.
+        mask: (batch, time) bool, True where an action counts.
+        normalizer: see `masked_mean`.
+
+    Returns:
+        () in the dtype of `entropies` (float32 for half precision), positive.
+
+    Raises:
+        ValueError: as `masked_mean`.
+
+    Source:
+        Schulman et al. 2017, equation 9, the term S; Williams & Peng 1991.
+
+    Example:
+        >>> import torch
+        >>> entropy_bonus(torch.tensor([0.5, 1.5, 7.0]), torch.tensor([True, True, False]))
+        tensor(1.)
+    """
+    return masked_mean(entropies, mask, normalizer=normalizer)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """Computes `1 - Var[returns - values] / Var[returns]`: 1 is a perfect value function, 0 a constant one.
+
+    Below 0 it is worse than a constant. A constant error is not seen: it changes no variance.
+
+    Args:
+        values: (batch, time).
+        returns: (batch, time).
+        mask: (batch, time) bool, True where a position counts.
+
+    Returns:
+        () in the dtype of `values` (float32 for half precision), without gradient. NaN where the returns do not vary, as
+        in Stable-Baselines3: there is then nothing to explain.
+
+    Raises:
+        ValueError: on a shape or dtype that does not fit.
+
+    Example:
+        >>> import torch
+        >>> values, returns = torch.tensor([0.0, 2.0, 4.0]), torch.tensor([0.0, 4.0, 8.0])
+        >>> explained_variance(values, returns, torch.tensor([True, True, True]))
+        tensor(0.7500)
+    """
+    _check_mask(mask, "values", values)
+    _check_like("returns", returns, "values", values)
+    with torch.no_grad():
+        targets = returns[mask].double()
+        errors = targets - values[mask].double()
+        # The population's variance; the factor n / (n - 1) to the sample's would cancel out.
+        variance = targets.var(correction=0)
+        explained = torch.where(variance > 0, 1 - errors.var(correction=0) / variance, torch.nan)
+        return explained.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _check_like(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    if x.shape != other.shape:
+        raise ValueError(f"Expected {name} of shape {tuple(other.shape)} like {other_name}, got {tuple(x.shape)}")
+
+
+def _check_mask(mask: Tensor, other_name: str, other: Tensor) -> None:
+    _check_like("mask", mask, other_name, other)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"Expected mask of dtype torch.bool, got {mask.dtype}")

@@ -1,0 +1,179 @@
+"""Numbers to watch: averages that do not depend on how they were cut up, and where they are written."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Weighted averages, summed on the device and read once.
+
+    Ten updates with one token each and one update with ten tokens give the same average: weights are counts of what
+    was averaged, tokens as a rule.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
+
+    def add(self, weight: Tensor | float, values: Mapping[str, Tensor | float]) -> None:
+        """Count some means.
+
+        Args:
+            weight: Over how many things each value is a mean.
+            values: Name to mean, scalars.
+        """
+        for name, value in values.items():
+            scaled = torch.as_tensor(value).detach() * weight
+            self._sums[name] = self._sums[name] + scaled if name in self._sums else scaled
+            self._weights[name] = self._weights.get(name, torch.zeros(())) + torch.as_tensor(weight).cpu()
+
+    def means(self) -> dict[str, float]:
+        """Name to average; NaN for what was counted with no weight at all."""
+        if not self._sums:
+            return {}
+        sums = torch.stack([total.float() for total in self._sums.values()]).tolist()  # the one host sync
+        weights = [float(weight) for weight in self._weights.values()]
+        return {
+            name: total / weight if weight else float("nan")
+            for name, total, weight in zip(self._sums, sums, weights, strict=True)
+        }
+
+
+def distinct_n(texts: Iterable[str], n: int = 2) -> float:
+    """Distinct word n-grams over all word n-grams of a corpus, from 0 to 1.
+
+    Args:
+        texts: The corpus. Words are what stands between white space; n-grams do not cross texts.
+        n: Words in an n-gram.
+
+    Returns:
+        The ratio; 0 where there is no n-gram. It falls as a corpus grows: compare corpora of equal size.
+
+    Source: Li et al. (2016), A diversity-promoting objective function for neural conversation models.
+    """
+    counts: Counter[tuple[str, ...]] = Counter()
+    for text in texts:
+        words = text.split()
+        counts.update(zip(*(words[start:] for start in range(n)), strict=False))
+    total = counts.total()
+    return len(counts) / total if total else 0.0
+
+
+class MetricsLog:
+    """Writes one row of metrics an update: a JSONL file, TensorBoard, and Weights & Biases where asked for.
+
+    Args:
+        folder: The run's folder.
+        wandb_project: A W&B project, or None. Needs `pip install "textenvs[wandb]"`.
+
+    Raises:
+        ImportError: If W&B is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, wandb_project: str | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file: TextIO = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._tensorboard: Any = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._wandb: Any = None
+        if wandb_project is not None:
+            try:
+                import wandb
+            except ImportError as error:
+                raise ImportError('Weights & Biases is not installed: pip install "textenvs[wandb]"') from error
+            self._wandb = wandb.init(project=wandb_project, dir=str(folder))
+
+    def write(self, timesteps: int, row: Mapping[str, float]) -> None:
+        """Write one row.
+
+        Args:
+            timesteps: Tokens played so far: the x-axis of every curve.
+            row: Name to number.
+        """
+        self._file.write(json.dumps({"timesteps": timesteps, **row}) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            self._tensorboard.add_scalar(name, value, timesteps)
+        if self._wandb is not None:
+            self._wandb.log(dict(row), step=timesteps)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self._file.close()
+        self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close, whatever happened."""
+        self.close()
+
+
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    """The rows of a metrics file; a last line that was cut in the middle is left out.
+
+    Args:
+        file: A metrics.jsonl.
+
+    Returns:
+        One dict a row.
+    """
+    rows: list[dict[str, float]] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def plot_learning_curve(rows: Sequence[Mapping[str, float]], file: Path, title: str) -> None:
+    """Reward, held-out metric, KL, entropy, diversity and length against tokens, as a PNG.
+
+    Args:
+        rows: Rows of a metrics file.
+        file: Where to write the picture.
+        title: What to write above it.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = [
+        ("score", "score (trained on)", "tab:green"),
+        ("held_out", "held-out metric", "tab:olive"),
+        ("kl", "KL to the start model (nats a response)", "tab:red"),
+        ("entropy", "entropy (nats a token)", "tab:purple"),
+        ("distinct_2", "distinct-2 of a batch", "tab:blue"),
+        ("response_length", "response length (tokens)", "tab:gray"),
+    ]
+    figure, axes = plt.subplots(2, 3, figsize=(11, 5.4), layout="constrained")
+    tokens = [row["timesteps"] for row in rows]
+    for axis, (name, label, color) in zip(axes.flat, panels, strict=True):
+        values = [row.get(name, float("nan")) for row in rows]
+        axis.plot(tokens, values, color=color)
+        axis.set_title(label, fontsize=10)
+        axis.grid(alpha=0.3)
+        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+    for axis in axes[-1]:
+        axis.set_xlabel("tokens")
+    figure.suptitle(title)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)

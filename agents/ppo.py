@@ -1,0 +1,147 @@
+"""PPO with generalised advantage estimation, per token.
+
+    advantage_t = sum_l (gamma lambda)^l delta_{t+l},   delta_t = r_t + gamma V(s_{t+1}) - V(s_t)
+    ratio_t     = pi(a_t | s_t) / pi_old(a_t | s_t)
+    loss = mean over tokens of  - min(ratio A, clip(ratio, 1 - eps, 1 + eps) A)  +  c_v value loss  -  c_e H(pi)
+
+Source: Schulman et al. (2017), Proximal policy optimization algorithms, arXiv:1707.06347, equations 7 and 9; GAE from
+arXiv:1506.02438, equation 16; the KL penalty per token from Ziegler et al. (2019), arXiv:1909.08593, equation 2.
+
+What differs from the papers: episodes are whole responses and are not cut into fixed horizons; losses are means over
+the tokens of a minibatch; advantages are normalised once over the batch, not in each minibatch; an epoch stops the
+update when the policy has moved further than `target_kl`; actor and critic share the language model's trunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from agents.advantages import gae, normalize
+from agents.config import RunConfig
+from agents.losses import explained_variance, kl_estimate, masked_mean, ppo_policy_loss, value_loss
+from agents.metrics import Meter
+from agents.optimization import gradient_step
+from agents.policy import Policy
+from agents.rollout import Rollout, minibatches
+from agents.training import Algorithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(RunConfig):
+    """Settings of PPO."""
+
+    epochs: int = 4
+    """Passes over each batch."""
+    minibatch_size: int = 64
+    """Episodes in a minibatch: one optimiser step each."""
+    gae_lambda: float = 0.95
+    """Between 0 (one-step temporal differences) and 1 (Monte Carlo)."""
+    clip_range: float = 0.2
+    """How far the ratio may move from 1 before its gradient stops."""
+    clip_range_high: float | None = None
+    """The same above 1, where it should differ (arXiv:2503.14476); None: clip_range."""
+    value_clip_range: float | None = None
+    """How far values may move from the old ones before their gradient stops; None: any distance."""
+    value_coef: float = 0.5
+    """Weight of the value loss."""
+    normalize_advantages: bool = True
+    """Shift and scale advantages to mean 0 and standard deviation 1 over the batch's tokens."""
+    target_kl: float | None = 0.05
+    """No further epoch once the policy has moved this many nats a token from the one that played; None: never stop."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        self.check_count("epochs")
+        self.check_count("minibatch_size")
+        self.check_number("gae_lambda", low=0.0, high=1.0)
+        self.check_number("clip_range", low=0.0, open_low=True)
+        self.check_number("value_coef", low=0.0)
+        for name in ("clip_range_high", "value_clip_range", "target_kl"):
+            if getattr(self, name) is not None:
+                self.check_number(name, low=0.0, open_low=True)
+
+
+def update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    config: PPOConfig,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """Several epochs of minibatch steps on one batch of episodes.
+
+    Args:
+        policy: Who is trained.
+        optimizer: Over the policy's parameters.
+        rollout: Fresh episodes of that policy, `ref_log_probs` filled in.
+        config: The settings.
+        generator: Source of the minibatches' order.
+
+    Returns:
+        Metrics.
+    """
+    mask = rollout.response_mask
+    assert rollout.ref_log_probs is not None
+    rewards = rollout.rewards - config.kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1")
+    advantages, returns = gae(
+        rewards,
+        rollout.values,
+        rollout.terminated,
+        rollout.truncated,
+        mask,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        last_values=rollout.last_values,
+    )
+    meter = Meter()
+    meter.add(1.0, {"explained_variance": explained_variance(rollout.values, returns, mask)})
+    if config.normalize_advantages:
+        advantages = normalize(advantages, mask)
+    rollout = replace(rollout, advantages=advantages, returns=returns)
+
+    epochs = 0
+    for _ in range(config.epochs):
+        moved = Meter()
+        for minibatch in minibatches(rollout, config.minibatch_size, generator):
+            tokens = mask[minibatch].sum()
+            for rows in minibatch.split(config.micro_batch_size):
+                part = rollout.select(rows)
+                assert part.advantages is not None and part.returns is not None
+                now = policy.evaluate(
+                    part.input_ids, part.positions, part.response_mask, temperature=config.temperature
+                )
+                policy_loss, stats = ppo_policy_loss(
+                    now.log_probs,
+                    part.log_probs,
+                    part.advantages,
+                    part.response_mask,
+                    clip_range=config.clip_range,
+                    clip_range_high=config.clip_range_high,
+                    normalizer=tokens,
+                )
+                critic_loss = value_loss(
+                    now.values,
+                    part.returns,
+                    part.response_mask,
+                    old_values=part.values,
+                    clip_range=config.value_clip_range,
+                    normalizer=tokens,
+                )
+                entropy = masked_mean(now.entropies, part.response_mask, normalizer=tokens)
+                (policy_loss + config.value_coef * critic_loss - config.entropy_coef * entropy).backward()
+                share = part.response_mask.sum() / tokens
+                terms = {"policy_loss": policy_loss, "value_loss": critic_loss, "entropy": entropy}
+                meter.add(part.response_mask.sum(), {name: term / share for name, term in terms.items()})
+                meter.add(part.response_mask.sum(), stats)
+                moved.add(part.response_mask.sum(), {"approx_kl": stats["approx_kl"]})
+            meter.add(1.0, {"grad_norm": gradient_step(policy, optimizer, config.max_grad_norm)})
+        epochs += 1
+        if config.target_kl is not None and moved.means()["approx_kl"] > config.target_kl:
+            break
+    return {**meter.means(), "epochs": float(epochs)}
+
+
+PPO = Algorithm("ppo", PPOConfig, update)

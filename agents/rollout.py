@@ -1,0 +1,340 @@
+"""Experience: `collect(env, policy)` plays whole episodes through the Gymnasium API and returns a `Rollout`.
+
+Every episode that begins is played to its end and counted, and a lane that ends gets the next one at once, so short
+episodes are not over-represented, as they would be if the first N to finish were taken.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agents.policy import Policy
+from textenvs import TextGenVectorEnv
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A batch of whole episodes. A row is an episode; the time axis is the agent's actions, right-padded.
+
+    Attributes:
+        input_ids: `(batch, length)` int64, prompt and response (and what the environment said), right-padded.
+        positions: `(batch, time)` int64, where in its row each action stands; 1 at padding.
+        response_mask: `(batch, time)` bool, True at actions, EOS included.
+        rewards: `(batch, time)` float32, as the environment paid them. Never edited.
+        log_probs: `(batch, time)` float32, of the actions, under the distribution that they were sampled from.
+        values: `(batch, time)` float32, of the state before each action.
+        terminated: `(batch,)` bool.
+        truncated: `(batch,)` bool.
+        last_values: `(batch,)` float32, V of the final observation, used where truncated.
+        ref_log_probs: `(batch, time)` float32, of the same actions under the reference policy; None until computed.
+        advantages: `(batch, time)` float32; None until an algorithm has estimated them.
+        returns: `(batch, time)` float32, the values' targets; None likewise.
+        group: `(batch,)` int64, episodes with the same number share their example.
+        scores: `(batch,)` float32, Phi of the whole response.
+        examples: `(batch,)` int64, places in the environment's pool.
+        seconds: Where the time went: "policy", "environment".
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    response_mask: Tensor
+    rewards: Tensor
+    log_probs: Tensor
+    values: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    last_values: Tensor
+    group: Tensor
+    scores: Tensor
+    examples: Tensor
+    ref_log_probs: Tensor | None = None
+    advantages: Tensor | None = None
+    returns: Tensor | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """How many episodes there are."""
+        return len(self.input_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many actions there are."""
+        return int(self.response_mask.sum())
+
+    def responses(self, policy: Policy) -> list[str]:
+        """The text of each episode's response.
+
+        Args:
+            policy: Whose tokenizer made the ids.
+
+        Returns:
+            One string an episode, special tokens left out.
+        """
+        from textenvs.tokenizer import decode
+
+        actions = self.input_ids.gather(1, self.positions).cpu().numpy()
+        mask = self.response_mask.cpu().numpy()
+        return [decode(policy.tokenizer, row[kept].tolist()) for row, kept in zip(actions, mask, strict=True)]
+
+    def select(self, rows: Tensor) -> Rollout:
+        """Some episodes, trimmed to the longest of them.
+
+        Args:
+            rows: `(k,)` int64.
+
+        Returns:
+            A rollout of those episodes, in that order.
+        """
+        picked = {
+            one.name: value[rows] for one in fields(self) if isinstance(value := getattr(self, one.name), Tensor)
+        }
+        steps = max(int(picked["response_mask"].sum(dim=1).max()), 1)
+        for name, value in picked.items():
+            if value.ndim == 2 and name != "input_ids":
+                picked[name] = value[:, :steps]
+        length = int(picked["positions"].max()) + 1
+        picked["input_ids"] = picked["input_ids"][:, :length]
+        return replace(self, **picked)
+
+
+def minibatches(rollout: Rollout, size: int, generator: torch.Generator) -> list[Tensor]:
+    """The episodes of a rollout in random order, cut into minibatches.
+
+    Args:
+        rollout: The rollout.
+        size: Episodes a minibatch; the last may have fewer.
+        generator: Source of the order.
+
+    Returns:
+        Row numbers, `(<= size,)` int64 each; every episode in exactly one.
+    """
+    order = torch.randperm(len(rollout), generator=generator, device=generator.device)
+    return list(order.to(rollout.input_ids.device).split(size))
+
+
+def collect(
+    env: TextGenVectorEnv,
+    policy: Policy,
+    num_episodes: int,
+    *,
+    seed: int | None = None,
+    temperature: float = 1.0,
+    deterministic: bool = False,
+    generator: torch.Generator | None = None,
+    examples: Sequence[int] | None = None,
+) -> Rollout:
+    """Play whole episodes in an environment, all its lanes at once.
+
+    Args:
+        env: A vector environment whose `autoreset_mode` is DISABLED: `collect` says which lane gets a new episode.
+        policy: Who plays. Its tokenizer is the environment's.
+        num_episodes: How many episodes to play.
+        seed: Seeds the environment; None goes on in its present streams.
+        temperature: What the logits are divided by.
+        deterministic: The likeliest token instead of a sample.
+        generator: Source of the policy's randomness, on its device.
+        examples: `(num_episodes,)` places in the pool, one for each episode; None lets the environment draw them.
+
+    Returns:
+        The rollout: exactly `num_episodes` rows, on the policy's device.
+
+    Raises:
+        ValueError: If the environment resets itself, its groups cannot be filled, or a number is out of range.
+    """
+    _check_env(env, policy, num_episodes, examples)
+    recorder = _Recorder(env, num_episodes)
+    num_lanes = env.num_envs
+    rows = np.arange(num_lanes)  # the lanes that the policy still computes
+    context = policy.context(num_lanes, env.single_observation_space["input_ids"].shape[0])
+    seconds = {"policy": 0.0, "environment": 0.0}
+    started = time.perf_counter()
+
+    playing = np.arange(num_lanes) < num_episodes
+    begun = int(playing.sum())
+    options: dict[str, Any] = {} if examples is None else {"example": _padded(examples[:begun], num_lanes)}
+    observation, infos = env.reset(seed=seed, options=options)  # lanes that do not play are reset too, and idle
+    recorder.begin(np.flatnonzero(playing), np.arange(begun), observation, infos)
+    while playing.any():
+        if playing[rows].mean() <= 0.5:  # the tail: stop computing lanes that have nothing left to do
+            kept = np.flatnonzero(playing[rows])
+            context.keep(kept)
+            rows = rows[kept]
+        input_ids = observation["input_ids"][rows]
+        lengths = observation["attention_mask"][rows].sum(axis=1, dtype=np.int64)
+        hidden = context.extend(input_ids, lengths)
+        step = policy.act(hidden, temperature=temperature, deterministic=deterministic, generator=generator)
+        actions = np.full(num_lanes, env.tokenizer.eos_token_id)
+        actions[rows] = step.actions.cpu().numpy()
+        seconds["policy"] += (now := time.perf_counter()) - started
+
+        observation, rewards, terminated, truncated, infos = env.step(actions)
+        recorder.step(playing, rows, actions, step.log_probs, step.values, rewards)
+        over = playing & (terminated | truncated)
+        if over.any():
+            lanes = np.flatnonzero(over)
+            recorder.end(lanes, terminated, truncated, observation, infos)
+            playing[lanes] = False
+            if env.group_size > 1:  # as many episodes for every lane, so that every group is filled
+                lanes = lanes[recorder.turns[lanes] < num_episodes // num_lanes]
+            lanes = lanes[: num_episodes - begun]
+            if len(lanes):
+                mask = np.zeros(num_lanes, dtype=np.bool_)
+                mask[lanes] = True
+                episodes = begun + np.arange(len(lanes))
+                options = {"reset_mask": mask}
+                if examples is not None:
+                    options["example"] = np.asarray(examples)[episodes]
+                observation, infos = env.reset(options=options)
+                recorder.begin(lanes, episodes, observation, infos)
+                context.reset(np.flatnonzero(np.isin(rows, lanes)))
+                playing[lanes] = True
+                begun += len(lanes)
+        seconds["environment"] += (started := time.perf_counter()) - now
+    return recorder.rollout(policy, seconds)
+
+
+class _Recorder:
+    """Where an episode's steps are written while lanes move on. Rows are episodes, in the order they began."""
+
+    def __init__(self, env: TextGenVectorEnv, num_episodes: int) -> None:
+        length = env.single_observation_space["input_ids"].shape[0]
+        steps = env.setting.max_new_tokens
+        self._group_size = env.group_size
+        self._input_ids = np.full((num_episodes, length), env.tokenizer.pad_token_id, dtype=np.int64)
+        self._positions = np.ones((num_episodes, steps), dtype=np.int64)
+        self._mask = np.zeros((num_episodes, steps), dtype=np.bool_)
+        self._rewards = np.zeros((num_episodes, steps))
+        self._source = np.zeros((num_episodes, steps), dtype=np.int64)  # where in the flat record of the policy
+        self._terminated = np.zeros(num_episodes, dtype=np.bool_)
+        self._truncated = np.zeros(num_episodes, dtype=np.bool_)
+        self._scores = np.zeros(num_episodes)
+        self._examples = np.zeros(num_episodes, dtype=np.int64)
+        self._group = np.zeros(num_episodes, dtype=np.int64)
+        self._lengths = np.zeros(num_episodes, dtype=np.int64)
+        self._episode = np.zeros(env.num_envs, dtype=np.int64)  # which episode each lane is playing
+        self.turns = np.zeros(env.num_envs, dtype=np.int64)  # how many each lane has begun
+        self._steps = np.zeros(env.num_envs, dtype=np.int64)
+        self._ends = np.zeros(env.num_envs, dtype=np.int64)  # where each lane's row ends
+        self._recorded = 0
+        self._log_probs: list[Tensor] = []
+        self._values: list[Tensor] = []
+
+    def begin(
+        self, lanes: NDArray[np.intp], episodes: NDArray[np.intp], observation: dict[str, Any], infos: dict[str, Any]
+    ) -> None:
+        self._episode[lanes] = episodes
+        self._steps[lanes] = 0
+        self._ends[lanes] = observation["attention_mask"][lanes].sum(axis=1, dtype=np.int64)
+        self._examples[episodes] = infos["example"][lanes]
+        # Lanes of a group play the same examples in the same order: (group, turn) names an example drawn.
+        self._group[episodes] = lanes // self._group_size + self.turns[lanes] * len(self.turns)
+        self.turns[lanes] += 1
+
+    def step(
+        self,
+        playing: NDArray[np.bool_],
+        rows: NDArray[np.intp],
+        actions: NDArray[np.int64],
+        log_probs: Tensor,
+        values: Tensor,
+        rewards: NDArray[np.float64],
+    ) -> None:
+        place = np.flatnonzero(playing[rows])
+        lanes = rows[place]
+        episodes, steps = self._episode[lanes], self._steps[lanes]
+        self._positions[episodes, steps] = self._ends[lanes]
+        self._mask[episodes, steps] = True
+        self._rewards[episodes, steps] = rewards[lanes]
+        self._source[episodes, steps] = self._recorded + place
+        self._steps[lanes] += 1
+        self._ends[lanes] += 1
+        self._recorded += len(rows)
+        self._log_probs.append(log_probs)
+        self._values.append(values)
+
+    def end(
+        self,
+        lanes: NDArray[np.intp],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        observation: dict[str, Any],
+        infos: dict[str, Any],
+    ) -> None:
+        episodes = self._episode[lanes]
+        self._input_ids[episodes] = observation["input_ids"][lanes]
+        self._lengths[episodes] = observation["attention_mask"][lanes].sum(axis=1)
+        self._terminated[episodes] = terminated[lanes]
+        self._truncated[episodes] = truncated[lanes]
+        self._scores[episodes] = infos["score"][lanes]
+
+    @torch.no_grad()
+    def rollout(self, policy: Policy, seconds: dict[str, float]) -> Rollout:
+        steps = int(self._mask.sum(axis=1).max())
+        length = int(self._lengths.max())
+        device = policy.device
+
+        def tensor(array: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+        mask, source = tensor(self._mask[:, :steps]), tensor(self._source[:, :steps])
+        log_probs = torch.where(mask, torch.cat(self._log_probs)[source], 0.0)
+        values = torch.where(mask, torch.cat(self._values)[source], 0.0)
+        input_ids = tensor(self._input_ids[:, :length])
+        last_values = torch.zeros(len(input_ids), device=device)
+        if self._truncated.any():
+            cut = np.flatnonzero(self._truncated)
+            hidden = policy.context(len(cut), length).extend(self._input_ids[cut, :length], self._lengths[cut])
+            last_values[tensor(cut)] = policy.value_head(hidden.float())[:, 0]
+        return Rollout(
+            input_ids=input_ids,
+            positions=tensor(self._positions[:, :steps]),
+            response_mask=mask,
+            rewards=tensor(self._rewards[:, :steps].astype(np.float32)),
+            log_probs=log_probs,
+            values=values,
+            terminated=tensor(self._terminated),
+            truncated=tensor(self._truncated),
+            last_values=last_values,
+            group=tensor(self._group),
+            scores=tensor(self._scores.astype(np.float32)),
+            examples=tensor(self._examples),
+            seconds=seconds,
+        )
+
+
+def _padded(examples: Sequence[int], size: int) -> NDArray[np.int64]:
+    """One example a lane; the lanes that will not play take the first one's."""
+    return np.array([*examples, *[examples[0]] * (size - len(examples))], dtype=np.int64)
+
+
+def _check_env(env: TextGenVectorEnv, policy: Policy, num_episodes: int, examples: Sequence[int] | None) -> None:
+    from textenvs.tokenizer import fingerprint
+
+    if env.metadata.get("autoreset_mode") != AutoresetMode.DISABLED:
+        raise ValueError(
+            "Expected a vector environment that leaves resets to collect, "
+            f'gym.make_vec(id, autoreset_mode="Disabled"), got {env.metadata.get("autoreset_mode")}'
+        )
+    if num_episodes < 1:
+        raise ValueError(f"Expected num_episodes to be at least 1, got {num_episodes}")
+    if env.group_size > 1 and num_episodes % env.num_envs:
+        raise ValueError(
+            f"Expected num_episodes to be a multiple of num_envs={env.num_envs}, so that every group of "
+            f"{env.group_size} is filled, got {num_episodes}"
+        )
+    if examples is not None and len(examples) != num_episodes:
+        raise ValueError(f"Expected one example for each of {num_episodes} episodes, got {len(examples)}")
+    if env.tokenizer is not policy.tokenizer and fingerprint(env.tokenizer) != fingerprint(policy.tokenizer):
+        raise ValueError(
+            f"Expected an environment with the policy's tokenizer ({policy.tokenizer!r}), got one with "
+            f"{env.tokenizer!r}: pass tokenizer=policy.tokenizer when you make it"
+        )

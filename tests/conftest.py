@@ -1,0 +1,53 @@
+"""What all tests share: where the real data lies, and how much of the machine one test process may take."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("TEXTENVS_SHARED") or ROOT.parent / "shared")
+
+
+def _threads() -> int:
+    """Threads for this process: its share of the cores. With more, the parallel test processes slow each other down."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+# As variables, before any test imports torch, and not through torch itself: what needs no torch must not load it. Set
+# and not defaulted, since a worker inherits what the process that started it has set for itself alone.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_name] = str(_threads())
+if "torch" in sys.modules:
+    sys.modules["torch"].set_num_threads(_threads())
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # A test that downloads is an error, not a slow test.
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MPLBACKEND"] = "Agg"
+
+# No deadline: on a shared machine it measures the neighbours. The same examples at every run of CI, new ones at a desk.
+settings.register_profile("desk", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "desk")
+
+
+def _shared(*parts: str) -> Path:
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{'/'.join(('shared', *parts))} is not here (set TEXTENVS_SHARED to the folder that holds it)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def stories260k() -> Path:
+    """The folder of stories260K, a small language model of children's stories."""
+    return _shared("models", "stories260K")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with small subsets of public data sets, one folder each."""
+    return _shared("data")

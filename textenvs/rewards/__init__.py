@@ -1,0 +1,124 @@
+"""Rewards: scores of a growing response, and the payouts that hand them out.
+
+`make_reward` is the one door: names, dicts of names, functions and `Reward` objects all go through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+from textenvs.rewards.base import FunctionReward, Reward, RewardError, Scorer, TextScorer, checked_score
+from textenvs.rewards.combinators import WeightedSum
+from textenvs.rewards.length import Length
+from textenvs.rewards.payouts import PAYOUTS, Payout, make_payout
+from textenvs.rewards.sentiment import Sentiment, Vader
+from textenvs.rewards.words import TokenAutomaton, WordReader
+
+_REWARDS: dict[str, Callable[..., Reward]] = {"sentiment": Sentiment, "vader": Vader, "length": Length}
+
+
+def register_reward(name: str, factory: Callable[..., Reward]) -> None:
+    """Give a reward a name, so that `gym.make(..., reward=name)` finds it.
+
+    Args:
+        name: What it will be called; not taken yet.
+        factory: A `Reward` class, or a function that returns a `Reward`. Its keyword arguments may come from a dict:
+            `{name: {"argument": 1}}`.
+
+    Raises:
+        ValueError: If the name is taken or empty.
+        TypeError: If the factory cannot be called.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"Expected a name for the reward, got {name!r}")
+    if name in _REWARDS:
+        raise ValueError(f"Expected a new reward name, got {name!r}, which is taken by {_REWARDS[name]!r}")
+    if not callable(factory):
+        raise TypeError(f"Expected a Reward class or a function that returns a Reward, got {factory!r}")
+    _REWARDS[name] = factory
+
+
+def list_rewards() -> list[str]:
+    """The names that `make_reward` knows, sorted."""
+    return sorted(_REWARDS)
+
+
+def make_reward(reward: Any) -> Reward:
+    """A `Reward` from whatever a user writes.
+
+    Args:
+        reward: A name (`"sentiment"`), a dict of names to weights (`{"sentiment": 0.7, "length": 0.3}`) or to keyword
+            arguments, of which `weight` is one (`{"length": {"target": 12, "weight": 0.3}}`), a function
+            `f(example, response) -> float`, or a `Reward`.
+
+    Returns:
+        The reward.
+
+    Raises:
+        ValueError: If a name is unknown or a weight is no finite number.
+        TypeError: If it is none of these, or a reward does not take an argument.
+
+    Example:
+        >>> from textenvs.tasks import Example
+        >>> round(make_reward("length").score(Example("Say ten words:"), "one two three four five"), 2)
+        0.25
+    """
+    if isinstance(reward, Reward):
+        return reward
+    if isinstance(reward, str):
+        return _by_name(reward)
+    if isinstance(reward, dict):
+        terms: dict[str, tuple[float, Reward]] = {}
+        for name, setting in reward.items():
+            arguments = dict(setting) if isinstance(setting, dict) else {"weight": setting}
+            weight = arguments.pop("weight", 1.0)
+            terms[name] = (weight, _by_name(name, arguments))
+        if len(terms) == 1:
+            (weight, only), *_ = terms.values()
+            if isinstance(weight, (int, float)) and weight == 1:
+                return only
+        return WeightedSum(terms)
+    if callable(reward) and not isinstance(reward, type):
+        return FunctionReward(reward)
+    raise TypeError(
+        "Expected a reward's name, a dict of names to weights, a function f(example, response) -> float or a Reward, "
+        f"got {reward!r} of type {type(reward).__name__}"
+    )
+
+
+def _by_name(name: Any, arguments: dict[str, Any] | None = None) -> Reward:
+    if name not in _REWARDS:
+        close = get_close_matches(str(name), _REWARDS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"Expected a reward from {list_rewards()}, got {name!r}.{hint}")
+    try:
+        made = _REWARDS[name](**(arguments or {}))
+    except TypeError as error:
+        raise TypeError(f"Reward {name!r} could not be made with arguments {arguments}: {error}") from error
+    if not isinstance(made, Reward):
+        raise TypeError(f"Expected the factory of reward {name!r} to return a Reward, got {type(made).__name__}")
+    return made
+
+
+__all__ = [
+    "PAYOUTS",
+    "FunctionReward",
+    "Length",
+    "Payout",
+    "Reward",
+    "RewardError",
+    "Scorer",
+    "Sentiment",
+    "TextScorer",
+    "TokenAutomaton",
+    "Vader",
+    "WeightedSum",
+    "WordReader",
+    "checked_score",
+    "list_rewards",
+    "make_payout",
+    "make_reward",
+    "register_reward",
+]

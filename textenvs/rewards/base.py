@@ -1,0 +1,238 @@
+"""What a reward is: a score of a growing response, Phi(example, response so far), whatever the payout.
+
+    Reward.score(example, response)          the definition, on a whole text
+    Reward.scorer(num_lanes, tokenizer)      the same number for N responses at once, token by token
+
+A reward that knows no cleverer way scores the whole text again at every token, which is right for any function and
+costs what the function costs. Rewards that can keep a committed state override `scorer` (see `words.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textenvs.tasks.base import Example
+from textenvs.tokenizer import Tokenizer, decode_bytes
+
+
+class RewardError(RuntimeError):
+    """A reward raised, or gave something that is not a finite number. It never counts as 0."""
+
+    def __init__(self, reward: str, problem: str, example: Example | None, response: str | None) -> None:
+        where = "" if example is None else f"\n  example:  {_shorten(repr(example))}"
+        where += "" if response is None else f"\n  response: {_shorten(repr(response))}"
+        super().__init__(f"Reward {reward!r} {problem}{where}\nA score must be one finite number for every response.")
+
+
+def _shorten(text: str, limit: int = 500) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+
+
+class Reward(ABC):
+    """A score of a response: a function of one example and the agent's text so far, and of nothing else.
+
+    A subclass writes `score`. How the score is paid, at the end or token by token, is the payout's business.
+
+    Attributes:
+        name: What logs and infos call it.
+        low: The smallest score there can be.
+        high: The largest.
+    """
+
+    name: str = "reward"
+    low: float = -math.inf
+    high: float = math.inf
+
+    @abstractmethod
+    def score(self, example: Example, response: str) -> float:
+        """Phi of a whole text: the definition, which every faster way must agree with to 1e-9.
+
+        Args:
+            example: What the response answers.
+            response: The agent's text so far, its last word taken as finished. May be empty.
+
+        Returns:
+            The score, a finite number.
+        """
+
+    def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
+        """The same score for `num_lanes` growing responses.
+
+        Args:
+            num_lanes: How many responses grow side by side.
+            tokenizer: Whose ids will be pushed.
+
+        Returns:
+            A fresh scorer. This one scores each whole text again at each token.
+        """
+        return TextScorer(self, num_lanes, tokenizer)
+
+    @property
+    def parts(self) -> dict[str, Reward]:
+        """The named components of a combination, empty for a plain score."""
+        return {}
+
+    def __repr__(self) -> str:
+        """Its class and name."""
+        return f"{type(self).__name__}({self.name!r})"
+
+
+class Scorer(ABC):
+    """Phi of N growing responses. Lanes never leak into each other, and their order does not matter.
+
+    Args:
+        reward: The score's definition.
+    """
+
+    def __init__(self, reward: Reward) -> None:
+        self.reward = reward
+
+    @abstractmethod
+    def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
+        """Start new, empty responses.
+
+        Args:
+            lanes: `(k,)` which lanes start.
+            examples: The example of each.
+        """
+
+    @abstractmethod
+    def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Append one token to each of some lanes.
+
+        Args:
+            lanes: `(k,)` distinct lanes.
+            tokens: `(k,)` the token that each writes. Special tokens add no text.
+
+        Returns:
+            `(k,)` Phi of each of those lanes, after its token.
+        """
+
+    def score_whole(
+        self, lanes: NDArray[np.intp], examples: Sequence[Example], responses: Sequence[str]
+    ) -> NDArray[np.float64]:
+        """Phi of whole responses at once, for payouts that ask only at the end. Needs no reset and no push before.
+
+        Args:
+            lanes: `(k,)` the lanes that they belong to.
+            examples: The example of each.
+            responses: The text of each.
+
+        Returns:
+            `(k,)` Phi.
+        """
+        pairs = zip(examples, responses, strict=True)
+        return np.array([checked_score(self.reward, example, response) for example, response in pairs])
+
+    def part_scores(self, lanes: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:
+        """The latest score of each named component.
+
+        Args:
+            lanes: `(k,)` which lanes.
+
+        Returns:
+            Name to `(k,)` scores; empty for a plain score.
+        """
+        return {}
+
+
+class TextScorer(Scorer):
+    """Any reward, by scoring the whole text again whenever a token has added to it.
+
+    Args:
+        reward: What scores the text.
+        num_lanes: How many responses grow side by side.
+        tokenizer: Whose ids are pushed.
+    """
+
+    def __init__(self, reward: Reward, num_lanes: int, tokenizer: Tokenizer) -> None:
+        super().__init__(reward)
+        self._pieces = tokenizer.pieces
+        self._data = [b""] * num_lanes
+        self._examples: list[Example | None] = [None] * num_lanes
+        self._phi: list[float | None] = [None] * num_lanes
+
+    def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
+        """See `Scorer.reset`."""
+        for lane, example in zip(lanes.tolist(), examples, strict=True):
+            self._data[lane], self._examples[lane], self._phi[lane] = b"", example, None
+
+    def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        """See `Scorer.push`."""
+        scores = np.empty(len(lanes))
+        for row, (lane, token) in enumerate(zip(lanes.tolist(), tokens.tolist(), strict=True)):
+            piece = self._pieces[token]
+            phi = self._phi[lane]
+            if piece or phi is None:
+                self._data[lane] += piece
+                example = self._examples[lane]
+                assert example is not None  # the lanes reset before they push
+                phi = self._phi[lane] = checked_score(self.reward, example, decode_bytes(self._data[lane]))
+            scores[row] = phi
+        return scores
+
+
+class FunctionReward(Reward):
+    """A user's plain function as a reward.
+
+    Args:
+        function: `f(example, response) -> float`.
+        name: What to call it; None takes the function's own name.
+        low: The smallest score there can be, if known.
+        high: The largest, if known.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Example, str], float],
+        name: str | None = None,
+        low: float = -math.inf,
+        high: float = math.inf,
+    ) -> None:
+        if not callable(function):
+            raise TypeError(f"Expected a function f(example, response) -> float, got {type(function).__name__}")
+        self.function = function
+        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.low, self.high = low, high
+
+    def score(self, example: Example, response: str) -> float:
+        """What the function says."""
+        return self.function(example, response)
+
+
+def checked_score(reward: Reward, example: Example, response: str) -> float:
+    """`reward.score`, held to its promise.
+
+    Args:
+        reward: The reward.
+        example: What the response answers.
+        response: The text to score.
+
+    Returns:
+        The score as a Python float.
+
+    Raises:
+        RewardError: If the reward raises, or gives anything but one finite number.
+    """
+    try:
+        score: Any = reward.score(example, response)
+    except RewardError:
+        raise
+    except Exception as error:
+        problem = f"raised {type(error).__name__}: {error}"
+        raise RewardError(reward.name, problem, example, response) from error
+    if isinstance(score, (np.ndarray, np.generic)) and score.ndim == 0:
+        score = score.item()
+    if isinstance(score, bool) or not isinstance(score, Real):
+        raise RewardError(reward.name, f"gave {score!r} of type {type(score).__name__}", example, response)
+    score = float(score)
+    if not math.isfinite(score):
+        raise RewardError(reward.name, f"gave {score}", example, response)
+    return score

@@ -1,0 +1,83 @@
+"""Rewards made of rewards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textenvs.rewards.base import Reward, Scorer, checked_score
+from textenvs.tasks.base import Example
+from textenvs.tokenizer import Tokenizer
+
+
+class WeightedSum(Reward):
+    """A weighted sum of scores, each reported by name.
+
+    Args:
+        terms: Name to (weight, reward). Weights are finite and may be negative.
+
+    Raises:
+        ValueError: If there is no term, or a weight is not a finite number.
+    """
+
+    def __init__(self, terms: Mapping[str, tuple[float, Reward]]) -> None:
+        if not terms:
+            raise ValueError("Expected at least one reward in a weighted sum, got none")
+        for name, (weight, _) in terms.items():
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+                raise ValueError(f"Expected the weight of reward {name!r} to be a finite number, got {weight!r}")
+        self.terms = dict(terms)
+        self.name = " + ".join(f"{weight:g} {name}" for name, (weight, _) in self.terms.items())
+        bounds = [sorted((weight * reward.low, weight * reward.high)) for weight, reward in self.terms.values() if weight]
+        self.low, self.high = sum(low for low, _ in bounds), sum(high for _, high in bounds)
+
+    @property
+    def parts(self) -> dict[str, Reward]:
+        """The terms by name, unweighted."""
+        return {name: reward for name, (_, reward) in self.terms.items()}
+
+    def score(self, example: Example, response: str) -> float:
+        """See `Reward.score`."""
+        return math.fsum(
+            weight * checked_score(reward, example, response) for weight, reward in self.terms.values()
+        )
+
+    def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
+        """See `Reward.scorer`."""
+        return _SumScorer(self, num_lanes, tokenizer)
+
+
+class _SumScorer(Scorer):
+    def __init__(self, reward: WeightedSum, num_lanes: int, tokenizer: Tokenizer) -> None:
+        super().__init__(reward)
+        self._scorers = {
+            name: (weight, part.scorer(num_lanes, tokenizer)) for name, (weight, part) in reward.terms.items()
+        }
+        self._latest = {name: np.zeros(num_lanes) for name in self._scorers}
+
+    def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
+        for name, (_, scorer) in self._scorers.items():
+            scorer.reset(lanes, examples)
+            self._latest[name][lanes] = 0.0
+
+    def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        total = np.zeros(len(lanes))
+        for name, (weight, scorer) in self._scorers.items():
+            phi = self._latest[name][lanes] = scorer.push(lanes, tokens)
+            total += weight * phi
+        return total
+
+    def score_whole(
+        self, lanes: NDArray[np.intp], examples: Sequence[Example], responses: Sequence[str]
+    ) -> NDArray[np.float64]:
+        total = np.zeros(len(lanes))
+        for name, (weight, scorer) in self._scorers.items():
+            phi = self._latest[name][lanes] = scorer.score_whole(lanes, examples, responses)
+            total += weight * phi
+        return total
+
+    def part_scores(self, lanes: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:
+        return {name: latest[lanes] for name, latest in self._latest.items()}

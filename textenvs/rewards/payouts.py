@@ -1,0 +1,300 @@
+"""Payouts: when a score is paid. The score says how good the text is; the payout says which token gets the money.
+
+| payout | reward at step t | over the episode |
+|---|---|---|
+| `"immediate"` | Phi_t - Phi_{t-1} | sums to Phi_T |
+| `"sparse"` | Phi_T at the end, else 0 | sums to Phi_T |
+| `{"shaped": {"gamma": g}}` | sparse + g Phi_t - Phi_{t-1}, Phi taken as 0 at the end | discounted by g, equals sparse's |
+| `{"every": k}` | the immediate reward, saved up and paid at each k-th token | sums to Phi_T |
+| `{"delayed": k}` | the immediate reward of k tokens ago; what is left, at the end | sums to Phi_T |
+| `"word"` | what the finished words earned, at the token that starts the next one | sums to Phi_T |
+| `"sentence"` | the immediate reward, saved up and paid at . ! or ? | sums to Phi_T |
+
+Phi_0 is 0, so whatever an empty response would score is paid with the first token.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textenvs.tokenizer import Tokenizer
+
+PAYOUTS = ("immediate", "sparse", "word", "sentence", "every", "delayed", "shaped")
+
+
+class Payout(ABC):
+    """Turns the scores of N lanes into rewards.
+
+    Args:
+        num_lanes: How many lanes.
+        tokenizer: Whose ids the lanes write.
+
+    Attributes:
+        every_step: Whether it needs Phi at every step, or only at the end of an episode.
+        gamma: The discount that it was built for, or None where any will do.
+    """
+
+    every_step: ClassVar[bool] = True
+    gamma: float | None = None
+
+    def __init__(self, num_lanes: int, tokenizer: Tokenizer) -> None:
+        self._paid = np.zeros(num_lanes)
+
+    def reset(self, lanes: NDArray[np.intp]) -> None:
+        """Start new episodes in these lanes `(k,)`."""
+        self._paid[lanes] = 0.0
+
+    @abstractmethod
+    def pay(
+        self,
+        lanes: NDArray[np.intp],
+        phi: NDArray[np.float64],
+        terminated: NDArray[np.bool_],
+        tokens: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """The rewards of one step.
+
+        Args:
+            lanes: `(k,)` the lanes that moved.
+            phi: `(k,)` the score of each after its token (for a payout that is not `every_step`, right at the end
+                of an episode and anything before it).
+            terminated: `(k,)` which episodes ended with this token.
+            tokens: `(k,)` the tokens.
+
+        Returns:
+            `(k,)` rewards.
+        """
+
+    def _pay_up_to(self, lanes: NDArray[np.intp], target: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Pay the difference between `target` and all that was paid so far."""
+        rewards: NDArray[np.float64] = target - self._paid[lanes]
+        self._paid[lanes] = target
+        return rewards
+
+
+class Sparse(Payout):
+    """Everything at the end."""
+
+    every_step = False
+
+    def pay(
+        self,
+        lanes: NDArray[np.intp],
+        phi: NDArray[np.float64],
+        terminated: NDArray[np.bool_],
+        tokens: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """See `Payout.pay`."""
+        return np.where(terminated, phi, 0.0)
+
+
+class Immediate(Payout):
+    """What each token added."""
+
+    def pay(
+        self,
+        lanes: NDArray[np.intp],
+        phi: NDArray[np.float64],
+        terminated: NDArray[np.bool_],
+        tokens: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """See `Payout.pay`."""
+        return self._pay_up_to(lanes, phi)
+
+
+class Shaped(Payout):
+    """Sparse, plus potential-based shaping by the score itself: the optimal policy stays the sparse one's.
+
+    Args:
+        num_lanes: How many lanes.
+        tokenizer: Whose ids the lanes write.
+        gamma: The agent's discount. At 1 this is the immediate payout.
+
+    Source: Ng, Harada & Russell (1999), Policy invariance under reward transformations, Theorem 1.
+    """
+
+    def __init__(self, num_lanes: int, tokenizer: Tokenizer, gamma: float) -> None:
+        super().__init__(num_lanes, tokenizer)
+        self.gamma = gamma
+
+    def pay(
+        self,
+        lanes: NDArray[np.intp],
+        phi: NDArray[np.float64],
+        terminated: NDArray[np.bool_],
+        tokens: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """See `Payout.pay`."""
+        assert self.gamma is not None
+        before = self._paid[lanes]
+        self._paid[lanes] = phi
+        # At the end the sparse reward Phi_T is paid, and the potential behind it is 0.
+        return np.where(terminated, phi, self.gamma * phi) - before
+
+
+class Every(Payout):
+    """The immediate reward, saved up and paid at each k-th token and at the end.
+
+    Args:
+        num_lanes: How many lanes.
+        tokenizer: Whose ids the lanes write.
+        every: k, in tokens.
+    """
+
+    def __init__(self, num_lanes: int, tokenizer: Tokenizer, every: int) -> None:
+        super().__init__(num_lanes, tokenizer)
+        self._every = every
+        self._step = np.zeros(num_lanes, dtype=np.int64)
+
+    def reset(self, lanes: NDArray[np.intp]) -> None:
+        """See `Payout.reset`."""
+        super().reset(lanes)
+        self._step[lanes] = 0
+
+    def pay(
+        self,
+        lanes: NDArray[np.intp],
+        phi: NDArray[np.float64],
+        terminated: NDArray[np.bool_],
+        tokens: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """See `Payout.pay`."""
+        self._step[lanes] += 1
+        due = terminated | (self._step[lanes] % self._every == 0)
+        return self._pay_up_to(lanes, np.where(due, phi, self._paid[lanes]))
+
+
+class Delayed(Payout):
+    """The immediate reward, k tokens late; what is still owed is paid at the end.
+
+    Args:
+        num_lanes: How many lanes.
+        tokenizer: Whose ids the lanes write.
+        delayed: k, in tokens.
+    """
+
+    def __init__(self, num_lanes: int, tokenizer: Tokenizer, delayed: int) -> None:
+        super().__init__(num_lanes, tokenizer)
+        self._delay = delayed
+        self._history = np.zeros((num_lanes, delayed))  # Phi of the last k steps, as a ring
+        self._step = np.zeros(num_lanes, dtype=np.int64)
+
+    def reset(self, lanes: NDArray[np.intp]) -> None:
+        """See `Payout.reset`."""
+        super().reset(lanes)
+        self._step[lanes] = 0
+        self._history[lanes] = 0.0
+
+    def pay(
+        self,
+        lanes: NDArray[np.intp],
+        phi: NDArray[np.float64],
+        terminated: NDArray[np.bool_],
+        tokens: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """See `Payout.pay`."""
+        slot = self._step[lanes] % self._delay
+        late = self._history[lanes, slot]
+        self._history[lanes, slot] = phi
+        self._step[lanes] += 1
+        return self._pay_up_to(lanes, np.where(terminated, phi, late))
+
+
+class Word(Payout):
+    """What the finished words earned, paid at the token that starts the next word, and the rest at the end.
+
+    Args:
+        num_lanes: How many lanes.
+        tokenizer: Whose ids the lanes write.
+    """
+
+    def __init__(self, num_lanes: int, tokenizer: Tokenizer) -> None:
+        super().__init__(num_lanes, tokenizer)
+        self._starts_word = np.array([bool(re.search(rb"\s", piece)) for piece in tokenizer.pieces])
+        self._previous = np.zeros(num_lanes)
+
+    def reset(self, lanes: NDArray[np.intp]) -> None:
+        """See `Payout.reset`."""
+        super().reset(lanes)
+        self._previous[lanes] = 0.0
+
+    def pay(
+        self,
+        lanes: NDArray[np.intp],
+        phi: NDArray[np.float64],
+        terminated: NDArray[np.bool_],
+        tokens: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """See `Payout.pay`."""
+        finished = np.where(self._starts_word[tokens], self._previous[lanes], self._paid[lanes])
+        self._previous[lanes] = phi
+        return self._pay_up_to(lanes, np.where(terminated, phi, finished))
+
+
+class Sentence(Payout):
+    """The immediate reward, saved up and paid at each token with a . ! or ? in it, and at the end.
+
+    Args:
+        num_lanes: How many lanes.
+        tokenizer: Whose ids the lanes write.
+    """
+
+    def __init__(self, num_lanes: int, tokenizer: Tokenizer) -> None:
+        super().__init__(num_lanes, tokenizer)
+        self._ends_sentence = np.array([bool(re.search(rb"[.!?]", piece)) for piece in tokenizer.pieces])
+
+    def pay(
+        self,
+        lanes: NDArray[np.intp],
+        phi: NDArray[np.float64],
+        terminated: NDArray[np.bool_],
+        tokens: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """See `Payout.pay`."""
+        due = terminated | self._ends_sentence[tokens]
+        return self._pay_up_to(lanes, np.where(due, phi, self._paid[lanes]))
+
+
+def make_payout(payout: Any, num_lanes: int, tokenizer: Tokenizer) -> Payout:
+    """A payout from its name or dict.
+
+    Args:
+        payout: `"immediate"`, `"sparse"`, `"word"`, `"sentence"`, `{"every": k}`, `{"delayed": k}` or
+            `{"shaped": {"gamma": g}}`.
+        num_lanes: How many lanes it serves.
+        tokenizer: Whose ids the lanes write.
+
+    Returns:
+        The payout.
+
+    Raises:
+        ValueError: If there is no such payout, or its number is out of range.
+        TypeError: If it is neither a name nor a dict.
+    """
+    plain: dict[str, type[Payout]] = {"immediate": Immediate, "sparse": Sparse, "word": Word, "sentence": Sentence}
+    expected = "'immediate', 'sparse', 'word', 'sentence', {'every': k}, {'delayed': k} or {'shaped': {'gamma': g}}"
+    if isinstance(payout, str):
+        if payout not in plain:
+            raise ValueError(f"Expected payout to be {expected}, got {payout!r}")
+        return plain[payout](num_lanes, tokenizer)
+    if not isinstance(payout, dict):
+        raise TypeError(f"Expected payout to be {expected}, got {payout!r} of type {type(payout).__name__}")
+    if len(payout) == 1:
+        name, argument = next(iter(payout.items()))
+        if name in ("every", "delayed"):
+            if isinstance(argument, bool) or not isinstance(argument, int) or argument < 1:
+                raise ValueError(f"Expected payout {name!r} to count at least 1 token, got {argument!r}")
+            return Every(num_lanes, tokenizer, argument) if name == "every" else Delayed(num_lanes, tokenizer, argument)
+        if name == "shaped":
+            gamma = argument.get("gamma") if isinstance(argument, dict) and set(argument) == {"gamma"} else None
+            if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not 0 <= gamma <= 1:
+                raise ValueError(f"Expected payout 'shaped' as {{'gamma': number in [0, 1]}}, got {argument!r}")
+            assert math.isfinite(gamma)
+            return Shaped(num_lanes, tokenizer, float(gamma))
+    raise ValueError(f"Expected payout to be {expected}, got {payout!r}")

@@ -1,0 +1,271 @@
+"""N episodes behind Gymnasium's vector API, as arrays: no loop over lanes (see `lanes.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from textenvs.env import RENDER_MODES, Observation, Setting, TextGenEnv, chosen_examples, render_lane
+from textenvs.lanes import check_count, seeds_of
+from textenvs.tasks import Task
+from textenvs.tokenizer import Tokenizer
+
+
+class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[Any]]):
+    """`num_envs` lanes of `TextGenEnv`: lane i, seeded s, equals a `TextGenEnv` seeded s + i, bit for bit.
+
+    Args:
+        num_envs: How many lanes.
+        task: See `TextGenEnv`, as for the next arguments.
+        reward: See `TextGenEnv`.
+        payout: See `TextGenEnv`.
+        tokenizer: See `TextGenEnv`.
+        max_new_tokens: See `TextGenEnv`.
+        split: See `TextGenEnv`.
+        max_prompt_length: See `TextGenEnv`.
+        truncation_side: See `TextGenEnv`.
+        autoreset_mode: When a finished lane gets its next episode: "NextStep" (Gymnasium's default), "SameStep" or
+            "Disabled", or the enum. Disabled: a finished lane idles, its action ignored and its reward 0, until
+            `reset(options={"reset_mask": ...})` names it.
+        group_size: This many lanes in a row share their examples: lane i's come from seed + i // group_size.
+        copy: Whether observations are copies. False gives views that the next step changes, and costs nothing.
+        render_mode: See `TextGenEnv`.
+
+    Raises:
+        ValueError: If a name is unknown or a number out of range.
+        TypeError: If an argument is of the wrong kind.
+
+    Example:
+        >>> import gymnasium as gym, textenvs
+        >>> envs = gym.make_vec("TextGen-v0", num_envs=4, autoreset_mode="SameStep")
+        >>> observations, infos = envs.reset(seed=0)
+        >>> observations["input_ids"].shape[0]
+        4
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        task: str | dict[str, Any] | Task = "stories",
+        reward: Any = None,
+        payout: Any = "immediate",
+        tokenizer: Any = None,
+        max_new_tokens: int | None = None,
+        split: str = "train",
+        max_prompt_length: int | None = None,
+        truncation_side: str | None = None,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        group_size: int = 1,
+        copy: bool = True,
+        render_mode: str | None = None,
+    ) -> None:
+        self.num_envs = check_count("num_envs", num_envs)
+        self.group_size = check_count("group_size", group_size)
+        if num_envs % group_size:
+            raise ValueError(f"Expected num_envs to be a multiple of group_size={group_size}, got {num_envs}")
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError as error:
+            modes = [mode.value for mode in AutoresetMode]
+            raise ValueError(f"Expected autoreset_mode to be one of {modes}, got {autoreset_mode!r}") from error
+        self.setting = Setting.resolve(
+            task, reward, payout, tokenizer, max_new_tokens, split, max_prompt_length, truncation_side, render_mode
+        )
+        self.metadata = {**TextGenEnv.metadata, "autoreset_mode": self.autoreset_mode}
+        self.render_mode = render_mode
+        self.copy = copy
+        self.single_observation_space = self.setting.observation_space()
+        self.single_action_space = self.setting.action_space()
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._lanes = self.setting.lanes(num_envs)
+        self._begun = np.zeros(num_envs, dtype=np.bool_)
+        self._autoreset = np.zeros(num_envs, dtype=np.bool_)
+        self._everyone = np.ones(num_envs, dtype=np.bool_)
+        self._everyone.setflags(write=False)
+
+    @property
+    def task(self) -> Task:
+        """Where the examples come from."""
+        return self.setting.task
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Whose ids are the actions."""
+        return self.setting.tokenizer
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """What each lane has written so far, special tokens left out."""
+        return tuple(self._lanes.response(lane) for lane in range(self.num_envs))
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode in every lane, or in those of a mask.
+
+        Args:
+            seed: Decides every episode from here on: lane i gets seed + i // group_size; or one seed a lane. None
+                goes on in the present streams.
+            options: `{"reset_mask": (num_envs,) bool}` resets only those lanes; `{"example": index or indices}` names
+                the examples. The dict is left as it is.
+
+        Returns:
+            Observations of all lanes, and the infos of those that were reset.
+
+        Raises:
+            ValueError: If an option is unknown or of the wrong shape, or the seeds are not one a lane.
+            TypeError: If the mask is not a boolean array.
+        """
+        mask = self._reset_mask(options)
+        lanes = np.flatnonzero(mask)
+        self._seed(seed, lanes)
+        rest = {key: value for key, value in (options or {}).items() if key != "reset_mask"}
+        self._lanes.reset(lanes, chosen_examples(rest, self._lanes, len(lanes)))
+        self._begun[lanes] = True
+        self._autoreset[lanes] = False
+        return self._observations(), self._infos(mask)
+
+    def step(
+        self, actions: NDArray[Any]
+    ) -> tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Write one token in every lane.
+
+        Args:
+            actions: `(num_envs,)` token ids.
+
+        Returns:
+            Observations, rewards `(num_envs,)` float64, terminated, truncated (all False) `(num_envs,)` bool, infos.
+
+        Raises:
+            ResetNeeded: If a lane's first episode has not begun.
+            ValueError: If an action is no token id, or there is not one a lane.
+            TypeError: If the actions are not whole numbers.
+            RewardError: If the reward fails.
+        """
+        if not self._begun.all():
+            raise ResetNeeded("No episode has begun in some lanes: call envs.reset() first.")
+        actions = np.asarray(actions)
+        if actions.dtype.kind not in "iu":
+            raise TypeError(f"Expected actions to be whole numbers, got an array of {actions.dtype}")
+        if actions.shape != (self.num_envs,):
+            raise ValueError(f"Expected actions of shape ({self.num_envs},), one a lane, got {actions.shape}")
+        actions = actions.astype(np.int64, copy=False)
+        lanes = self._lanes
+
+        if not lanes.terminated.any():
+            rewards = lanes.step(lanes.all, actions)
+        else:  # NEXT_STEP: the lanes that ended begin anew, in place of a step; DISABLED: they idle
+            running = np.flatnonzero(~lanes.terminated)
+            rewards = np.zeros(self.num_envs)
+            rewards[running] = lanes.step(running, actions[running])
+            if self.autoreset_mode == AutoresetMode.NEXT_STEP:
+                lanes.reset(np.flatnonzero(self._autoreset))
+
+        terminated = lanes.terminated.copy()
+        final: dict[str, Any] = {}
+        if self.autoreset_mode == AutoresetMode.NEXT_STEP:
+            self._autoreset = terminated
+            terminated = terminated.copy()
+        elif self.autoreset_mode == AutoresetMode.SAME_STEP and terminated.any():
+            final = self._final(terminated)
+            lanes.reset(np.flatnonzero(terminated))
+        infos = self._infos(self._everyone)
+        infos.update(final)
+        return self._observations(), rewards, terminated, np.zeros(self.num_envs, dtype=np.bool_), infos
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Every lane's episode so far, as `TextGenEnv.render` gives it."""
+        if self.render_mode is None:
+            gym.logger.warn("No render_mode was given: gym.make_vec(id, render_mode='ansi') makes render() return text.")
+            return None
+        mode = "ansi" if self.render_mode == "human" else self.render_mode
+        rendered = tuple(render_lane(self._lanes, lane, mode, self.task.name) for lane in range(self.num_envs))
+        if self.render_mode == "human":
+            print("\n".join(rendered), flush=True)
+            return None
+        return rendered
+
+    def _reset_mask(self, options: dict[str, Any] | None) -> NDArray[np.bool_]:
+        if not options or "reset_mask" not in options:
+            return self._everyone
+        mask = options["reset_mask"]
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"Expected options['reset_mask'] to be an array of bool, got {mask!r}")
+        if mask.shape != (self.num_envs,):
+            raise ValueError(f"Expected options['reset_mask'] of shape ({self.num_envs},), got {mask.shape}")
+        if not mask.any():
+            raise ValueError("Expected options['reset_mask'] to name at least one lane, got none")
+        return mask
+
+    def _seed(self, seed: int | Sequence[int | None] | None, lanes: NDArray[np.intp]) -> None:
+        if isinstance(seed, (int, np.integer)):
+            super().reset(seed=int(seed))
+            self._lanes.seed(lanes, seeds_of(int(seed), self.num_envs, self.group_size)[lanes])
+            return
+        if seed is not None:
+            if len(seed) != self.num_envs:
+                raise ValueError(f"Expected one seed a lane, {self.num_envs} of them, got {len(seed)}")
+            given = [lane for lane in lanes.tolist() if seed[lane] is not None]
+            numbers = [one for one in (seed[lane] for lane in given) if one is not None]
+            self._lanes.seed(np.array(given, dtype=np.intp), seeds_of(numbers, len(numbers)))
+            lanes = np.array([lane for lane in lanes.tolist() if seed[lane] is None], dtype=np.intp)
+        fresh = lanes[~self._begun[lanes]]
+        if len(fresh):  # never seeded: whatever Gymnasium draws
+            base = int(self.np_random.integers(2**32))
+            self._lanes.seed(fresh, seeds_of(base, self.num_envs, self.group_size)[fresh])
+
+    def _observations(self) -> Observation:
+        lanes = self._lanes
+        arrays = {
+            "input_ids": lanes.input_ids,
+            "attention_mask": lanes.attention_mask,
+            "response_mask": lanes.response_mask,
+        }
+        return {key: array.copy() for key, array in arrays.items()} if self.copy else arrays
+
+    def _infos(self, mask: NDArray[np.bool_]) -> dict[str, Any]:
+        """The infos of the lanes in a mask, laid out as Gymnasium's `SyncVectorEnv` does."""
+        lanes = self._lanes
+        values: dict[str, NDArray[Any]] = {
+            "score": lanes.score,
+            "is_success": lanes.success,
+            "response_length": lanes.response_length,
+            "example": lanes.example_index,
+        }
+        for name, scores in lanes.part_scores(lanes.all).items():
+            values[f"score/{name}"] = scores
+        infos: dict[str, Any] = {}
+        for key, value in values.items():
+            infos[key] = value.copy() if mask is self._everyone else np.where(mask, value, np.zeros_like(value))
+            infos[f"_{key}"] = mask.copy()
+        return infos
+
+    def _final(self, ended: NDArray[np.bool_]) -> dict[str, Any]:
+        """`final_obs` and `final_info` of the lanes that ended in this step."""
+        lanes = self._lanes
+        rows = np.flatnonzero(ended)
+        input_ids, attention, response = lanes.input_ids[rows], lanes.attention_mask[rows], lanes.response_mask[rows]
+        observations = np.full(self.num_envs, None, dtype=object)
+        for place, row in enumerate(rows.tolist()):
+            observations[row] = {
+                "input_ids": input_ids[place],
+                "attention_mask": attention[place],
+                "response_mask": response[place],
+            }
+        return {
+            "final_obs": observations,
+            "_final_obs": ended.copy(),
+            "final_info": self._infos(ended),
+            "_final_info": ended.copy(),
+        }
+
+
+__all__ = ["RENDER_MODES", "TextGenVectorEnv"]
