@@ -1,0 +1,31 @@
+"""Agents that learn to write: REINFORCE, actor-critic and GAE-PPO on Transformers models.
+
+    from agents import PPO, Policy
+    agent = PPO(Policy.from_pretrained("tiny"), "TextGen-v0", seed=0)
+    agent.learn(total_timesteps=100_000)
+"""
+
+from agents.actor_critic import ActorCritic, ActorCriticConfig
+from agents.evaluation import Evaluation, evaluate
+from agents.policy import Policy
+from agents.ppo import PPO, PPOConfig
+from agents.reinforce import REINFORCE, REINFORCEConfig
+from agents.rollout import Rollout, collect
+from agents.training import Agent, Algorithm, load
+
+__all__ = [
+    "PPO",
+    "REINFORCE",
+    "ActorCritic",
+    "ActorCriticConfig",
+    "Agent",
+    "Algorithm",
+    "Evaluation",
+    "PPOConfig",
+    "Policy",
+    "REINFORCEConfig",
+    "Rollout",
+    "collect",
+    "evaluate",
+    "load",
+]

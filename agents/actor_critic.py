@@ -31,7 +31,7 @@ from agents.training import Algorithm
 class ActorCriticConfig(RunConfig):
     """Settings of ActorCritic."""
 
-    gae_lambda: float = 0.95
+    gae_lambda: float = 1.0
     """Between 0 (one-step temporal differences) and 1 (Monte Carlo)."""
     value_coef: float = 0.5
     """Weight of the value loss."""
@@ -66,7 +66,8 @@ def update(
     """
     mask = rollout.response_mask
     assert rollout.ref_log_probs is not None
-    rewards = rollout.rewards - config.kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1")
+    kl_price = config.kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1")
+    rewards = rollout.rewards - kl_price if config.kl_credit == "return" else rollout.rewards
     advantages, returns = gae(
         rewards,
         rollout.values,
@@ -79,6 +80,8 @@ def update(
     )
     meter = Meter()
     meter.add(1.0, {"explained_variance": explained_variance(rollout.values, returns, mask)})
+    if config.kl_credit == "token":
+        advantages = advantages - kl_price
     if config.normalize_advantages:
         advantages = normalize(advantages, mask)
     rollout = replace(rollout, advantages=advantages, returns=returns)

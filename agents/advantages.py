@@ -1,4 +1,4 @@
-"""Returns, advantages and baselines: pure functions from rewards and values to what a policy gradient weighs actions by.
+"""Returns, advantages and baselines: pure functions from rewards and values to the weights of a policy gradient.
 
 One row is one episode and the time axis is the agent's actions, as in a `Rollout`. `response_mask` is True where an
 action counts; what stands elsewhere is never read, whatever it is (NaN included), and comes back as 0. A position that
@@ -59,7 +59,8 @@ def gae(
             needs `last_values` and there are none.
 
     Source:
-        Schulman et al. 2016, equations 11, 12 and 16. The targets are section 12.1 of Sutton & Barto 2018.
+        Schulman et al. 2016, equations 11 (delta) and 16; 17 and 18 are the limits. The targets are the lambda-returns
+        of Sutton & Barto 2018, section 12.1.
 
     Example:
         >>> import torch
@@ -104,8 +105,8 @@ def discounted_returns(
         response_mask: (batch, time) bool, True where an action counts.
         gamma: discount in [0, 1].
         terminated: (batch,) bool, as for `gae`. Needed with `last_values`, and of no effect without.
-        last_values: (batch,), V of the state after each row's last action, which stands for the rewards that a row which
-            is not `terminated` did not live to see. None, the default, takes them as 0, as plain REINFORCE does.
+        last_values: (batch,), V of the state after each row's last action: for a row that is not `terminated`, it
+            stands for the rewards to come. None, the default, takes those as 0, as plain REINFORCE does.
 
     Returns:
         (batch, time) in the dtype of `rewards` (at least float32), 0 where masked.
@@ -144,8 +145,8 @@ def normalize(advantages: Tensor, response_mask: Tensor, *, center: bool = True,
     actions are reinforced: it divides by the root mean square, not by the standard deviation, which says nothing about
     the size of what has not been centred (and is 0 for a constant).
 
-    The standard deviation is the population's (divided by n, not n - 1): it is defined for a single token, and copying a
-    batch does not change it. Stable-Baselines3 divides by n - 1; over n tokens, ours is larger by sqrt(n / (n - 1)).
+    The standard deviation is the population's (divided by n, not n - 1): it is defined for a single token, and does not
+    change when a batch is doubled. Stable-Baselines3 divides by n - 1; our result is sqrt(n / (n - 1)) times as large.
 
     Args:
         advantages: (batch, time) floating point.
@@ -197,7 +198,7 @@ def per_step_baseline(returns: Tensor, response_mask: Tensor) -> Tensor:
         ValueError: on a shape or dtype that does not fit.
 
     Source:
-        Sutton & Barto 2018, section 13.4 (REINFORCE with baseline); Greensmith et al. 2004 on average-reward baselines.
+        Sutton & Barto 2018, section 13.4, REINFORCE with baseline, equation 13.11.
 
     Example:
         >>> import torch
@@ -231,7 +232,7 @@ def leave_one_out_baseline(returns: Tensor, response_mask: Tensor, group: Tensor
         ValueError: on a shape or dtype that does not fit.
 
     Source:
-        Kool et al. 2019, equation 8, applied to each time step; Ahmadian et al. 2024 (arXiv:2402.14740), RLOO.
+        Kool et al. 2019, applied to each time step; Ahmadian et al. 2024 (arXiv:2402.14740) as RLOO.
 
     Example:
         >>> import torch
@@ -286,7 +287,7 @@ def _discounted_sum(terms: Tensor, last: Tensor, mask: Tensor, discount: float) 
 
 
 def _next_values(values: Tensor, bootstrap: Tensor, mask: Tensor) -> Tensor:
-    """Returns (batch, time): the value at each row's next counted position, `bootstrap` (batch,) where there is none."""
+    """Returns (batch, time): the value at the row's next counted position, `bootstrap` (batch,) where there is none."""
     batch, time = values.shape
     positions = torch.arange(1, time + 1, device=values.device).expand(batch, time)
     # nearest[:, t] is the first counted position at or after t; `time` is that of the bootstrap.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class RunConfig:
     """Lanes: episodes played side by side."""
     episodes_per_update: int = 128
     """Episodes collected for one update; every one of them is played to its end."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 5e-4
     """Step size of Adam."""
     adam_epsilon: float = 1e-5
     """Adam's epsilon; 1e-5 is PPO's, larger than torch's 1e-8."""
@@ -28,8 +28,16 @@ class RunConfig:
     """Discount per token."""
     temperature: float = 1.0
     """What logits are divided by, in sampling and in every log-prob."""
-    kl_coef: float = 0.05
-    """Price of one nat of KL to the start model, taken off the reward token by token. 0 turns it off."""
+    kl_coef: float = 0.02
+    """Price of one nat of KL to the start model, in units of the score; the first one, where kl_target moves it. 0 turns
+    the penalty off."""
+    kl_target: float | None = 0.3
+    """How many nats a token the policy may move from the start model. The price rises by up to a fifth an update above
+    it, and falls by up to a fiftieth below. None keeps the price as it is."""
+    kl_credit: Literal["token", "return"] = "token"
+    """Who pays for a token's KL. "token": that token alone, whose gradient is then that of the KL at its own state,
+    and nearly free of noise. "return": it comes off the reward (Ziegler et al. 2019), so every token before it pays
+    too, which is the exact objective, and so noisy that small batches drift far from the start model."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus in the loss, per nat and token."""
 
@@ -47,6 +55,10 @@ class RunConfig:
         for name in ("kl_coef", "entropy_coef"):
             self.check_number(name, low=0.0)
         self.check_number("gamma", low=0.0, high=1.0)
+        if self.kl_target is not None:
+            self.check_number("kl_target", low=0.0, open_low=True)
+        if self.kl_credit not in ("token", "return"):
+            raise ValueError(f"Expected kl_credit to be 'token' or 'return', got {self.kl_credit!r}")
 
     def check_count(self, name: str, least: int = 1) -> None:
         """Raise unless a field is a whole number of at least `least`."""

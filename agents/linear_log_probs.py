@@ -1,25 +1,302 @@
-"""Log-probs and entropies of a language model's head, without its (n, vocab_size) log-softmax in memory.
+"""Log-probs and entropies from a language model's head, without its (n, vocab_size) log-softmax in memory.
 
-A policy update needs two numbers for each token: the log-prob of the token taken and the entropy of the distribution
-that it was taken from. The plain way, `log_softmax(hidden @ weight.T)`, keeps five (n, vocab_size) arrays alive until
-the backward pass, which for a vocabulary of 50,000 is more memory than the model. Here the rows go through in chunks,
-and the backward pass computes each chunk's logits again: one more matrix product, for a peak that no longer depends on n.
-Where everything fits into one chunk there is nothing to save, so its softmax is kept and nothing is computed twice.
+A policy update needs two numbers of each token: the log-prob of the token taken, and the entropy of the distribution
+that it was drawn from. The plain way, `log_softmax(hidden @ weight.T)`, keeps several (n, vocab_size) arrays alive for
+the backward pass; with a vocabulary of 50,000 they outweigh the model. Here the rows go through in chunks, and the
+backward pass computes each chunk's logits again: one matrix product more, for a peak that does not grow with n. Where
+all rows fit into one chunk there is nothing to save, so its softmax is kept and nothing is computed twice.
 
-How this differs from the fused cross-entropies that inspired it (Liger Kernel, arXiv:2410.10989; Cut Cross-Entropy,
-arXiv:2411.09009): it gives a value for each token instead of one loss, so that ratios, clipping and masks stay ordinary
-PyTorch; it gives the entropy with its gradient; and it is plain PyTorch, for any device.
+What differs from the fused cross-entropies that this is modelled on (Liger Kernel, arXiv:2410.10989; Cut Your Losses,
+arXiv:2411.09009): a value for each token instead of one loss, so that ratios, clipping and masks stay ordinary PyTorch;
+the entropy too, with its gradient; and no kernels of our own, so it runs wherever PyTorch does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
-# Elements of a chunk of logits, where the caller does not say: measured, see docs of `linear_log_probs`.
-_CHUNK_ELEMENTS_CPU = 2**22
-_CHUNK_ELEMENTS = 2**26
+# Logits in a chunk, unless the caller says otherwise.
+_CPU_CHUNK = 2**22
+_GPU_CHUNK = 2**26
+
+
+def linear_log_probs(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    tokens: Tensor,
+    *,
+    temperature: float = 1.0,
+    allowed: Tensor | None = None,
+    chunk_size: int | None = None,
+    entropy: bool = True,
+    transform: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Computes the log-probs of `tokens`, and the entropies, of a head's distributions over the vocabulary.
+
+    The distribution of a row is `softmax(transform(hidden @ weight.T + bias) / temperature)`.
+
+    Differentiable once, with respect to `hidden`, `weight` and `bias`. Logits are computed in the dtype of `hidden`, as
+    the model itself does (under autocast, in autocast's); everything after them is in float32 (float64 for float64),
+    and so are the sums over chunks that make the gradients of `weight` and `bias`.
+
+    With p the softmax and H its entropy, the gradients with respect to a row's logits are
+
+        d log p[token] / d logits = (onehot(token) - p) / temperature
+        d H / d logits = -p * (log p + H) / temperature
+
+    A token that is not `allowed` has probability exactly 0, adds 0 to the entropy and gets no gradient. If it was taken
+    all the same, its log-prob is -inf, and passes no gradient, since it has none (the row's entropy still does).
+
+    Args:
+        hidden: (n, d), the last hidden state before each token. Select the tokens that count, `hidden[response_mask]`,
+            rather than paying for padding.
+        weight: (vocab_size, d), of the language model's head, in the dtype of `hidden`.
+        bias: (vocab_size,) in the dtype of `hidden`, or None.
+        tokens: (n,) int64, the tokens taken.
+        temperature: positive; the logits are divided by it.
+        allowed: (vocab_size,) or (n, vocab_size) bool, True where a token may be taken; at least one in each row. None:
+            all.
+        chunk_size: rows at a time; None chooses. The result does not depend on it, beyond rounding.
+        entropy: False saves the entropies' share of the work.
+        transform: what the model does to its logits before the softmax, such as Gemma's soft cap
+            `lambda logits: 30 * torch.tanh(logits / 30)`. Gets (rows, vocab_size) float32 and returns the same shape,
+            each row for itself, not in place, and without learned parameters: they would get no gradient. To forbid
+            tokens, use `allowed`, not -inf.
+
+    Returns:
+        log_probs: (n,) float32 (float64 for float64).
+        entropies: (n,) alike, in nats. Where `entropy` is False, NaN, so that a use of what was not computed shows.
+
+    Raises:
+        ValueError: on a shape, dtype or number that does not fit, on a token outside the vocabulary, and on a row of
+            `allowed` that allows nothing.
+
+    Source:
+        The gradients are those of the softmax; recomputing chunks is gradient checkpointing (Chen et al. 2016,
+        arXiv:1604.06174) for one layer.
+
+    Example:
+        >>> import torch
+        >>> log_probs, entropies = linear_log_probs(torch.zeros(1, 2), torch.eye(2), None, torch.tensor([1]))
+        >>> log_probs.exp(), entropies.exp()
+        (tensor([0.5000]), tensor([2.]))
+    """
+    _check(hidden, weight, bias, tokens, temperature, allowed, chunk_size)
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        # Autocast reaches into a custom function's forward pass but not its backward pass, which would then compute
+        # other logits. Cast outside instead, where autograd sees it.
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    if chunk_size is None:
+        chunk_size = max(1, (_CPU_CHUNK if device == "cpu" else _GPU_CHUNK) // max(1, weight.shape[0]))
+    inputs = [x for x in (hidden, weight, bias) if x is not None]
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    head = _Head(float(temperature), allowed, transform)
+    with torch.autocast(device, enabled=False):
+        results: tuple[Tensor, Tensor] = _LinearLogProbs.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, bias, tokens, head, chunk_size, entropy, keep
+        )
+    return results
+
+
+class _Head(NamedTuple):
+    """What makes a distribution of logits, and has no gradient of its own."""
+
+    temperature: float
+    allowed: Tensor | None
+    transform: Callable[[Tensor], Tensor] | None
+
+    def transformed(self, logits: Tensor) -> Tensor:
+        """Returns (rows, vocab_size), the logits that the model means."""
+        if self.transform is None:
+            return logits
+        transformed = self.transform(logits)
+        if transformed.shape != logits.shape or transformed.dtype != logits.dtype:
+            raise ValueError(
+                f"Expected transform to return {logits.dtype} of shape {tuple(logits.shape)}, "
+                f"got {transformed.dtype} of shape {tuple(transformed.shape)}"
+            )
+        return transformed
+
+    def log_softmax(self, logits: Tensor, rows: slice) -> Tensor:
+        """Returns (rows, vocab_size), the log-prob of every token, from the transformed logits of `rows`."""
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        if self.allowed is not None:
+            allowed = self.allowed if self.allowed.ndim == 1 else self.allowed[rows]
+            # Like -inf, the lowest finite number has probability exactly 0; but its p * log p is then 0, and not NaN.
+            logits = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
+        return torch.log_softmax(logits, dim=-1)
+
+    def forbidden(self, tokens: Tensor) -> Tensor | None:
+        """Returns (n,) bool, True where the token taken was not allowed; None where everything is."""
+        if self.allowed is None:
+            return None
+        return ~(self.allowed[tokens] if self.allowed.ndim == 1 else self.allowed.gather(1, tokens[:, None])[:, 0])
+
+
+class _LinearLogProbs(torch.autograd.Function):
+    """The differentiable part of `linear_log_probs`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        tokens: Tensor,
+        head: _Head,
+        chunk_size: int,
+        entropy: bool,
+        keep: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Computes log-probs and entropies; `keep` says whether a backward pass can follow."""
+        rows_in_all = hidden.shape[0]
+        log_probs = torch.empty(rows_in_all, dtype=_accurate(hidden.dtype), device=hidden.device)
+        entropies = torch.full_like(log_probs, torch.nan)
+        log_p = p = None
+        for rows in _chunks(rows_in_all, chunk_size):
+            log_p = head.log_softmax(head.transformed(_logits(hidden[rows], weight, bias)), rows)
+            log_probs[rows] = log_p.gather(1, tokens[rows, None])[:, 0]
+            if entropy:
+                p = log_p.exp()
+                entropies[rows] = -(p * log_p).sum(-1)
+        forbidden = head.forbidden(tokens)
+        if forbidden is not None:
+            log_probs.masked_fill_(forbidden, -torch.inf)
+        if keep:
+            # Kept where there is one chunk only. A transform's gradient needs its input too, so all is computed again.
+            kept = (log_p, p) if rows_in_all <= chunk_size and head.transform is None else (None, None)
+            ctx.save_for_backward(hidden, weight, bias, tokens, entropies, *kept)
+            ctx.head, ctx.chunk_size = head, chunk_size
+        ctx.set_materialize_grads(False)
+        if not entropy:
+            ctx.mark_non_differentiable(entropies)
+        return log_probs, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_log_probs: Tensor | None, d_entropies: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Computes the gradients of `hidden`, `weight` and `bias`, chunk by chunk."""
+        hidden, weight, bias, tokens, entropies, kept_log_p, kept_p = ctx.saved_tensors
+        head: _Head = ctx.head
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        d_hidden = torch.empty_like(hidden) if needs_hidden else None
+        d_weight = torch.zeros_like(weight, dtype=entropies.dtype) if needs_weight else None
+        d_bias = torch.zeros_like(bias, dtype=entropies.dtype) if needs_bias else None
+
+        # d logits = onehot * from_token + p * from_p + p * log p * from_p_log_p, and all three factors are (n,).
+        from_token = torch.zeros_like(entropies) if d_log_probs is None else d_log_probs / head.temperature
+        forbidden = head.forbidden(tokens)
+        if forbidden is not None:
+            from_token = from_token.masked_fill(forbidden, 0)
+        from_p, from_p_log_p = -from_token, None
+        if d_entropies is not None:
+            from_p_log_p = -d_entropies / head.temperature
+            from_p = from_p + from_p_log_p * entropies
+
+        for rows in _chunks(hidden.shape[0], ctx.chunk_size):
+            log_p, p = kept_log_p, kept_p
+            graph: tuple[Tensor, Tensor] | None = None
+            if log_p is None:
+                transformed = logits = _logits(hidden[rows], weight, bias)
+                if head.transform is not None:
+                    with torch.enable_grad():
+                        transformed = head.transformed(logits.requires_grad_())
+                    graph = transformed, logits
+                log_p = head.log_softmax(transformed.detach(), rows)
+            if p is None:
+                p = log_p.exp()
+            if from_p_log_p is None:
+                d_logits = p * from_p[rows, None]
+            else:
+                d_logits = (p * log_p).mul_(from_p_log_p[rows, None]).addcmul_(p, from_p[rows, None])
+            d_logits.scatter_add_(1, tokens[rows, None], from_token[rows, None])
+            if graph is not None:
+                (d_logits,) = torch.autograd.grad(*graph, d_logits)
+            if d_bias is not None:
+                d_bias += d_logits.sum(0)
+            d_logits = d_logits.to(hidden.dtype)
+            if d_hidden is not None:
+                d_hidden[rows] = d_logits @ weight
+            if d_weight is not None:
+                if d_weight.dtype == d_logits.dtype:
+                    d_weight.addmm_(d_logits.T, hidden[rows])
+                else:
+                    d_weight += d_logits.T @ hidden[rows]
+        return (
+            d_hidden,
+            None if d_weight is None else d_weight.to(weight.dtype),
+            None if d_bias is None else d_bias.to(bias.dtype),
+            *(None,) * 5,
+        )
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Returns (rows, vocab_size), computed in the model's dtype, in the dtype to go on in."""
+    return functional.linear(hidden, weight, bias).to(_accurate(hidden.dtype))
+
+
+def _accurate(dtype: torch.dtype) -> torch.dtype:
+    """Returns the dtype to sum in: at least float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _chunks(rows: int, chunk_size: int) -> Iterator[slice]:
+    """Yields the slices that cut `rows` rows into chunks."""
+    return (slice(start, start + chunk_size) for start in range(0, rows, chunk_size))
+
+
+def _check(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    tokens: Tensor,
+    temperature: float,
+    allowed: Tensor | None,
+    chunk_size: int | None,
+) -> None:
+    """Raises a ValueError where `linear_log_probs` got arguments that do not fit together."""
+    if hidden.ndim != 2 or not hidden.is_floating_point():
+        raise ValueError(f"Expected floating point hidden of shape (n, d), got {hidden.dtype} {tuple(hidden.shape)}")
+    n, width = hidden.shape
+    if weight.ndim != 2 or weight.shape[1] != width or weight.dtype != hidden.dtype:
+        raise ValueError(
+            f"Expected weight of shape (vocab_size, {width}) and {hidden.dtype} like hidden, "
+            f"got {tuple(weight.shape)} and {weight.dtype}"
+        )
+    vocab_size = weight.shape[0]
+    if bias is not None and (bias.shape != (vocab_size,) or bias.dtype != hidden.dtype):
+        raise ValueError(
+            f"Expected bias of shape ({vocab_size},) and {hidden.dtype}, got {tuple(bias.shape)} and {bias.dtype}"
+        )
+    if tokens.shape != (n,) or tokens.dtype != torch.int64:
+        raise ValueError(
+            f"Expected tokens of shape ({n},) and torch.int64, got {tuple(tokens.shape)} and {tokens.dtype}"
+        )
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"Expected a positive, finite temperature, got {temperature}")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"Expected a chunk_size of at least 1, got {chunk_size}")
+    if n:
+        # Out of range, a GPU stops with an assertion that names no argument, after which no call works.
+        low, high = torch.stack(torch.aminmax(tokens)).tolist()
+        if low < 0 or high >= vocab_size:
+            raise ValueError(f"Expected tokens in [0, {vocab_size}), got values from {low} to {high}")
+    if allowed is not None:
+        if allowed.shape not in ((vocab_size,), (n, vocab_size)) or allowed.dtype != torch.bool:
+            raise ValueError(
+                f"Expected allowed of shape ({vocab_size},) or ({n}, {vocab_size}) and torch.bool, "
+                f"got {tuple(allowed.shape)} and {allowed.dtype}"
+            )
+        if not bool(allowed.any(-1).all()):
+            raise ValueError("Expected at least one allowed token in every row, got a row with none")

@@ -4,8 +4,8 @@ Each is a mean over the tokens that count, `mask.sum()` of them, never over padd
 NaN and inf included: they reach neither the loss nor its gradient. Advantages, returns and everything `old` are
 constants: no gradient flows into them.
 
-Micro-batches: pass the whole batch's token count as `normalizer` to each, and the losses (and statistics) of the
-micro-batches add up to those of the batch, whatever the cut. A mean of means would weigh short responses more.
+Micro-batches: pass the whole batch's token count as `normalizer` to each, and the losses of the micro-batches add up to
+that of the batch, whatever the cut. A mean of their means would weigh the tokens of small micro-batches more.
 
 Sources:
     Williams 1992, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning".
@@ -101,8 +101,9 @@ def kl_estimate(
 ) -> Tensor:
     """Estimates KL(policy || reference) at each token, from tokens sampled from the policy.
 
-    With `d = log_probs - ref_log_probs`: k1 = d, unbiased, can be negative; k2 = d^2 / 2, biased, small variance where the
-    two are close; k3 = exp(-d) - 1 + d, unbiased and never negative, with rare huge values where the policy lost mass.
+    With `d = log_probs - ref_log_probs`: k1 = d is unbiased, and can be negative; k2 = d^2 / 2 is biased, with a small
+    variance where the two are close; k3 = exp(-d) - 1 + d is unbiased and never negative, but huge where the policy
+    has lost mass.
 
     As a penalty in the reward, any will do. As a loss, mind that they are estimates of the value, and that gradients
     ignore how the tokens were sampled: on the policy's own samples, the expected gradient of k1 is 0, that of k2 is the
@@ -112,8 +113,8 @@ def kl_estimate(
         log_probs: (batch, time), log-probs of the sampled tokens under the policy that sampled them.
         ref_log_probs: (batch, time), under the reference. A constant.
         kind: "k1", "k2" or "k3".
-        mask: (batch, time) bool, True where a position counts; elsewhere the estimate is 0 and passes no gradient. None:
-            all count. Give it where padding may hold inf or NaN and the estimate is part of a loss.
+        mask: (batch, time) bool, True where a position counts; elsewhere the estimate is 0 and passes no gradient.
+            Needed where padding may hold inf or NaN and the estimate is part of a loss. None: all count.
 
     Returns:
         (batch, time) in the dtype of `log_probs`.
@@ -199,14 +200,14 @@ def ppo_policy_loss(
         clip_range: how far below 1 the ratio still has an effect; positive.
         clip_range_high: how far above 1; None is `clip_range`. A larger one ("clip-higher" in DAPO, arXiv:2503.14476)
             leaves unlikely tokens room to become likely.
-        normalizer: see `masked_mean`. Holds for the statistics too, so that those of micro-batches add up.
+        normalizer: see `masked_mean`. For the loss only.
 
     Returns:
         loss: () in the dtype of `log_probs` (float32 for half precision).
-        stats: () tensors alike, without gradient, each a mean over the tokens that count: `clip_fraction`, how many
-            ratios are outside the clip range, whatever the sign of the advantage; `approx_kl`, the k3 estimate of
-            KL(old || new) as in Stable-Baselines3; `ratio_mean`, which stays near 1 where nothing is wrong, since its
-            expectation over the old policy's actions is 1; `ratio_variance`, the mean of (ratio - 1)^2.
+        stats: () tensors alike, without gradient, each a mean over `mask.sum()` tokens, and to be averaged with these
+            counts as weights: `clip_fraction`, the share of ratios outside the clip range, whatever the sign of the
+            advantage; `approx_kl`, the k3 estimate of KL(old || new) as in Stable-Baselines3; `ratio_mean`, near 1
+            unless something is wrong, since its expectation over the old policy's actions is 1.
 
     Raises:
         ValueError: as `masked_mean`, and on a clip range that is not positive.
@@ -239,9 +240,8 @@ def ppo_policy_loss(
             "clip_fraction": outside.to(ratio.dtype),
             "approx_kl": torch.expm1(log_ratio) - log_ratio,
             "ratio_mean": ratio,
-            "ratio_variance": (ratio - 1).square(),
         }
-        stats = {name: masked_mean(x, mask, normalizer=normalizer) for name, x in per_token.items()}
+        stats = {name: masked_mean(x, mask) for name, x in per_token.items()}
     return masked_mean(-surrogate, mask, normalizer=normalizer), stats
 
 
@@ -259,14 +259,14 @@ def value_loss(
     With `clip_range`, the larger of this and the error of the value kept within `clip_range` of its old one, as in
     OpenAI's PPO: an update that has moved a value further than that towards its target gains nothing by going on.
 
-    The factor of one half is OpenAI Baselines' and CleanRL's; Stable-Baselines3 has none (and clips without the maximum),
-    so its `vf_coef=0.5` is our coefficient 1.
+    The factor of one half is OpenAI Baselines' and CleanRL's. Stable-Baselines3 has none (and clips without taking the
+    maximum): its `vf_coef=0.5` is our coefficient 1.
 
     Args:
         values: (batch, time), V of the state in which each action was taken.
         returns: (batch, time), the targets. A constant.
         mask: (batch, time) bool, True where an action counts.
-        old_values: (batch, time), the values when the rollout was collected. A constant. With `clip_range` only.
+        old_values: (batch, time), the values when the rollout was collected. A constant. Read with `clip_range` only.
         clip_range: how far a value may move, in units of the return; positive. None: no clipping.
         normalizer: see `masked_mean`.
 
@@ -274,8 +274,7 @@ def value_loss(
         () in the dtype of `values` (float32 for half precision).
 
     Raises:
-        ValueError: as `masked_mean`, on a `clip_range` that is not positive, and on one of `old_values` and `clip_range`
-            without the other.
+        ValueError: as `masked_mean`, on a `clip_range` that is not positive, and on `clip_range` without `old_values`.
 
     Source:
         Schulman et al. 2017, equation 9 (the error); Engstrom et al. 2020 (arXiv:2005.12729), section 3 (the clipping).
@@ -289,13 +288,12 @@ def value_loss(
     _check_like("returns", returns, "values", values)
     error = torch.where(mask, values - returns.detach(), 0)
     losses = 0.5 * error.square()
-    if (old_values is None) != (clip_range is None):
-        given, missing = ("old_values", "clip_range") if clip_range is None else ("clip_range", "old_values")
-        raise ValueError(f"Expected old_values and clip_range together, got {given} without {missing}")
-    if old_values is not None and clip_range is not None:
-        _check_like("old_values", old_values, "values", values)
+    if clip_range is not None:
         if not clip_range > 0:
             raise ValueError(f"Expected a positive clip_range, got {clip_range}")
+        if old_values is None:
+            raise ValueError("Expected old_values with clip_range, got None")
+        _check_like("old_values", old_values, "values", values)
         old_values = old_values.detach()
         kept = old_values + torch.where(mask, values - old_values, 0).clamp(-clip_range, clip_range)
         losses = torch.maximum(losses, 0.5 * torch.where(mask, kept - returns.detach(), 0).square())
@@ -311,7 +309,7 @@ def entropy_bonus(entropies: Tensor, mask: Tensor, *, normalizer: float | Tensor
         normalizer: see `masked_mean`.
 
     Returns:
-        () in the dtype of `entropies` (float32 for half precision), positive.
+        () in the dtype of `entropies` (float32 for half precision), in nats.
 
     Raises:
         ValueError: as `masked_mean`.
@@ -338,8 +336,8 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
         mask: (batch, time) bool, True where a position counts.
 
     Returns:
-        () in the dtype of `values` (float32 for half precision), without gradient. NaN where the returns do not vary, as
-        in Stable-Baselines3: there is then nothing to explain.
+        () in the dtype of `values` (float32 for half precision), without gradient. NaN where the returns do not vary
+        and there is nothing to explain, as in Stable-Baselines3.
 
     Raises:
         ValueError: on a shape or dtype that does not fit.
@@ -355,9 +353,10 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     with torch.no_grad():
         targets = returns[mask].double()
         errors = targets - values[mask].double()
-        # The population's variance; the factor n / (n - 1) to the sample's would cancel out.
-        variance = targets.var(correction=0)
-        explained = torch.where(variance > 0, 1 - errors.var(correction=0) / variance, torch.nan)
+        # The population's variance (the factor to the sample's would cancel out), written out: `var` warns on nothing.
+        variance = (targets - targets.mean()).square().mean()
+        residual = (errors - errors.mean()).square().mean()
+        explained = torch.where(variance > 0, 1 - residual / variance, torch.nan)
         return explained.to(torch.promote_types(values.dtype, torch.float32))
 
 

@@ -32,11 +32,11 @@ from agents.training import Algorithm
 class PPOConfig(RunConfig):
     """Settings of PPO."""
 
-    epochs: int = 4
+    epochs: int = 2
     """Passes over each batch."""
     minibatch_size: int = 64
     """Episodes in a minibatch: one optimiser step each."""
-    gae_lambda: float = 0.95
+    gae_lambda: float = 1.0
     """Between 0 (one-step temporal differences) and 1 (Monte Carlo)."""
     clip_range: float = 0.2
     """How far the ratio may move from 1 before its gradient stops."""
@@ -85,7 +85,8 @@ def update(
     """
     mask = rollout.response_mask
     assert rollout.ref_log_probs is not None
-    rewards = rollout.rewards - config.kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1")
+    kl_price = config.kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1")
+    rewards = rollout.rewards - kl_price if config.kl_credit == "return" else rollout.rewards
     advantages, returns = gae(
         rewards,
         rollout.values,
@@ -98,6 +99,8 @@ def update(
     )
     meter = Meter()
     meter.add(1.0, {"explained_variance": explained_variance(rollout.values, returns, mask)})
+    if config.kl_credit == "token":
+        advantages = advantages - kl_price
     if config.normalize_advantages:
         advantages = normalize(advantages, mask)
     rollout = replace(rollout, advantages=advantages, returns=returns)

@@ -70,13 +70,16 @@ def update(
     """
     mask = rollout.response_mask
     assert rollout.ref_log_probs is not None
-    rewards = rollout.rewards - config.kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1")
+    kl_price = config.kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1")
+    rewards = rollout.rewards - kl_price if config.kl_credit == "return" else rollout.rewards
     returns = discounted_returns(rewards, mask, gamma=config.gamma)
     advantages = returns
     if config.baseline == "batch_mean":
         advantages = returns - per_step_baseline(returns, mask)
     elif config.baseline == "leave_one_out":
         advantages = returns - leave_one_out_baseline(returns, mask)
+    if config.kl_credit == "token":
+        advantages = advantages - kl_price
     if config.normalize_advantages:
         advantages = normalize(advantages, mask, center=False)
 

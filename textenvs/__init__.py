@@ -5,6 +5,7 @@
     envs = gym.make_vec("TextGen-v0", num_envs=256)
 """
 
+from textenvs.datasets import Dataset, load_dataset
 from textenvs.env import TextGenEnv
 from textenvs.registration import list_envs, register_envs
 from textenvs.rewards import Reward, RewardError, list_rewards, make_reward, register_reward
@@ -15,8 +16,10 @@ from textenvs.vector_env import TextGenVectorEnv
 __version__ = "0.1.0"
 
 register_envs()
+register_task("dataset", Dataset)
 
 __all__ = [
+    "Dataset",
     "Example",
     "Reward",
     "RewardError",
@@ -27,6 +30,7 @@ __all__ = [
     "list_envs",
     "list_rewards",
     "list_tasks",
+    "load_dataset",
     "make_reward",
     "make_task",
     "make_tokenizer",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 import agents.data.train_tiny as script
@@ -20,7 +21,7 @@ TASK = Stories()
 @pytest.fixture(scope="module")
 def model() -> PreTrainedModel:
     """The bundled model."""
-    return AutoModelForCausalLM.from_pretrained(FOLDER).eval()
+    return LlamaForCausalLM.from_pretrained(FOLDER)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 @pytest.fixture(scope="module")
 def responses(model: PreTrainedModel) -> list[list[int]]:
     """Sampled continuations of 256 validation prompts: token ids, cut behind EOS."""
-    backend = script.Tokenizer.from_file(str(script.TOKENIZER_FILE))
+    backend = Tokenizer.from_file(str(script.TOKENIZER_FILE))
     sampled: list[list[int]] = [[] for _ in range(256)]
     prompts = [backend.encode(TASK.example("validation", index).prompt).ids for index in range(256)]
     by_length: dict[int, list[int]] = {}
@@ -42,7 +43,7 @@ def responses(model: PreTrainedModel) -> list[list[int]]:
         torch.manual_seed(0)
         for indices in by_length.values():  # same length: no padding needed
             input_ids = torch.tensor([prompts[index] for index in indices])
-            output = model.generate(
+            output = model.generate(  # type: ignore[operator]
                 input_ids=input_ids,
                 attention_mask=torch.ones_like(input_ids),
                 do_sample=True,
@@ -56,7 +57,9 @@ def responses(model: PreTrainedModel) -> list[list[int]]:
 
 def test_loads_as_float32_with_tied_embeddings(model: PreTrainedModel) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    assert weights["lm_head.weight"] is weights["model.embed_tokens.weight"]
+    assert isinstance(AutoModelForCausalLM.from_pretrained(FOLDER), LlamaForCausalLM)
     config = model.config
     assert (config.model_type, config.vocab_size, config.max_position_embeddings) == ("llama", 1024, 512)
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (0, 1, 2)
@@ -70,7 +73,7 @@ def test_size() -> None:
 def test_tokenizer_loads(tokenizer: PreTrainedTokenizerBase) -> None:
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1, 2)
     assert len(tokenizer) == 1024
-    backend = script.Tokenizer.from_file(str(script.TOKENIZER_FILE))
+    backend = Tokenizer.from_file(str(script.TOKENIZER_FILE))
     for text in (TASK.example("test", 0).prompt, " Tim cried.", "Zażółć gęślą jaźń 🦊\n\n  x"):
         assert tokenizer(text)["input_ids"] == backend.encode(text).ids
         assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
@@ -83,7 +86,7 @@ def test_tokenizer_output_goes_into_the_model(model: PreTrainedModel, tokenizer:
 
 
 def test_knows_held_out_stories(model: PreTrainedModel) -> None:
-    backend = script.Tokenizer.from_file(str(script.TOKENIZER_FILE))
+    backend = Tokenizer.from_file(str(script.TOKENIZER_FILE))
     loss = script.held_out_loss(model, TASK, backend, num_stories=256)
     assert math.exp(loss) < PERPLEXITY
 
@@ -96,7 +99,7 @@ def test_stories_end(responses: list[list[int]]) -> None:
 
 
 def test_does_not_obey_the_header_yet(responses: list[list[int]]) -> None:
-    backend = script.Tokenizer.from_file(str(script.TOKENIZER_FILE))
+    backend = Tokenizer.from_file(str(script.TOKENIZER_FILE))
     analyzer = SentimentIntensityAnalyzer()
     signed = []
     for index, response in enumerate(responses):
@@ -108,7 +111,7 @@ def test_does_not_obey_the_header_yet(responses: list[list[int]]) -> None:
 
 
 def test_sampled_stories_are_words_of_the_corpus(responses: list[list[int]]) -> None:
-    backend = script.Tokenizer.from_file(str(script.TOKENIZER_FILE))
+    backend = Tokenizer.from_file(str(script.TOKENIZER_FILE))
     known = {word for index in range(5000) for word in TASK.corpus_story(index).split()}
     words = [word for response in responses if EOS in response for word in backend.decode(response).split()]
     assert len(words) > 5000
@@ -126,7 +129,7 @@ def test_training_lowers_the_loss(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(script, "WARMUP_STEPS", 2)
     with torch.random.fork_rng():
         trained = script.train(steps=20, seed=1)
-    backend = script.Tokenizer.from_file(str(script.TOKENIZER_FILE))
+    backend = Tokenizer.from_file(str(script.TOKENIZER_FILE))
     assert script.held_out_loss(trained, TASK, backend, 32) < 5.5 < math.log(1024)
     script.save(trained, tmp_path / "model")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")

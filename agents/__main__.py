@@ -1,0 +1,337 @@
+"""The command line: python -m agents train | evaluate | generate --help."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import gymnasium as gym
+import torch
+import tyro
+
+from agents import Agent, Algorithm, Evaluation, Policy, collect, load
+from agents.evaluation import evaluate as evaluate_policy
+from agents.metrics import plot_learning_curve, read_metrics
+from textenvs import Example, RewardError, Task, TextGenVectorEnv, render
+from textenvs.tasks.base import check_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentArguments:
+    """Which environment."""
+
+    env: str = "TextGen-v0"
+    """A registered id (python -m textenvs list shows them)."""
+    reward: str | None = None
+    """A reward's name, or JSON: '{"sentiment": 0.7, "length": 0.3}'. Default: the task's own."""
+    payout: str = "immediate"
+    """immediate, sparse, word, sentence, or JSON: '{"every": 8}', '{"delayed": 4}', '{"shaped": {"gamma": 0.99}}'."""
+    max_new_tokens: int | None = None
+    """Tokens an episode may spend. Default: the task's own."""
+    prompts: Path | None = None
+    """A .jsonl or .txt file of texts to continue, in place of the environment's own task. Each text's first
+    --prompt-tokens tokens become a prompt; a hash divides the prompts into train, validation and test."""
+    prompt_field: str = "text"
+    """The field of a .jsonl row that holds the text."""
+    prompt_tokens: int = 16
+    """How many tokens of each text in --prompts are kept as the prompt."""
+
+    def kwargs(self) -> dict[str, Any]:
+        """What `gym.make` gets."""
+        kwargs: dict[str, Any] = {"payout": _name_or_json(self.payout)}
+        if self.reward is not None:
+            kwargs["reward"] = _name_or_json(self.reward)
+        if self.max_new_tokens is not None:
+            kwargs["max_new_tokens"] = self.max_new_tokens
+        if self.prompts is not None:
+            settings = {"prompt": self.prompt_field, "prompt_tokens": self.prompt_tokens}
+            kwargs["task"] = {"dataset": {"path": str(self.prompts), **settings}}
+        return kwargs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(EnvironmentArguments):
+    """Train a language model in an environment."""
+
+    algorithm: str = "ppo"
+    """ppo, actor_critic or reinforce. Its settings are the options below."""
+    model: str = "tiny"
+    """tiny (the bundled model), a folder of a Transformers model, or an id on the Hugging Face hub."""
+    total_timesteps: int = 400_000
+    """Tokens to play in all."""
+    max_seconds: float | None = None
+    """Stop training after this many seconds, if the tokens are not played by then."""
+    output: Path | None = None
+    """The run's folder. Default: runs/ and a name made of the algorithm, the environment and the time."""
+    seed: int = 0
+    """Decides everything that is random."""
+    eval_episodes: int = 300
+    """Episodes played on the test split, before and after."""
+    samples: int = 4
+    """Continuations to show, before and after."""
+    device: str | None = None
+    """cpu, cuda, mps. Default: the best there is."""
+    wandb_project: str | None = None
+    """Also log to this Weights & Biases project."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(EnvironmentArguments):
+    """Mean score of a run or a model on held-out examples, with a 95 % confidence interval."""
+
+    run: Path | None = None
+    """A run's folder. Its own environment is used, and the options for another are left aside."""
+    model: str = "tiny"
+    """What to evaluate where there is no --run: tiny, a folder, or a hub id."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Which examples."""
+    episodes: int = 300
+    """How many."""
+    temperature: float = 1.0
+    """What logits are divided by."""
+    deterministic: bool = False
+    """The likeliest token at every step instead of a sample."""
+    seed: int = 0
+    """Of the sampling."""
+    device: str | None = None
+    """cpu, cuda, mps. Default: the best there is."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Print continuations."""
+
+    prompt: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Texts to continue. None: prompts of TextGen-v0's test split."""
+    run: Path | None = None
+    """A run's folder."""
+    model: str = "tiny"
+    """Who writes where there is no --run: tiny, a folder, or a hub id."""
+    number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 3
+    """Continuations of each prompt."""
+    max_new_tokens: int = 32
+    """Tokens of each."""
+    temperature: float = 1.0
+    """What logits are divided by."""
+    deterministic: bool = False
+    """The likeliest token at every step instead of a sample."""
+    seed: int = 0
+    """Of the sampling."""
+    device: str | None = None
+    """cpu, cuda, mps. Default: the best there is."""
+
+
+def train(arguments: Any) -> None:
+    """Train, and show what was learned."""
+    algorithm = Algorithm.known[arguments.algorithm]
+    folder = arguments.output or Path("runs") / (
+        f"{arguments.algorithm}-{arguments.env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
+    if (folder / "metrics.jsonl").exists():
+        raise ValueError(f"Expected a new folder for this run, got {str(folder)!r}, which holds another run")
+    settings = arguments.config.to_dict()
+    agent = algorithm(
+        arguments.model,
+        arguments.env,
+        seed=arguments.seed,
+        env_kwargs=arguments.kwargs(),
+        device=arguments.device,
+        **settings,
+    )
+    parameters = sum(one.numel() for one in agent.policy.parameters())
+    print(f"{algorithm.name} on {arguments.env} ({agent.env.task.name}), {agent.policy.device}, {parameters:,} parameters")
+    folder.mkdir(parents=True, exist_ok=True)
+    before = agent.evaluate(arguments.eval_episodes, split="test")
+    print(_line("before", before))
+    started = time.perf_counter()
+    try:
+        agent.learn(
+            arguments.total_timesteps,
+            folder=folder,
+            progress_bar=True,
+            max_seconds=arguments.max_seconds,
+            wandb_project=arguments.wandb_project,
+        )
+    except KeyboardInterrupt:
+        print(f"\nStopped. The checkpoint of {agent.timesteps:,} tokens is in {folder}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except RewardError as error:
+        print(f"\n{error}\nThe checkpoint of {agent.timesteps:,} tokens is in {folder}", file=sys.stderr)
+        raise SystemExit(1) from error
+    seconds = time.perf_counter() - started
+    after = agent.evaluate(arguments.eval_episodes, split="test")
+    print(_line("after", after))
+    _write_results(folder, agent, before, after, seconds, arguments.samples)
+
+
+def _write_results(
+    folder: Path, agent: Agent, before: Evaluation, after: Evaluation, seconds: float, samples: int
+) -> None:
+    """The picture, the samples and the summary of a finished run."""
+    title = f"{agent.algorithm.name} on {agent.env_id} ({agent.env.task.name}), seed {agent.seed}"
+    plot_learning_curve(read_metrics(folder / "metrics.jsonl"), folder / "learning_curve.png", title)
+    summary = {"before": before.summary(), "after": after.summary(), "seconds": seconds, "timesteps": agent.timesteps}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    scale = max((abs(one) for row in after.token_rewards + before.token_rewards for one in row), default=1.0)
+    shown, pages = [render.legend()], []
+    for episode in range(min(samples, after.episodes)):
+        for label, evaluation in (("before", before), ("after", after)):
+            segments = evaluation.segments(episode)
+            shown.append(f"{label:>6} {evaluation.scores[episode]:+.3f}  {render.ansi(segments, scale=scale)}")
+            pages.append(f"<p>{label} {evaluation.scores[episode]:+.3f}<br>{render.html(segments, scale=scale)}</p>")
+    print("\n".join(shown))
+    page = "<!doctype html><meta charset=utf-8><title>Samples</title>" + "\n".join(pages)
+    (folder / "samples.html").write_text(page, encoding="utf-8")
+    print(f"{seconds:.0f} s of training. Curve, samples, metrics and checkpoint: {folder}")
+
+
+def evaluate(arguments: Evaluate) -> None:
+    """Print how good a run or a model is."""
+    if arguments.run is not None:
+        agent = load(arguments.run, device=arguments.device)
+        env, policy, reference = agent.make_env(64, split=arguments.split), agent.policy, agent.reference
+    else:
+        policy, reference = Policy.from_pretrained(arguments.model, device=arguments.device), None
+        made = gym.make_vec(
+            arguments.env,
+            num_envs=64,
+            autoreset_mode="Disabled",
+            tokenizer=policy.tokenizer,
+            split=arguments.split,
+            **arguments.kwargs(),
+        )
+        assert isinstance(made, TextGenVectorEnv)
+        env = made
+    found = evaluate_policy(
+        policy,
+        env,
+        arguments.episodes,
+        reference=reference,
+        temperature=arguments.temperature,
+        deterministic=arguments.deterministic,
+        seed=arguments.seed,
+    )
+    print(json.dumps(found.summary()) if arguments.json else _line(arguments.split, found))
+
+
+class _Prompts(Task):
+    """A few prompts, given by hand."""
+
+    name = "prompts"
+    default_reward = "length"
+
+    def __init__(self, prompts: Sequence[str]) -> None:
+        self._prompts = prompts
+
+    def num_examples(self, split: str) -> int:
+        check_split(split)
+        return len(self._prompts) if split == "train" else 0
+
+    def example(self, split: str, index: int) -> Example:
+        check_split(split)
+        return Example(self._prompts[index])
+
+
+def generate(arguments: Generate) -> None:
+    """Print continuations of prompts."""
+    if arguments.run is not None:
+        policy = load(arguments.run, device=arguments.device).policy
+    else:
+        policy = Policy.from_pretrained(arguments.model, device=arguments.device)
+    prompts = list(arguments.prompt)
+    if not prompts:
+        task = gym.make("TextGen-v0").unwrapped.task  # type: ignore[attr-defined]
+        prompts = [task.example("test", index).prompt for index in range(3)]
+    examples = [index for index in range(len(prompts)) for _ in range(arguments.number)]
+    env = TextGenVectorEnv(
+        min(len(examples), 64),
+        task=_Prompts(prompts),
+        payout="sparse",
+        tokenizer=policy.tokenizer,
+        max_new_tokens=arguments.max_new_tokens,
+        autoreset_mode="Disabled",
+    )
+    rollout = collect(
+        env,
+        policy,
+        len(examples),
+        temperature=arguments.temperature,
+        deterministic=arguments.deterministic,
+        generator=torch.Generator(policy.device).manual_seed(arguments.seed),
+        examples=examples,
+    )
+    for place, response in zip(examples, rollout.responses(policy), strict=True):
+        segments = [render.Segment(prompts[place], "prompt"), render.Segment(response, "response")]
+        print(render.ansi(segments), end="\n\n")
+
+
+def _line(label: str, found: Evaluation) -> str:
+    parts = [f"{label:>10}: score {found.score:+.3f} [{found.score_low:+.3f}, {found.score_high:+.3f}]"]
+    if found.held_out is not None:
+        parts.append(f"{found.held_out_name} {found.held_out:+.3f} [{found.held_out_low:+.3f}, {found.held_out_high:+.3f}]")
+    if found.kl is not None:
+        parts.append(f"KL {found.kl:.2f}")
+    parts.append(f"distinct-2 {found.distinct_2:.3f}")
+    parts.append(f"length {found.response_length:.1f}")
+    return "  ".join(parts) + f"  ({found.episodes} episodes)"
+
+
+def _name_or_json(text: str) -> Any:
+    if not text.lstrip().startswith(("{", "[")):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"Expected a name or JSON, got {text!r}, which could not be read: {error}") from error
+
+
+def _train_arguments(argv: Sequence[str]) -> Any:
+    """`Train` with the settings of the algorithm that the command line names."""
+    name = "ppo"
+    for place, word in enumerate(argv):
+        if word.startswith("--algorithm="):
+            name = word.partition("=")[2]
+        elif word == "--algorithm" and place + 1 < len(argv):
+            name = argv[place + 1]
+    if name not in Algorithm.known:
+        raise ValueError(f"Expected --algorithm to be one of {sorted(Algorithm.known)}, got {name!r}")
+    config = Algorithm.known[name].config
+    whole = make_dataclass(
+        "Train", [("config", tyro.conf.OmitArgPrefixes[config])], bases=(Train,), frozen=True, kw_only=True
+    )
+    # A field with no default must have one: the config's own defaults.
+    return tyro.cli(whole, args=list(argv), default=whole(config=config()), description=Train.__doc__, prog="python -m agents train")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        argv: The words after `python -m agents`; None takes those of the process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "train": lambda rest: train(_train_arguments(rest)),
+        "evaluate": lambda rest: evaluate(tyro.cli(Evaluate, args=rest, prog="python -m agents evaluate")),
+        "generate": lambda rest: generate(tyro.cli(Generate, args=rest, prog="python -m agents generate")),
+    }
+    if not words or words[0] not in commands:
+        asked = bool(words) and words[0] in ("-h", "--help")
+        print(f"usage: python -m agents {{{','.join(commands)}}} [--help]", file=sys.stdout if asked else sys.stderr)
+        raise SystemExit(0 if asked else 2)
+    try:
+        commands[words[0]](words[1:])
+    except (ValueError, TypeError, ImportError, OSError, gym.error.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,506 @@
+"""The only training loop, and what it leaves behind.
+
+    collect -> log-probs of the reference -> the algorithm's update -> metrics
+
+Update number n of a run seeded s draws everything (examples, actions, order of minibatches) from (s, n) alone, so a
+run that goes on from a checkpoint sees what it would have seen without the stop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from agents.config import RunConfig
+from agents.evaluation import Evaluation, evaluate, held_out_scores, reference_log_probs
+from agents.losses import kl_estimate
+from agents.metrics import MetricsLog, distinct_n
+from agents.optimization import make_optimizer
+from agents.policy import Policy, read_json
+from agents.rollout import Rollout, collect
+from textenvs import TextGenEnv, TextGenVectorEnv, make_reward
+
+FORMAT = 1
+"""The version of the checkpoint's layout."""
+
+Update = Callable[[Policy, torch.optim.Optimizer, Rollout, Any, torch.Generator], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A learning algorithm: a name, a config and an update. Calling it makes an agent.
+
+    Attributes:
+        name: What checkpoints and the command line call it.
+        config: Its config class, a frozen dataclass that inherits `RunConfig`.
+        update: `update(policy, optimizer, rollout, config, generator) -> metrics`.
+
+    Example:
+        agent = PPO("tiny", "TextGen-v0", seed=0, gae_lambda=0.9)
+    """
+
+    name: str
+    config: type[RunConfig]
+    update: Update
+    known: ClassVar[dict[str, Algorithm]] = {}
+
+    def __post_init__(self) -> None:
+        """Make it known by its name, so that checkpoints of it can be loaded."""
+        self.known[self.name] = self
+
+    def __call__(
+        self,
+        policy: Policy | str | Path = "tiny",
+        env: str | gym.Env[Any, Any] | TextGenVectorEnv = "TextGen-v0",
+        *,
+        seed: int = 0,
+        env_kwargs: Mapping[str, Any] | None = None,
+        device: str | torch.device | None = None,
+        **settings: Any,
+    ) -> Agent:
+        """An agent of this algorithm.
+
+        Args:
+            policy: A policy, or what `Policy.from_pretrained` takes.
+            env: A registered id, or an environment whose tokenizer is the policy's.
+            seed: Decides everything that is random.
+            env_kwargs: Arguments of the environment, with an id.
+            device: Where a policy that is loaded by name goes.
+            **settings: Fields of the config.
+
+        Returns:
+            The agent.
+
+        Raises:
+            TypeError: If a setting is unknown.
+            ValueError: If a value is out of range, or policy and environment do not fit.
+        """
+        if not isinstance(policy, Policy):
+            policy = Policy.from_pretrained(policy, device=device)
+        return Agent(self, policy, env, self.config.of(settings), seed=seed, env_kwargs=env_kwargs)
+
+
+class Agent:
+    """A policy, an environment and an algorithm. Made by `PPO(...)`, `ActorCritic(...)` or `REINFORCE(...)`.
+
+    Args:
+        algorithm: Which algorithm.
+        policy: Who is trained.
+        env: A registered id, or an environment.
+        config: The algorithm's config.
+        seed: Decides everything that is random.
+        env_kwargs: Arguments of the environment, with an id.
+        reference: The policy that KL is measured to; None takes a copy of `policy` as it is now.
+
+    Attributes:
+        timesteps: Tokens played so far.
+        updates: Updates made so far.
+        kl_coef: The price of KL now, which `config.kl_target` moves.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        policy: Policy,
+        env: str | gym.Env[Any, Any] | TextGenVectorEnv,
+        config: RunConfig,
+        *,
+        seed: int = 0,
+        env_kwargs: Mapping[str, Any] | None = None,
+        reference: Policy | None = None,
+    ) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"Expected seed to be a whole number of at least 0, got {seed!r}")
+        self.algorithm = algorithm
+        self.config = config
+        self.policy = policy
+        self.seed = seed
+        self.env_id, self.env_kwargs = _describe_env(env, env_kwargs)
+        self.env = env if isinstance(env, TextGenVectorEnv) else self.make_env(config.num_envs)
+        gamma = self.env.setting.lanes(1).payout.gamma
+        if gamma is not None and gamma != config.gamma:
+            raise ValueError(
+                f"Expected the agent's gamma to be the shaped payout's, {gamma}, got {config.gamma}: shaping leaves "
+                "the best policy as it is only where the two agree"
+            )
+        self.reference = policy.frozen_copy() if reference is None else reference
+        self.optimizer = make_optimizer(policy, config)
+        self.timesteps = 0
+        self.updates = 0
+        self.kl_coef = config.kl_coef
+        held_out = self.env.task.held_out_reward
+        self._held_out = None if held_out is None else make_reward(held_out)
+
+    def make_env(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
+        """Lanes of the agent's environment, with the policy's tokenizer, for `collect` and `evaluate`.
+
+        Args:
+            num_envs: How many lanes.
+            **changes: Environment arguments to change, `split="test"` say.
+
+        Returns:
+            A vector environment that leaves resets to its user.
+
+        Raises:
+            ValueError: If the agent was made with an environment object, which has no id to make another from.
+        """
+        if self.env_id is None:
+            raise ValueError("Expected an agent that was made with an environment id, got one with an environment object")
+        envs = gym.make_vec(
+            self.env_id,
+            num_envs=num_envs,
+            autoreset_mode="Disabled",
+            copy=False,
+            tokenizer=self.policy.tokenizer,
+            **{**self.env_kwargs, **changes},
+        )
+        if not isinstance(envs, TextGenVectorEnv):
+            raise ValueError(f"Expected the id of a textenvs environment, got {self.env_id!r}, a {type(envs).__name__}")
+        return envs
+
+    def learn(
+        self,
+        total_timesteps: int,
+        *,
+        folder: str | Path | None = None,
+        progress_bar: bool = False,
+        checkpoint_seconds: float = 300.0,
+        max_seconds: float | None = None,
+        wandb_project: str | None = None,
+        on_update: Callable[[dict[str, float]], None] | None = None,
+    ) -> Agent:
+        """Train until that many tokens have been played, counting those of earlier calls.
+
+        Args:
+            total_timesteps: Tokens (actions) in all; the update that crosses the mark is finished.
+            folder: Where checkpoints, metrics.jsonl and TensorBoard logs go; None keeps nothing.
+            progress_bar: Show one.
+            checkpoint_seconds: Seconds between checkpoints. One is also written at the end, at Ctrl-C and at an error.
+            max_seconds: Stop after this many seconds of training.
+            wandb_project: Also log to this Weights & Biases project.
+            on_update: Called with each row of metrics.
+
+        Returns:
+            The agent itself.
+
+        Raises:
+            KeyboardInterrupt: At Ctrl-C, after the checkpoint is written.
+            RewardError: If the reward fails; what was learned before is in the checkpoint.
+        """
+        if total_timesteps < 1:
+            raise ValueError(f"Expected total_timesteps to be at least 1, got {total_timesteps}")
+        folder = None if folder is None else Path(folder)
+        log = nullcontext() if folder is None else MetricsLog(folder, wandb_project)
+        started = saved = time.perf_counter()
+        with log as metrics_log, _progress(total_timesteps, self.timesteps, progress_bar) as bar:
+            try:
+                while self.timesteps < total_timesteps:
+                    row = self._iterate()
+                    if metrics_log is not None:
+                        metrics_log.write(self.timesteps, row)
+                    if on_update is not None:
+                        on_update({"timesteps": self.timesteps, **row})
+                    _show(bar, self.timesteps, row)
+                    now = time.perf_counter()
+                    if max_seconds is not None and now - started >= max_seconds:
+                        break
+                    if folder is not None and now - saved >= checkpoint_seconds:
+                        self.save(folder)
+                        saved = now
+            finally:
+                if folder is not None:
+                    self.save(folder)
+        return self
+
+    def _iterate(self) -> dict[str, float]:
+        """One update: play, compare with the reference, learn, and say how it went."""
+        started = time.perf_counter()
+        env_seed, policy_seed = (
+            int(one) for one in np.random.SeedSequence([self.seed, self.updates]).generate_state(2, np.uint64) >> 1
+        )
+        generator = torch.Generator(self.policy.device).manual_seed(policy_seed)
+        config = replace(self.config, kl_coef=self.kl_coef)
+        rollout = collect(
+            self.env,
+            self.policy,
+            config.episodes_per_update,
+            seed=env_seed,
+            temperature=config.temperature,
+            generator=generator,
+        )
+        played = time.perf_counter()
+        rollout = replace(
+            rollout,
+            ref_log_probs=reference_log_probs(
+                self.reference, rollout, temperature=config.temperature, micro_batch_size=config.micro_batch_size
+            ),
+        )
+        row = self._describe(rollout)
+        described = time.perf_counter()
+        row.update(self.algorithm.update(self.policy, self.optimizer, rollout, config, generator))
+        ended = time.perf_counter()
+        self.updates += 1
+        self.timesteps += rollout.num_tokens
+        row["kl_coef"] = self.kl_coef
+        if config.kl_target is not None:
+            self.kl_coef = adapted_kl_coef(self.kl_coef, row["kl"] * len(rollout) / rollout.num_tokens, config.kl_target)
+        row.update(
+            {
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "tokens_per_second": rollout.num_tokens / (ended - started),
+                "seconds_policy": rollout.seconds["policy"],
+                "seconds_environment": rollout.seconds["environment"],
+                "seconds_reference": described - played,
+                "seconds_update": ended - described,
+            }
+        )
+        return row
+
+    def _describe(self, rollout: Rollout) -> dict[str, float]:
+        """What a rollout looks like, before anything is learned from it."""
+        assert rollout.ref_log_probs is not None
+        mask, episodes = rollout.response_mask, len(rollout)
+        responses = rollout.responses(self.policy)
+        kl = kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1") * mask
+        row = {
+            "score": float(rollout.scores.mean()),
+            "episode_return": float((rollout.rewards * mask).sum() / episodes),
+            "kl": float(kl.sum() / episodes),
+            "response_length": rollout.num_tokens / episodes,
+            "distinct_2": distinct_n(responses),
+        }
+        if self._held_out is not None:
+            pool = self.env.setting.pool
+            examples = [pool.examples[place] for place in rollout.examples.tolist()]
+            row["held_out"] = float(held_out_scores(self._held_out, examples, responses).mean())
+        return row
+
+    def predict(
+        self, observation: Mapping[str, NDArray[Any]], *, deterministic: bool = False
+    ) -> tuple[NDArray[np.int64] | int, None]:
+        """The next token of an observation, or of a batch of them. As in Stable-Baselines3.
+
+        Args:
+            observation: What `TextGenEnv` gives, or `TextGenVectorEnv`.
+            deterministic: The likeliest token instead of a sample.
+
+        Returns:
+            A token id, or `(lanes,)` of them, and None (there is no hidden state).
+        """
+        single = np.ndim(observation["input_ids"]) == 1
+        batch = {key: np.asarray(value)[None] for key, value in observation.items()} if single else observation
+        actions = self.policy.predict(batch, temperature=self.config.temperature, deterministic=deterministic)
+        return (int(actions[0]) if single else actions), None
+
+    def evaluate(self, num_episodes: int = 300, *, split: str = "validation", **settings: Any) -> Evaluation:
+        """Score the policy on examples that it did not train on, with KL to the start model.
+
+        Args:
+            num_episodes: How many episodes.
+            split: Which examples.
+            **settings: See `agents.evaluation.evaluate`.
+
+        Returns:
+            The evaluation.
+        """
+        env = self.make_env(self.config.num_envs, split=split)
+        settings = {"temperature": self.config.temperature, "reference": self.reference, **settings}
+        return evaluate(self.policy, env, num_episodes, **settings)
+
+    # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a checkpoint: everything that `load` needs, as safetensors and JSON.
+
+        It is written aside and then put in the place of the one before, so that there is a whole one at any moment.
+
+        Args:
+            folder: The run's folder; the checkpoint is `folder/checkpoint`.
+
+        Returns:
+            The checkpoint's path.
+        """
+        folder = Path(folder)
+        target, fresh, old = folder / "checkpoint", folder / "checkpoint.new", folder / "checkpoint.old"
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self.policy.save_pretrained(fresh / "policy")
+        self.reference.save_pretrained(fresh / "reference")
+        tensors, numbers = _flatten_optimizer(self.optimizer)
+        save_file(tensors, fresh / "optimizer.safetensors")
+        state = {
+            "format": FORMAT,
+            "algorithm": self.algorithm.name,
+            "config": self.config.to_dict(),
+            "seed": self.seed,
+            "env_id": self.env_id,
+            "env_kwargs": _jsonable(self.env_kwargs),
+            "timesteps": self.timesteps,
+            "updates": self.updates,
+            "kl_coef": self.kl_coef,
+            "optimizer": numbers,
+        }
+        (fresh / "agent.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        if target.exists():
+            os.replace(target, old)
+        os.replace(fresh, target)
+        shutil.rmtree(old, ignore_errors=True)
+        return target
+
+
+def adapted_kl_coef(kl_coef: float, kl: float, target: float) -> float:
+    """The price of KL after an update, moved towards a target.
+
+    A proportional controller in log space, as in Ziegler et al. (2019), arXiv:1909.08593, equation 3, but it rises ten
+    times as fast as it falls: a policy that has run away from the start model does not come back by itself.
+
+    Args:
+        kl_coef: The price so far.
+        kl: Nats a token, measured.
+        target: Nats a token, wanted.
+
+    Returns:
+        The new price: at most 20 % above the old one, at most 2 % below.
+    """
+    return kl_coef * (1.0 + 0.2 * min(max(kl / target - 1.0, -0.1), 1.0))
+
+
+def load(
+    folder: str | Path, *, env: Any = None, env_kwargs: Mapping[str, Any] | None = None, device: str | None = None
+) -> Agent:
+    """An agent from a run's folder, ready to predict, to be evaluated or to learn on.
+
+    Args:
+        folder: What `Agent.save` or `Agent.learn` wrote, the run or its checkpoint.
+        env: Another environment than the saved one. Needed where that one was an object or had objects as arguments.
+        env_kwargs: Arguments for it, with an id.
+        device: Where to put the policy; None chooses.
+
+    Returns:
+        The agent.
+
+    Raises:
+        ValueError: If there is no checkpoint, or it is damaged, of another version or of an unknown algorithm.
+    """
+    folder = Path(folder)
+    places = (folder / "checkpoint", folder, folder / "checkpoint.old", folder / "checkpoint.new")
+    found = next((place for place in places if (place / "agent.json").is_file()), None)
+    if found is None:
+        raise ValueError(f"Expected the folder of a run, with a checkpoint in it, got {str(folder)!r}, which has none")
+    state = read_json(found / "agent.json")
+    if state.get("format") != FORMAT:
+        raise ValueError(f"Expected a checkpoint of format {FORMAT} in {str(found)!r}, got {state.get('format')!r}")
+    try:
+        name = state["algorithm"]
+        if name not in Algorithm.known:
+            raise ValueError(
+                f"Expected a checkpoint of one of {sorted(Algorithm.known)}, got {name!r}: import the module that "
+                "defines it first"
+            )
+        algorithm = Algorithm.known[name]
+        if env is None and state["env_kwargs"] is None:
+            raise ValueError(
+                f"The environment of {str(found)!r} had arguments that cannot be saved: load(..., env=, env_kwargs=)"
+            )
+        agent = Agent(
+            algorithm,
+            Policy.from_pretrained(found / "policy", device=device),
+            state["env_id"] if env is None else env,
+            algorithm.config.of(state["config"]),
+            seed=state["seed"],
+            env_kwargs=state["env_kwargs"] if env is None else env_kwargs,
+            reference=Policy.from_pretrained(found / "reference", device=device),
+        )
+        agent.reference.requires_grad_(False)
+        _restore_optimizer(agent.optimizer, load_file(found / "optimizer.safetensors"), state["optimizer"])
+        agent.timesteps, agent.updates, agent.kl_coef = state["timesteps"], state["updates"], state["kl_coef"]
+    except (KeyError, OSError) as error:
+        raise ValueError(f"Expected a whole checkpoint in {str(found)!r}, but it is damaged: {error!r}") from error
+    return agent
+
+
+def _describe_env(
+    env: str | gym.Env[Any, Any] | TextGenVectorEnv, env_kwargs: Mapping[str, Any] | None
+) -> tuple[str | None, dict[str, Any]]:
+    """The id and arguments of an environment, so that others like it can be made."""
+    if isinstance(env, str):
+        return env, dict(env_kwargs or {})
+    if env_kwargs:
+        raise ValueError("Expected env_kwargs only with an environment id, got them with an environment object")
+    if not isinstance(env.unwrapped, (TextGenEnv, TextGenVectorEnv)):
+        raise ValueError(f"Expected a textenvs environment or the id of one, got {env!r}")
+    spec = env.unwrapped.spec
+    kwargs = {} if spec is None else dict(spec.kwargs)
+    for name in ("num_envs", "vectorization_mode", "autoreset_mode", "copy", "group_size", "render_mode", "tokenizer"):
+        kwargs.pop(name, None)
+    return (None if spec is None else spec.id), kwargs
+
+
+def _jsonable(kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """The arguments, or None where they hold objects that JSON cannot."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(kwargs))
+    except TypeError:
+        return None
+    return plain
+
+
+def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as named tensors and JSON numbers."""
+    state = optimizer.state_dict()
+    tensors, numbers = {}, {}
+    for index, entries in state["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{name}"] = value.contiguous()
+            else:
+                numbers[f"{index}.{name}"] = value
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
+    return tensors, {"numbers": numbers, "groups": groups}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
+    state = optimizer.state_dict()
+    for key, value in [*tensors.items(), *rest["numbers"].items()]:
+        index, name = key.split(".", 1)
+        state["state"].setdefault(int(index), {})[name] = value
+    for group, saved in zip(state["param_groups"], rest["groups"], strict=True):
+        group.update(saved)
+    optimizer.load_state_dict(state)
+
+
+def _progress(total: int, done: int, shown: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, initial=done, unit="token", unit_scale=True, disable=not shown, dynamic_ncols=True)
+
+
+_SHOWN = {
+    "score": "score",
+    "held_out": "held-out",
+    "kl": "KL",
+    "entropy": "entropy",
+    "response_length": "length",
+    "distinct_2": "distinct-2",
+    "tokens_per_second": "tokens/s",
+}
+
+
+def _show(bar: Any, timesteps: int, row: dict[str, float]) -> None:
+    shown = {label: f"{row[name]:.4g}" for name, label in _SHOWN.items() if name in row}
+    bar.set_postfix(shown, refresh=False)
+    bar.update(timesteps - bar.n)

@@ -1,0 +1,1 @@
+"""Measurements: one file a question, each with a command, its results in results/."""

@@ -1,0 +1,21 @@
+"""python -m benchmarks NAME --help: run one measurement."""
+
+import sys
+
+from benchmarks import sentiment
+
+COMMANDS = {"sentiment": sentiment.main}
+
+
+def main() -> None:
+    """Run one measurement."""
+    words = sys.argv[1:]
+    if not words or words[0] not in COMMANDS:
+        asked = bool(words) and words[0] in ("-h", "--help")
+        print(f"usage: python -m benchmarks {{{','.join(COMMANDS)}}} [--help]", file=sys.stdout if asked else sys.stderr)
+        raise SystemExit(0 if asked else 2)
+    COMMANDS[words[0]](words[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""The algorithms: that they learn, that their gradients are what the papers say, and that every setting does something."""
+
+import itertools
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from agents import PPO, REINFORCE, ActorCritic, collect
+from agents.evaluation import reference_log_probs
+from agents.optimization import make_optimizer
+from agents.rollout import Rollout
+from tests.agents.conftest import make_policy, word_tokenizer
+from tests.agents.test_rollout import Letters, count_good, lanes
+
+ALGORITHMS = {"ppo": PPO, "actor_critic": ActorCritic, "reinforce": REINFORCE}
+
+
+def share_of_good(example, response):
+    """1 where every word is "good"."""
+    words = response.split()
+    return sum(word == "good" for word in words) / max(len(words), 4)
+
+
+def environment(num_envs=32, payout="immediate", **kwargs):
+    return lanes(num_envs, payout, reward=share_of_good, max_new_tokens=4, **kwargs)
+
+
+def fresh_rollout(policy, num_episodes=24, payout="immediate", kl=True):
+    rollout = collect(lanes(payout=payout), policy, num_episodes, seed=0, generator=torch.Generator().manual_seed(0))
+    other = make_policy(seed=9) if kl else policy
+    return replace(rollout, ref_log_probs=reference_log_probs(other, rollout, temperature=1.0))
+
+
+@pytest.mark.parametrize("payout", ["immediate", "sparse"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_learns_to_write_good(name, payout):
+    """From a random model to nine tenths of the best score."""
+    agent = ALGORITHMS[name](
+        make_policy(spread=0.05), environment(payout=payout), learning_rate=0.01, num_envs=32, episodes_per_update=64
+    )
+    first = []
+    agent.learn(64 * 4 * 40, on_update=lambda row: first.append(row["score"]))
+    assert first[0] < 0.3
+    assert max(first[-3:]) > 0.9
+
+
+def gradient(algorithm, rollout, **settings):
+    """What one update puts into the gradients, caught before the first optimiser step of plain SGD."""
+    policy = make_policy(seed=1)
+    config = algorithm.config(max_grad_norm=1e9, **settings)
+    caught = []
+
+    class Catch(torch.optim.SGD):
+        def step(self, closure=None):
+            if not caught:
+                caught.append([one.grad.clone() for one in policy.parameters() if one.grad is not None])
+
+    algorithm.update(policy, Catch(policy.parameters(), lr=0.0), rollout, config, torch.Generator().manual_seed(0))
+    return caught[0]
+
+
+def assert_same_gradient(one, two, tolerance=1e-6):
+    scale = max(float(gradient.abs().max()) for gradient in one)
+    for first, second in zip(one, two, strict=True):
+        torch.testing.assert_close(first, second, atol=tolerance * max(scale, 1.0), rtol=1e-4)
+
+
+def test_first_gradient_of_ppo_is_that_of_actor_critic():
+    rollout = fresh_rollout(make_policy(seed=1))
+    ppo = gradient(PPO, rollout, minibatch_size=len(rollout), entropy_coef=0.1)
+    assert_same_gradient(ppo, gradient(ActorCritic, rollout, entropy_coef=0.1))
+    assert any(float(one.abs().max()) > 1e-3 for one in ppo)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_micro_batches_and_padding_change_no_gradient(name):
+    rollout = fresh_rollout(make_policy(seed=1))
+    whole = gradient(ALGORITHMS[name], rollout, **({"minibatch_size": 24} if name == "ppo" else {}))
+    for micro in (1, 5, 7):
+        cut = gradient(ALGORITHMS[name], rollout, micro_batch_size=micro, **({"minibatch_size": 24} if name == "ppo" else {}))  # fmt: skip
+        assert_same_gradient(whole, cut)
+
+    def pad(array, value=0):
+        return torch.nn.functional.pad(array, (0, 5), value=value)
+
+    padded = replace(
+        rollout,
+        input_ids=pad(rollout.input_ids, 2),
+        positions=pad(rollout.positions, 1),
+        **{
+            one: pad(getattr(rollout, one))
+            for one in ("response_mask", "rewards", "log_probs", "values", "ref_log_probs")
+        },
+    )
+    assert_same_gradient(whole, gradient(ALGORITHMS[name], padded, **({"minibatch_size": 24} if name == "ppo" else {})))
+
+
+def test_reinforce_gradient_is_the_exact_policy_gradient():
+    """Every episode of up to three tokens over the whole vocabulary, enumerated.
+
+    J = sum over episodes of p(episode) R(episode), and its gradient by autograd, against REINFORCE's own gradient on
+    all episodes at once. Without baseline and normalisation its loss is linear in the rewards, so an episode's
+    probability can be put there: the mean over episodes is then the estimator's expectation.
+    """
+    policy = make_policy(seed=1)
+    episodes = [
+        list(tokens)
+        for length in (1, 2, 3)
+        for tokens in itertools.product(range(10), repeat=length)
+        if 0 not in tokens[:-1] and (tokens[-1] == 0 or length == 3)
+    ]
+    assert len(episodes) == 1 + 9 + 9 * 9 * 10
+    size, steps, prompt = len(episodes), 3, [1, 4]
+    earned = torch.tensor([0.1, 0.0, 0.3, -0.2, 0.0, 0.5, 1.0, -0.5, 0.2, 0.0])
+    input_ids = torch.full((size, len(prompt) + steps), 2)
+    positions, mask = torch.ones(size, steps, dtype=torch.int64), torch.zeros(size, steps, dtype=torch.bool)
+    rewards = torch.zeros(size, steps)
+    for row, tokens in enumerate(episodes):
+        whole = torch.tensor(prompt + tokens)
+        input_ids[row, : len(whole)] = whole
+        positions[row, : len(tokens)] = torch.arange(len(prompt), len(whole))
+        mask[row, : len(tokens)] = True
+        rewards[row, : len(tokens)] = earned[torch.tensor(tokens)]
+
+    log_probs = policy.evaluate(input_ids, positions, mask).log_probs
+    probabilities = log_probs.sum(dim=1).exp()
+    assert float(probabilities.sum().detach()) == pytest.approx(1.0, abs=1e-5)
+    exact = torch.autograd.grad((probabilities * rewards.sum(dim=1)).sum(), list(policy.model.parameters()))
+
+    weighted = rewards * (size * probabilities.detach())[:, None]
+    none = torch.zeros(size)
+    rollout = Rollout(
+        input_ids=input_ids,
+        positions=positions,
+        response_mask=mask,
+        rewards=weighted,
+        log_probs=log_probs.detach(),
+        values=torch.zeros(size, steps),
+        terminated=torch.ones(size, dtype=torch.bool),
+        truncated=torch.zeros(size, dtype=torch.bool),
+        last_values=none,
+        group=torch.arange(size),
+        scores=none,
+        examples=torch.arange(size),
+        ref_log_probs=log_probs.detach(),
+    )
+    settings = {"baseline": "none", "normalize_advantages": False, "loss_mean": "episode", "kl_coef": 0.0}
+    estimated = gradient(REINFORCE, rollout, **settings)
+    scale = max(float(one.abs().max()) for one in exact)
+    assert scale > 1e-2
+    for one, two in zip(estimated, exact, strict=False):
+        torch.testing.assert_close(-one, two, atol=1e-5 * scale, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_setting_has_an_effect(name):
+    """Perturb each field, one at a time: weights or batch must differ after an update or two."""
+    algorithm = ALGORITHMS[name]
+    changed = {
+        "num_envs": 7,
+        "episodes_per_update": 11,
+        "learning_rate": 0.02,
+        "adam_epsilon": 0.1,
+        "max_grad_norm": 0.01,
+        "gamma": 0.5,
+        "temperature": 2.0,
+        "kl_coef": 5.0,
+        "kl_credit": "return",
+        "kl_target": 0.001,
+        "entropy_coef": 0.5,
+        "baseline": "none",
+        "normalize_advantages": False,
+        "loss_mean": "episode",
+        "gae_lambda": 0.3,
+        "value_coef": 5.0,
+        "epochs": 1,
+        "minibatch_size": 3,
+        "clip_range": 0.01,
+        "clip_range_high": 5.0,
+        "value_clip_range": 0.001,
+        "target_kl": 1e-6,
+    }
+
+    class Enough(Exception):
+        pass
+
+    kwargs = {"task": Letters(), "reward": count_good, "max_new_tokens": 6}
+
+    def run(**settings):
+        agents = []
+
+        def remember(row):
+            if agents[0].updates >= 3:
+                raise Enough
+
+        base = {"num_envs": 8, "episodes_per_update": 16, "learning_rate": 0.01, "kl_coef": 0.5}
+            if name == "ppo":
+                base |= {"epochs": 3, "target_kl": None}
+        agents.append(algorithm(make_policy(seed=1), "TextGen-v0", env_kwargs=kwargs, **{**base, **settings}))
+        with pytest.raises(Enough):
+            agents[0].learn(10**9, on_update=remember)
+        return torch.cat([parameter.detach().flatten() for parameter in agents[0].policy.parameters()])
+
+    reference = run()
+    assert torch.equal(reference, run()), "the same settings and seed give the same weights"
+    torch.testing.assert_close(run(micro_batch_size=5), reference, atol=1e-4, rtol=1e-3)
+    for one in fields(algorithm.config):
+        if one.name == "micro_batch_size":
+            continue
+        assert one.name in changed, f"no change named for {one.name}"
+        assert not torch.allclose(run(**{one.name: changed[one.name]}), reference, atol=1e-7), one.name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gamma": 1.3}, r"Expected gamma in \[0, 1\], got 1.3"),
+        ({"learning_rate": 0}, r"Expected learning_rate in \(0, inf\), got 0"),
+        ({"learning_rate": float("nan")}, "Expected learning_rate"),
+        ({"num_envs": 0}, "Expected num_envs to be at least 1, got 0"),
+        ({"kl_coef": -0.1}, "Expected kl_coef"),
+        ({"kl_credit": "nobody"}, "Expected kl_credit"),
+    ],
+)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_bad_settings_say_so(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        ALGORITHMS[name].config.of(settings)
+
+
+def test_unknown_setting_names_the_closest():
+    with pytest.raises(TypeError, match="Did you mean 'learning_rate'"):
+        PPO.config.of({"learning_rat": 0.1})
+
+
+def test_kl_price_is_paid_and_rewards_are_not_edited():
+    policy = make_policy(seed=1)
+    rollout = fresh_rollout(policy)
+    rewards = rollout.rewards.clone()
+    optimizer = make_optimizer(policy, PPO.config())
+    PPO.update(policy, optimizer, rollout, PPO.config(kl_coef=1.0), torch.Generator().manual_seed(0))
+    assert torch.equal(rollout.rewards, rewards)
+
+
+def test_word_tokenizer_is_what_the_tests_think():
+    tokens = word_tokenizer().encode(" a good").ids
+    assert tokens == [3, 6]

@@ -1,0 +1,118 @@
+"""The command line, as a user types it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from agents.__main__ import main
+
+SMALL = ["--device", "cpu", "--num-envs", "8", "--episodes-per-update", "8", "--max-new-tokens", "6", "--eval-episodes", "10"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One short run, made through the command line."""
+    folder = tmp_path_factory.mktemp("runs") / "ppo"
+    main(["train", "--total-timesteps", "150", "--output", str(folder), "--epochs", "1", "--seed", "3", *SMALL])
+    return folder
+
+
+def test_train_leaves_what_the_readme_says(run):
+    names = {path.name for path in run.iterdir()}
+    assert {"checkpoint", "metrics.jsonl", "tensorboard", "learning_curve.png", "samples.html", "summary.json"} <= names
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["timesteps"] >= 150
+    assert summary["before"]["held_out_name"] == "vader"
+    state = json.loads((run / "checkpoint" / "agent.json").read_text())
+    assert (state["config"]["epochs"], state["seed"], state["config"]["num_envs"]) == (1, 3, 8)
+
+
+def test_evaluate_and_generate_read_a_run(run, capsys):
+    main(["evaluate", "--run", str(run), "--episodes", "10", "--json", "--device", "cpu"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["episodes"] == 10
+    assert found["score_low"] <= found["score"] <= found["score_high"]
+    main(["evaluate", "--model", "tiny", "--episodes", "10", "--split", "validation", "--device", "cpu"])
+    assert "validation: score" in capsys.readouterr().out
+    main(["generate", "--run", str(run), "-n", "2", "--max-new-tokens", "5", "--device", "cpu", "Once upon a time"])
+    printed = capsys.readouterr().out
+    assert printed.count("Once upon a time") == 2
+    main(["generate", "--run", str(run), "-n", "2", "--max-new-tokens", "5", "--device", "cpu", "Once upon a time"])
+    assert capsys.readouterr().out == printed, "the same seed writes the same"
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".txt"])
+def test_a_prompts_file(tmp_path, suffix, capsys):
+    texts = [f"One day a fox named Tim number {number} went to the river and had a lot of fun there." for number in range(60)]
+    file = tmp_path / f"prompts{suffix}"
+    file.write_text("\n".join(texts if suffix == ".txt" else [json.dumps({"story": text}) for text in texts]))
+    words = ["--prompts", str(file), "--prompt-tokens", "9", "--total-timesteps", "40", *SMALL]
+    field = ["--prompt-field", "story"] if suffix == ".jsonl" else []
+    main(["train", "--algorithm", "reinforce", "--output", str(tmp_path / "run"), *words, *field])
+    assert "reinforce on TextGen-v0 (dataset)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--algorithm", "pppo"], "Expected --algorithm to be one of"),
+        (["train", "--model", "no/such/folder/here"], "Expected a bundled model"),
+        (["train", "--env", "TextGen-v9", "--device", "cpu"], "TextGen"),
+        (["train", "--reward", "sentimnt", "--device", "cpu"], "Did you mean 'sentiment'?"),
+        (["train", "--payout", "later", "--device", "cpu"], "Expected payout to be"),
+        (["train", "--payout", '{"every": 0}', "--device", "cpu"], "at least 1 token"),
+        (["train", "--payout", "{every", "--device", "cpu"], "Expected a name or JSON"),
+        (["train", "--max-new-tokens", "-3", "--device", "cpu"], "Expected max_new_tokens to be at least 1"),
+        (["train", "--prompts", "nowhere.jsonl", "--device", "cpu"], "Expected a file that can be read"),
+        (["train", "--gamma", "1.3"], "Expected gamma in [0, 1], got 1.3"),
+        (["evaluate", "--run", "nowhere"], "Expected the folder of a run"),
+        (["generate", "--model", "nowhere/at/all"], "Expected a bundled model"),
+    ],
+)
+def test_bad_input_says_what_was_expected(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code not in (0, None)
+    captured = capsys.readouterr()
+    assert message in " ".join(captured.err.split())
+    assert "Traceback" not in captured.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_is_not_written_over(run, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--output", str(run), *SMALL])
+    assert "holds another run" in capsys.readouterr().err
+
+
+def test_no_command_shows_the_commands(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 2
+    assert "train,evaluate,generate" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_ends_a_run_with_a_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    words = ["train", "--total-timesteps", "100000000", "--output", str(folder), *SMALL]
+    process = subprocess.Popen([sys.executable, "-m", "agents", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    metrics = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopped. The checkpoint of" in errors
+    assert "Traceback" not in errors
+    state = json.loads((folder / "checkpoint" / "agent.json").read_text())
+    assert state["updates"] >= 2

@@ -1,0 +1,218 @@
+"""The training loop and its checkpoints: nothing that was learned is lost."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from agents import PPO, REINFORCE, Agent, Policy, load
+from agents.training import Algorithm
+from tests.agents.conftest import make_policy
+from textenvs import RewardError
+
+SMALL = {"num_envs": 8, "episodes_per_update": 8}
+KWARGS = {"max_new_tokens": 6}
+
+
+def weights(agent):
+    return torch.cat([parameter.detach().flatten() for parameter in agent.policy.parameters()])
+
+
+def small_agent(**settings):
+    return PPO(Policy.from_pretrained("tiny", device="cpu"), "TextGen-v0", env_kwargs=KWARGS, **{**SMALL, **settings})
+
+
+def test_learn_save_load_predict(tmp_path):
+    agent = small_agent(seed=3)
+    start = weights(agent)
+    agent.learn(100, folder=tmp_path)
+    assert agent.timesteps >= 100
+    assert not torch.equal(weights(agent), start)
+    again = load(tmp_path, device="cpu")
+    assert (again.timesteps, again.updates, again.seed, again.config) == (
+        agent.timesteps, agent.updates, agent.seed, agent.config,
+    )  # fmt: skip
+    assert torch.equal(weights(again), weights(agent))
+    observation, _ = gym.make("TextGen-v0", tokenizer=again.policy.tokenizer, **KWARGS).reset(seed=0)
+    action, state = again.predict(observation, deterministic=True)
+    assert state is None
+    assert action == agent.predict(observation, deterministic=True)[0]
+    logits = again.policy.model(torch.tensor(observation["input_ids"][None, : observation["attention_mask"].sum()])).logits  # fmt: skip
+    assert action == int(logits[0, -1].argmax())
+    batch = {key: np.stack([value, value]) for key, value in observation.items()}
+    assert again.predict(batch, deterministic=True)[0].tolist() == [action, action]
+
+
+def test_a_run_that_goes_on_is_the_run_that_never_stopped(tmp_path):
+    straight, stopped = small_agent(seed=1), small_agent(seed=1)
+    rows_straight, rows_resumed = [], []
+    run(straight, 4, rows_straight)
+    run(stopped, 2, rows_resumed)
+    stopped.save(tmp_path)
+    resumed = load(tmp_path, device="cpu")
+    run(resumed, 2, rows_resumed)
+    timed = ("tokens_per_second", "seconds_policy", "seconds_environment", "seconds_reference", "seconds_update")
+    plain = [[{key: row[key] for key in row if key not in timed} for row in rows] for rows in (rows_straight, rows_resumed)]
+    assert plain[0] == plain[1]
+    assert torch.equal(weights(resumed), weights(straight))
+    assert resumed.timesteps == straight.timesteps
+
+
+class Enough(Exception):
+    pass
+
+
+def run(agent, updates, rows):
+    count = [0]
+
+    def on_update(row):
+        rows.append(row)
+        count[0] += 1
+        if count[0] == updates:
+            raise Enough
+
+    with pytest.raises(Enough):
+        agent.learn(10**9, on_update=on_update)
+
+
+def test_seeds_decide_everything():
+    rows = [[], [], []]
+    for place, seed in enumerate((5, 5, 6)):
+        run(small_agent(seed=seed), 2, rows[place])
+    assert [row["score"] for row in rows[0]] == [row["score"] for row in rows[1]]
+    assert [row["score"] for row in rows[0]] != [row["score"] for row in rows[2]]
+
+
+def test_kl_to_the_start_model_begins_at_zero():
+    rows = []
+    run(small_agent(learning_rate=0.01), 3, rows)
+    assert abs(rows[0]["kl"]) < 1e-4
+    assert rows[-1]["kl"] > 0.01
+
+
+def test_metrics_are_written_for_people_and_machines(tmp_path):
+    small_agent().learn(100, folder=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    expected = {"score", "held_out", "kl", "entropy", "response_length", "distinct_2", "tokens_per_second"}
+    assert expected <= set(rows[0])
+    assert [row["timesteps"] for row in rows] == sorted(row["timesteps"] for row in rows)
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    files = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
+    assert not files & {".bin", ".pt", ".pth", ".pkl"}, "no pickles"
+
+
+def test_a_reward_that_fails_in_mid_run_leaves_a_usable_checkpoint(tmp_path):
+    calls = [0]
+
+    def fails_later(example, response):
+        calls[0] += 1
+        return 0.5 if calls[0] < 150 else float("nan")
+
+    agent = REINFORCE(
+        Policy.from_pretrained("tiny", device="cpu"), "TextGen-v0", env_kwargs={**KWARGS, "reward": fails_later}, **SMALL
+    )
+    with pytest.raises(RewardError, match=r"'fails_later' gave nan"):
+        agent.learn(10**9, folder=tmp_path)
+    assert agent.updates > 0
+    again = load(tmp_path, env="TextGen-v0", env_kwargs=KWARGS, device="cpu")
+    assert torch.equal(weights(again), weights(agent))
+    again.learn(again.timesteps + 1)
+    with pytest.raises(ValueError, match="cannot be saved"):
+        load(tmp_path)
+
+
+def test_ctrl_c_leaves_a_checkpoint(tmp_path):
+    def interrupt(row):
+        raise KeyboardInterrupt
+
+    agent = small_agent()
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(10**9, folder=tmp_path, on_update=interrupt)
+    assert load(tmp_path, device="cpu").updates == 1
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="Expected the folder of a run"):
+        load(tmp_path)
+    agent = small_agent()
+    checkpoint = agent.save(tmp_path)
+    state = json.loads((checkpoint / "agent.json").read_text())
+    for change, message in (
+        ({"format": 99}, "format 1"),
+        ({"algorithm": "nobody"}, "checkpoint of one of"),
+    ):
+        (checkpoint / "agent.json").write_text(json.dumps({**state, **change}))
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path)
+    (checkpoint / "agent.json").write_text(json.dumps(state)[:50])
+    with pytest.raises(ValueError, match="could not be read"):
+        load(tmp_path)
+    (checkpoint / "agent.json").write_text(json.dumps(state))
+    (checkpoint / "optimizer.safetensors").unlink()
+    with pytest.raises(ValueError, match="damaged"):
+        load(tmp_path)
+
+
+def test_saving_twice_keeps_one_whole_checkpoint(tmp_path):
+    agent = small_agent()
+    agent.save(tmp_path)
+    agent.timesteps = 7
+    agent.save(tmp_path)
+    assert load(tmp_path, device="cpu").timesteps == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    # A stop between the two renames leaves the old one under its other name.
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    assert load(tmp_path, device="cpu").timesteps == 7
+
+
+def test_environments_and_policies_that_do_not_fit_are_refused():
+    policy = make_policy()
+    with pytest.raises(ValueError, match="policy's tokenizer"):
+        PPO(policy, gym.make_vec("TextGen-v0", num_envs=8, autoreset_mode="Disabled"), **SMALL).learn(10)
+    with pytest.raises(ValueError, match="Expected the agent's gamma"):
+        PPO("tiny", "TextGen-v0", env_kwargs={"payout": {"shaped": {"gamma": 0.9}}}, device="cpu", **SMALL)
+    PPO("tiny", "TextGen-v0", env_kwargs={"payout": {"shaped": {"gamma": 0.9}}}, gamma=0.9, device="cpu", **SMALL)
+    with pytest.raises(ValueError, match="textenvs environment"):
+        PPO("tiny", gym.make("CartPole-v1"), device="cpu")
+    with pytest.raises(ValueError, match="seed"):
+        PPO("tiny", seed=-1, device="cpu")
+    with pytest.raises(TypeError, match="Did you mean 'gae_lambda'"):
+        PPO("tiny", gae_lamda=0.9, device="cpu")
+
+
+def test_an_environment_object_is_as_good_as_its_id():
+    env = gym.make("TextGen-v0", payout="sparse", **KWARGS)
+    agent = PPO("tiny", env, device="cpu", **SMALL)
+    assert isinstance(agent, Agent)
+    assert agent.env.num_envs == 8
+    assert agent.env_kwargs["payout"] == "sparse"
+    assert agent.env.setting.max_new_tokens == 6
+
+
+def test_evaluate_is_reproducible_and_on_the_named_split():
+    agent = small_agent()
+    one, two = (agent.evaluate(20, split="test") for _ in range(2))
+    assert one == two
+    assert one.episodes == 20
+    assert abs(one.kl) < 1e-4
+    assert one.score_low < one.score < one.score_high
+    test = agent.make_env(1, split="test").setting.pool
+    assert one.prompts[0] == test.examples[0].prompt
+    assert agent.evaluate(20, split="validation").prompts != one.prompts
+
+
+def test_a_new_algorithm_is_a_config_and_an_update():
+    updates = []
+
+    def update(policy, optimizer, rollout, config, generator):
+        updates.append(rollout.num_tokens)
+        return {"mine": 1.0}
+
+    mine = Algorithm("mine", REINFORCE.config, update)
+    rows = []
+    run(mine("tiny", device="cpu", env_kwargs=KWARGS, **SMALL), 1, rows)
+    assert rows[0]["mine"] == 1.0
+    assert updates
+    del Algorithm.known["mine"]
