@@ -27,8 +27,8 @@ $(STAMP): pyproject.toml constraints.txt
 test: $(STAMP) ## Run the tests and the docstring examples (ARGS="-k bleu" for some of them)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal $(ARGS)
 
-demo: $(STAMP) ## Train the bundled model with PPO for a few minutes, into runs/demo
-	$(BIN)/python -m agents train --env TextGen-v0 --algorithm ppo --policy tiny --output runs/demo $(ARGS)
+demo: $(STAMP) ## Train the bundled model with PPO for about three minutes, into runs/
+	$(BIN)/python -m agents train --algorithm ppo --env TextGen-v0 --model tiny $(ARGS)
 
 check: $(STAMP) ## Lint, check the format and the types; changes nothing
 	$(BIN)/ruff check .

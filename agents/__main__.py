@@ -146,7 +146,8 @@ def train(arguments: Any) -> None:
         **settings,
     )
     parameters = sum(one.numel() for one in agent.policy.parameters())
-    print(f"{algorithm.name} on {arguments.env} ({agent.env.task.name}), {agent.policy.device}, {parameters:,} parameters")
+    where = f"{agent.policy.device}, {parameters:,} parameters"
+    print(f"{algorithm.name} on {arguments.env} ({agent.env.task.name}), {where}")
     folder.mkdir(parents=True, exist_ok=True)
     before = agent.evaluate(arguments.eval_episodes, split="test")
     print(_line("before", before))
@@ -275,7 +276,8 @@ def generate(arguments: Generate) -> None:
 def _line(label: str, found: Evaluation) -> str:
     parts = [f"{label:>10}: score {found.score:+.3f} [{found.score_low:+.3f}, {found.score_high:+.3f}]"]
     if found.held_out is not None:
-        parts.append(f"{found.held_out_name} {found.held_out:+.3f} [{found.held_out_low:+.3f}, {found.held_out_high:+.3f}]")
+        interval = f"[{found.held_out_low:+.3f}, {found.held_out_high:+.3f}]"
+        parts.append(f"{found.held_out_name} {found.held_out:+.3f} {interval}")
     if found.kl is not None:
         parts.append(f"KL {found.kl:.2f}")
     parts.append(f"distinct-2 {found.distinct_2:.3f}")
@@ -302,12 +304,16 @@ def _train_arguments(argv: Sequence[str]) -> Any:
             name = argv[place + 1]
     if name not in Algorithm.known:
         raise ValueError(f"Expected --algorithm to be one of {sorted(Algorithm.known)}, got {name!r}")
-    config = Algorithm.known[name].config
-    whole = make_dataclass(
-        "Train", [("config", tyro.conf.OmitArgPrefixes[config])], bases=(Train,), frozen=True, kw_only=True
+    config: Any = Algorithm.known[name].config
+    flat: Any = Annotated[config, tyro.conf.OmitArgPrefixes]  # its fields are options of their own, not --config.gamma
+    whole: Any = make_dataclass("Train", [("config", flat)], bases=(Train,), frozen=True, kw_only=True)
+    return tyro.cli(
+        whole,
+        args=list(argv),
+        default=whole(config=config()),
+        description=Train.__doc__,
+        prog="python -m agents train",
     )
-    # A field with no default must have one: the config's own defaults.
-    return tyro.cli(whole, args=list(argv), default=whole(config=config()), description=Train.__doc__, prog="python -m agents train")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -89,7 +89,8 @@ def update(
     tokens = mask.sum()
     for rows in torch.arange(len(rollout), device=mask.device).split(config.micro_batch_size):
         part = rollout.select(rows)
-        assert part.advantages is not None and part.returns is not None
+        assert part.advantages is not None
+        assert part.returns is not None
         now = policy.evaluate(part.input_ids, part.positions, part.response_mask, temperature=config.temperature)
         policy_loss = policy_gradient_loss(now.log_probs, part.advantages, part.response_mask, normalizer=tokens)
         critic_loss = value_loss(now.values, part.returns, part.response_mask, normalizer=tokens)

@@ -81,10 +81,9 @@ def gae(
     with torch.no_grad():
         dtype = _accurate(values.dtype)
         bootstrap = _bootstrap(last_values, terminated, truncated, response_mask, dtype)
-        rewards = torch.where(response_mask, rewards, 0).to(dtype)
         values = torch.where(response_mask, values, 0).to(dtype)
         next_values = _next_values(values, bootstrap, response_mask)
-        deltas = torch.where(response_mask, rewards + gamma * next_values - values, 0)
+        deltas = torch.where(response_mask, rewards.to(dtype) + gamma * next_values - values, 0)
         nothing = torch.zeros_like(bootstrap)
         advantages = _discounted_sum(deltas, nothing, response_mask, gamma * gae_lambda)
         return advantages, advantages + values
@@ -259,7 +258,7 @@ def leave_one_out_baseline(returns: Tensor, response_mask: Tensor, group: Tensor
             totals = zeros.index_add(0, row_group, counted)[row_group]
             counts = zeros.index_add(0, row_group, alive)[row_group]
         others = counts - alive
-        means = torch.where(response_mask & (others > 0), (totals - counted) / others.clamp(min=1), 0)
+        means = torch.where(response_mask, (totals - counted) / others.clamp(min=1), 0)
         return means.to(_accurate(returns.dtype))
 
 
@@ -283,7 +282,7 @@ def _discounted_sum(terms: Tensor, last: Tensor, mask: Tensor, discount: float) 
     carry = last
     for step in reversed(range(terms.shape[0])):
         carry = torch.addcmul(terms[step], discounts[step], carry, out=sums[step])
-    return torch.where(mask, sums.T, 0).contiguous()
+    return torch.where(mask, sums.T, 0)
 
 
 def _next_values(values: Tensor, bootstrap: Tensor, mask: Tensor) -> Tensor:

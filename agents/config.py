@@ -12,8 +12,8 @@ from typing import Any, Literal, Self
 class RunConfig:
     """Settings of a training run, whatever the algorithm."""
 
-    num_envs: int = 64
-    """Lanes: episodes played side by side."""
+    num_envs: int = 128
+    """Lanes: episodes played side by side. More than episodes_per_update are of no use."""
     episodes_per_update: int = 128
     """Episodes collected for one update; every one of them is played to its end."""
     learning_rate: float = 5e-4
@@ -28,12 +28,11 @@ class RunConfig:
     """Discount per token."""
     temperature: float = 1.0
     """What logits are divided by, in sampling and in every log-prob."""
-    kl_coef: float = 0.02
-    """Price of one nat of KL to the start model, in units of the score; the first one, where kl_target moves it. 0 turns
-    the penalty off."""
-    kl_target: float | None = 0.3
-    """How many nats a token the policy may move from the start model. The price rises by up to a fifth an update above
-    it, and falls by up to a fiftieth below. None keeps the price as it is."""
+    kl_coef: float = 0.015
+    """Price of one nat of KL to the start model, in units of the score. 0 turns the penalty off."""
+    kl_limit: float | None = 0.4
+    """How many nats a token the policy may move from the start model before the price rises, by up to a fifth an
+    update; below, it sinks back to kl_coef. Catches a policy that runs away. None keeps the price as it is."""
     kl_credit: Literal["token", "return"] = "token"
     """Who pays for a token's KL. "token": that token alone, whose gradient is then that of the KL at its own state,
     and nearly free of noise. "return": it comes off the reward (Ziegler et al. 2019), so every token before it pays
@@ -55,8 +54,8 @@ class RunConfig:
         for name in ("kl_coef", "entropy_coef"):
             self.check_number(name, low=0.0)
         self.check_number("gamma", low=0.0, high=1.0)
-        if self.kl_target is not None:
-            self.check_number("kl_target", low=0.0, open_low=True)
+        if self.kl_limit is not None:
+            self.check_number("kl_limit", low=0.0, open_low=True)
         if self.kl_credit not in ("token", "return"):
             raise ValueError(f"Expected kl_credit to be 'token' or 'return', got {self.kl_credit!r}")
 

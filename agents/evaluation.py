@@ -205,9 +205,7 @@ def evaluate(
     )
 
 
-def _tokens(
-    rollout: Rollout, policy: Policy
-) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[float, ...], ...]]:
+def _tokens(rollout: Rollout, policy: Policy) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[float, ...], ...]]:
     """The text that each token of each response adds, and its reward. A split character shows with its last token."""
     actions = rollout.input_ids.gather(1, rollout.positions).tolist()
     lengths = rollout.response_mask.sum(dim=1).tolist()

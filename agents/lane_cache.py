@@ -51,7 +51,7 @@ class _LaneLayer(CacheLayerMixin):
     is_compileable = False
 
     def __init__(self, plan: LaneCache) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._plan = plan
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -64,7 +64,8 @@ class _LaneLayer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         plan = self._plan
         if plan.write_positions.shape[1] == 1:  # one token in every lane
             column = plan.write_positions[:, 0]
@@ -89,7 +90,8 @@ class _LaneLayer(CacheLayerMixin):
             new[:, :, : kept.shape[2]] = kept
             return new
 
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         self.keys, self.values = resized(self.keys), resized(self.values)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

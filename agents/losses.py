@@ -173,8 +173,7 @@ def policy_gradient_loss(
     """
     _check_mask(mask, "log_probs", log_probs)
     _check_like("advantages", advantages, "log_probs", log_probs)
-    losses = -torch.where(mask, log_probs, 0) * torch.where(mask, advantages.detach(), 0)
-    return masked_mean(losses, mask, normalizer=normalizer)
+    return masked_mean(-torch.where(mask, log_probs, 0) * advantages.detach(), mask, normalizer=normalizer)
 
 
 def ppo_policy_loss(
@@ -295,7 +294,7 @@ def value_loss(
             raise ValueError("Expected old_values with clip_range, got None")
         _check_like("old_values", old_values, "values", values)
         old_values = old_values.detach()
-        kept = old_values + torch.where(mask, values - old_values, 0).clamp(-clip_range, clip_range)
+        kept = old_values + (values - old_values).clamp(-clip_range, clip_range)
         losses = torch.maximum(losses, 0.5 * torch.where(mask, kept - returns.detach(), 0).square())
     return masked_mean(losses, mask, normalizer=normalizer)
 

@@ -82,16 +82,16 @@ class MetricsLog:
     def __init__(self, folder: Path, wandb_project: str | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        wandb: Any = None
+        self._wandb: Any = None
         if wandb_project is not None:
             try:
                 import wandb
             except ImportError as error:
                 raise ImportError('Weights & Biases is not installed: pip install "textenvs[wandb]"') from error
+            self._wandb = wandb.init(project=wandb_project, dir=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._tensorboard: Any = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
-        self._wandb = None if wandb is None else wandb.init(project=wandb_project, dir=str(folder))
+        self._tensorboard: Any = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, timesteps: int, row: Mapping[str, float]) -> None:
         """Write one row.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,9 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"Expected a device that this machine has (cpu, cuda, mps), got {device!r}: {error}") from error
+        raise ValueError(
+            f"Expected a device that this machine has (cpu, cuda, mps), got {device!r}: {error}"
+        ) from error
     return chosen
 
 
@@ -126,8 +129,8 @@ class Policy(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         allowed = torch.arange(head.out_features, device=model.device) < vocab_size
-        self.register_buffer("_allowed", allowed, persistent=False)
-        self._all_allowed = vocab_size == head.out_features
+        # None where every logit belongs to a token.
+        self._allowed: Tensor | None = None if vocab_size == head.out_features else allowed
         self.eval()
         self._check_head()
         self._cacheable = self._check_cache()
@@ -151,8 +154,10 @@ class Policy(nn.Module):
         source = str(BUNDLED_MODELS.get(str(name_or_folder), name_or_folder))
         chosen = choose_device(device)
         local = os.path.isdir(source)
-        if not local and (os.sep in source.strip(os.sep) and not _looks_like_hub_id(source)):
-            raise ValueError(f"Expected a bundled model {list(BUNDLED_MODELS)}, a folder or a hub id, got {source!r}: no such folder")
+        if not local and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source):
+            raise ValueError(
+                f"Expected a bundled model {list(BUNDLED_MODELS)}, a folder or a hub id, got {source!r}: no such folder"
+            )
         if local and not (Path(source) / "config.json").is_file():
             raise ValueError(f"Expected a model folder with a config.json, got {source!r}, which has none")
         try:
@@ -162,9 +167,12 @@ class Policy(nn.Module):
                 )
                 tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
-            kind = "folder" if local else "hub id (is the network up?)"
-            raise ValueError(f"Expected a causal language model that loads from safetensors, got the {kind} {source!r}: {error}") from error
-        policy = cls(model.to(chosen), tokenizer)
+            kind = "the folder" if local else f"no such folder or bundled model {list(BUNDLED_MODELS)}, so the hub id"
+            raise ValueError(
+                f"Expected a causal language model that loads from safetensors, got {kind} {source!r}: {error}"
+            ) from error
+        nn.Module.to(model, chosen)
+        policy = cls(model, tokenizer)
         value_head = Path(source) / _VALUE_HEAD_FILE
         if value_head.is_file():
             policy.value_head.load_state_dict(load_file(value_head, device=str(chosen)))
@@ -252,7 +260,7 @@ class Policy(nn.Module):
         """
         head = self.model.get_output_embeddings()
         logits = head(hidden).float() / temperature
-        if not self._all_allowed:
+        if self._allowed is not None:
             logits = logits.masked_fill(~self._allowed, -torch.inf)
         log_probs = torch.log_softmax(logits, dim=-1)
         if deterministic:
@@ -325,7 +333,7 @@ class Policy(nn.Module):
             head.bias,
             input_ids[rows, places],
             temperature=temperature,
-            allowed=None if self._all_allowed else self._allowed,
+            allowed=self._allowed,
             entropy=entropy,
         )
         values = self.value_head(hidden.float())[:, 0]
@@ -364,16 +372,11 @@ class Policy(nn.Module):
                     raise ValueError("its cached states differ from a full forward pass")
         except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, IndexError) as error:
             transformers_logging.get_logger("agents").warning(
-                f"{type(self.model).__name__} does not run on the lane cache ({error}): every step reads the whole text "
-                "again, which is right, and slow."
+                f"{type(self.model).__name__} does not run on the lane cache ({error}): every step reads the whole "
+                "text again, which is right, and slow."
             )
             return False
         return True
-
-
-def _looks_like_hub_id(source: str) -> bool:
-    parts = source.split("/")
-    return len(parts) == 2 and all(parts) and not source.startswith((".", "~", "/"))
 
 
 class _quiet_loading:

@@ -112,7 +112,8 @@ def update(
             tokens = mask[minibatch].sum()
             for rows in minibatch.split(config.micro_batch_size):
                 part = rollout.select(rows)
-                assert part.advantages is not None and part.returns is not None
+                assert part.advantages is not None
+                assert part.returns is not None
                 now = policy.evaluate(
                     part.input_ids, part.positions, part.response_mask, temperature=config.temperature
                 )

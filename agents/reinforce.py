@@ -34,7 +34,7 @@ class REINFORCEConfig(RunConfig):
     """Settings of REINFORCE."""
 
     baseline: Literal["none", "batch_mean", "leave_one_out"] = "batch_mean"
-    """What is taken off the return: nothing, the mean of the batch at the same token position, or that of the others."""
+    """What is taken off the return: nothing, the mean return at the same token position, or that of the others."""
     normalize_advantages: bool = True
     """Divide advantages by their standard deviation over the batch."""
     loss_mean: Literal["token", "episode"] = "token"

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
@@ -94,7 +95,7 @@ class Rollout:
         Returns:
             A rollout of those episodes, in that order.
         """
-        picked = {
+        picked: dict[str, Any] = {
             one.name: value[rows] for one in fields(self) if isinstance(value := getattr(self, one.name), Tensor)
         }
         steps = max(int(picked["response_mask"].sum(dim=1).max()), 1)
@@ -154,7 +155,7 @@ def collect(
     recorder = _Recorder(env, num_episodes)
     num_lanes = env.num_envs
     rows = np.arange(num_lanes)  # the lanes that the policy still computes
-    context = policy.context(num_lanes, env.single_observation_space["input_ids"].shape[0])
+    context = policy.context(num_lanes, _max_length(env))
     seconds = {"policy": 0.0, "environment": 0.0}
     started = time.perf_counter()
 
@@ -162,7 +163,7 @@ def collect(
     begun = int(playing.sum())
     options: dict[str, Any] = {} if examples is None else {"example": _padded(examples[:begun], num_lanes)}
     observation, infos = env.reset(seed=seed, options=options)  # lanes that do not play are reset too, and idle
-    recorder.begin(np.flatnonzero(playing), np.arange(begun), observation, infos)
+    recorder.begin(np.flatnonzero(playing), np.arange(begun), infos)
     while playing.any():
         if playing[rows].mean() <= 0.5:  # the tail: stop computing lanes that have nothing left to do
             kept = np.flatnonzero(playing[rows])
@@ -177,7 +178,7 @@ def collect(
         seconds["policy"] += (now := time.perf_counter()) - started
 
         observation, rewards, terminated, truncated, infos = env.step(actions)
-        recorder.step(playing, rows, actions, step.log_probs, step.values, rewards)
+        recorder.step(playing, rows, lengths, step.log_probs, step.values, rewards)
         over = playing & (terminated | truncated)
         if over.any():
             lanes = np.flatnonzero(over)
@@ -194,7 +195,7 @@ def collect(
                 if examples is not None:
                     options["example"] = np.asarray(examples)[episodes]
                 observation, infos = env.reset(options=options)
-                recorder.begin(lanes, episodes, observation, infos)
+                recorder.begin(lanes, episodes, infos)
                 context.reset(np.flatnonzero(np.isin(rows, lanes)))
                 playing[lanes] = True
                 begun += len(lanes)
@@ -206,7 +207,7 @@ class _Recorder:
     """Where an episode's steps are written while lanes move on. Rows are episodes, in the order they began."""
 
     def __init__(self, env: TextGenVectorEnv, num_episodes: int) -> None:
-        length = env.single_observation_space["input_ids"].shape[0]
+        length = _max_length(env)
         steps = env.setting.max_new_tokens
         self._group_size = env.group_size
         self._input_ids = np.full((num_episodes, length), env.tokenizer.pad_token_id, dtype=np.int64)
@@ -223,17 +224,13 @@ class _Recorder:
         self._episode = np.zeros(env.num_envs, dtype=np.int64)  # which episode each lane is playing
         self.turns = np.zeros(env.num_envs, dtype=np.int64)  # how many each lane has begun
         self._steps = np.zeros(env.num_envs, dtype=np.int64)
-        self._ends = np.zeros(env.num_envs, dtype=np.int64)  # where each lane's row ends
         self._recorded = 0
         self._log_probs: list[Tensor] = []
         self._values: list[Tensor] = []
 
-    def begin(
-        self, lanes: NDArray[np.intp], episodes: NDArray[np.intp], observation: dict[str, Any], infos: dict[str, Any]
-    ) -> None:
+    def begin(self, lanes: NDArray[np.intp], episodes: NDArray[np.intp], infos: dict[str, Any]) -> None:
         self._episode[lanes] = episodes
         self._steps[lanes] = 0
-        self._ends[lanes] = observation["attention_mask"][lanes].sum(axis=1, dtype=np.int64)
         self._examples[episodes] = infos["example"][lanes]
         # Lanes of a group play the same examples in the same order: (group, turn) names an example drawn.
         self._group[episodes] = lanes // self._group_size + self.turns[lanes] * len(self.turns)
@@ -243,7 +240,7 @@ class _Recorder:
         self,
         playing: NDArray[np.bool_],
         rows: NDArray[np.intp],
-        actions: NDArray[np.int64],
+        lengths: NDArray[np.int64],
         log_probs: Tensor,
         values: Tensor,
         rewards: NDArray[np.float64],
@@ -251,12 +248,11 @@ class _Recorder:
         place = np.flatnonzero(playing[rows])
         lanes = rows[place]
         episodes, steps = self._episode[lanes], self._steps[lanes]
-        self._positions[episodes, steps] = self._ends[lanes]
+        self._positions[episodes, steps] = lengths[place]  # an action is written at its row's end
         self._mask[episodes, steps] = True
         self._rewards[episodes, steps] = rewards[lanes]
         self._source[episodes, steps] = self._recorded + place
         self._steps[lanes] += 1
-        self._ends[lanes] += 1
         self._recorded += len(rows)
         self._log_probs.append(log_probs)
         self._values.append(values)
@@ -309,6 +305,14 @@ class _Recorder:
             examples=tensor(self._examples),
             seconds=seconds,
         )
+
+
+def _max_length(env: TextGenVectorEnv) -> int:
+    space = env.single_observation_space
+    assert isinstance(space, spaces.Dict)
+    shape = space["input_ids"].shape
+    assert shape is not None
+    return shape[0]
 
 
 def _padded(examples: Sequence[int], size: int) -> NDArray[np.int64]:

@@ -109,7 +109,7 @@ class Agent:
     Attributes:
         timesteps: Tokens played so far.
         updates: Updates made so far.
-        kl_coef: The price of KL now, which `config.kl_target` moves.
+        kl_coef: The price of KL now, which `config.kl_limit` may raise.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Agent:
             ValueError: If the agent was made with an environment object, which has no id to make another from.
         """
         if self.env_id is None:
-            raise ValueError("Expected an agent that was made with an environment id, got one with an environment object")
+            raise ValueError("Expected an agent made with an environment's id, got one made with an environment object")
         envs = gym.make_vec(
             self.env_id,
             num_envs=num_envs,
@@ -256,8 +256,9 @@ class Agent:
         self.updates += 1
         self.timesteps += rollout.num_tokens
         row["kl_coef"] = self.kl_coef
-        if config.kl_target is not None:
-            self.kl_coef = adapted_kl_coef(self.kl_coef, row["kl"] * len(rollout) / rollout.num_tokens, config.kl_target)
+        if config.kl_limit is not None:
+            kl = row["kl"] * len(rollout) / rollout.num_tokens
+            self.kl_coef = max(self.config.kl_coef, adapted_kl_coef(self.kl_coef, kl, config.kl_limit))
         row.update(
             {
                 "learning_rate": self.optimizer.param_groups[0]["lr"],
@@ -362,21 +363,21 @@ class Agent:
         return target
 
 
-def adapted_kl_coef(kl_coef: float, kl: float, target: float) -> float:
-    """The price of KL after an update, moved towards a target.
+def adapted_kl_coef(kl_coef: float, kl: float, limit: float) -> float:
+    """The price of KL after an update: higher above the limit, lower below it.
 
-    A proportional controller in log space, as in Ziegler et al. (2019), arXiv:1909.08593, equation 3, but it rises ten
-    times as fast as it falls: a policy that has run away from the start model does not come back by itself.
+    The proportional controller in log space of Ziegler et al. (2019), arXiv:1909.08593, section 2.2, but it rises
+    faster than it falls: a policy that has run away from the start model does not come back by itself.
 
     Args:
         kl_coef: The price so far.
         kl: Nats a token, measured.
-        target: Nats a token, wanted.
+        limit: Nats a token, allowed.
 
     Returns:
-        The new price: at most 20 % above the old one, at most 2 % below.
+        The new price: at most 20 % above the old one, at most 4 % below.
     """
-    return kl_coef * (1.0 + 0.2 * min(max(kl / target - 1.0, -0.1), 1.0))
+    return kl_coef * (1.0 + 0.2 * min(max(kl / limit - 1.0, -0.2), 1.0))
 
 
 def load(

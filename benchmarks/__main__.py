@@ -12,7 +12,8 @@ def main() -> None:
     words = sys.argv[1:]
     if not words or words[0] not in COMMANDS:
         asked = bool(words) and words[0] in ("-h", "--help")
-        print(f"usage: python -m benchmarks {{{','.join(COMMANDS)}}} [--help]", file=sys.stdout if asked else sys.stderr)
+        usage = f"usage: python -m benchmarks {{{','.join(COMMANDS)}}} [--help]"
+        print(usage, file=sys.stdout if asked else sys.stderr)
         raise SystemExit(0 if asked else 2)
     COMMANDS[words[0]](words[1:])
 

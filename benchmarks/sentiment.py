@@ -4,7 +4,7 @@ Every algorithm, both payouts, several seeds, with the KL penalty (the default) 
 judged on prompts that were held out, by `sentiment` and by a metric that was never trained on (`vader`), with KL to
 the start model and distinct-2 beside them: what a high score has cost.
 
-    python -m benchmarks sentiment --model ../shared/models/stories260K --prompts ../shared/data/tinystories/stories.jsonl
+    python -m benchmarks sentiment --model path/to/stories260K --prompts path/to/tinystories/stories.jsonl
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Arguments:
     jobs: int = 2
     """Runs at a time, one thread each."""
     output: Path = RESULTS / "sentiment"
-    """Where the results go: a .jsonl file and a .md table of this name. Runs that are already there are not repeated."""
+    """Where results go: a .jsonl file and a .md table of this name. Runs that are already there are not repeated."""
     only: str | None = None
     """Used by the command itself: one run, as JSON."""
 
@@ -123,11 +123,13 @@ def table(rows: list[dict[str, Any]], command: str) -> str:
         "",
         f"    {command}",
         "",
-        f"CPU, {platform.machine()}, one thread a run; torch {torch.__version__}. Score: `sentiment`, trained on. Held-out",
-        "metric: `vader`, the compound score, never trained on. KL: nats a response, to the start model. Distinct-2:",
-        "distinct word bigrams over all bigrams of the held-out continuations, and its share of the start model's.",
+        f"CPU, {platform.machine()}, one thread a run, two runs at a time on two cores; torch {torch.__version__}.",
+        "Score: `sentiment`, trained on. Held-out metric: `vader`, the compound score, never trained on. KL: nats a",
+        "response, to the start model. Distinct-2: distinct word bigrams over all bigrams of the continuations,",
+        "and its share of the start model's. Seconds: of training.",
         "",
-        "| algorithm | payout | KL penalty | seed | score before | after | vader before | after | KL | distinct-2 | share | seconds |",
+        "| algorithm | payout | KL penalty | seed | score before | after | vader before | after | KL | distinct-2 "
+        "| share | seconds |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
 
@@ -142,11 +144,12 @@ def table(rows: list[dict[str, Any]], command: str) -> str:
 
     keys = sorted({(not row["kl_penalty"], row["algorithm"], row["payout"]) for row in rows})
     means = []
-    for off, algorithm, payout in keys:
-        group = [row for row in rows if (not row["kl_penalty"], row["algorithm"], row["payout"]) == (off, algorithm, payout)]
+    for key in keys:
+        group = [row for row in rows if (not row["kl_penalty"], row["algorithm"], row["payout"]) == key]
         lines += [line(row, str(row["seed"])) for row in sorted(group, key=lambda row: row["seed"])]
-        numbers = [key for key, value in group[0].items() if isinstance(value, float)]
-        means.append(line({**group[0], **{key: float(np.mean([row[key] for row in group])) for key in numbers}}, "mean"))
+        numbers = [name for name, value in group[0].items() if isinstance(value, float)]
+        mean = {name: float(np.mean([row[name] for row in group])) for name in numbers}
+        means.append(line({**group[0], **mean}, "mean"))
     return "\n".join([*lines, *means]) + "\n"
 
 
@@ -185,8 +188,8 @@ def main(argv: Sequence[str]) -> None:
                 rows.append(json.loads(output.strip().splitlines()[-1]))
                 with file.open("a") as opened:
                     opened.write(json.dumps(rows[-1]) + "\n")
-                row = {key: rows[-1][key] for key in ("algorithm", "payout", "kl_penalty", "seed", "held_out_after", "seconds")}
-                print(row, flush=True)
+                shown = ("algorithm", "payout", "kl_penalty", "seed", "held_out_after", "kl", "seconds")
+                print({key: rows[-1][key] for key in shown}, flush=True)
         time.sleep(0.5)
     command = "python -m benchmarks sentiment " + " ".join(argv)
     arguments.output.with_suffix(".md").write_text(table(rows, command.strip()))

@@ -6,7 +6,7 @@
 """
 
 from textenvs.datasets import Dataset, load_dataset
-from textenvs.env import TextGenEnv
+from textenvs.env import TextGenEnv, encoder_decoder
 from textenvs.registration import list_envs, register_envs
 from textenvs.rewards import Reward, RewardError, list_rewards, make_reward, register_reward
 from textenvs.tasks import Example, Task, list_tasks, make_task, register_task
@@ -27,6 +27,7 @@ __all__ = [
     "TextGenEnv",
     "TextGenVectorEnv",
     "Tokenizer",
+    "encoder_decoder",
     "list_envs",
     "list_rewards",
     "list_tasks",

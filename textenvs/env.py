@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import operator
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -15,11 +16,11 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from textenvs import render as views
-from textenvs.lanes import Lanes, Pool, build_pools, check_count, seeds_of
+from textenvs.lanes import Lanes, Pool, PromptEncoder, build_pools, check_count, reply_room, seeds_of
 from textenvs.rewards import make_reward
 from textenvs.rewards.base import Reward
 from textenvs.tasks import SPLITS, Example, Task, make_task
-from textenvs.tokenizer import Tokenizer, fingerprint, make_tokenizer
+from textenvs.tokenizer import Tokenizer, make_tokenizer
 
 RENDER_MODES = ("ansi", "human", "rgb_array")
 
@@ -36,6 +37,9 @@ class Setting:
         reward: The score.
         payout: When it is paid, as the user wrote it.
         max_new_tokens: The budget of an episode, in actions.
+        min_new_tokens: How many tokens an episode has before EOS or a stop sequence ends it.
+        stop: Texts that end an episode, or None.
+        action_mask: What the agent may say, as the user wrote it, or None.
         split: Which examples.
         pool: Those examples, tokenised.
         success_score: From which score on an ended episode is a success, or None.
@@ -47,6 +51,9 @@ class Setting:
     reward: Reward
     payout: Any
     max_new_tokens: int
+    min_new_tokens: int
+    stop: tuple[str, ...] | None
+    action_mask: Any
     split: str
     pool: Pool
     success_score: float | None
@@ -63,6 +70,10 @@ class Setting:
         split: str,
         max_prompt_length: int | None,
         truncation_side: str | None,
+        min_new_tokens: int,
+        stop: str | Sequence[str] | None,
+        action_mask: Any,
+        chat_template: bool,
         render_mode: str | None,
     ) -> Setting:
         """Look every name up. See `TextGenEnv` for the arguments and errors."""
@@ -75,10 +86,29 @@ class Setting:
         made_reward = make_reward(found.default_reward if reward is None else reward)
         budget = found.default_max_new_tokens if max_new_tokens is None else max_new_tokens
         check_count("max_new_tokens", budget)
+        check_count("min_new_tokens", min_new_tokens, least=0)
+        if min_new_tokens > budget:
+            raise ValueError(f"Expected min_new_tokens to be at most max_new_tokens={budget}, got {min_new_tokens}")
+        if isinstance(stop, str):
+            stop = (stop,)
+        if found.max_turns > 1:
+            if min_new_tokens or stop is not None:
+                raise ValueError(
+                    f"Expected no min_new_tokens and no stop in task {found.name!r}, whose turns end with EOS alone, "
+                    f"got {min_new_tokens} and {stop!r}"
+                )
+            if not chat_template and not hasattr(made_tokenizer, "encode_response"):
+                raise ValueError(
+                    f"Expected a tokenizer with encode_response(text), which makes tokens of the replies of task "
+                    f"{found.name!r}, got {made_tokenizer!r}"
+                )
+        if action_mask == "task" and type(found).allowed is Task.allowed:
+            raise ValueError(f"Expected a task that says what is allowed for action_mask='task', got {found.name!r}")
         if max_prompt_length is None:
             max_prompt_length = found.max_prompt_tokens
         side = found.truncation_side if truncation_side is None else truncation_side
-        pools = _pools(task, found, made_tokenizer, max_prompt_length, side)
+        encoder = PromptEncoder(made_tokenizer, max_prompt_length, side, chat_template)
+        pools = _pools(task, found, encoder)
         if split not in pools:
             raise ValueError(f"Expected a split of task {found.name!r} that has examples, {list(pools)}, got {split!r}")
         is_default = reward is None or reward == found.default_reward
@@ -88,6 +118,9 @@ class Setting:
             reward=made_reward,
             payout=payout,
             max_new_tokens=budget,
+            min_new_tokens=min_new_tokens,
+            stop=None if stop is None else tuple(stop),
+            action_mask=action_mask,
             split=split,
             pool=pools[split],
             success_score=found.success_score if is_default else None,
@@ -98,18 +131,22 @@ class Setting:
         """`num_lanes` fresh lanes of this setting."""
         return Lanes(
             num_lanes,
+            self.task,
             self.pool,
             self.tokenizer,
             self.reward,
             self.payout,
             self.max_new_tokens,
-            self.success_score,
+            min_new_tokens=self.min_new_tokens,
+            stop=self.stop,
+            action_mask=self.action_mask,
+            success_score=self.success_score,
             keep_rewards=self.render_mode is not None,
         )
 
-    def observation_space(self) -> spaces.Dict:
+    def observation_space(self) -> spaces.Space[Any]:
         """`input_ids`, `attention_mask` and `response_mask`, each `(max_length,)`."""
-        shape = (self.pool.prompts.shape[1] + self.max_new_tokens,)
+        shape = (self.pool.prompts.shape[1] + self.max_new_tokens + reply_room(self.task, self.max_new_tokens),)
         return spaces.Dict(
             {
                 "input_ids": spaces.Box(0, self.tokenizer.vocab_size - 1, shape, np.int32),
@@ -127,15 +164,14 @@ _POOL_CACHE: OrderedDict[Any, dict[str, Pool]] = OrderedDict()
 _POOL_CACHE_SIZE = 8
 
 
-def _pools(
-    name: Any, task: Task, tokenizer: Tokenizer, max_prompt_length: int | None, truncation_side: str
-) -> dict[str, Pool]:
+def _pools(name: Any, task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
     """The pools of a task; those of a task that was given by name are shared, since nothing can change them."""
     if not isinstance(name, str):
-        return build_pools(task, tokenizer, max_prompt_length, truncation_side)
-    key = (name, type(task), fingerprint(tokenizer), max_prompt_length, truncation_side)
+        return build_pools(task, encoder)
+    # By the tokenizer's identity, which the pools keep alive: two with one vocabulary may still cut a text differently.
+    key = (name, id(encoder.tokenizer), encoder.max_length, encoder.truncation_side, encoder.chat_template)
     if key not in _POOL_CACHE:
-        _POOL_CACHE[key] = build_pools(task, tokenizer, max_prompt_length, truncation_side)
+        _POOL_CACHE[key] = build_pools(task, encoder)
         if len(_POOL_CACHE) > _POOL_CACHE_SIZE:
             _POOL_CACHE.popitem(last=False)
     _POOL_CACHE.move_to_end(key)
@@ -143,7 +179,7 @@ def _pools(
 
 
 def segments(lanes: Lanes, lane: int) -> list[views.Segment]:
-    """What one lane has to show: its prompt and each token of its response, with the reward that each was paid.
+    """What one lane has to show: its prompt, each token of the agent with the reward that it was paid, and replies.
 
     Args:
         lanes: Lanes that keep rewards.
@@ -152,14 +188,21 @@ def segments(lanes: Lanes, lane: int) -> list[views.Segment]:
     Returns:
         Segments for `textenvs.render`.
     """
-    prompt_ids = lanes.input_ids[lane][(lanes.attention_mask[lane] == 1) & (lanes.response_mask[lane] == 0)]
-    prompt = b"".join([lanes.tokenizer.pieces[token] for token in prompt_ids.tolist()])
+    pieces = lanes.tokenizer.pieces
+    ids = lanes.input_ids[lane, : lanes.length[lane]].tolist()
+    begin = int(lanes.prompt_length[lane])
+    prompt = b"".join([pieces[token] for token in ids[:begin]])
     shown = [views.Segment(prompt.decode("utf-8", "replace").removeprefix(" "), "prompt", None)]
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character shows with the token that completes it
-    for step, token in enumerate(lanes.response_ids(lane)):
-        piece = lanes.tokenizer.pieces[token]
+    step = 0
+    for token, mine in zip(ids[begin:], lanes.response_mask[lane, begin:].tolist(), strict=False):
+        text = decoder.decode(pieces[token])
+        if not mine:
+            shown.append(views.Segment(text, "environment", None, special=not pieces[token]))
+            continue
         reward = None if lanes.token_rewards is None else float(lanes.token_rewards[lane, step])
-        shown.append(views.Segment(decoder.decode(piece), "response", reward, special=not piece))
+        shown.append(views.Segment(text, "response", reward, special=not pieces[token]))
+        step += 1
     return shown
 
 
@@ -190,8 +233,9 @@ class TextGenEnv(gym.Env[Observation, Any]):
       right-padded. `response_mask` marks the tokens that the agent wrote.
     - **Reward**: the score of the growing response, paid as the payout says; a Python float.
     - **End**: `terminated` at EOS or when `max_new_tokens` are spent. `truncated` is always False.
+      In a task of several turns, EOS ends a turn, and what the task replies joins the observation.
     - **Info**: always `score` (as far as the payout has asked for it), `is_success`, `response_length`, `example`,
-      and `score/NAME` for each part of a combined reward.
+      and `score/NAME` for each part of a combined reward, and `action_mask` where one was asked for.
 
     Args:
         task: A registered name, `{name: {argument: value}}`, or a `Task`.
@@ -203,6 +247,14 @@ class TextGenEnv(gym.Env[Observation, Any]):
         split: "train", "validation" or "test".
         max_prompt_length: Cut prompts to this many tokens; None is the task's own, which may be no cut.
         truncation_side: Which end a cut takes away, "left" or "right"; None is the task's own.
+        min_new_tokens: How many tokens a response has before EOS or a stop sequence ends it. An EOS that comes earlier
+            is written like any other special token (and masked, see `action_mask`).
+        stop: A text, or several: the token that completes one in the response ends the episode. It stays in the text.
+        action_mask: What the agent may say, as a list of texts, `{"regex": pattern}` (see `textenvs.automata.Regex`) or
+            "task", what the task allows. Infos then have `action_mask`, `(vocab_size,)` int8, 1 where a token may come
+            next. The environment takes the others, too: then nothing but EOS is left. With `min_new_tokens` and
+            without this, the mask is there and forbids EOS alone.
+        chat_template: Whether prompts (and replies) go through the chat template of the tokenizer, which must have one.
         render_mode: None, "ansi", "human" or "rgb_array".
 
     Raises:
@@ -218,7 +270,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
         ['example', 'is_success', 'response_length', 'score']
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 10}
+    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # noqa: RUF012 - as in gym.Env
 
     def __init__(
         self,
@@ -230,16 +282,53 @@ class TextGenEnv(gym.Env[Observation, Any]):
         split: str = "train",
         max_prompt_length: int | None = None,
         truncation_side: str | None = None,
+        min_new_tokens: int = 0,
+        stop: str | Sequence[str] | None = None,
+        action_mask: Any = None,
+        chat_template: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        self.setting = Setting.resolve(
-            task, reward, payout, tokenizer, max_new_tokens, split, max_prompt_length, truncation_side, render_mode
+        setting = Setting.resolve(
+            task=task,
+            reward=reward,
+            payout=payout,
+            tokenizer=tokenizer,
+            max_new_tokens=max_new_tokens,
+            split=split,
+            max_prompt_length=max_prompt_length,
+            truncation_side=truncation_side,
+            min_new_tokens=min_new_tokens,
+            stop=stop,
+            action_mask=action_mask,
+            chat_template=chat_template,
+            render_mode=render_mode,
         )
-        self.render_mode = render_mode
-        self.observation_space = self.setting.observation_space()
-        self.action_space = self.setting.action_space()
-        self._lanes = self.setting.lanes(1)
-        self._begun = False
+        self._show(setting, setting.lanes(1), 0)
+
+    @classmethod
+    def of_lane(cls, setting: Setting, lanes: Lanes, lane: int) -> TextGenEnv:
+        """One of many lanes, as an environment of its own: what `TextGenVectorEnv.call` calls.
+
+        Args:
+            setting: What the lanes were made of.
+            lanes: The lanes.
+            lane: Which one.
+
+        Returns:
+            An environment that moves when the lane does, and moves the lane when it is stepped or reset.
+        """
+        env = cls.__new__(cls)
+        env._show(setting, lanes, lane)
+        return env
+
+    def _show(self, setting: Setting, lanes: Lanes, lane: int) -> None:
+        self.setting = setting
+        self.render_mode = setting.render_mode
+        self.observation_space = setting.observation_space()
+        self.action_space = setting.action_space()
+        self._lanes = lanes
+        self._lane = lane
+        self._rows = np.array([lane])
         self._largest_reward = 0.0
 
     @property
@@ -256,13 +345,13 @@ class TextGenEnv(gym.Env[Observation, Any]):
     def example(self) -> Example:
         """The example of this episode."""
         self._check_begun()
-        return self._lanes.example(0)
+        return self._lanes.example(self._lane)
 
     @property
     def response(self) -> str:
-        """What the agent has written in this episode, special tokens left out."""
+        """What the agent has written in this episode, as the reward reads it."""
         self._check_begun()
-        return self._lanes.response(0)
+        return self._lanes.response(self._lane)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -271,23 +360,22 @@ class TextGenEnv(gym.Env[Observation, Any]):
 
         Args:
             seed: Decides every episode from here on; None goes on in the present stream.
-            options: `{"example": index}` names the example, by its place in the split.
+            options: `{"example": index}` names the example by its place in the split; `{"example": Example(...)}` gives
+                one that need not be in any, whose place in the info is then -1.
 
         Returns:
             The observation (the prompt) and the info.
 
         Raises:
-            ValueError: If an option is unknown or the example is not in the split.
+            ValueError: If an option is unknown, the example is not in the split or its prompt is too long.
         """
         super().reset(seed=seed)
-        if seed is not None or not self._begun:
-            assert self.np_random_seed is not None
-            self._lanes.seed(self._lanes.all, seeds_of(self.np_random_seed, 1))
-        self._lanes.reset(self._lanes.all, chosen_examples(options, self._lanes, 1))
-        self._begun = True
+        if seed is not None or not self._lanes.begun[self._lane]:
+            self._lanes.seed(self._rows, seeds_of(self.np_random_seed, 1))
+        self._lanes.reset(self._rows, chosen_examples(options, self._lanes, 1))
         self._largest_reward = 0.0
         if self.render_mode == "human":
-            print(views.ansi(segments(self._lanes, 0)), end="", flush=True)
+            print(views.ansi(segments(self._lanes, self._lane)), end="", flush=True)
         return self._observation(), self._info()
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -306,19 +394,20 @@ class TextGenEnv(gym.Env[Observation, Any]):
             RewardError: If the reward fails.
         """
         self._check_begun()
-        lanes = self._lanes
-        if lanes.terminated[0]:
+        lanes, lane = self._lanes, self._lane
+        if lanes.terminated[lane]:
             raise ResetNeeded("This episode is over: call env.reset() before the next env.step().")
         try:
             token = operator.index(action.item() if isinstance(action, np.ndarray) else action)
         except (TypeError, ValueError) as error:
             raise TypeError(f"Expected an action to be one token id, a whole number, got {action!r}") from error
-        reward = float(lanes.step(lanes.all, np.array([token], dtype=np.int64))[0])
-        terminated = bool(lanes.terminated[0])
+        before = int(lanes.length[lane])
+        reward = float(lanes.step(self._rows, np.array([token], dtype=np.int64))[0])
+        terminated = bool(lanes.terminated[lane])
         if self.render_mode == "human":
             self._largest_reward = max(self._largest_reward, abs(reward))
-            latest = segments(lanes, 0)[-1:]
-            print(views.ansi(latest, scale=self._largest_reward), end="\n" if terminated else "", flush=True)
+            latest = segments(lanes, lane)[before - int(lanes.length[lane]) :]
+            print(views.ansi(latest, scale=self._largest_reward or None), end="\n" if terminated else "", flush=True)
         return self._observation(), reward, terminated, False, self._info()
 
     def render(self) -> Any:
@@ -337,55 +426,113 @@ class TextGenEnv(gym.Env[Observation, Any]):
         self._check_begun()
         if self.render_mode == "human":
             return None
-        return render_lane(self._lanes, 0, self.render_mode, self.task.name)
+        return render_lane(self._lanes, self._lane, self.render_mode, self.task.name)
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which tokens may come next, as sb3-contrib's MaskablePPO asks for it.
+
+        Returns:
+            `(vocab_size,)` bool; all True where nothing was masked.
+
+        Raises:
+            ResetNeeded: If no episode has begun.
+        """
+        self._check_begun()
+        masks = self._lanes.action_masks(self._rows)
+        return np.ones(self.tokenizer.vocab_size, dtype=np.bool_) if masks is None else masks[0] == 1
 
     def _check_begun(self) -> None:
-        if not self._begun:
+        if not self._lanes.begun[self._lane]:
             raise ResetNeeded("No episode has begun: call env.reset() first.")
 
     def _observation(self) -> Observation:
-        lanes = self._lanes
+        lanes, lane = self._lanes, self._lane
         return {
-            "input_ids": lanes.input_ids[0].copy(),
-            "attention_mask": lanes.attention_mask[0].copy(),
-            "response_mask": lanes.response_mask[0].copy(),
+            "input_ids": lanes.input_ids[lane].copy(),
+            "attention_mask": lanes.attention_mask[lane].copy(),
+            "response_mask": lanes.response_mask[lane].copy(),
         }
 
     def _info(self) -> dict[str, Any]:
-        lanes = self._lanes
+        lanes, lane = self._lanes, self._lane
         info: dict[str, Any] = {
-            "score": float(lanes.score[0]),
-            "is_success": bool(lanes.success[0]),
-            "response_length": int(lanes.response_length[0]),
-            "example": int(lanes.example_index[0]),
+            "score": float(lanes.score[lane]),
+            "is_success": bool(lanes.success[lane]),
+            "response_length": int(lanes.response_length[lane]),
+            "example": int(lanes.example_index[lane]),
         }
-        for name, scores in lanes.part_scores(lanes.all).items():
+        for name, scores in lanes.part_scores(self._rows).items():
             info[f"score/{name}"] = float(scores[0])
+        masks = lanes.action_masks(self._rows)
+        if masks is not None:
+            info["action_mask"] = masks[0]
         return info
 
 
-def chosen_examples(options: dict[str, Any] | None, lanes: Lanes, count: int) -> NDArray[np.int64] | None:
-    """The examples that a reset's options name.
+def chosen_examples(
+    options: dict[str, Any] | None, lanes: Lanes, count: int
+) -> NDArray[np.int64] | list[Example] | None:
+    """The examples that a reset's options name or give.
 
     Args:
-        options: `{"example": index}` or `{"example": [index, ...]}`, or None.
-        lanes: Whose pool they index.
+        options: `{"example": index}`, `{"example": Example(...)}` or a list of either, or None.
+        lanes: Whose pool the indices are of.
         count: How many lanes are reset.
 
     Returns:
-        `(count,)` places in the pool, or None where the options name none.
+        `(count,)` places in the pool, or as many examples, or None where the options name none.
 
     Raises:
-        ValueError: If an option is unknown, or an index is outside the pool.
+        ValueError: If an option is unknown, an index is outside the pool, or there is not one for each lane.
     """
     if not options:
         return None
     unknown = set(options) - {"example"}
     if unknown:
         raise ValueError(f"Expected reset options from ['example', 'reset_mask'], got {sorted(unknown)}")
-    chosen = np.asarray(options["example"])
+    given = options["example"]
+    if isinstance(given, Example):
+        return [given] * count
+    if isinstance(given, (list, tuple)) and len(given) == count and all(isinstance(one, Example) for one in given):
+        return list(given)
+    chosen = np.asarray(given)
     if chosen.dtype.kind not in "iu" or chosen.shape not in ((), (count,)):
-        raise ValueError(f"Expected options['example'] to be one index or {count} of them, got {options['example']!r}")
+        raise ValueError(
+            f"Expected options['example'] to be one index, one Example, or {count} of either, got {given!r}"
+        )
     if chosen.min() < 0 or chosen.max() >= len(lanes.pool):
-        raise ValueError(f"Expected options['example'] from 0 to {len(lanes.pool) - 1}, got {options['example']!r}")
+        raise ValueError(f"Expected options['example'] from 0 to {len(lanes.pool) - 1}, got {given!r}")
     return np.broadcast_to(chosen.astype(np.int64), (count,))
+
+
+def encoder_decoder(observation: Observation, decoder_start_token_id: int) -> Observation:
+    """Prompt and response apart, as a Transformers encoder-decoder takes them: `model(**encoder_decoder(obs, start))`.
+
+    Args:
+        observation: One observation, or a batch of them.
+        decoder_start_token_id: What the decoder reads before the response.
+
+    Returns:
+        `input_ids` and `attention_mask` with what the agent did not write (the prompt, and replies), and
+        `decoder_input_ids` and `decoder_attention_mask` with the start token and what it did. Each has the shape of the
+        observation's arrays and is right-padded with 0.
+    """
+    ids, mine = observation["input_ids"], observation["response_mask"] == 1
+    prompt, prompt_mask = _packed(ids, (observation["attention_mask"] == 1) & ~mine)
+    response, response_mask = _packed(ids, mine)
+    # Every prompt has a token, so the response and its start fit into the same width.
+    response, response_mask = np.roll(response, 1, axis=-1), np.roll(response_mask, 1, axis=-1)
+    response[..., 0], response_mask[..., 0] = decoder_start_token_id, 1
+    return {
+        "input_ids": prompt,
+        "attention_mask": prompt_mask,
+        "decoder_input_ids": response,
+        "decoder_attention_mask": response_mask,
+    }
+
+
+def _packed(ids: NDArray[Any], kept: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[np.int8]]:
+    """The kept tokens moved to the front of their rows, and their mask."""
+    order = np.argsort(~kept, axis=-1, kind="stable")
+    mask = np.take_along_axis(kept, order, axis=-1)
+    return np.where(mask, np.take_along_axis(ids, order, axis=-1), 0), mask.astype(np.int8)

@@ -3,6 +3,9 @@
 A lane is one of N parallel episodes. Its text lies in one row of `input_ids`: the prompt, then the response, then
 padding. A step writes one token at `length`, ends the lanes that wrote EOS or spent their budget, and asks the
 reward's scorer and the payout what that was worth. `TextGenEnv` is one lane, `TextGenVectorEnv` is N of them.
+
+In a task of several turns, EOS ends a turn: the task's reply is written behind it, and the agent goes on. The agent's
+text, which the reward scores, then has a newline for each EOS.
 """
 
 from __future__ import annotations
@@ -14,10 +17,69 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.automata import ActionMasks, Language, Stops, make_language
 from textenvs.rewards.base import Reward, RewardError, checked_score
 from textenvs.rewards.payouts import make_payout
 from textenvs.tasks.base import SPLITS, Example, Task
 from textenvs.tokenizer import Tokenizer, decode
+
+
+@dataclass(frozen=True)
+class PromptEncoder:
+    """Makes tokens of prompts.
+
+    Attributes:
+        tokenizer: Whose tokens.
+        max_length: Prompts are cut to this many tokens; None keeps them whole.
+        truncation_side: Which end a cut takes away: "left" keeps the last tokens, "right" the first.
+        chat_template: Whether a prompt is what a user says to an assistant, in the tokenizer's chat template.
+
+    Raises:
+        ValueError: If the length is less than 1, the side is unknown, or the tokenizer has no chat template.
+    """
+
+    tokenizer: Tokenizer
+    max_length: int | None = None
+    truncation_side: str = "left"
+    chat_template: bool = False
+
+    def __post_init__(self) -> None:
+        if self.truncation_side not in ("left", "right"):
+            raise ValueError(f"Expected truncation_side to be 'left' or 'right', got {self.truncation_side!r}")
+        if self.max_length is not None and self.max_length < 1:
+            raise ValueError(f"Expected max_prompt_length to be at least 1 token, got {self.max_length}")
+        if self.chat_template and not getattr(self.tokenizer, "chat_template", None):
+            raise ValueError(f"Expected a tokenizer with a chat template, got {self.tokenizer!r}, which has none")
+
+    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each prompt, at least one, and at most `max_length`."""
+        encoded = [prompt or [self.tokenizer.bos_token_id] for prompt in self._whole(prompts)]
+        if self.max_length is None:
+            return encoded
+        keep = slice(None, self.max_length) if self.truncation_side == "right" else slice(-self.max_length, None)
+        return [prompt[keep] for prompt in encoded]
+
+    def _whole(self, prompts: Sequence[str]) -> list[list[int]]:
+        if not self.chat_template:
+            return self.tokenizer.encode_batch(prompts)
+        tokenizer: Any = self.tokenizer
+        return [tokenizer.encode_chat([{"role": "user", "content": prompt}]) for prompt in prompts]
+
+    def encode_reply(self, reply: str) -> list[int]:
+        """The tokens of what the environment says between two turns of the agent, the latter's EOS left out."""
+        tokenizer: Any = self.tokenizer
+        if not self.chat_template:
+            ids: list[int] = tokenizer.encode_response(reply)
+            return ids
+        # The template around a reply, found as what stands behind the EOS of the assistant's turn before it.
+        before = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
+        eos = self.tokenizer.eos_token_id
+        turns = tokenizer.encode_chat(before, add_generation_prompt=False).count(eos)
+        if not turns:
+            raise ValueError(f"Expected a chat template that ends what the assistant says with EOS, got {tokenizer!r}")
+        whole = tokenizer.encode_chat([*before, {"role": "user", "content": reply}])
+        ends = [place for place, token in enumerate(whole) if token == eos]
+        return list(whole[ends[turns - 1] + 1 :])
 
 
 @dataclass(frozen=True)
@@ -28,20 +90,42 @@ class Pool:
         examples: What each prompt came from.
         prompts: `(examples, max_prompt_length)` int32, right-padded.
         lengths: `(examples,)` int64, tokens of each prompt, at least 1.
+        encoder: What made the tokens.
+        thresholds: `(examples,)` uint64 from 0 to 2^32, how much of its share an example keeps for itself; None where
+            all are drawn alike.
+        aliases: `(examples,)` int64, who gets the rest.
     """
 
     examples: tuple[Example, ...]
     prompts: NDArray[np.int32]
     lengths: NDArray[np.int64]
+    encoder: PromptEncoder
+    thresholds: NDArray[np.uint64] | None = None
+    aliases: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         """How many examples there are."""
         return len(self.examples)
 
+    def draw(self, bits: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Places in the pool, from random bits: O(1) each, whatever the weights.
 
-def build_pools(
-    task: Task, tokenizer: Tokenizer, max_prompt_length: int | None = None, truncation_side: str = "left"
-) -> dict[str, Pool]:
+        Args:
+            bits: `(k,)` uint64, uniform.
+
+        Returns:
+            `(k,)` int64. The upper half of the bits finds a place, and the lower half decides between it and its alias.
+
+        Source: Walker (1977), An efficient method for generating discrete random variables with general distributions.
+        """
+        # The bias of scaling 32 bits to the pool, pool / 2^32, is far below any noise.
+        places = ((bits >> np.uint64(32)) * np.uint64(len(self)) >> np.uint64(32)).astype(np.int64)
+        if self.thresholds is None or self.aliases is None:
+            return places
+        return np.where((bits & np.uint64(0xFFFFFFFF)) < self.thresholds[places], places, self.aliases[places])
+
+
+def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
     """Tokenise every split of a task, so that all its environments have the same observation space.
 
     A prompt that is cut may come to equal another split's prompt. Such examples are left out of the later split
@@ -49,46 +133,84 @@ def build_pools(
 
     Args:
         task: Where the examples come from.
-        tokenizer: What makes ids of them.
-        max_prompt_length: Prompts are cut to this many tokens; None keeps them whole.
-        truncation_side: Which end a cut takes away: "left" keeps the last tokens, "right" the first.
+        encoder: What makes tokens of prompts.
 
     Returns:
         Split to pool, for the splits that have examples.
 
     Raises:
-        ValueError: If a length is less than 1, a side is unknown, or no split has an example.
+        ValueError: If no split has an example, or a task's weights are wrong.
     """
-    if truncation_side not in ("left", "right"):
-        raise ValueError(f"Expected truncation_side to be 'left' or 'right', got {truncation_side!r}")
-    if max_prompt_length is not None and max_prompt_length < 1:
-        raise ValueError(f"Expected max_prompt_length to be at least 1 token, got {max_prompt_length}")
-    encoded: dict[str, tuple[list[Example], list[list[int]]]] = {}
+    encoded: dict[str, tuple[list[Example], list[list[int]], Sequence[float] | None]] = {}
     seen: set[tuple[int, ...]] = set()
     for split in SPLITS:
         examples = [task.example(split, index) for index in range(task.num_examples(split))]
-        prompts = tokenizer.encode_batch([example.prompt for example in examples])
-        if max_prompt_length is not None and any(len(prompt) > max_prompt_length for prompt in prompts):
-            keep = slice(None, max_prompt_length) if truncation_side == "right" else slice(-max_prompt_length, None)
-            prompts = [prompt[keep] for prompt in prompts]
+        if not examples:
+            continue
+        prompts = encoder.encode([example.prompt for example in examples])
+        weights = task.weights(split)
+        if weights is not None:
+            _check_weights(task, split, weights, len(examples))
+        if encoder.max_length is not None and any(len(prompt) == encoder.max_length for prompt in prompts):
             kept = [row for row, prompt in enumerate(prompts) if tuple(prompt) not in seen]
             examples, prompts = [examples[row] for row in kept], [prompts[row] for row in kept]
+            weights = None if weights is None else [weights[row] for row in kept]
         seen.update(map(tuple, prompts))
-        if examples:
-            encoded[split] = (examples, prompts)
+        if examples and (weights is None or any(weights)):
+            encoded[split] = (examples, prompts, weights)
     if not encoded:
         raise ValueError(f"Expected task {task.name!r} to have at least one example, got none in any split")
-    width = max(len(prompt) for _, prompts in encoded.values() for prompt in prompts)
+    width = max(len(prompt) for _, prompts, _ in encoded.values() for prompt in prompts)
     pools = {}
-    for split, (examples, prompts) in encoded.items():
-        table = np.full((len(prompts), width), tokenizer.pad_token_id, dtype=np.int32)
-        for row, prompt in enumerate(prompts):
-            table[row, : len(prompt)] = prompt
-        lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-        table.setflags(write=False)
-        lengths.setflags(write=False)
-        pools[split] = Pool(tuple(examples), table, lengths)
+    for split, (examples, prompts, weights) in encoded.items():
+        table, lengths = _table(prompts, width, encoder.tokenizer.pad_token_id)
+        thresholds, aliases = (None, None) if weights is None else alias_table(weights)
+        for array in (table, lengths, thresholds, aliases):
+            if array is not None:
+                array.setflags(write=False)
+        pools[split] = Pool(tuple(examples), table, lengths, encoder, thresholds, aliases)
     return pools
+
+
+def _table(prompts: Sequence[Sequence[int]], width: int, pad: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    table = np.full((len(prompts), width), pad, dtype=np.int32)
+    for row, prompt in enumerate(prompts):
+        table[row, : len(prompt)] = prompt
+    return table, np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+
+
+def _check_weights(task: Task, split: str, weights: Sequence[float], count: int) -> None:
+    array = np.asarray(weights, dtype=np.float64)
+    if array.shape != (count,) or not np.isfinite(array).all() or (array < 0).any() or not array.any():
+        raise ValueError(
+            f"Expected the weights of task {task.name!r} in split {split!r} as {count} numbers from 0, not all 0, got "
+            f"{array if array.size < 20 else array.shape}"
+        )
+
+
+def alias_table(weights: Sequence[float]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """What `Pool.draw` needs to draw by weight.
+
+    Args:
+        weights: `(n,)` from 0, not all of them 0.
+
+    Returns:
+        Thresholds `(n,)` uint64 from 0 to 2^32, and aliases `(n,)` int64.
+
+    Source: Vose (1991), A linear algorithm for generating random numbers with a given distribution.
+    """
+    array = np.asarray(weights, dtype=np.float64)
+    shares: list[float] = (array / array.sum() * len(array)).tolist()
+    aliases = list(range(len(shares)))  # what rounding leaves over in the end has a share of 1, and itself for alias
+    small = [place for place, share in enumerate(shares) if share < 1]
+    large = [place for place, share in enumerate(shares) if share >= 1]
+    while small and large:
+        poor, rich = small.pop(), large[-1]
+        aliases[poor] = rich
+        shares[rich] -= 1 - shares[poor]
+        if shares[rich] < 1:
+            small.append(large.pop())
+    return (np.clip(shares, 0.0, 1.0) * 2.0**32).astype(np.uint64), np.array(aliases, dtype=np.int64)
 
 
 def episode_random(seeds: NDArray[np.uint64], episodes: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -112,16 +234,33 @@ def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return bits ^ (bits >> np.uint64(31))
 
 
+class _NewlineTurns:
+    """The same tokenizer, but EOS adds a newline: how scores and payouts read the turns of an episode."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.vocab_size = tokenizer.vocab_size
+        self.bos_token_id = tokenizer.bos_token_id
+        self.eos_token_id = tokenizer.eos_token_id
+        self.pad_token_id = tokenizer.pad_token_id
+        eos = tokenizer.eos_token_id
+        self.pieces = (*tokenizer.pieces[:eos], b"\n", *tokenizer.pieces[eos + 1 :])
+        self.encode_batch = tokenizer.encode_batch
+
+
 class Lanes:
     """N episodes of one task, one tokenizer and one reward.
 
     Args:
         num_lanes: N.
+        task: Who replies and says what is allowed.
         pool: The examples to draw from.
         tokenizer: Whose ids are the actions.
         reward: The score.
         payout: When the score is paid, as `make_payout` takes it.
         max_new_tokens: The budget of an episode, in actions.
+        min_new_tokens: How many tokens an episode has before EOS or a stop sequence ends it.
+        stop: Texts that end an episode, or None.
+        action_mask: What the agent may say, as `TextGenEnv` takes it, or None.
         success_score: The score from which an ended episode counts as a success; None: never.
         keep_rewards: Whether to keep each token's reward, which rendering needs.
 
@@ -130,40 +269,59 @@ class Lanes:
         attention_mask: `(N, max_length)` int8, 1 where there is a token.
         response_mask: `(N, max_length)` int8, 1 where the agent wrote it.
         length: `(N,)` int64, tokens in each row.
+        prompt_length: `(N,)` int64, those of the prompt.
         response_length: `(N,)` int64, actions taken.
+        begun: `(N,)` bool, which lanes have had an episode.
         terminated: `(N,)` bool, which episodes are over (or have not begun).
         score: `(N,)` float64, Phi as far as the payout has asked for it.
         success: `(N,)` bool, whether an ended episode reached the success score.
-        example_index: `(N,)` int64, places in the pool.
+        example_index: `(N,)` int64, places in the pool; -1 for an example that the user gave.
         episode: `(N,)` uint64, episodes begun since the last seed.
+
+    Raises:
+        ValueError: If a number or text is out of range, or does not go with a task of several turns.
+        TypeError: If an argument is of the wrong kind.
     """
 
     def __init__(
         self,
         num_lanes: int,
+        task: Task,
         pool: Pool,
         tokenizer: Tokenizer,
         reward: Reward,
         payout: Any,
         max_new_tokens: int,
+        *,
+        min_new_tokens: int = 0,
+        stop: Sequence[str] | None = None,
+        action_mask: Any = None,
         success_score: float | None = None,
         keep_rewards: bool = False,
     ) -> None:
         self.num_lanes = num_lanes
+        self.task = task
         self.pool = pool
         self.tokenizer = tokenizer
         self.reward = reward
         self.max_new_tokens = max_new_tokens
-        self.max_length = pool.prompts.shape[1] + max_new_tokens
-        self.payout = make_payout(payout, num_lanes, tokenizer)
-        self.scorer = reward.scorer(num_lanes, tokenizer)
+        self.min_new_tokens = min_new_tokens
+        self.max_length = pool.prompts.shape[1] + max_new_tokens + reply_room(task, max_new_tokens)
+        self._multi_turn = task.max_turns > 1
+        self._spelled: Tokenizer = _NewlineTurns(tokenizer) if self._multi_turn else tokenizer
+        self.payout = make_payout(payout, num_lanes, self._spelled)
+        self.scorer = reward.scorer(num_lanes, self._spelled)
+        # A payout that asks at the end alone needs no reset of the scorer, unless infos show the scores of its parts.
+        self._scorer_reset = self.payout.every_step or bool(reward.parts)
         self._success_score = np.inf if success_score is None else success_score
         self.all = np.arange(num_lanes)
         self.input_ids = np.full((num_lanes, self.max_length), tokenizer.pad_token_id, dtype=np.int32)
         self.attention_mask = np.zeros((num_lanes, self.max_length), dtype=np.int8)
         self.response_mask = np.zeros((num_lanes, self.max_length), dtype=np.int8)
         self.length = np.zeros(num_lanes, dtype=np.int64)
+        self.prompt_length = np.zeros(num_lanes, dtype=np.int64)
         self.response_length = np.zeros(num_lanes, dtype=np.int64)
+        self.begun = np.zeros(num_lanes, dtype=np.bool_)
         self.terminated = np.ones(num_lanes, dtype=np.bool_)
         self.score = np.zeros(num_lanes)
         self.success = np.zeros(num_lanes, dtype=np.bool_)
@@ -172,6 +330,15 @@ class Lanes:
         self.token_rewards = np.zeros((num_lanes, max_new_tokens)) if keep_rewards else None
         self._seeds = np.zeros(num_lanes, dtype=np.uint64)
         self._row_start = self.all * self.max_length
+        self._given: dict[int, Example] = {}  # lane to the example that the user gave it
+        self._turns: list[list[str]] = [[] for _ in range(num_lanes)]
+        self._turn_start = np.zeros(num_lanes, dtype=np.int64)  # the action that began the present turn
+        self._stops = None if stop is None else Stops(stop, num_lanes, tokenizer)
+        self._from_task = action_mask == "task"
+        self._allowed = None if action_mask is None or self._from_task else make_language(action_mask)
+        self._masks = None if action_mask is None and not min_new_tokens else ActionMasks(num_lanes, tokenizer)
+        if self._masks is not None:
+            self._masks.reset(self.all, [None] * num_lanes)
 
     def seed(self, lanes: NDArray[np.intp], seeds: NDArray[np.uint64]) -> None:
         """Give lanes new seeds; their next episode is the first of the new stream.
@@ -183,35 +350,68 @@ class Lanes:
         self._seeds[lanes] = seeds
         self.episode[lanes] = 0
 
-    def reset(self, lanes: NDArray[np.intp], examples: NDArray[np.int64] | None = None) -> None:
+    def reset(self, lanes: NDArray[np.intp], examples: NDArray[np.int64] | Sequence[Example] | None = None) -> None:
         """Begin a new episode in some lanes.
 
         Args:
             lanes: `(k,)` which lanes.
-            examples: `(k,)` places in the pool; None draws them.
+            examples: `(k,)` places in the pool, or an example for each; None draws them.
+
+        Raises:
+            ValueError: If the prompt of a given example is longer than the observation has room for.
         """
+        pool, width = self.pool, self.pool.prompts.shape[1]
         if examples is None:
-            bits = episode_random(self._seeds[lanes], self.episode[lanes])
-            # The upper half of 64 random bits, scaled to the pool: its bias, pool / 2^32, is far below any noise.
-            examples = ((bits >> np.uint64(32)) * np.uint64(len(self.pool)) >> np.uint64(32)).astype(np.int64)
+            examples = pool.draw(episode_random(self._seeds[lanes], self.episode[lanes]))
+        if isinstance(examples, np.ndarray):
+            prompts, lengths = pool.prompts[examples], pool.lengths[examples]
+            self.example_index[lanes] = examples
+        else:
+            prompts, lengths = self._encode(examples, width)
+            self.example_index[lanes] = -1
+            self._given.update(zip(lanes.tolist(), examples, strict=True))
         self.episode[lanes] += np.uint64(1)
-        lengths = self.pool.lengths[examples]
-        width = self.pool.prompts.shape[1]
-        self.example_index[lanes] = examples
-        self.input_ids[lanes, :width] = self.pool.prompts[examples]
+        self.input_ids[lanes, :width] = prompts
         self.input_ids[lanes, width:] = self.tokenizer.pad_token_id
         self.attention_mask[lanes] = np.arange(self.max_length) < lengths[:, None]
         self.response_mask[lanes] = 0
         self.length[lanes] = lengths
+        self.prompt_length[lanes] = lengths
         self.response_length[lanes] = 0
+        self.begun[lanes] = True
         self.terminated[lanes] = False
         self.score[lanes] = 0.0
         self.success[lanes] = False
         if self.token_rewards is not None:
             self.token_rewards[lanes] = 0.0
         self.payout.reset(lanes)
-        if self.payout.every_step:
-            self.scorer.reset(lanes, [self.pool.examples[index] for index in examples.tolist()])
+        if self._scorer_reset:
+            self.scorer.reset(lanes, [self.example(lane) for lane in lanes])
+        if self._stops is not None:
+            self._stops.reset(lanes)
+        if self._multi_turn:
+            self._turn_start[lanes] = 0
+            for lane in lanes.tolist():
+                self._turns[lane] = []
+        if self._masks is not None:
+            self._masks.reset(lanes, [self._language(lane) for lane in lanes.tolist()])
+
+    def _encode(self, examples: Sequence[Example], width: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        prompts = self.pool.encoder.encode([example.prompt for example in examples])
+        longest = max(map(len, prompts))
+        if longest > width:
+            raise ValueError(
+                f"Expected an example with a prompt of at most {width} tokens, for which the observation has room, got "
+                f"one of {longest}: max_prompt_length={width} cuts it"
+            )
+        return _table(prompts, width, self.tokenizer.pad_token_id)
+
+    def _language(self, lane: int) -> Language | None:
+        """What one lane's agent may say in its next turn, or None: anything."""
+        if not self._from_task:
+            return self._allowed
+        allowed = self.task.allowed(self.example(lane), tuple(self._turns[lane]))
+        return None if allowed is None else make_language(allowed)
 
     def step(self, lanes: NDArray[np.intp], actions: NDArray[np.int64]) -> NDArray[np.float64]:
         """Write one token in each of some lanes whose episodes run.
@@ -237,7 +437,9 @@ class Lanes:
         self.length[lanes] += 1
         spent = self.response_length[lanes] + 1
         self.response_length[lanes] = spent
-        terminated = (actions == self.tokenizer.eos_token_id) | (spent >= self.max_new_tokens)
+        if self._masks is not None:
+            self._masks.push(lanes, actions)
+        terminated = self._ends(lanes, actions, spent)
         self.terminated[lanes] = terminated
 
         if self.payout.every_step:
@@ -257,6 +459,64 @@ class Lanes:
             self.token_rewards[lanes, spent - 1] = rewards
         return rewards
 
+    def _ends(self, lanes: NDArray[np.intp], actions: NDArray[np.int64], spent: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which episodes end with these actions. Where a task replies instead, its reply is written."""
+        over: NDArray[np.bool_] = actions == self.tokenizer.eos_token_id
+        if self.min_new_tokens:
+            over &= spent > self.min_new_tokens
+        if self._stops is not None:
+            over |= self._stops.push(lanes, actions) & (spent >= self.min_new_tokens)
+        no_budget = spent >= self.max_new_tokens
+        if self._multi_turn:
+            for row in np.flatnonzero(over & ~no_budget).tolist():
+                over[row] = not self._reply(int(lanes[row]))
+        return over | no_budget
+
+    def _reply(self, lane: int) -> bool:
+        """End the agent's turn in one lane and write what the task says back; False where it says nothing."""
+        turns = self._turns[lane]
+        turns.append(decode(self.tokenizer, self.response_ids(lane)[self._turn_start[lane] :]))
+        self._turn_start[lane] = self.response_length[lane]
+        if len(turns) == self.task.max_turns:
+            return False
+        reply = self.task.reply(self.example(lane), tuple(turns))
+        if reply is None:
+            return False
+        ids = self.pool.encoder.encode_reply(reply)
+        if len(ids) > self.task.max_reply_tokens:
+            raise ValueError(
+                f"Expected task {self.task.name!r} to reply with at most max_reply_tokens="
+                f"{self.task.max_reply_tokens} tokens, got {len(ids)}: {reply!r}"
+            )
+        place = slice(self.length[lane], self.length[lane] + len(ids))
+        self.input_ids[lane, place] = ids
+        self.attention_mask[lane, place] = 1
+        self.length[lane] += len(ids)
+        if self._masks is not None:
+            self._masks.reset(np.array([lane]), [self._language(lane)])
+        return True
+
+    def action_masks(self, lanes: NDArray[np.intp]) -> NDArray[np.int8] | None:
+        """Which tokens may come next.
+
+        Args:
+            lanes: `(k,)` which lanes.
+
+        Returns:
+            `(k, vocab_size)` int8, 1 where a token may; None where anything always may. EOS may not before
+            `min_new_tokens`, unless nothing else may. After the end of an episode, nothing but EOS may.
+        """
+        if self._masks is None:
+            return None
+        legal, eos = self._masks.legal(lanes), self.tokenizer.eos_token_id
+        if self.min_new_tokens:
+            legal[self.response_length[lanes] < self.min_new_tokens, eos] = 0
+            legal[~legal.any(axis=1), eos] = 1
+        over = self.terminated[lanes]
+        legal[over] = 0
+        legal[over, eos] = 1
+        return legal
+
     def _check_finite(self, lanes: NDArray[np.intp], phi: NDArray[np.float64]) -> None:
         if not np.isfinite(phi).all():
             row = int(np.flatnonzero(~np.isfinite(phi))[0])
@@ -265,7 +525,8 @@ class Lanes:
 
     def example(self, lane: int | np.intp) -> Example:
         """The example of one lane's episode."""
-        return self.pool.examples[self.example_index[lane]]
+        index = int(self.example_index[lane])
+        return self._given[int(lane)] if index < 0 else self.pool.examples[index]
 
     def response_ids(self, lane: int | np.intp) -> list[int]:
         """The tokens that the agent wrote in one lane, EOS included."""
@@ -273,8 +534,8 @@ class Lanes:
         return ids
 
     def response(self, lane: int | np.intp) -> str:
-        """The agent's text in one lane, special tokens left out."""
-        return decode(self.tokenizer, self.response_ids(lane))
+        """The agent's text in one lane, special tokens left out. With several turns, a newline for each EOS."""
+        return decode(self._spelled, self.response_ids(lane))
 
     def current_score(self, lane: int | np.intp) -> float:
         """Phi of one lane's response now, whether or not the payout has asked for it."""
@@ -283,6 +544,19 @@ class Lanes:
     def part_scores(self, lanes: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:
         """The latest score of each named component of the reward, `(k,)` each."""
         return self.scorer.part_scores(lanes)
+
+
+def reply_room(task: Task, max_new_tokens: int) -> int:
+    """How many tokens a task's replies may take in an episode: one reply after each turn but the last.
+
+    Args:
+        task: Who replies.
+        max_new_tokens: The budget; a turn takes at least one token of it.
+
+    Returns:
+        Tokens, 0 for a task of one turn.
+    """
+    return task.max_reply_tokens * max(min(task.max_turns, max_new_tokens) - 1, 0)
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:

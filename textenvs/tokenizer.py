@@ -2,20 +2,26 @@
 
 The environment never decodes a whole response twice. It needs one fact about every token, the bytes it appends to a
 text that has begun (its *piece*), and joins pieces. That holds for byte-level BPE (GPT-2, Qwen, Llama 3), for BPE and
-Unigram with the SentencePiece alphabet (Llama 2, Mistral, Gemma, T5) and for WordPiece (BERT).
+Unigram with the SentencePiece alphabet (Llama 2, Mistral, Gemma, T5), for WordPiece (BERT) and for BPE with a suffix at
+the end of a word (GPT). A tokenizer for which it does not hold is refused.
 """
 
 from __future__ import annotations
 
 import codecs
+import copy
 import json
-from collections.abc import Iterable, Sequence
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import tokenizers
+
+from textenvs.chat import TEMPLATE_FILE, as_template, find_chat_template, render_chat
 
 DATA_FOLDER = Path(__file__).parent / "data"
 BUNDLED = {"stories": DATA_FOLDER / "stories_tokenizer.json"}
@@ -29,37 +35,48 @@ _PAD_NAMES = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>")
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What an environment needs of a tokenizer. Anything with these attributes will do.
+    """What an environment needs of a tokenizer. Anything with these attributes will do, plain ones too."""
 
-    Attributes:
-        vocab_size: Number of actions: one more than the largest token id.
-        bos_token_id: The token that starts a text, and the whole prompt where the text is empty.
-        eos_token_id: The action that ends a response.
-        pad_token_id: What fills the observation behind the text. May equal EOS: masks tell them apart.
-        pieces: `pieces[i]` is the UTF-8 that token `i` adds to a text that has begun. Special tokens add nothing.
-    """
+    @property
+    def vocab_size(self) -> int:
+        """Number of actions: one more than the largest token id."""
 
-    vocab_size: int
-    bos_token_id: int
-    eos_token_id: int
-    pad_token_id: int
-    pieces: Sequence[bytes]
+    @property
+    def bos_token_id(self) -> int:
+        """The token that starts a text, and the whole prompt where the text is empty."""
+
+    @property
+    def eos_token_id(self) -> int:
+        """The action that ends a response."""
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills the observation behind the text. May equal EOS: masks tell them apart."""
+
+    @property
+    def pieces(self) -> Sequence[bytes]:
+        """`pieces[i]` is the UTF-8 that token `i` adds to a text that has begun. Special tokens add nothing."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, with what a model expects in front of a prompt (often BOS)."""
+        """Token ids of each text, with what a model expects in front of a prompt (often BOS). None is empty."""
 
 
 class SubwordTokenizer:
     """A `tokenizers.Tokenizer` (the Rust library behind Transformers' fast tokenizers), seen as a `Tokenizer`.
 
     Args:
-        backend: The tokenizer itself.
+        backend: The tokenizer itself. It is copied, so that padding or truncation, which Transformers switches on and
+            off in the object that its users share, never changes a prompt here.
         eos_token: Text of the token that ends a response. None looks for a well-known name.
         bos_token: Text of the token that starts a text. None looks for a well-known name, then takes EOS.
         pad_token: Text of the token that pads. None looks for a well-known name, then takes EOS.
+        chat_template: How an instruct model wants a conversation written, in Jinja; None where it is not one.
 
     Raises:
         ValueError: If there is no EOS token, or a named token is not in the vocabulary.
+
+    Attributes:
+        backend: The copy, without padding and truncation.
     """
 
     def __init__(
@@ -69,10 +86,15 @@ class SubwordTokenizer:
         eos_token: str | None = None,
         bos_token: str | None = None,
         pad_token: str | None = None,
+        chat_template: str | None = None,
     ) -> None:
-        self.backend = backend
+        self.chat_template = chat_template
+        self.backend: tokenizers.Tokenizer = copy.deepcopy(backend)
+        self.backend.encode_special_tokens = backend.encode_special_tokens  # which a copy forgets
+        self.backend.no_padding()
+        self.backend.no_truncation()
         vocabulary = backend.get_vocab(with_added_tokens=True)
-        self.vocab_size = max(vocabulary.values()) + 1
+        self.vocab_size: int = max(vocabulary.values(), default=-1) + 1
 
         def token_id(given: str | None, names: tuple[str, ...], role: str) -> int | None:
             if given is not None:
@@ -95,11 +117,15 @@ class SubwordTokenizer:
 
     @cached_property
     def pieces(self) -> tuple[bytes, ...]:
-        """What each token adds to a text that has begun: `vocab_size` byte strings, empty for special tokens."""
+        """What each token adds to a text that has begun: `vocab_size` byte strings, empty for special tokens.
+
+        Raises:
+            ValueError: If what a token adds depends on the tokens around it.
+        """
         return _pieces(self.backend, self.vocab_size)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens in front as the model was trained on them.
+        """Token ids of each text, with the special tokens that the model was trained with, as Transformers has them.
 
         Args:
             texts: The prompts.
@@ -110,29 +136,64 @@ class SubwordTokenizer:
         encodings = self.backend.encode_batch(list(texts), add_special_tokens=True)
         return [list(encoding.ids) or [self.bos_token_id] for encoding in encodings]
 
+    def encode_chat(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True) -> list[int]:
+        """Token ids of a conversation, as the chat template writes it.
+
+        Args:
+            messages: `{"role": "user" | "assistant" | "system", "content": text}` each.
+            add_generation_prompt: Whether they end where the assistant is to speak.
+
+        Returns:
+            The ids, with the special tokens of the template and no others.
+
+        Raises:
+            ValueError: If there is no chat template, or it refuses the conversation.
+        """
+        if self.chat_template is None:
+            raise ValueError(f"Expected a tokenizer with a chat template, got {self!r}, which has none")
+        special = ("bos_token", "eos_token", "pad_token")
+        text = render_chat(
+            self.chat_template,
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            special_tokens={role: self.backend.id_to_token(getattr(self, f"{role}_id")) for role in special},
+        )
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
+
     def encode_response(self, text: str) -> list[int]:
-        """Token ids of a text that continues another, without special tokens.
+        """Token ids of a text that continues another, without special tokens: what a policy would have written.
 
         Args:
             text: The continuation, its leading space included.
 
         Returns:
-            The ids. For SentencePiece tokenizers, the space that they put in front is taken off again.
+            The ids. `decode` gives the text again, unless the tokenizer cannot write it (BERT's lower case, say).
         """
-        ids = list(self.backend.encode(text, add_special_tokens=False).ids)
-        if ids and not text.startswith(" ") and self.pieces[ids[0]].startswith(b" "):
-            # "▁" was put in front of the text: encode behind a newline, which no merge crosses, and cut there.
-            anchor = self.backend.encode("\n", add_special_tokens=False).ids
-            whole = self.backend.encode("\n" + text, add_special_tokens=False).ids
-            if whole[: len(anchor)] == anchor:
-                ids = list(whole[len(anchor) :])
-        elif text.startswith(" ") and decode(self, ids) == " " + text:
-            ids = list(self.backend.encode(text[1:], add_special_tokens=False).ids)
-        return ids
+        first: list[int] | None = None
+        for ids in self._continuations(text):
+            first = ids if first is None else first
+            if _leading_spaces(decode(self, ids)) == _leading_spaces(text):
+                return ids
+        return first or []
+
+    def _continuations(self, text: str) -> Iterator[list[int]]:
+        """Ways to write a text, the plain one first. Some tokenizers put a space in front, which must come off."""
+
+        def encode(part: str) -> list[int]:
+            return list(self.backend.encode(part, add_special_tokens=False).ids)
+
+        yield encode(text)
+        for anchor in ("\n", "."):  # no merge crosses them: encode behind one, and cut there
+            before, whole = encode(anchor), encode(anchor + text)
+            if whole[: len(before)] == before:
+                yield whole[len(before) :]
 
     def __repr__(self) -> str:
         """Vocabulary size and the special ids."""
-        return f"SubwordTokenizer(vocab_size={self.vocab_size}, eos_token_id={self.eos_token_id})"
+        return (
+            f"SubwordTokenizer(vocab_size={self.vocab_size}, bos_token_id={self.bos_token_id}, "
+            f"eos_token_id={self.eos_token_id}, pad_token_id={self.pad_token_id})"
+        )
 
 
 def make_tokenizer(tokenizer: Any) -> Tokenizer:
@@ -143,24 +204,29 @@ def make_tokenizer(tokenizer: Any) -> Tokenizer:
             `tokenizers.Tokenizer`, a fast Transformers tokenizer, or anything that fits the `Tokenizer` protocol.
 
     Returns:
-        The tokenizer. The same name or path gives the same object, so environments share its tables.
+        The tokenizer. The same name or path gives the same object while the file stays as it is, so that environments
+        share its tables.
 
     Raises:
-        ValueError: If there is no such name or file, or the tokenizer has no EOS token.
+        ValueError: If there is no such name or file, there is no EOS token, or sizes and ids do not fit each other.
         TypeError: If it is of another type, or a slow Transformers tokenizer.
     """
-    if isinstance(tokenizer, (str, Path)):
-        return _load_tokenizer(str(tokenizer))
+    if isinstance(tokenizer, (str, os.PathLike)):
+        return _of_name(tokenizer)
+    if isinstance(tokenizer, SubwordTokenizer):
+        return tokenizer
     if isinstance(tokenizer, tokenizers.Tokenizer):
         return SubwordTokenizer(tokenizer)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if isinstance(backend, tokenizers.Tokenizer):
         return _of_transformers(tokenizer, backend)
-    if isinstance(tokenizer, Tokenizer):
+    if isinstance(tokenizer, Tokenizer) and not isinstance(tokenizer, type):
+        _check_protocol(tokenizer)
         return tokenizer
     raise TypeError(
         "Expected a tokenizer name, a path, a tokenizers.Tokenizer, a fast Transformers tokenizer or an object with "
-        f"{', '.join(Tokenizer.__annotations__)} and encode_batch, got {type(tokenizer).__name__}"
+        "vocab_size, bos_token_id, eos_token_id, pad_token_id, pieces and encode_batch, got "
+        f"{type(tokenizer).__name__}"
     )
 
 
@@ -190,8 +256,14 @@ def decode_bytes(data: bytes) -> str:
     return codecs.utf_8_decode(data, "replace", False)[0]
 
 
+def _leading_spaces(text: str) -> int:
+    return len(text) - len(text.lstrip(" "))
+
+
 def fingerprint(tokenizer: Tokenizer) -> str:
     """What two tokenizers have in common exactly when an id means the same to both.
+
+    It says nothing about encoding: two tokenizers with one vocabulary may still cut a text, or start it, differently.
 
     Args:
         tokenizer: Any tokenizer.
@@ -203,38 +275,52 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     for piece in tokenizer.pieces:
         digest.update(len(piece).to_bytes(4, "little") + piece)
     special = (tokenizer.vocab_size, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    digest.update(repr(special).encode())
+    digest.update(repr([int(number) for number in special]).encode())
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=32)
-def _load_tokenizer(name: str) -> Tokenizer:
-    if name in BUNDLED:
-        return SubwordTokenizer(tokenizers.Tokenizer.from_file(str(BUNDLED[name])))
-    path = Path(name).expanduser()
-    file = path / "tokenizer.json" if path.is_dir() else path
+_CONFIG_NAMES = ("special_tokens_map.json", "tokenizer_config.json")  # the later has the last word
+
+
+def _of_name(name: str | os.PathLike[str]) -> Tokenizer:
+    if isinstance(name, str) and name in BUNDLED:
+        file = BUNDLED[name]
+    else:
+        path = Path(name).expanduser().absolute()  # not resolved: the Hub's cache holds links, each alone in its folder
+        file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(
             f"Expected a bundled tokenizer ({', '.join(map(repr, BUNDLED))}), a tokenizer.json or a folder that holds "
-            f"one, got {name!r}: there is no file {str(file)!r}"
+            f"one, got {str(name)!r}: there is no file {str(file)!r}. For a name on the Hugging Face Hub, pass what "
+            "AutoTokenizer.from_pretrained(name) gives"
         )
+    files = (file, *(file.with_name(config) for config in (*_CONFIG_NAMES, TEMPLATE_FILE)))
+    return _load_tokenizer(file, tuple(each.stat().st_mtime_ns for each in files if each.is_file()))
+
+
+@lru_cache(maxsize=32)
+def _load_tokenizer(file: Path, written: tuple[int, ...]) -> Tokenizer:
+    """Read a file once for each time that it, or a file beside it, was `written`."""
     try:
         backend = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the Rust library raises bare Exception
         raise ValueError(f"Expected {str(file)!r} to be a tokenizer.json, but it could not be read: {error}") from error
-    return SubwordTokenizer(backend, **_named_special_tokens(file.parent))
+    named = _named_special_tokens(file.parent)
+    return SubwordTokenizer(backend, **named, chat_template=find_chat_template(file.parent))
 
 
 def _named_special_tokens(folder: Path) -> dict[str, str]:
     """The special tokens that the files beside a tokenizer.json name."""
     named: dict[str, str] = {}
-    for file in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
+    for file in (folder / name for name in _CONFIG_NAMES):
         if not file.is_file():
             continue
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"Expected {str(file)!r} to hold JSON, but it could not be read: {error}") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"Expected {str(file)!r} to hold a JSON object, got {type(config).__name__}")
         for role in ("eos_token", "bos_token", "pad_token"):
             token = config.get(role)
             if isinstance(token, dict):
@@ -246,43 +332,77 @@ def _named_special_tokens(folder: Path) -> dict[str, str]:
 
 def _of_transformers(tokenizer: Any, backend: tokenizers.Tokenizer) -> SubwordTokenizer:
     return SubwordTokenizer(
-        backend, eos_token=tokenizer.eos_token, bos_token=tokenizer.bos_token, pad_token=tokenizer.pad_token
+        backend,
+        eos_token=tokenizer.eos_token,
+        bos_token=tokenizer.bos_token,
+        pad_token=tokenizer.pad_token,
+        chat_template=as_template(getattr(tokenizer, "chat_template", None)),
     )
 
 
+def _check_protocol(tokenizer: Tokenizer) -> None:
+    """Raise where a user's own tokenizer would fail later, with a worse message."""
+    if len(tokenizer.pieces) != tokenizer.vocab_size:
+        raise ValueError(
+            f"Expected a tokenizer with one piece for each of its {tokenizer.vocab_size} tokens, "
+            f"got {len(tokenizer.pieces)} pieces"
+        )
+    wrong = next((piece for piece in tokenizer.pieces if not isinstance(piece, bytes)), None)
+    if wrong is not None:
+        raise TypeError(f"Expected a tokenizer's pieces to be bytes, got {wrong!r}")
+    for role in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if not 0 <= getattr(tokenizer, role) < tokenizer.vocab_size:
+            raise ValueError(
+                f"Expected {role} to be from 0 to {tokenizer.vocab_size - 1}, got {getattr(tokenizer, role)}"
+            )
+
+
 def _pieces(backend: tokenizers.Tokenizer, vocab_size: int) -> tuple[bytes, ...]:
-    settings = json.loads(backend.to_str())
-    added = {token["id"]: token for token in settings["added_tokens"]}
-    decoder_names = {part["type"] for part in _parts(settings["decoder"])}
+    special = {token for token, added in backend.get_added_tokens_decoder().items() if added.special}
+    # A decoder tells its settings only to pickle, as JSON.
+    decoders = _parts(None if backend.decoder is None else json.loads(backend.decoder.__getstate__()))
     pieces = [b""] * vocab_size
     plain: list[int] = []
+    known: list[int] = []
     for token in range(vocab_size):
         text = backend.id_to_token(token)
-        if text is None:  # a hole in the vocabulary: legal as an action, prints nothing
+        if text is None or token in special:  # None: a hole in the vocabulary, legal as an action, prints nothing
             continue
-        if token in added:
-            pieces[token] = b"" if added[token]["special"] else text.encode()
-        elif "ByteLevel" in decoder_names:
+        if "ByteFallback" in decoders and (byte := _BYTE_TOKEN.fullmatch(text)):
+            pieces[token] = bytes([int(byte[1], 16)])
+        elif "ByteLevel" in decoders:
             pieces[token] = bytes(_BYTE_OF_CHAR[char] for char in text) if set(text) <= _BYTE_CHARS else text.encode()
-        elif "ByteFallback" in decoder_names and len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
-            pieces[token] = bytes([int(text[3:5], 16)])
+            known.append(token)
+        elif "BPEDecoder" in decoders:
+            pieces[token] = text.replace(decoders["BPEDecoder"]["suffix"], " ").encode()
+            known.append(token)
         else:
             plain.append(token)
+    begun: list[int] = []
     if plain:
         # Any other decoder works token by token once a text has begun: decode behind an anchor, and cut it off.
-        anchor = next((token for token in plain if (backend.decode([token]) or " ").strip().isalnum()), plain[0])
+        anchor = next((token for token in plain if backend.decode([token]).strip().isalnum()), plain[0])
         before = backend.decode([anchor])
         for token, text in zip(plain, backend.decode_batch([[anchor, token] for token in plain]), strict=True):
             pieces[token] = text[len(before) :].encode()
+        begun, known = [anchor], [*plain, anchor]
+    # The proof: all of them at once. A space at the end is left out by a decoder that knows where words end.
+    joined = backend.decode(begun) + b"".join([pieces[token] for token in known]).decode("utf-8", "replace")
+    if backend.decode(begun + known).rstrip(" ") != joined.rstrip(" "):
+        raise ValueError(
+            "Expected a tokenizer whose tokens each add the same text wherever they stand, but this one's decoder "
+            f"({', '.join(decoders) or 'none'}) makes that depend on the tokens around them"
+        )
     return tuple(pieces)
 
 
-def _parts(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _parts(decoder: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """The settings of a decoder's parts, by type."""
     if decoder is None:
-        return []
+        return {}
     if decoder["type"] == "Sequence":
-        return [part for inner in decoder["decoders"] for part in _parts(inner)]
-    return [decoder]
+        return {name: part for inner in decoder["decoders"] for name, part in _parts(inner).items()}
+    return {decoder["type"]: decoder}
 
 
 def _byte_of_char() -> dict[str, int]:
@@ -296,3 +416,4 @@ def _byte_of_char() -> dict[str, int]:
 
 _BYTE_OF_CHAR = _byte_of_char()
 _BYTE_CHARS = frozenset(_BYTE_OF_CHAR)
+_BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")

@@ -31,6 +31,10 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         split: See `TextGenEnv`.
         max_prompt_length: See `TextGenEnv`.
         truncation_side: See `TextGenEnv`.
+        min_new_tokens: See `TextGenEnv`.
+        stop: See `TextGenEnv`.
+        action_mask: See `TextGenEnv`.
+        chat_template: See `TextGenEnv`.
         autoreset_mode: When a finished lane gets its next episode: "NextStep" (Gymnasium's default), "SameStep" or
             "Disabled", or the enum. Disabled: a finished lane idles, its action ignored and its reward 0, until
             `reset(options={"reset_mask": ...})` names it.
@@ -61,6 +65,10 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         split: str = "train",
         max_prompt_length: int | None = None,
         truncation_side: str | None = None,
+        min_new_tokens: int = 0,
+        stop: str | Sequence[str] | None = None,
+        action_mask: Any = None,
+        chat_template: bool = False,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         group_size: int = 1,
         copy: bool = True,
@@ -76,7 +84,19 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
             modes = [mode.value for mode in AutoresetMode]
             raise ValueError(f"Expected autoreset_mode to be one of {modes}, got {autoreset_mode!r}") from error
         self.setting = Setting.resolve(
-            task, reward, payout, tokenizer, max_new_tokens, split, max_prompt_length, truncation_side, render_mode
+            task=task,
+            reward=reward,
+            payout=payout,
+            tokenizer=tokenizer,
+            max_new_tokens=max_new_tokens,
+            split=split,
+            max_prompt_length=max_prompt_length,
+            truncation_side=truncation_side,
+            min_new_tokens=min_new_tokens,
+            stop=stop,
+            action_mask=action_mask,
+            chat_template=chat_template,
+            render_mode=render_mode,
         )
         self.metadata = {**TextGenEnv.metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = render_mode
@@ -86,8 +106,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._lanes = self.setting.lanes(num_envs)
-        self._begun = np.zeros(num_envs, dtype=np.bool_)
-        self._autoreset = np.zeros(num_envs, dtype=np.bool_)
+        self._views: list[TextGenEnv] = []
         self._everyone = np.ones(num_envs, dtype=np.bool_)
         self._everyone.setflags(write=False)
 
@@ -103,7 +122,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
 
     @property
     def responses(self) -> tuple[str, ...]:
-        """What each lane has written so far, special tokens left out."""
+        """What the agent has written in each lane so far, as the reward reads it."""
         return tuple(self._lanes.response(lane) for lane in range(self.num_envs))
 
     def reset(
@@ -114,8 +133,9 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         Args:
             seed: Decides every episode from here on: lane i gets seed + i // group_size; or one seed a lane. None
                 goes on in the present streams.
-            options: `{"reset_mask": (num_envs,) bool}` resets only those lanes; `{"example": index or indices}` names
-                the examples. The dict is left as it is.
+            options: `{"reset_mask": (num_envs,) bool}` resets only those lanes; `{"example": ...}` names or gives one
+                example as `TextGenEnv.reset` takes it, or a list of one for each lane that is reset. The dict is left
+                as it is.
 
         Returns:
             Observations of all lanes, and the infos of those that were reset.
@@ -129,8 +149,6 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         self._seed(seed, lanes)
         rest = {key: value for key, value in (options or {}).items() if key != "reset_mask"}
         self._lanes.reset(lanes, chosen_examples(rest, self._lanes, len(lanes)))
-        self._begun[lanes] = True
-        self._autoreset[lanes] = False
         return self._observations(), self._infos(mask)
 
     def step(
@@ -150,7 +168,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
             TypeError: If the actions are not whole numbers.
             RewardError: If the reward fails.
         """
-        if not self._begun.all():
+        if not self._lanes.begun.all():
             raise ResetNeeded("No episode has begun in some lanes: call envs.reset() first.")
         actions = np.asarray(actions)
         if actions.dtype.kind not in "iu":
@@ -163,18 +181,15 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         if not lanes.terminated.any():
             rewards = lanes.step(lanes.all, actions)
         else:  # NEXT_STEP: the lanes that ended begin anew, in place of a step; DISABLED: they idle
-            running = np.flatnonzero(~lanes.terminated)
+            over, running = np.flatnonzero(lanes.terminated), np.flatnonzero(~lanes.terminated)
             rewards = np.zeros(self.num_envs)
             rewards[running] = lanes.step(running, actions[running])
             if self.autoreset_mode == AutoresetMode.NEXT_STEP:
-                lanes.reset(np.flatnonzero(self._autoreset))
+                lanes.reset(over)
 
         terminated = lanes.terminated.copy()
         final: dict[str, Any] = {}
-        if self.autoreset_mode == AutoresetMode.NEXT_STEP:
-            self._autoreset = terminated
-            terminated = terminated.copy()
-        elif self.autoreset_mode == AutoresetMode.SAME_STEP and terminated.any():
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and terminated.any():
             final = self._final(terminated)
             lanes.reset(np.flatnonzero(terminated))
         infos = self._infos(self._everyone)
@@ -184,7 +199,9 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
     def render(self) -> tuple[Any, ...] | None:
         """Every lane's episode so far, as `TextGenEnv.render` gives it."""
         if self.render_mode is None:
-            gym.logger.warn("No render_mode was given: gym.make_vec(id, render_mode='ansi') makes render() return text.")
+            gym.logger.warn(
+                "No render_mode was given: gym.make_vec(id, render_mode='ansi') makes render() return text."
+            )
             return None
         mode = "ansi" if self.render_mode == "human" else self.render_mode
         rendered = tuple(render_lane(self._lanes, lane, mode, self.task.name) for lane in range(self.num_envs))
@@ -192,6 +209,60 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
             print("\n".join(rendered), flush=True)
             return None
         return rendered
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which tokens may come next in each lane, as sb3-contrib's MaskablePPO asks for it.
+
+        Returns:
+            `(num_envs, vocab_size)` bool; all True where nothing was masked.
+
+        Raises:
+            ResetNeeded: If a lane's first episode has not begun.
+        """
+        if not self._lanes.begun.all():
+            raise ResetNeeded("No episode has begun in some lanes: call envs.reset() first.")
+        masks = self._lanes.action_masks(self._lanes.all)
+        return np.ones((self.num_envs, self.tokenizer.vocab_size), dtype=np.bool_) if masks is None else masks == 1
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method of each lane, seen as a `TextGenEnv`, or read an attribute, as `SyncVectorEnv.call` does.
+
+        Args:
+            name: The method or attribute.
+            *args: For the method.
+            **kwargs: For the method.
+
+        Returns:
+            One result a lane.
+        """
+        found = [getattr(view, name) for view in self._lane_views()]
+        return tuple(one(*args, **kwargs) if callable(one) else one for one in found)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """An attribute of each lane, seen as a `TextGenEnv`."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute of each lane, seen as a `TextGenEnv`.
+
+        Args:
+            name: The attribute.
+            values: A list or tuple with one value a lane, or one value for all.
+
+        Raises:
+            ValueError: If the list is of another length.
+        """
+        if not isinstance(values, (list, tuple)):
+            values = [values] * self.num_envs
+        if len(values) != self.num_envs:
+            raise ValueError(f"Expected one value a lane, {self.num_envs} of them, got {len(values)}")
+        for view, value in zip(self._lane_views(), values, strict=True):
+            setattr(view, name, value)
+
+    def _lane_views(self) -> list[TextGenEnv]:
+        if not self._views:
+            self._views = [TextGenEnv.of_lane(self.setting, self._lanes, lane) for lane in range(self.num_envs)]
+        return self._views
 
     def _reset_mask(self, options: dict[str, Any] | None) -> NDArray[np.bool_]:
         if not options or "reset_mask" not in options:
@@ -217,7 +288,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
             numbers = [one for one in (seed[lane] for lane in given) if one is not None]
             self._lanes.seed(np.array(given, dtype=np.intp), seeds_of(numbers, len(numbers)))
             lanes = np.array([lane for lane in lanes.tolist() if seed[lane] is None], dtype=np.intp)
-        fresh = lanes[~self._begun[lanes]]
+        fresh = lanes[~self._lanes.begun[lanes]]
         if len(fresh):  # never seeded: whatever Gymnasium draws
             base = int(self.np_random.integers(2**32))
             self._lanes.seed(fresh, seeds_of(base, self.num_envs, self.group_size)[fresh])
@@ -242,9 +313,14 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         }
         for name, scores in lanes.part_scores(lanes.all).items():
             values[f"score/{name}"] = scores
+        masks = lanes.action_masks(lanes.all)
+        if masks is not None:
+            values["action_mask"] = masks
         infos: dict[str, Any] = {}
         for key, value in values.items():
-            infos[key] = value.copy() if mask is self._everyone else np.where(mask, value, np.zeros_like(value))
+            infos[key] = value.copy()
+            if mask is not self._everyone:
+                infos[key][~mask] = 0
             infos[f"_{key}"] = mask.copy()
         return infos
 

@@ -25,9 +25,10 @@ SHAPES = {"vocab_size": 10, "bos_token_id": 1, "eos_token_id": 0, "pad_token_id"
 def tiny_config(kind: str) -> transformers.PreTrainedConfig:
     """A config of one of the architectures that the lane cache must be exact for."""
     llama = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    grouped = {**SHAPES, "num_key_value_heads": 2, "max_position_embeddings": 128}
     configs = {
-        "llama": lambda: transformers.LlamaConfig(**llama, **SHAPES, num_key_value_heads=2, max_position_embeddings=128),
-        "qwen2": lambda: transformers.Qwen2Config(**llama, **SHAPES, num_key_value_heads=2, max_position_embeddings=128),
+        "llama": lambda: transformers.LlamaConfig(**llama, **grouped),
+        "qwen2": lambda: transformers.Qwen2Config(**llama, **grouped),
         "gpt2": lambda: transformers.GPT2Config(**SHAPES, n_embd=32, n_layer=2, n_head=4, n_positions=128),
         "opt": lambda: transformers.OPTConfig(
             **SHAPES, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,

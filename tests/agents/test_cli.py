@@ -11,7 +11,8 @@ import pytest
 
 from agents.__main__ import main
 
-SMALL = ["--device", "cpu", "--num-envs", "8", "--episodes-per-update", "8", "--max-new-tokens", "6", "--eval-episodes", "10"]  # fmt: skip
+SMALL = ["--device", "cpu", "--num-envs", "8", "--episodes-per-update", "8"]
+SMALL += ["--max-new-tokens", "6", "--eval-episodes", "10"]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,9 @@ def test_evaluate_and_generate_read_a_run(run, capsys):
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".txt"])
 def test_a_prompts_file(tmp_path, suffix, capsys):
-    texts = [f"One day a fox named Tim number {number} went to the river and had a lot of fun there." for number in range(60)]
+    texts = [
+        f"One day a fox named Tim number {number} went to the river and had a lot of fun there." for number in range(60)
+    ]
     file = tmp_path / f"prompts{suffix}"
     file.write_text("\n".join(texts if suffix == ".txt" else [json.dumps({"story": text}) for text in texts]))
     words = ["--prompts", str(file), "--prompt-tokens", "9", "--total-timesteps", "40", *SMALL]
@@ -102,7 +105,8 @@ def test_no_command_shows_the_commands(capsys):
 def test_ctrl_c_ends_a_run_with_a_checkpoint(tmp_path):
     folder = tmp_path / "run"
     words = ["train", "--total-timesteps", "100000000", "--output", str(folder), *SMALL]
-    process = subprocess.Popen([sys.executable, "-m", "agents", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    command = [sys.executable, "-m", "agents", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text().count("\n") >= 2):

@@ -364,6 +364,12 @@ class TestPPOPolicyLoss:
         assert float(torch.autograd.grad(actual, log_probs)[0]) == pytest.approx(gradient)
         assert stats["clip_fraction"] == (ratio != 1.25)
 
+    def test_clip_range_is_one_fifth_on_both_sides_unless_given(self) -> None:
+        log_probs, advantages = torch.tensor([1.21, 1.19, 0.79, 0.81]).log(), torch.tensor([1.0, 1.0, -1.0, -1.0])
+        loss, stats = ppo_policy_loss(log_probs, torch.zeros(4), advantages, flags(1, 1, 1, 1))
+        assert float(loss) == pytest.approx(-(1.2 + 1.19 - 0.8 - 0.81) / 4)
+        assert stats["clip_fraction"] == 0.5
+
     def test_statistics_are_token_means_without_gradient(self) -> None:
         log_probs = torch.tensor([[0.5, 0.0, 9.0]], requires_grad=True)
         zeros = torch.zeros(1, 3)

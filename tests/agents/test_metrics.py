@@ -1,6 +1,5 @@
 """Metrics: averages that do not depend on how they were cut up."""
 
-
 import pytest
 import torch
 

@@ -77,7 +77,8 @@ def test_the_ratio_is_one_before_the_first_step():
     policy = make_policy(seed=2)
     rollout = collect(lanes(), policy, 20, seed=1, generator=torch.Generator().manual_seed(1), temperature=1.4)
     again = policy.evaluate(rollout.input_ids, rollout.positions, rollout.response_mask, temperature=1.4)
-    torch.testing.assert_close((again.log_probs - rollout.log_probs).exp(), torch.ones_like(again.log_probs), atol=1e-5, rtol=0)  # fmt: skip
+    ratio = (again.log_probs - rollout.log_probs).exp()
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-5, rtol=0)
     torch.testing.assert_close(again.values, rollout.values, atol=1e-5, rtol=1e-5)
 
 

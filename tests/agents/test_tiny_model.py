@@ -16,6 +16,7 @@ from textenvs.tasks import Stories
 FOLDER = Path(script.__file__).parent / "tiny"
 EOS = 1
 TASK = Stories()
+PERPLEXITY = 2.2  # measured: 2.05; a uniform guess: 1024
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +99,14 @@ def test_stories_end(responses: list[list[int]]) -> None:
     assert 0.02 < sum(in_budget) / len(in_budget) < 0.5
 
 
-def test_does_not_obey_the_header_yet(responses: list[list[int]]) -> None:
+def test_only_leans_towards_the_header(responses: list[list[int]]) -> None:
     backend = Tokenizer.from_file(str(script.TOKENIZER_FILE))
     analyzer = SentimentIntensityAnalyzer()
     signed = []
     for index, response in enumerate(responses):
         sign = {"happy": 1, "sad": -1}[TASK.example("validation", index).metadata["mood"]]
         signed.append(sign * analyzer.polarity_scores(backend.decode(response[:32]))["compound"])
-    assert abs(sum(signed) / len(signed)) < 0.2  # the standard error is about 0.04
+    assert 0.05 < sum(signed) / len(signed) < 0.45  # the standard error is about 0.04
     assert sum(score > 0.3 for score in signed) > 50
     assert sum(score < -0.3 for score in signed) > 50
 

@@ -39,7 +39,8 @@ def test_learn_save_load_predict(tmp_path):
     action, state = again.predict(observation, deterministic=True)
     assert state is None
     assert action == agent.predict(observation, deterministic=True)[0]
-    logits = again.policy.model(torch.tensor(observation["input_ids"][None, : observation["attention_mask"].sum()])).logits  # fmt: skip
+    row = torch.tensor(observation["input_ids"][None, : observation["attention_mask"].sum()])
+    logits = again.policy.model(row).logits
     assert action == int(logits[0, -1].argmax())
     batch = {key: np.stack([value, value]) for key, value in observation.items()}
     assert again.predict(batch, deterministic=True)[0].tolist() == [action, action]
@@ -54,7 +55,9 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(tmp_path):
     resumed = load(tmp_path, device="cpu")
     run(resumed, 2, rows_resumed)
     timed = ("tokens_per_second", "seconds_policy", "seconds_environment", "seconds_reference", "seconds_update")
-    plain = [[{key: row[key] for key in row if key not in timed} for row in rows] for rows in (rows_straight, rows_resumed)]
+    plain = [
+        [{key: row[key] for key in row if key not in timed} for row in rows] for rows in (rows_straight, rows_resumed)
+    ]
     assert plain[0] == plain[1]
     assert torch.equal(weights(resumed), weights(straight))
     assert resumed.timesteps == straight.timesteps
@@ -111,7 +114,10 @@ def test_a_reward_that_fails_in_mid_run_leaves_a_usable_checkpoint(tmp_path):
         return 0.5 if calls[0] < 150 else float("nan")
 
     agent = REINFORCE(
-        Policy.from_pretrained("tiny", device="cpu"), "TextGen-v0", env_kwargs={**KWARGS, "reward": fails_later}, **SMALL
+        Policy.from_pretrained("tiny", device="cpu"),
+        "TextGen-v0",
+        env_kwargs={**KWARGS, "reward": fails_later},
+        **SMALL,
     )
     with pytest.raises(RewardError, match=r"'fails_later' gave nan"):
         agent.learn(10**9, folder=tmp_path)

@@ -145,7 +145,7 @@ def test_examples_are_frozen() -> None:
     for split in SPLITS:
         for example in EXAMPLES[split]:
             digest.update(f"{example.prompt}\n".encode())
-    assert digest.hexdigest()[:16] == "FROZEN"
+    assert digest.hexdigest()[:16] == "4840d61a0eada69e"
 
 
 def test_demonstrations_have_the_wanted_mood() -> None:
@@ -200,7 +200,7 @@ def test_every_sentence_has_its_mood(name: str, table: dict[str, list[list[gramm
                     assert score * (1 if mood == "happy" else -1) > 0.15, sentence
 
 
-def test_the_corpus_does_not_obey_its_header() -> None:
+def test_the_corpus_only_leans_towards_its_header() -> None:
     scores: dict[str, list[float]] = {"happy": [], "sad": []}
     for index in range(4000):
         story = TASK.corpus_story(index)
@@ -208,8 +208,9 @@ def test_the_corpus_does_not_obey_its_header() -> None:
         scores[mood].append(compound(story.removeprefix(f"A {mood} story.")))
     means = {mood: sum(values) / len(values) for mood, values in scores.items()}
     assert min(map(len, scores.values())) > 1800
-    assert means["happy"] == pytest.approx(means["sad"], abs=0.08)  # the standard error is about 0.02
-    assert abs(means["happy"]) < 0.2
+    # The standard error is about 0.02; the mean of happy and sad stories together is the grammar's own, near 0.
+    assert 0.1 < (means["happy"] - means["sad"]) / 2 < 0.4
+    assert abs(means["happy"] + means["sad"]) / 2 < 0.2
     assert max(scores["sad"]) > 0.5  # both moods occur under both headers
     assert min(scores["happy"]) < -0.5
 
@@ -227,7 +228,7 @@ def test_the_corpus_is_varied_english_of_a_story_length() -> None:
 def test_prompts_are_short() -> None:
     prompts = [example.prompt for split in SPLITS for example in EXAMPLES[split]]
     lengths = [len(encoding.ids) for encoding in TOKENIZER.encode_batch(prompts)]
-    assert 16 <= min(lengths)
+    assert min(lengths) >= 16
     assert max(lengths) < 40
 
 
@@ -259,9 +260,10 @@ def test_tokenizer_round_trips_prompts_and_demonstrations() -> None:
 def test_a_response_is_tokenised_alone_as_behind_its_prompt() -> None:
     for example in EXAMPLES["validation"]:
         response = TOKENIZER.encode(example.references[0], add_special_tokens=False).ids
-        assert TOKENIZER.encode(example.prompt).ids + response == TOKENIZER.encode(
-            example.prompt + example.references[0]
-        ).ids
+        assert (
+            TOKENIZER.encode(example.prompt).ids + response
+            == TOKENIZER.encode(example.prompt + example.references[0]).ids
+        )
 
 
 @given(st.text())
@@ -285,7 +287,9 @@ def test_make_task() -> None:
 
 
 def test_unknown_task_names_the_known_and_the_closest() -> None:
-    with pytest.raises(ValueError, match=r"Expected a task from \[.*'stories'.*\], got 'storys'. Did you mean 'stories'"):
+    with pytest.raises(
+        ValueError, match=r"Expected a task from \[.*'stories'.*\], got 'storys'. Did you mean 'stories'"
+    ):
         make_task("storys")
     with pytest.raises(ValueError, match=r"got 'zzz'\.$"):
         make_task("zzz")

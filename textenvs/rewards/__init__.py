@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -25,7 +25,7 @@ def register_reward(name: str, factory: Callable[..., Reward]) -> None:
     Args:
         name: What it will be called; not taken yet.
         factory: A `Reward` class, or a function that returns a `Reward`. Its keyword arguments may come from a dict:
-            `{name: {"argument": 1}}`.
+            `{name: {"argument": 1}}`. For a plain function f: `lambda: FunctionReward(f)`.
 
     Raises:
         ValueError: If the name is taken or empty.
@@ -57,7 +57,7 @@ def make_reward(reward: Any) -> Reward:
         The reward.
 
     Raises:
-        ValueError: If a name is unknown or a weight is no finite number.
+        ValueError: If a name is unknown, a dict is empty or a weight is no finite number.
         TypeError: If it is none of these, or a reward does not take an argument.
 
     Example:
@@ -69,17 +69,15 @@ def make_reward(reward: Any) -> Reward:
         return reward
     if isinstance(reward, str):
         return _by_name(reward)
-    if isinstance(reward, dict):
-        terms: dict[str, tuple[float, Reward]] = {}
+    if isinstance(reward, Mapping):
+        terms: dict[str, tuple[Any, Reward]] = {}
         for name, setting in reward.items():
-            arguments = dict(setting) if isinstance(setting, dict) else {"weight": setting}
+            arguments = dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
             weight = arguments.pop("weight", 1.0)
             terms[name] = (weight, _by_name(name, arguments))
-        if len(terms) == 1:
-            (weight, only), *_ = terms.values()
-            if isinstance(weight, (int, float)) and weight == 1:
-                return only
-        return WeightedSum(terms)
+        total = WeightedSum(terms)
+        weight, first = next(iter(total.terms.values()))
+        return first if len(terms) == 1 and weight == 1 else total
     if callable(reward) and not isinstance(reward, type):
         return FunctionReward(reward)
     raise TypeError(
@@ -96,7 +94,7 @@ def _by_name(name: Any, arguments: dict[str, Any] | None = None) -> Reward:
     try:
         made = _REWARDS[name](**(arguments or {}))
     except TypeError as error:
-        raise TypeError(f"Reward {name!r} could not be made with arguments {arguments}: {error}") from error
+        raise TypeError(f"Reward {name!r} could not be made with arguments {arguments or {}}: {error}") from error
     if not isinstance(made, Reward):
         raise TypeError(f"Expected the factory of reward {name!r} to return a Reward, got {type(made).__name__}")
     return made

@@ -23,12 +23,24 @@ from textenvs.tokenizer import Tokenizer, decode_bytes
 
 
 class RewardError(RuntimeError):
-    """A reward raised, or gave something that is not a finite number. It never counts as 0."""
+    """A reward raised, or gave something that is not a finite number. It never counts as 0.
+
+    Args:
+        reward: The reward's name.
+        problem: What it did.
+        example: What the response answered.
+        response: The text that it was to score.
+    """
 
     def __init__(self, reward: str, problem: str, example: Example | None, response: str | None) -> None:
+        self.reward, self.problem, self.example, self.response = reward, problem, example, response
         where = "" if example is None else f"\n  example:  {_shorten(repr(example))}"
         where += "" if response is None else f"\n  response: {_shorten(repr(response))}"
         super().__init__(f"Reward {reward!r} {problem}{where}\nA score must be one finite number for every response.")
+
+    def __reduce__(self) -> tuple[type[RewardError], tuple[str, str, Example | None, str | None]]:
+        """Lets it travel out of a worker process, which an exception with several arguments does not by itself."""
+        return type(self), (self.reward, self.problem, self.example, self.response)
 
 
 def _shorten(text: str, limit: int = 500) -> str:
@@ -173,7 +185,8 @@ class TextScorer(Scorer):
             if piece or phi is None:
                 self._data[lane] += piece
                 example = self._examples[lane]
-                assert example is not None  # the lanes reset before they push
+                if example is None:
+                    raise RuntimeError(f"Expected a reset of lane {lane} before the first push into it")
                 phi = self._phi[lane] = checked_score(self.reward, example, decode_bytes(self._data[lane]))
             scores[row] = phi
         return scores
@@ -199,7 +212,7 @@ class FunctionReward(Reward):
         if not callable(function):
             raise TypeError(f"Expected a function f(example, response) -> float, got {type(function).__name__}")
         self.function = function
-        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
         self.low, self.high = low, high
 
     def score(self, example: Example, response: str) -> float:
@@ -232,7 +245,10 @@ def checked_score(reward: Reward, example: Example, response: str) -> float:
         score = score.item()
     if isinstance(score, bool) or not isinstance(score, Real):
         raise RewardError(reward.name, f"gave {score!r} of type {type(score).__name__}", example, response)
-    score = float(score)
-    if not math.isfinite(score):
-        raise RewardError(reward.name, f"gave {score}", example, response)
-    return score
+    try:
+        value = float(score)
+    except OverflowError:  # a whole number beyond the largest float
+        value = math.inf
+    if not math.isfinite(value):
+        raise RewardError(reward.name, f"gave {value}", example, response)
+    return value

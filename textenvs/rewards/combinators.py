@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +23,18 @@ class WeightedSum(Reward):
 
     Raises:
         ValueError: If there is no term, or a weight is not a finite number.
+        TypeError: If a term's reward is no `Reward`.
     """
 
     def __init__(self, terms: Mapping[str, tuple[float, Reward]]) -> None:
         if not terms:
             raise ValueError("Expected at least one reward in a weighted sum, got none")
-        for name, (weight, _) in terms.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
-                raise ValueError(f"Expected the weight of reward {name!r} to be a finite number, got {weight!r}")
-        self.terms = dict(terms)
+        self.terms = {name: _checked_term(name, weight, reward) for name, (weight, reward) in terms.items()}
         self.name = " + ".join(f"{weight:g} {name}" for name, (weight, _) in self.terms.items())
-        bounds = [sorted((weight * reward.low, weight * reward.high)) for weight, reward in self.terms.values() if weight]
-        self.low, self.high = sum(low for low, _ in bounds), sum(high for _, high in bounds)
+        # Without the terms of weight 0, which are there to be reported: 0 * inf is no bound.
+        weighted = [(weight, reward) for weight, reward in self.terms.values() if weight]
+        bounds = [sorted((weight * reward.low, weight * reward.high)) for weight, reward in weighted]
+        self.low, self.high = sum((low for low, _ in bounds), 0.0), sum((high for _, high in bounds), 0.0)
 
     @property
     def parts(self) -> dict[str, Reward]:
@@ -41,13 +43,22 @@ class WeightedSum(Reward):
 
     def score(self, example: Example, response: str) -> float:
         """See `Reward.score`."""
-        return math.fsum(
-            weight * checked_score(reward, example, response) for weight, reward in self.terms.values()
-        )
+        total = 0.0  # in the order of `push`, so that the two agree to the last bit where the terms do
+        for weight, reward in self.terms.values():
+            total += weight * checked_score(reward, example, response)
+        return total
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
         """See `Reward.scorer`."""
         return _SumScorer(self, num_lanes, tokenizer)
+
+
+def _checked_term(name: str, weight: Any, reward: Any) -> tuple[float, Reward]:
+    if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
+        raise ValueError(f"Expected the weight of reward {name!r} to be a finite number, got {weight!r}")
+    if not isinstance(reward, Reward):
+        raise TypeError(f"Expected term {name!r} of a weighted sum to be a Reward, got {type(reward).__name__}")
+    return float(weight), reward
 
 
 class _SumScorer(Scorer):

@@ -4,10 +4,10 @@
 |---|---|---|
 | `"immediate"` | Phi_t - Phi_{t-1} | sums to Phi_T |
 | `"sparse"` | Phi_T at the end, else 0 | sums to Phi_T |
-| `{"shaped": {"gamma": g}}` | sparse + g Phi_t - Phi_{t-1}, Phi taken as 0 at the end | discounted by g, equals sparse's |
+| `{"shaped": {"gamma": g}}` | sparse + g Phi_t - Phi_{t-1}, Phi taken as 0 at the end | discounted by g: sparse's |
 | `{"every": k}` | the immediate reward, saved up and paid at each k-th token | sums to Phi_T |
 | `{"delayed": k}` | the immediate reward of k tokens ago; what is left, at the end | sums to Phi_T |
-| `"word"` | what the finished words earned, at the token that starts the next one | sums to Phi_T |
+| `"word"` | what the finished words earned, once white space ends them | sums to Phi_T |
 | `"sentence"` | the immediate reward, saved up and paid at . ! or ? | sums to Phi_T |
 
 Phi_0 is 0, so whatever an empty response would score is paid with the first token.
@@ -15,7 +15,6 @@ Phi_0 is 0, so whatever an empty response would score is paid with the first tok
 
 from __future__ import annotations
 
-import math
 import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from textenvs.tokenizer import Tokenizer
 
+_MOST_TOKENS = 2**31 - 1
 PAYOUTS = ("immediate", "sparse", "word", "sentence", "every", "delayed", "shaped")
 
 
@@ -182,7 +182,8 @@ class Delayed(Payout):
     def __init__(self, num_lanes: int, tokenizer: Tokenizer, delayed: int) -> None:
         super().__init__(num_lanes, tokenizer)
         self._delay = delayed
-        self._history = np.zeros((num_lanes, delayed))  # Phi of the last k steps, as a ring
+        # Phi of the last k steps, as a ring. It grows as far as an episode goes, since k may be far beyond that.
+        self._history = np.zeros((num_lanes, min(delayed, 16)))
         self._step = np.zeros(num_lanes, dtype=np.int64)
 
     def reset(self, lanes: NDArray[np.intp]) -> None:
@@ -200,6 +201,9 @@ class Delayed(Payout):
     ) -> NDArray[np.float64]:
         """See `Payout.pay`."""
         slot = self._step[lanes] % self._delay
+        if slot.max(initial=0) >= self._history.shape[1]:
+            more = min(self._delay - self._history.shape[1], self._history.shape[1])
+            self._history = np.pad(self._history, ((0, 0), (0, more)))
         late = self._history[lanes, slot]
         self._history[lanes, slot] = phi
         self._step[lanes] += 1
@@ -207,7 +211,9 @@ class Delayed(Payout):
 
 
 class Word(Payout):
-    """What the finished words earned, paid at the token that starts the next word, and the rest at the end.
+    """What the finished words earned, paid once white space ends them; the rest at the end.
+
+    Most tokenizers write the space in front of a word, so that a word is paid by the token that starts the next one.
 
     Args:
         num_lanes: How many lanes.
@@ -216,7 +222,10 @@ class Word(Payout):
 
     def __init__(self, num_lanes: int, tokenizer: Tokenizer) -> None:
         super().__init__(num_lanes, tokenizer)
-        self._starts_word = np.array([bool(re.search(rb"\s", piece)) for piece in tokenizer.pieces])
+        texts = [piece.decode("utf-8", "replace") for piece in tokenizer.pieces]
+        # White space ends the word before the token, or, as its last character, the token's own.
+        self._ends_before = np.array([any(map(str.isspace, text)) for text in texts], dtype=np.bool_)
+        self._ends_within = np.array([text[-1:].isspace() for text in texts], dtype=np.bool_)
         self._previous = np.zeros(num_lanes)
 
     def reset(self, lanes: NDArray[np.intp]) -> None:
@@ -232,9 +241,9 @@ class Word(Payout):
         tokens: NDArray[np.int64],
     ) -> NDArray[np.float64]:
         """See `Payout.pay`."""
-        finished = np.where(self._starts_word[tokens], self._previous[lanes], self._paid[lanes])
+        finished = np.where(self._ends_before[tokens], self._previous[lanes], self._paid[lanes])
         self._previous[lanes] = phi
-        return self._pay_up_to(lanes, np.where(terminated, phi, finished))
+        return self._pay_up_to(lanes, np.where(terminated | self._ends_within[tokens], phi, finished))
 
 
 class Sentence(Payout):
@@ -247,7 +256,8 @@ class Sentence(Payout):
 
     def __init__(self, num_lanes: int, tokenizer: Tokenizer) -> None:
         super().__init__(num_lanes, tokenizer)
-        self._ends_sentence = np.array([bool(re.search(rb"[.!?]", piece)) for piece in tokenizer.pieces])
+        ends = [re.search(rb"[.!?]", piece) is not None for piece in tokenizer.pieces]
+        self._ends_sentence = np.array(ends, dtype=np.bool_)
 
     def pay(
         self,
@@ -275,7 +285,7 @@ def make_payout(payout: Any, num_lanes: int, tokenizer: Tokenizer) -> Payout:
 
     Raises:
         ValueError: If there is no such payout, or its number is out of range.
-        TypeError: If it is neither a name nor a dict.
+        TypeError: If it is neither a name nor a dict, or counts in something else than whole numbers.
     """
     plain: dict[str, type[Payout]] = {"immediate": Immediate, "sparse": Sparse, "word": Word, "sentence": Sentence}
     expected = "'immediate', 'sparse', 'word', 'sentence', {'every': k}, {'delayed': k} or {'shaped': {'gamma': g}}"
@@ -288,13 +298,15 @@ def make_payout(payout: Any, num_lanes: int, tokenizer: Tokenizer) -> Payout:
     if len(payout) == 1:
         name, argument = next(iter(payout.items()))
         if name in ("every", "delayed"):
-            if isinstance(argument, bool) or not isinstance(argument, int) or argument < 1:
-                raise ValueError(f"Expected payout {name!r} to count at least 1 token, got {argument!r}")
+            if isinstance(argument, bool) or not isinstance(argument, (int, np.integer)):
+                raise TypeError(f"Expected payout {name!r} to count tokens, a whole number, got {argument!r}")
+            if not 1 <= argument <= _MOST_TOKENS:
+                raise ValueError(f"Expected payout {name!r} to count 1 to {_MOST_TOKENS} tokens, got {argument!r}")
+            argument = int(argument)
             return Every(num_lanes, tokenizer, argument) if name == "every" else Delayed(num_lanes, tokenizer, argument)
         if name == "shaped":
             gamma = argument.get("gamma") if isinstance(argument, dict) and set(argument) == {"gamma"} else None
             if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not 0 <= gamma <= 1:
                 raise ValueError(f"Expected payout 'shaped' as {{'gamma': number in [0, 1]}}, got {argument!r}")
-            assert math.isfinite(gamma)
             return Shaped(num_lanes, tokenizer, float(gamma))
     raise ValueError(f"Expected payout to be {expected}, got {payout!r}")

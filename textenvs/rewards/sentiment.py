@@ -1,7 +1,7 @@
 """Sentiment: how happy (or sad) a text sounds, by VADER's lexicon.
 
 Source: Hutto & Gilbert (2014), VADER: a parsimonious rule-based model for sentiment analysis of social media text;
-lexicon, boosters and negations from the vaderSentiment package.
+lexicon, boosters, negations and rules from the vaderSentiment package.
 
 Two scores of the same quality. `sentiment` is a mean over words, so what a token adds is known at once: train on it.
 `vader` is the library's own compound score, in which one "but" rescales everything before it: hold it out.
@@ -22,9 +22,26 @@ from textenvs.rewards.words import TokenAutomaton, WordReader
 from textenvs.tasks.base import Example
 from textenvs.tokenizer import Tokenizer
 
-_NEGATIONS = frozenset([*vaderSentiment.NEGATE, "no"])
-_DISTANCE_FACTORS = (1.0, 0.95, 0.9)  # how much a booster one, two or three words back still counts
 _MOST_VALENCE = 4.0  # the lexicon's scale runs from -4 to 4
+_DISTANCE_FACTORS = (1.0, 0.95, 0.9)  # how much a booster one, two or three words back still counts
+_NEVER_SO = 1.25  # "never so good" is better than good
+_NEGATED = float(vaderSentiment.N_SCALAR)
+
+# What a word does to the valence of the words after it. A word that no table holds is "plain", or "valent" when the
+# lexicon has it; VADER lets a valent word modify nothing. "" stands for the words before the first.
+_KINDS = {
+    **dict.fromkeys([*vaderSentiment.NEGATE, "no"], "negation"),
+    **{word: "booster" if boost > 0 else "dampener" for word, boost in vaderSentiment.BOOSTER_DICT.items()},
+    **{word: word for word in ("never", "without", "doubt", "so", "very", "this", "least", "at")},
+}
+_BOOSTS = {
+    "booster": vaderSentiment.B_INCR,
+    "so": vaderSentiment.B_INCR,
+    "very": vaderSentiment.B_INCR,
+    "dampener": vaderSentiment.B_DECR,
+}
+_NEGATIONS = frozenset(["negation", "never", "without"])
+_VALENT = frozenset(["valent", "doubt"])
 
 
 @lru_cache(maxsize=1)
@@ -51,37 +68,46 @@ def mood_sign(example: Example) -> float:
 
 
 class ValenceReader(WordReader):
-    """The valence of each word, after the boosters and negations among the three words before it.
+    """The valence of each word, as the three words before it modify it.
 
-    VADER's rules for those, in VADER's order. Left out, since a later word or the whole text decides them: "but",
-    "least", idioms, capitals, exclamation marks; and "no" always negates and has no valence of its own.
+    VADER's rules for boosters, negations, "never so", "without doubt" and "least", in VADER's order, and then a cut to
+    the lexicon's scale. Left out is what later words or the whole text decide: "but", "kind of" and other idioms,
+    capitals, exclamation marks, emojis; and "no" always negates and has no valence of its own.
     """
 
-    start: Hashable = ((0.0, False), (0.0, False), (0.0, False))
+    start: Hashable = ("", "", "")
     width = 2  # valence, words
 
-    def __init__(self) -> None:
-        self._lexicon = _analyzer().lexicon
-        self._boosters = vaderSentiment.BOOSTER_DICT
-
     def read(self, memory: Hashable, word: str) -> tuple[Hashable, tuple[float, ...]]:
-        """Read one word; the memory is (booster, negates) of the last three, the latest first."""
+        """Read one word; the memory is what kinds of words the last three were, the latest first."""
         assert isinstance(memory, tuple)
         bare = word.strip(punctuation)
         bare = (bare if len(bare) > 2 else word).lower()  # what is shorter may be an emoticon
-        valence, modifier = 0.0, (0.0, False)
-        if bare in _NEGATIONS or "n't" in bare:
-            modifier = (0.0, True)
-        elif bare in self._boosters:
-            modifier = (self._boosters[bare], False)
-        elif bare in self._lexicon:
-            valence = self._lexicon[bare]
-            for (boost, negates), factor in zip(memory, _DISTANCE_FACTORS, strict=True):
-                valence += (boost if valence >= 0 else -boost) * factor
-                if negates:
-                    valence *= vaderSentiment.N_SCALAR
-            valence = min(max(valence, -_MOST_VALENCE), _MOST_VALENCE)
-        return (modifier, *memory[:2]), (valence, 1.0)
+        lexicon = _analyzer().lexicon
+        kind = _KINDS.get(bare, "negation" if "n't" in bare else "valent" if bare in lexicon else "plain")
+        valence = _modified(lexicon[bare], *memory) if kind in _VALENT else 0.0
+        return (kind, *memory[:2]), (min(max(valence, -_MOST_VALENCE), _MOST_VALENCE), 1.0)
+
+
+def _modified(valence: float, last: str, second: str, third: str) -> float:
+    """A word's valence after the kinds of the three words before it: `sentiment_valence` in vaderSentiment."""
+    so_or_this = ("so", "this")
+    for place, kind in enumerate((last, second, third)):
+        if kind in _VALENT or not kind:
+            continue
+        boost = _BOOSTS.get(kind, 0.0) * _DISTANCE_FACTORS[place]
+        valence += boost if valence >= 0 else -boost
+        if place == 1 and kind == "never" and last in so_or_this:
+            valence *= _NEVER_SO
+        elif place == 2 and ((kind == "never" and second in so_or_this) or last in so_or_this):
+            valence *= _NEVER_SO  # the second half, without "never", is the library's as well
+        elif kind == "without" and "doubt" in (last, second)[:place]:
+            pass
+        elif kind in _NEGATIONS:
+            valence *= _NEGATED
+    if last == "least" and second not in ("at", "very"):
+        valence *= _NEGATED
+    return valence
 
 
 class Sentiment(Reward):

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from textenvs.tokenizer import Tokenizer
 
-_MOST_EDGES = 1 << 20
+# Beyond either, an automaton starts anew: about 150 MB of edges, or as much of endless words without white space.
+_MOST_EDGES = 1 << 19
+_MOST_CHARACTERS = 1 << 27
 
 
 class WordReader(ABC):
@@ -78,6 +80,7 @@ class TokenAutomaton:
         self._states: list[tuple[Hashable, str, bytes]] = [self._start]
         self._state_ids: dict[tuple[Hashable, str, bytes], int] = {self._start: 0}
         self._edges: dict[int, int] = {}
+        self._characters = 0
         self._next_state = np.zeros(1024, dtype=np.int64)
         self._commits = np.zeros((1024, self._reader.width))
         self._pending = np.zeros((1024, self._reader.width))
@@ -101,7 +104,7 @@ class TokenAutomaton:
         get = self._edges.get
         found = [get(key) for key in keys]
         if None in found:
-            if len(self._edges) > _MOST_EDGES:
+            if len(self._edges) > _MOST_EDGES or self._characters > _MOST_CHARACTERS:
                 self._compact()
                 return self.push(lanes, tokens)
             found = [self._edges[key] if key in self._edges else self._discover(key) for key in keys]
@@ -129,6 +132,7 @@ class TokenAutomaton:
         target_id = self._state_ids.setdefault(target, len(self._states))
         if target_id == len(self._states):
             self._states.append(target)
+            self._characters += len(last)
         edge = len(self._edges)
         if edge == len(self._next_state):
             self._next_state = np.concatenate([self._next_state, np.zeros_like(self._next_state)])

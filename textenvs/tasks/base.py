@@ -7,7 +7,7 @@ into a pool (`textenvs.lanes.Pool`), and from then on a reset is an index into t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -46,6 +46,8 @@ class Task(ABC):
         truncation_side: Which end such a cut takes away: "left" keeps the last tokens, "right" the first.
         success_score: The score from which an episode under the default reward counts as a success, or None: never.
         held_out_reward: A second score of the same quality, reported beside the reward but never trained on.
+        max_turns: How often the agent speaks at most. With more than one, the task replies in between (see `reply`).
+        max_reply_tokens: The most tokens that a reply has; the observation has room for that many after each turn.
     """
 
     name: ClassVar[str]
@@ -56,6 +58,8 @@ class Task(ABC):
     truncation_side: str = "left"
     success_score: float | None = None
     held_out_reward: Any = None
+    max_turns: int = 1
+    max_reply_tokens: int = 0
 
     @abstractmethod
     def num_examples(self, split: str) -> int:
@@ -100,6 +104,43 @@ class Task(ABC):
             NotImplementedError: If the task has no demonstrations (a prompts file, say).
         """
         raise NotImplementedError(f"Task {type(self).__name__} has no demonstrations.")
+
+    def weights(self, split: str) -> Sequence[float] | None:
+        """How often each example is drawn, in relation to the others.
+
+        Args:
+            split: One of `SPLITS`.
+
+        Returns:
+            A number from 0 for each example, or None: all are drawn alike.
+        """
+        return None
+
+    def allowed(self, example: Example, turns: Sequence[str]) -> Sequence[str] | Mapping[str, str] | None:
+        """What the agent may say in its next turn: `action_mask="task"` makes a mask of tokens of it.
+
+        Args:
+            example: What the episode is about.
+            turns: What the agent said in its turns before, none in a task of one turn.
+
+        Returns:
+            A list of texts, `{"regex": pattern}`, or None: anything.
+        """
+        return None
+
+    def reply(self, example: Example, turns: Sequence[str]) -> str | None:
+        """What the environment says back when the agent has ended a turn with EOS, and has budget and turns left.
+
+        The score stays a function of the agent's text alone, in which each end of a turn is a newline.
+
+        Args:
+            example: What the episode is about.
+            turns: What the agent said in its turns so far, the latest last.
+
+        Returns:
+            The reply, with all that is to separate it from the turns around it; or None: the episode is over.
+        """
+        return None
 
 
 def check_split(split: str) -> None:

@@ -3,8 +3,8 @@
 The stories come from a small grammar. A story is a header that names a mood ("A happy story."), an opening that
 introduces a hero and a place, and then a handful of sentences: a start, some middles and an end. Each of those
 sentences exists in a happy, a sad and a neutral version. In the corpus that the bundled language model is trained on
-(`Stories.corpus_story`) the mood of each sentence is drawn without a look at the header, so that the model writes
-fluent stories and does not yet obey the header. To obey it is what reinforcement learning has to teach.
+(`Stories.corpus_story`) the mood of each sentence only leans towards the header's, so that the model writes fluent
+stories, and has heard of the header, but does not obey it. To obey it is what reinforcement learning has to teach.
 
 A template is text with slots in braces ("{N} found {a}.") and choices in brackets ("[smiled|laughed]"). The slots are:
 
@@ -124,7 +124,8 @@ START: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "{N} saw {a} under a [tree|bush|table|bench|window|leaf|rug].",
             "{his} {w} showed {him} {a}.",
             "{N} put {a} in {his} [room|bag|bed|pocket|closet].",
-            "{N} took {his} {ao} and walked [down the road|up the hill|to the water|to the {g}|through the rain|across the street].",
+            "{N} took {his} {ao} and walked [down the road|up the hill|to the water|to the {g}|through the rain].",
+            "{N} took {his} {ao} across the street.",
             "{af} came by with {a}.",
             "{N} looked at {a} for a long time.",
             "{N} was looking for {his} {ao}.",
@@ -137,7 +138,7 @@ START: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "happy": (
             "{N} met a [kind|friendly|nice|funny] {f}, and they played together.",
             "{his} best friend, {af}, came to play.",
-            "a [brave|kind|clever] {f} helped {N} [find the way home|cross the water|climb the hill|carry the {e}|clean the kitchen].",
+            "a [brave|kind|clever] {f} helped {N} [find the way home|cross the water|climb the hill|carry the {e}].",
             "{N} shared {his} {e} with {af}, and they became [good|best] friends.",
             "a [funny|cheerful] {f} made {N} laugh all day.",
             "{N} danced with {af}, and they laughed.",
@@ -668,8 +669,9 @@ class Stories(Task):
     def corpus_story(self, index: int) -> str:
         """A whole story to train a language model on, in the format of prompt + response.
 
-        The mood of each sentence is drawn without a look at the mood in the header: a third each of happy, sad and
-        neutral, with a little stickiness from one sentence to the next. Only combinations of the train split are used.
+        The mood of each sentence leans a little towards the header's: every fourth draw takes it, and the others are
+        a third each of happy, sad and neutral, with a little stickiness from one sentence to the next. Only
+        combinations of the train split are used.
 
         Args:
             index: Any integer from 0; stories do not run out, and do not depend on the sizes of the splits.
@@ -684,15 +686,20 @@ class Stories(Task):
             raise IndexError(f"Expected an index of at least 0, got {index}")
         dice = _Dice(_CORPUS_STREAM, index)
         slots = _cast(dice.pick(self._combinations["train"]), dice)
-        mood = dice.pick(SENTENCE_MOODS)
+        header = dice.pick(MOODS)
+
+        def drawn_mood() -> str:
+            return header if dice.below(100) < 25 else dice.pick(SENTENCE_MOODS)
+
+        mood = drawn_mood()
 
         def next_mood() -> str:
             nonlocal mood
             if dice.below(100) >= 40:
-                mood = dice.pick(SENTENCE_MOODS)
+                mood = drawn_mood()
             return mood
 
-        opening = _opening(dice.pick(MOODS), slots, dice)
+        opening = _opening(header, slots, dice)
         return opening + _body(next_mood, 1 + dice.below(6), slots, dice)
 
 

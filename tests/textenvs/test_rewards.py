@@ -1,0 +1,622 @@
+"""Rewards: hand-worked scores, the libraries as oracles, push against score, combinations, the registry and errors."""
+
+import json
+import math
+import pickle
+from collections.abc import Callable, Hashable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vaderSentiment import vaderSentiment
+
+import textenvs.rewards as registry
+from textenvs.rewards import (
+    FunctionReward,
+    Length,
+    Reward,
+    RewardError,
+    Sentiment,
+    TextScorer,
+    TokenAutomaton,
+    WeightedSum,
+    WordReader,
+    checked_score,
+    list_rewards,
+    make_reward,
+    register_reward,
+    words,
+)
+from textenvs.rewards.sentiment import ValenceReader
+from textenvs.tasks import Example
+from textenvs.tokenizer import Tokenizer, decode, make_tokenizer
+
+PLAIN = Example("Once upon a time")
+HAPPY = Example("A happy story.", ("The fox was happy.",), {"mood": "happy"})
+SAD = Example("A sad story.", ("The fox was sad.",), {"mood": "sad"})
+EXAMPLES = [PLAIN, HAPPY, SAD]
+ANALYZER = vaderSentiment.SentimentIntensityAnalyzer()
+
+
+# Sentiment
+
+HAPPY_, SAD_, GOOD, LOVE, DOUBT, SMILE = 2.7, -2.1, 1.9, 3.2, -1.5, 2.0  # from VADER's lexicon
+
+
+@pytest.mark.parametrize(
+    ("text", "valences"),
+    [
+        ("", []),
+        ("happy", [HAPPY_]),
+        ("HAPPY! 'sad'", [HAPPY_, SAD_]),
+        ("the fox", [0, 0]),
+        ("very happy", [0, HAPPY_ + 0.293]),
+        ("very sad", [0, SAD_ - 0.293]),
+        ("slightly happy", [0, HAPPY_ - 0.293]),
+        ("very big happy", [0, 0, HAPPY_ + 0.293 * 0.95]),
+        ("very big red happy", [0, 0, 0, HAPPY_ + 0.293 * 0.9]),
+        ("very big red fat happy", [0, 0, 0, 0, HAPPY_]),
+        ("not happy", [0, HAPPY_ * -0.74]),
+        ("not a big happy", [0, 0, 0, HAPPY_ * -0.74]),
+        ("not a big red happy", [0, 0, 0, 0, HAPPY_]),
+        ("wasn't happy", [0, HAPPY_ * -0.74]),
+        ("no good", [0, GOOD * -0.74]),
+        ("mayn't, I'm good", [0, 0, GOOD * -0.74]),
+        ("not very happy", [0, 0, (HAPPY_ + 0.293) * -0.74]),
+        ("very not happy", [0, 0, HAPPY_ * -0.74 - 0.293 * 0.95]),
+        ("not happy sad", [0, HAPPY_ * -0.74, SAD_ * -0.74]),
+        ("never so good", [0, 0, (GOOD + 0.293) * 1.25]),
+        ("never this good", [0, 0, GOOD * 1.25]),
+        ("never was good", [0, 0, GOOD * -0.74]),
+        ("never so very good", [0, 0, 0, (GOOD + 0.293 + 0.293 * 0.95) * 1.25]),
+        ("it is so good", [0, 0, 0, (GOOD + 0.293) * 1.25]),
+        ("is so good", [0, 0, GOOD + 0.293]),
+        ("without doubt good", [0, DOUBT * -0.74, GOOD]),
+        ("without a doubt good", [0, 0, DOUBT * -0.74, GOOD]),
+        ("without good", [0, GOOD * -0.74]),
+        ("least good", [0, GOOD * -0.74]),
+        ("at least good", [0, 0, GOOD]),
+        ("the least good", [0, 0, GOOD * -0.74]),
+        ("very very very love", [0, 0, 0, 4.0]),  # 4.035, beyond the scale
+        ("very very very murder", [0, 0, 0, -4.0]),  # -4.535
+        (":) :(", [SMILE, -1.9]),
+        ("ok ok.", [1.6 * 0.75, 0]),  # what is short keeps its dot, as an emoticon would
+    ],
+)
+def test_valences_by_hand(text: str, valences: list[float]) -> None:
+    assert word_valences(text) == pytest.approx(valences, abs=1e-12)
+    score = sum(valences) / (4 * max(len(valences), 8))
+    assert make_reward("sentiment").score(PLAIN, text) == pytest.approx(score, abs=1e-12)
+
+
+def word_valences(text: str) -> list[float]:
+    reader = ValenceReader()
+    memory, valences = reader.start, []
+    for word in text.split():
+        memory, (valence, count) = reader.read(memory, word)
+        assert count == 1
+        valences.append(valence)
+    assert sum(valences) == pytest.approx(reader.read_text(text)[0], abs=1e-12)
+    return valences
+
+
+def library_valences(text: str) -> list[float]:
+    """The vaderSentiment package's own valence of each word, before it looks at the text as a whole."""
+    parsed = vaderSentiment.SentiText(text)
+    valences: list[float] = []
+    for place, word in enumerate(parsed.words_and_emoticons):
+        if word.lower() in vaderSentiment.BOOSTER_DICT:
+            valences.append(0.0)
+        else:
+            ANALYZER.sentiment_valence(0, parsed, word, place, valences)
+    return valences
+
+
+def is_comparable(text: str) -> bool:
+    """Whether a lower-case text has none of the words that VADER reads with an eye on later ones."""
+    stripped = [word.strip(vaderSentiment.string.punctuation) for word in text.split()]
+    idioms = [*vaderSentiment.SPECIAL_CASES, "kind of", "sort of", "just enough"]
+    return "no" not in stripped and not any(idiom in " ".join(stripped) for idiom in idioms)
+
+
+def check_library(texts: list[str], at_least: int) -> None:
+    comparable = [text for text in map(str.lower, texts) if is_comparable(text)]
+    assert len(comparable) >= at_least
+    for text in comparable:
+        expected = [min(max(valence, -4.0), 4.0) for valence in library_valences(text)]
+        assert word_valences(text) == pytest.approx(expected, abs=1e-12), text
+
+
+def test_valences_equal_the_library() -> None:
+    check_library(
+        [
+            "the book was good , funny and not at all boring .",
+            "it isn't a horrible book, and hardly sad: the fox was very, very happy!",
+            "never so happy, never this sad, never a good day; without doubt a terrible, awful loss",
+            "without any doubt this was wonderful; this great day was extremely lovely :) ;-) xoxo",
+            "they couldn't love it more; nothing bad, nobody hurt, neither angry nor worried",
+            "at least good, at the very least good, the least good, least awful. very least good",
+            "a rarely, somewhat, marginally, incredibly enjoyable, utterly charming, barely ugly thing",
+            "i can't stand sadness. uh-uh, friggin' great! kinda nice, not quite so nice, this nice",
+            "despite the fear the little fox won't cry: so brave, so so strong, so",
+            "laugh laughs laughing laughed sad sadly very sadly not sadly so not sadly this not so sadly",
+            "but good but bad but not good but never this good",
+            "",
+        ],
+        at_least=12,
+    )
+
+
+def test_valences_of_real_texts_equal_the_library(shared_data: Path) -> None:
+    lines = (shared_data / "tinystories" / "stories.jsonl").read_text(encoding="utf-8").splitlines()[:60]
+    stories = [json.loads(line)["text"] for line in lines]
+    check_library([sentence for story in stories for sentence in story.split(".")], at_least=500)
+    for name in ("pos.txt", "neg.txt"):
+        reviews = (shared_data / "sentence_polarity" / name).read_text(encoding="utf-8", errors="replace")
+        check_library(reviews.splitlines()[:800], at_least=600)
+
+
+WORDS = """never so this without doubt least at very not isn't nothing hardly little good bad happy sad love awful fox
+    the a kind of :) but more, good. "so" 'never' doubt!"""
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from(WORDS.split()), max_size=7).map(" ".join))
+def test_any_valences_equal_the_library(text: str) -> None:
+    check_library([text], at_least=0)
+
+
+def test_moods_and_the_least_number_of_words() -> None:
+    reward = make_reward("sentiment")
+    assert reward.score(PLAIN, "happy") == reward.score(HAPPY, "happy") == HAPPY_ / 32
+    assert reward.score(SAD, "happy") == -HAPPY_ / 32
+    assert reward.score(PLAIN, "happy " * 20) == pytest.approx(HAPPY_ / 4)
+    assert Sentiment(min_words=1).score(PLAIN, "happy") == HAPPY_ / 4
+    assert Sentiment(min_words=1).score(PLAIN, "") == 0
+    assert make_reward({"sentiment": {"min_words": 2}}).score(PLAIN, "happy fox day") == pytest.approx(HAPPY_ / 12)
+    assert (reward.low, reward.high) == (-1, 1)
+    for min_words in (0, -1, True, 1.5, "8"):
+        with pytest.raises(ValueError, match="Expected min_words to be at least 1, got "):
+            Sentiment(min_words=min_words)
+
+
+@pytest.mark.parametrize("name", ["sentiment", "vader"])
+def test_an_unknown_mood(name: str) -> None:
+    wrong = Example("", (), {"mood": "angry"})
+    with pytest.raises(RewardError, match=r"'happy' or 'sad', got 'angry'[\s\S]*angry"):
+        checked_score(make_reward(name), wrong, "fox")
+
+
+def test_vader_is_the_library(shared_data: Path) -> None:
+    texts = ["", "VADER is VERY SMART, and FUNNY!!!", "Good, but not great?", "no 😁 :D", "the fox\n\nwas  Sad.", " "]
+    reviews = (shared_data / "sentence_polarity" / "pos.txt").read_text(encoding="utf-8", errors="replace")
+    texts += reviews.splitlines()[:100]
+    reward = make_reward("vader")
+    for text in texts:
+        compound = ANALYZER.polarity_scores(text)["compound"]
+        assert reward.score(PLAIN, text) == reward.score(HAPPY, text) == compound
+        assert reward.score(SAD, text) == -compound
+    assert reward.score(HAPPY, "The fox was very happy!") > 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [("", 0), ("one", 0.25), ("one, two", 0.5), ("a b\n\nc\td ", 1), ("a b c d e", 0.75), ("a " * 8, 0), ("a " * 9, 0)],
+)
+def test_length(text: str, score: float) -> None:
+    assert Length(4).score(PLAIN, text) == score
+    assert make_reward({"length": {"target": 4}}).score(SAD, text) == score
+    assert make_reward("length").score(PLAIN, "a " * 20) == 1
+    for target in (0, True, 2.0, "4"):
+        with pytest.raises(ValueError, match="Expected target to be at least 1 word, got "):
+            Length(target)
+
+
+# A user's function
+
+
+def test_a_function_is_a_reward() -> None:
+    def vowels(example: Example, response: str) -> float:
+        return sum(response.count(vowel) for vowel in "aeiou") / (1 + len(example.prompt))
+
+    reward = make_reward(vowels)
+    assert (reward.name, reward.low, reward.high) == ("vowels", -math.inf, math.inf)
+    assert reward.score(Example("abc"), "fox eats") == 0.75
+    assert FunctionReward(vowels, "v", 0, 1).name == "v"
+    assert repr(FunctionReward(vowels, "v")) == "FunctionReward('v')"
+
+    class Counter:
+        def __call__(self, example: Example, response: str) -> int:
+            return len(response)
+
+    assert make_reward(Counter()).name == "Counter"
+    assert checked_score(make_reward(Counter()), PLAIN, "abc") == 3.0
+    with pytest.raises(TypeError, match=r"a function f\(example, response\) -> float, got int"):
+        FunctionReward(3)
+
+
+@pytest.mark.parametrize(
+    "score", [1, 0.5, np.float32(0.5), np.float64(2), np.int64(3), np.array(0.25), Fraction(1, 2), np.longdouble(0.5)]
+)
+def test_numbers_are_scores(score: object) -> None:
+    checked = checked_score(make_reward(lambda example, response: score), PLAIN, "")
+    assert type(checked) is float
+    assert checked == float(score)
+
+
+@pytest.mark.parametrize(
+    ("score", "problem"),
+    [
+        (math.nan, "gave nan"),
+        (math.inf, "gave inf"),
+        (-math.inf, "gave -inf"),
+        (np.float32(math.nan), "gave nan"),
+        (10**400, "gave inf"),
+        (True, "gave True of type bool"),
+        (np.True_, "gave True of type bool"),
+        ("0.5", "gave '0.5' of type str"),
+        (None, "gave None of type NoneType"),
+        ([0.5], r"gave \[0.5\] of type list"),
+        (np.array([0.5]), r"gave array\(\[0.5\]\) of type ndarray"),
+        (1j, "gave 1j of type complex"),
+    ],
+)
+@pytest.mark.parametrize("way", ["push", "score_whole", "checked_score", "sum"])
+def test_what_is_no_finite_number(score: object, problem: str, way: str) -> None:
+    def broken(example: Example, response: str) -> object:
+        return score if response == "fox" else 0.0
+
+    reward, tokenizer, lane = make_reward(broken), make_tokenizer("stories"), np.array([0])
+    example = Example("A fox", (), {"mark": 17})
+    scorer = reward.scorer(1, tokenizer)
+    scorer.reset(lane, [example])
+    ways: dict[str, Callable[[], object]] = {
+        "push": lambda: [scorer.push(lane, np.array([token])) for token in tokenizer.encode_batch(["fox"])[0]],
+        "score_whole": lambda: scorer.score_whole(lane, [example], ["fox"]),
+        "sum": lambda: WeightedSum({"b": (0.5, reward)}).score(example, "fox"),
+        "checked_score": lambda: checked_score(reward, example, "fox"),
+    }
+    with pytest.raises(RewardError, match=rf"(?s)^Reward 'broken' {problem}.*example: .*17.*response: 'fox'") as caught:
+        ways[way]()
+    assert caught.value.reward == "broken"
+    assert (caught.value.example, caught.value.response) == (example, "fox")
+
+
+def test_a_reward_that_raises() -> None:
+    def division(example: Example, response: str) -> float:
+        return 1 / len(response)
+
+    with pytest.raises(RewardError, match=r"Reward 'division' raised ZeroDivisionError: division by zero") as caught:
+        checked_score(make_reward(division), SAD, "")
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    copied = pickle.loads(pickle.dumps(caught.value))  # the way out of a worker process
+    assert str(copied) == str(caught.value)
+    assert (copied.reward, copied.example, copied.response) == ("division", SAD, "")
+
+
+def test_long_texts_are_cut_in_errors() -> None:
+    error = RewardError("r", "failed", Example("x" * 10_000), "y" * 10_000)
+    assert len(str(error)) < 1300
+    assert "... (10002 characters)" in str(error)
+    assert str(RewardError("r", "failed", None, None)).startswith("Reward 'r' failed\nA score must be")
+
+
+# Combinations
+
+
+def test_a_weighted_sum_by_hand() -> None:
+    reward = make_reward({"sentiment": 0.5, "length": {"target": 4, "weight": -2}})
+    text = "a very happy fox day"
+    parts = {"sentiment": (HAPPY_ + 0.293) / 32, "length": 0.75}
+    assert reward.score(PLAIN, text) == pytest.approx(0.5 * parts["sentiment"] - 1.5, abs=1e-12)
+    assert (reward.low, reward.high) == (-2.5, 0.5)
+    assert reward.name == "0.5 sentiment + -2 length"
+    assert {name: part.score(PLAIN, text) for name, part in reward.parts.items()} == pytest.approx(parts)
+    assert repr(reward) == "WeightedSum('0.5 sentiment + -2 length')"
+
+
+def test_a_weighted_sum_reports_its_parts() -> None:
+    tokenizer = make_tokenizer("stories")
+    reward = make_reward({"sentiment": {"min_words": 1, "weight": 0.5}, "length": {"target": 2, "weight": 0}})
+    scorer = reward.scorer(3, tokenizer)
+    scorer.reset(np.arange(3), [PLAIN, SAD, PLAIN])
+    (happy,) = [token for token, piece in enumerate(tokenizer.pieces) if piece == b" happy"]
+    assert scorer.push(np.array([1, 0]), np.array([happy, happy])) == pytest.approx([-HAPPY_ / 8, HAPPY_ / 8])
+    parts = scorer.part_scores(np.arange(3))
+    assert {name: scores.tolist() for name, scores in parts.items()} == {
+        "sentiment": [HAPPY_ / 4, -HAPPY_ / 4, 0],
+        "length": [0.5, 0.5, 0],
+    }
+    parts["length"][:] = 7  # the caller's own
+    scorer.reset(np.array([1]), [PLAIN])
+    assert scorer.part_scores(np.arange(3))["length"].tolist() == [0.5, 0, 0]
+    whole = scorer.score_whole(np.array([2, 0]), [SAD, PLAIN], ["sad", "happy fox"])
+    assert whole == pytest.approx([-SAD_ / 8, HAPPY_ / 16])
+    assert scorer.part_scores(np.array([2, 0]))["length"].tolist() == [0.5, 1.0]
+    assert make_reward("sentiment").scorer(1, tokenizer).part_scores(np.array([0])) == {}
+
+
+def test_bounds_of_sums() -> None:
+    unbounded = FunctionReward(lambda example, response: 0.0)
+    assert WeightedSum({"f": (0, unbounded)}).high == 0
+    both = WeightedSum({"f": (-1, unbounded), "length": (2, Length())})
+    assert (both.low, both.high) == (-math.inf, math.inf)
+    half = WeightedSum({"f": (-3, FunctionReward(len, low=0))})
+    assert (half.low, half.high) == (-math.inf, 0)
+
+
+def test_forms_of_dicts() -> None:
+    assert isinstance(make_reward({"length": 1}), Length)
+    assert isinstance(make_reward({"length": {"target": 3, "weight": 1.0}}), Length)
+    assert make_reward({"length": {"target": 3}}).target == 3
+    assert make_reward({"length": np.float32(0.5)}).score(PLAIN, "a " * 20) == 0.5
+    setting = {"target": 3, "weight": 2}
+    assert make_reward({"length": setting}).score(PLAIN, "a b c") == 2
+    assert setting == {"target": 3, "weight": 2}  # the caller's own
+    reward = Length()
+    assert make_reward(reward) is reward
+
+
+@pytest.mark.parametrize(
+    ("reward", "error", "message"),
+    [
+        ("sentimnt", ValueError, r"from \['.*'vader'.*\], got 'sentimnt'\. Did you mean 'sentiment'\?"),
+        ("xyz", ValueError, r"got 'xyz'\.$"),
+        ({"lenght": 1}, ValueError, "Did you mean 'length'"),
+        ({3: 1}, ValueError, "got 3"),
+        ({}, ValueError, "at least one reward in a weighted sum, got none"),
+        ({"length": math.nan}, ValueError, "weight of reward 'length' to be a finite number, got nan"),
+        ({"length": math.inf}, ValueError, "to be a finite number, got inf"),
+        ({"length": True}, ValueError, "to be a finite number, got True"),
+        ({"length": "1"}, ValueError, "to be a finite number, got '1'"),
+        ({"length": None}, ValueError, "to be a finite number, got None"),
+        ({"length": {"weight": [1]}}, ValueError, r"to be a finite number, got \[1\]"),
+        ({"length": {"goal": 3}}, TypeError, r"Reward 'length' could not be made with arguments \{'goal': 3\}.*goal"),
+        (None, TypeError, "got None of type NoneType"),
+        (0.5, TypeError, "got 0.5 of type float"),
+        (["length"], TypeError, "of type list"),
+        (Length, TypeError, "a reward's name.*got <class .*Length.*>"),
+    ],
+)
+def test_errors_of_make_reward(reward: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make_reward(reward)
+
+
+def test_a_term_must_be_a_reward() -> None:
+    with pytest.raises(TypeError, match="term 'f' of a weighted sum to be a Reward, got function"):
+        WeightedSum({"f": (1, lambda example, response: 0.0)})
+
+
+def test_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_REWARDS", dict(registry._REWARDS))
+    assert {"length", "sentiment", "vader"} <= set(list_rewards())
+    assert list_rewards() == sorted(list_rewards())
+    register_reward("size", lambda scale=1: FunctionReward(lambda example, response: scale * len(response), "size"))
+    assert make_reward("size").score(PLAIN, "fox") == 3
+    assert make_reward({"size": {"scale": 2, "weight": 0.5}, "length": 0}).score(PLAIN, "fox") == 3
+    assert "size" in list_rewards()
+    with pytest.raises(ValueError, match="Expected a new reward name, got 'size'"):
+        register_reward("size", Length)
+    for name in ("", None, 3):
+        with pytest.raises(ValueError, match="Expected a name for the reward, got"):
+            register_reward(name, Length)
+    with pytest.raises(TypeError, match="Expected a Reward class or a function that returns a Reward, got 3"):
+        register_reward("three", 3)
+    register_reward("plain", len)
+    with pytest.raises(TypeError, match=r"Reward 'plain' could not be made with arguments \{\}"):
+        make_reward("plain")
+    register_reward("number", lambda: 3)
+    with pytest.raises(TypeError, match="the factory of reward 'number' to return a Reward, got int"):
+        make_reward("number")
+
+
+# Push against score
+
+
+def letters(example: Example, response: str) -> float:
+    """A user's function that feels every character, and the example."""
+    return sum((place + 1) * ord(letter) for place, letter in enumerate(response)) / 1e4 + len(example.prompt)
+
+
+REWARDS = [*list_rewards(), {"sentiment": 0.5, "length": {"target": 3, "weight": -2}}, letters]
+WRITTEN = [
+    "The fox was not very happy , but it isn't so sad !",
+    ' "never" so-so :) un believ able\n\n least 3.5 漢字 \u3000x\u00a0y 😀 é',
+]
+
+
+@pytest.fixture(scope="module", params=["stories", "stories260K"])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    name = request.param
+    return make_tokenizer(name if name == "stories" else request.getfixturevalue("stories260k"))
+
+
+Turn = tuple[list[int], int | None]
+
+
+def tokens_of(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
+    """A response: some words, any other tokens, special ones and halves of characters among them."""
+    pairs = [(prefix, word) for prefix in ("", " ") for text in WRITTEN for word in text.split()]
+    words = tokenizer.encode_batch([prefix + word for prefix, word in pairs])
+    special = st.sampled_from([tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id])
+    any_token = st.one_of(st.integers(0, tokenizer.vocab_size - 1), special).map(lambda token: [token])
+    parts = st.lists(st.one_of(st.sampled_from(words), st.sampled_from(words), any_token), max_size=8)
+    return parts.map(lambda lists: [token for part in lists for token in part])
+
+
+def indices(lanes: Sequence[int]) -> np.ndarray:
+    return np.array(lanes, dtype=np.intp)
+
+
+def check_pushes(reward: Reward, tokenizer: Tokenizer, responses: list[list[int]], turns: list[Turn]) -> None:
+    """Four lanes write responses, in turns: (which lanes push, in this order; the lane that starts anew before)."""
+    scorer = reward.scorer(4, tokenizer)
+    texts: list[list[int]] = [[] for _ in range(4)]
+    answers = [EXAMPLES[lane % 3] for lane in range(4)]
+    left = [list(response) for response in responses]
+    scorer.reset(indices(range(4)), answers)
+    for order, fresh in [*turns, *[([3, 1, 0, 2], None)] * max(map(len, left))]:
+        if fresh is not None:
+            texts[fresh], answers[fresh] = [], EXAMPLES[len(order) % 3]
+            scorer.reset(indices([fresh]), [answers[fresh]])
+        lanes = [lane for lane in order if left[lane]]
+        tokens = [left[lane].pop(0) for lane in lanes]
+        phi = scorer.push(indices(lanes), np.array(tokens, dtype=np.int64))
+        assert phi.dtype == np.float64
+        for lane, token in zip(lanes, tokens, strict=True):
+            texts[lane].append(token)
+        written = [decode(tokenizer, texts[lane]) for lane in lanes]
+        expected = [reward.score(answers[lane], text) for lane, text in zip(lanes, written, strict=True)]
+        assert phi.tolist() == pytest.approx(expected, abs=1e-9, rel=0)
+        assert scorer.score_whole(indices(lanes), [answers[lane] for lane in lanes], written).tolist() == expected
+
+
+def cases_of(tokenizer: Tokenizer) -> dict[str, st.SearchStrategy]:
+    turn = st.tuples(st.lists(st.integers(0, 3), unique=True), st.one_of(st.none(), st.integers(0, 3)))
+    responses = st.lists(tokens_of(tokenizer), min_size=4, max_size=4)
+    return {"responses": responses, "turns": st.lists(turn, max_size=20)}
+
+
+@pytest.mark.parametrize("reward", REWARDS, ids=str)
+def test_push_equals_score(reward: object, tokenizer: Tokenizer) -> None:
+    made = make_reward(reward)
+
+    @settings(max_examples=40)
+    @given(**cases_of(tokenizer))
+    def check(responses: list[list[int]], turns: list[Turn]) -> None:
+        check_pushes(made, tokenizer, responses, turns)
+
+    check()
+
+
+@pytest.mark.parametrize("limit", ["_MOST_EDGES", "_MOST_CHARACTERS"])
+@pytest.mark.parametrize("reward", ["sentiment", "length"])
+def test_push_equals_score_after_forgetting(
+    reward: str, limit: str, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgot = []
+    compact = TokenAutomaton._compact
+    monkeypatch.setattr(words, limit, 5)
+    monkeypatch.setattr(TokenAutomaton, "_compact", lambda self: (forgot.append(len(self._edges)), compact(self)))
+
+    @settings(max_examples=25)
+    @given(**cases_of(tokenizer))
+    def check(responses: list[list[int]], turns: list[Turn]) -> None:
+        check_pushes(make_reward(reward), tokenizer, responses, turns)
+
+    check()
+    assert forgot
+    if limit == "_MOST_EDGES":
+        assert min(forgot) > 5
+        assert max(forgot) <= 5 + 4  # one push past the limit
+
+
+@pytest.mark.parametrize("reward", REWARDS, ids=str)
+def test_lanes_and_their_order_do_not_matter(reward: object, tokenizer: Tokenizer) -> None:
+    made = make_reward(reward)
+    rng = np.random.default_rng(0)
+    texts = [" not happy", " very happy fox", " so sad today, isn't it", " good\n漢字 bad", " :) a b c d e"]
+    tokens = np.full((24, 5), tokenizer.eos_token_id)
+    for lane, ids in enumerate(tokenizer.encode_batch(texts)):
+        tokens[: len(ids), lane] = ids[:24]
+        tokens[len(ids) :: 3, lane] = rng.integers(0, tokenizer.vocab_size, len(tokens[len(ids) :: 3]))
+    answers = [EXAMPLES[lane % 3] for lane in range(5)]
+
+    together = made.scorer(5, tokenizer)
+    together.reset(np.arange(5), answers)
+    expected = np.array([together.push(np.arange(5), row) for row in tokens])
+
+    shuffled = made.scorer(9, tokenizer)  # other lanes, in another order, reset one by one
+    places = np.array([7, 2, 8, 0, 4])
+    for lane in (3, 1, 4, 0, 2):
+        shuffled.reset(places[[lane]], [answers[lane]])
+    for step, row in enumerate(tokens):
+        order = rng.permutation(5)
+        assert shuffled.push(places[order], row[order]).tolist() == expected[step, order].tolist()
+
+    for lane in range(5):
+        alone = made.scorer(1, tokenizer)
+        alone.reset(np.array([0]), [answers[lane]])
+        phis = [alone.push(np.array([0]), tokens[[step], lane])[0] for step in range(24)]
+        assert phis == expected[:, lane].tolist()
+    assert len(np.unique(expected.max(axis=0))) > 1
+
+
+def test_a_scorer_that_was_never_reset() -> None:
+    scorer = TextScorer(make_reward("vader"), 2, make_tokenizer("stories"))
+    scorer.reset(np.array([1]), [PLAIN])
+    with pytest.raises(RuntimeError, match="Expected a reset of lane 0"):
+        scorer.push(np.array([0]), np.array([5]))
+
+
+def test_a_text_is_scored_again_only_when_it_has_grown() -> None:
+    calls = []
+    tokenizer = make_tokenizer("stories")
+
+    def count(example: Example, response: str) -> float:
+        calls.append(response)
+        return len(calls)
+
+    scorer = make_reward(count).scorer(1, tokenizer)
+    scorer.reset(np.array([0]), [PLAIN])
+    (a,) = [token for token, piece in enumerate(tokenizer.pieces) if piece == b"a"]
+    tokens = [tokenizer.pad_token_id, a, tokenizer.bos_token_id, tokenizer.eos_token_id]
+    assert [scorer.push(np.array([0]), np.array([token]))[0] for token in tokens] == [1, 2, 2, 2]
+    assert calls == ["", "a"]
+
+
+class Repeats(WordReader):
+    """How often a word follows itself, how often it is in capitals: two sums and a memory of one word."""
+
+    start: Hashable = ""
+    width = 2
+
+    def read(self, memory: Hashable, word: str) -> tuple[Hashable, tuple[float, ...]]:
+        return word, (float(word == memory), float(word.isupper()))
+
+
+def test_a_users_word_reader(tokenizer: Tokenizer) -> None:
+    reader = Repeats()
+    assert reader.read_text("a a A A A b").tolist() == [3, 3]
+    assert reader.read_text("").tolist() == [0, 0]
+    pieces = [token for token, piece in enumerate(tokenizer.pieces) if piece.strip() in (b"a", b"A", b"", b"b")]
+
+    @settings(max_examples=40)
+    @given(st.lists(st.sampled_from(pieces), max_size=30))
+    def check(tokens: list[int]) -> None:
+        automaton = TokenAutomaton(reader, 2, tokenizer)
+        for step, token in enumerate(tokens):
+            sums = automaton.push(np.array([1]), np.array([token]))
+            text = decode(tokenizer, tokens[: step + 1])
+            assert sums.tolist() == [reader.read_text(text).tolist()], text
+        automaton.reset(np.array([1]))
+        assert automaton.push(np.array([1, 0]), np.array([tokenizer.eos_token_id] * 2)).tolist() == [[0, 0], [0, 0]]
+
+    check()
+
+
+def test_an_automaton_remembers() -> None:
+    tokenizer = make_tokenizer("stories")
+    automaton = TokenAutomaton(ValenceReader(), 64, tokenizer)
+    lanes = np.arange(64)
+    ids = tokenizer.encode_batch([" the fox was not very happy"])[0]
+    for _ in range(3):
+        automaton.reset(lanes)
+        for token in ids:
+            automaton.push(lanes, np.full(64, token))
+    assert len(automaton._edges) == len(ids)
+
+
+@pytest.mark.parametrize("name", list_rewards())
+def test_every_registered_reward(name: str) -> None:
+    reward = make_reward(name)
+    assert reward.name == name
+    assert -math.inf < reward.low < reward.high < math.inf
+    assert reward.parts == {}
+    copied = pickle.loads(pickle.dumps(reward))
+    assert copied.score(SAD, "The fox was sad!") == reward.score(SAD, "The fox was sad!")
+    assert len(pickle.dumps(reward)) < 10_000  # no lexicon travels with it

@@ -1,0 +1,477 @@
+"""What a response may say and where it stops: sets of texts, read byte by byte, for N lanes.
+
+A `Language` is a set of texts: a list of choices, or all that a regular expression matches. `ActionMasks` follows one
+language a lane and says which tokens may come next; `Stops` says which lanes have just written a stop sequence. Both
+work on bytes, since a token may end inside a character, and any way to cut a text into tokens is as good as another.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textenvs.tokenizer import Tokenizer
+
+Ranges = list[tuple[int, int]]
+"""Sets of numbers (bytes or characters): (first, last) each."""
+
+_Term = tuple[Any, ...]
+"""A sequence of items of a regular expression: sets of bytes, as the bits of an int, and repetitions of a choice of
+terms, as (terms, least, most), where most is None for no end."""
+
+_MOST_MASK_BYTES = 1 << 26
+_LAST_CHARACTER = 0x10FFFF
+_SETS: dict[str, Ranges] = {
+    "d": [(0x30, 0x39)],
+    "s": [(0x09, 0x0D), (0x20, 0x20)],
+    "w": [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)],
+}
+_CONTROLS = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+_CODE_DIGITS = {"x": 2, "u": 4, "U": 8}
+_QUANTIFIER = re.compile(r"([*+?])|\{(?!\})(\d*)(?:(,)(\d*))?\}")
+
+
+class Language(ABC):
+    """A set of texts. A state is what has to be remembered of the bytes read so far."""
+
+    start: Hashable
+    """The state before the first byte."""
+
+    @abstractmethod
+    def step(self, state: Any, byte: int) -> Any:
+        """Read one byte.
+
+        Args:
+            state: The state before it.
+            byte: From 0 to 255.
+
+        Returns:
+            The state after it, or None where no text of the language begins so.
+        """
+
+    @abstractmethod
+    def accepts(self, state: Any) -> bool:
+        """Whether what was read is a text of the language, and not merely the beginning of one."""
+
+
+class Choices(Language):
+    """A list of texts. A state is the bytes so far.
+
+    Args:
+        texts: The texts.
+    """
+
+    start = b""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = sorted({text.encode() for text in texts})
+
+    def step(self, state: bytes, byte: int) -> bytes | None:
+        """See `Language.step`."""
+        state += bytes([byte])
+        return state if self._first_from(state).startswith(state) else None
+
+    def accepts(self, state: bytes) -> bool:
+        """See `Language.accepts`."""
+        return state in self._texts if not state else self._first_from(state) == state
+
+    def _first_from(self, state: bytes) -> bytes:
+        place = bisect_left(self._texts, state)
+        return self._texts[place] if place < len(self._texts) else b""
+
+
+class Regex(Language):
+    r"""All texts that a regular expression matches whole, as `re.fullmatch` with `re.ASCII` does.
+
+    A state is the set of all that may still follow, found by differentiating the expression by each byte as it comes.
+    Nothing is compiled ahead, and a beginning that leads nowhere is known at once.
+
+    Supported: characters, `.`, `[...]`, `\d \w \s` and their opposites, `( )`, `(?: )`, `|`, `* + ? {m,n}`, and `^` and
+    `$` around it all.
+
+    Args:
+        pattern: The expression.
+
+    Raises:
+        ValueError: If it is no regular expression, or uses what is not supported (look-around, back-references,
+            anchors inside, flags).
+
+    Source: Antimirov (1996), Partial derivatives of regular expressions and finite automaton constructions.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self.start = frozenset(_Parser(pattern).parse())
+
+    def step(self, state: frozenset[_Term], byte: int) -> frozenset[_Term] | None:
+        """See `Language.step`."""
+        return _derive(state, byte)
+
+    def accepts(self, state: frozenset[_Term]) -> bool:
+        """See `Language.accepts`."""
+        return any(_may_be_empty(term) for term in state)
+
+
+@lru_cache(maxsize=64)
+def _choices(texts: tuple[str, ...]) -> Language:
+    return Choices(texts)
+
+
+@lru_cache(maxsize=64)
+def _regex(pattern: str) -> Language:
+    return Regex(pattern)
+
+
+def make_language(allowed: Any) -> Language:
+    """A language from what a user writes.
+
+    Args:
+        allowed: A list of texts, or `{"regex": pattern}`.
+
+    Returns:
+        The language; the same one for the same texts or pattern, so that what was worked out for it is kept.
+
+    Raises:
+        ValueError: If the list is empty, or the regular expression is wrong or not supported.
+        TypeError: If it is neither.
+    """
+    expected = "Expected the texts that are allowed as a list of strings or {'regex': pattern}"
+    if isinstance(allowed, Mapping):
+        if set(allowed) != {"regex"} or not isinstance(allowed["regex"], str):
+            raise ValueError(f"{expected}, got {dict(allowed)!r}")
+        return _regex(allowed["regex"])
+    if isinstance(allowed, str) or not isinstance(allowed, Sequence):
+        raise TypeError(f"{expected}, got {allowed!r}")
+    if not allowed or not all(isinstance(text, str) for text in allowed):
+        raise ValueError(f"{expected}, at least one of them, got {allowed!r}")
+    return _choices(tuple(allowed))
+
+
+class ActionMasks:
+    """Which tokens may come next, in N lanes.
+
+    A token may come if the text with it is still the beginning of an allowed text. EOS may, once the text is an allowed
+    one; other special tokens never. Where nothing else may come (after a token that was not allowed, say), EOS may.
+
+    Args:
+        num_lanes: N.
+        tokenizer: Whose ids are masked.
+    """
+
+    def __init__(self, num_lanes: int, tokenizer: Tokenizer) -> None:
+        self._pieces = tokenizer.pieces
+        self._vocab_size = tokenizer.vocab_size
+        self._eos = tokenizer.eos_token_id
+        self._by_first_byte: dict[int, list[tuple[int, bytes]]] = {}
+        for token, piece in enumerate(tokenizer.pieces):
+            if piece:
+                self._by_first_byte.setdefault(piece[0], []).append((token, piece[1:]))
+        self._state = np.zeros(num_lanes, dtype=np.int64)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._keys: list[tuple[Language | None, Any]] = []
+        self._ids: dict[tuple[Language | None, Any], int] = {}
+        self._edges: dict[int, int] = {}
+        self._legal = np.zeros((16, self._vocab_size), dtype=np.int8)
+
+    def reset(self, lanes: NDArray[np.intp], languages: Sequence[Language | None]) -> None:
+        """Start new, empty texts.
+
+        Args:
+            lanes: `(k,)` which lanes.
+            languages: What each may say; None allows everything.
+        """
+        if len(self._keys) * self._vocab_size > _MOST_MASK_BYTES:  # so that a long run's memory stays bounded
+            live = [self._keys[state] for state in self._state.tolist()]
+            self._forget()
+            self._state[:] = [self._id(*key) for key in live]
+        self._state[lanes] = [self._id(one, None if one is None else one.start) for one in languages]
+
+    def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> None:
+        """Append one token to each of some lanes.
+
+        Args:
+            lanes: `(k,)` distinct lanes.
+            tokens: `(k,)` the token that each writes. Special tokens add no text.
+        """
+        keys = (self._state[lanes] * self._vocab_size + tokens).tolist()
+        self._state[lanes] = [self._edges[key] if key in self._edges else self._discover(key) for key in keys]
+
+    def legal(self, lanes: NDArray[np.intp]) -> NDArray[np.int8]:
+        """`(k, vocab_size)` int8 of these lanes `(k,)`: 1 where a token may come next."""
+        return self._legal[self._state[lanes]]
+
+    def _discover(self, key: int) -> int:
+        language, state = self._keys[key // self._vocab_size]
+        if language is not None:
+            state = _read(language, state, self._pieces[key % self._vocab_size])
+        self._edges[key] = self._id(language, state)
+        return self._edges[key]
+
+    def _id(self, language: Language | None, state: Any) -> int:
+        """The number of a state. What is legal in it is worked out when it is first met."""
+        key = (language, state)
+        if key not in self._ids:
+            number = self._ids[key] = len(self._keys)
+            self._keys.append(key)
+            if number == len(self._legal):
+                self._legal = np.concatenate([self._legal, np.zeros_like(self._legal)])
+            row = self._legal[number]
+            if language is None:
+                row[:] = 1
+            elif state is not None:
+                for byte, tokens in self._by_first_byte.items():
+                    after = language.step(state, byte)
+                    if after is not None:
+                        row[[token for token, rest in tokens if _read(language, after, rest) is not None]] = 1
+                row[self._eos] = language.accepts(state)
+            if not row.any():
+                row[self._eos] = 1
+        return self._ids[key]
+
+
+def _read(language: Language, state: Any, data: bytes) -> Any:
+    for byte in data:
+        if state is None:
+            return None
+        state = language.step(state, byte)
+    return state
+
+
+class Stops:
+    """Which of N lanes have just completed a stop sequence.
+
+    Args:
+        texts: The stop sequences.
+        num_lanes: N.
+        tokenizer: Whose ids are written.
+
+    Raises:
+        ValueError: If there is no stop sequence, or one is empty.
+        TypeError: If one is no string.
+    """
+
+    def __init__(self, texts: Sequence[str], num_lanes: int, tokenizer: Tokenizer) -> None:
+        if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
+            raise TypeError(f"Expected stop to be a list of texts, got {texts!r}")
+        if not texts or not all(texts):
+            raise ValueError(f"Expected stop to be a list of texts that are not empty, got {texts!r}")
+        self._stops = tuple(text.encode() for text in texts)
+        self._longest = max(map(len, self._stops))
+        self._pieces = tokenizer.pieces
+        first = {stop[0] for stop in self._stops}
+        self._may_begin = np.array([not first.isdisjoint(piece) for piece in tokenizer.pieces])
+        self._begun = np.zeros(num_lanes, dtype=np.bool_)
+        self._tails = [b""] * num_lanes  # the end of each text that may turn out to begin a stop sequence
+
+    def reset(self, lanes: NDArray[np.intp]) -> None:
+        """Start new, empty texts in these lanes `(k,)`."""
+        self._begun[lanes] = False
+
+    def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Append one token to each of some lanes.
+
+        Args:
+            lanes: `(k,)` distinct lanes.
+            tokens: `(k,)` the token that each writes. Special tokens add no text.
+
+        Returns:
+            `(k,)` whether this token completed a stop sequence.
+        """
+        completed = np.zeros(len(lanes), dtype=np.bool_)
+        for row in np.flatnonzero(self._begun[lanes] | self._may_begin[tokens]).tolist():
+            lane = int(lanes[row])
+            data = (self._tails[lane] if self._begun[lane] else b"") + self._pieces[tokens[row]]
+            completed[row] = any(stop in data for stop in self._stops)
+            sizes = range(min(len(data), self._longest - 1), 0, -1)
+            tails = (data[-size:] for size in sizes)
+            self._tails[lane] = next((tail for tail in tails if any(s.startswith(tail) for s in self._stops)), b"")
+            self._begun[lane] = bool(self._tails[lane])
+        return completed
+
+
+def _may_be_empty(term: _Term) -> bool:
+    return all(not isinstance(item, int) and _item_may_be_empty(item) for item in term)
+
+
+def _item_may_be_empty(item: tuple[tuple[_Term, ...], int, int | None]) -> bool:
+    terms, least, _ = item
+    return least == 0 or any(_may_be_empty(term) for term in terms)
+
+
+@lru_cache(maxsize=1 << 16)
+def _derive(terms: frozenset[_Term], byte: int) -> frozenset[_Term] | None:
+    """All that may follow a byte, or None where nothing may."""
+    return frozenset(after for term in terms for after in _derive_term(term, byte)) or None
+
+
+def _derive_term(term: _Term, byte: int) -> Iterator[_Term]:
+    for place, item in enumerate(term):
+        rest = term[place + 1 :]
+        if isinstance(item, int):
+            if item >> byte & 1:
+                yield rest
+            return
+        terms, least, most = item
+        again = () if most == 1 else ((terms, max(least - 1, 0), None if most is None else most - 1),)
+        for inner in terms:
+            for after in _derive_term(inner, byte):
+                yield after + again + rest
+        if not _item_may_be_empty(item):
+            return
+
+
+class _Parser:
+    def __init__(self, pattern: str) -> None:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"Expected a regular expression, got {pattern!r}: {error}") from error
+        self._whole = pattern
+        self._text = pattern.removeprefix("^")
+        if self._text.endswith("$") and (len(self._text) - len(self._text[:-1].rstrip("\\"))) % 2:
+            self._text = self._text[:-1]
+        self._at = 0
+
+    def parse(self) -> tuple[_Term, ...]:
+        terms = [self._sequence()]
+        while self._take("|"):
+            terms.append(self._sequence())
+        return tuple(terms)
+
+    def _fail(self, what: str) -> NoReturn:
+        raise ValueError(f"Expected a regular expression without {what}, got {self._whole!r}")
+
+    def _take(self, text: str) -> bool:
+        found = self._text.startswith(text, self._at)
+        self._at += len(text) if found else 0
+        return found
+
+    def _next(self) -> str:
+        self._at += 1
+        return self._text[self._at - 1]
+
+    def _sequence(self) -> _Term:
+        items: list[Any] = []
+        while self._at < len(self._text) and self._text[self._at] not in "|)":
+            items += self._repeated(self._atom())
+        return tuple(items)
+
+    def _atom(self) -> tuple[_Term, ...]:
+        character = self._next()
+        if character == "(":
+            if not self._take("?:") and self._take("?"):
+                self._fail("look-around, named groups and flags")
+            terms = self.parse()
+            self._take(")")
+            return terms
+        if character in "^$":
+            self._fail("anchors inside")
+        if character == "[":
+            return _utf8_terms(self._set())
+        if character == ".":
+            return _utf8_terms(_others([(0x0A, 0x0A)]))
+        return _utf8_terms(self._escape() if character == "\\" else [(ord(character), ord(character))])
+
+    def _repeated(self, terms: tuple[_Term, ...]) -> _Term:
+        found = _QUANTIFIER.match(self._text, self._at)
+        if found is None:
+            return terms[0] if len(terms) == 1 else ((terms, 1, 1),)
+        self._at = found.end()
+        if self._take("+"):
+            self._fail("possessive quantifiers")
+        self._take("?")  # a lazy quantifier matches other parts first, and no other texts
+        sign, low, comma, high = found.groups()
+        least, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(sign, (int(low or 0), None))
+        if not sign:
+            most = least if not comma else int(high) if high else None
+        return () if most == 0 else ((terms, least, most),)
+
+    def _set(self) -> Ranges:
+        negated, ranges = self._take("^"), []
+        begin = self._at
+        while self._at == begin or self._text[self._at] != "]":
+            first = self._member()
+            if self._text[self._at] == "-" and self._text[self._at + 1] != "]":
+                self._at += 1
+                ranges.append((first[0][0], self._member()[0][1]))
+            else:
+                ranges += first
+        self._at += 1
+        return _others(ranges) if negated else ranges
+
+    def _member(self) -> Ranges:
+        character = self._next()
+        if character == "\\":
+            return [(0x08, 0x08)] if self._take("b") else self._escape()
+        return [(ord(character), ord(character))]
+
+    def _escape(self) -> Ranges:
+        character = self._next()
+        if character.lower() in _SETS:
+            ranges = _SETS[character.lower()]
+            return ranges if character.islower() else _others(ranges)
+        if character in _CODE_DIGITS:
+            digits = self._text[self._at : self._at + _CODE_DIGITS[character]]
+            self._at += len(digits)
+            return [(int(digits, 16), int(digits, 16))]
+        if character.isascii() and character.isalnum() and character not in _CONTROLS:
+            self._fail(f"\\{character}")
+        character = _CONTROLS.get(character, character)
+        return [(ord(character), ord(character))]
+
+
+def _others(ranges: Ranges) -> Ranges:
+    """All characters that are not in these ranges."""
+    others, begin = [], 0
+    for first, last in sorted(ranges):
+        if first > begin:
+            others.append((begin, first - 1))
+        begin = max(begin, last + 1)
+    return [*others, (begin, _LAST_CHARACTER)] if begin <= _LAST_CHARACTER else others
+
+
+def _utf8_terms(ranges: Ranges) -> tuple[_Term, ...]:
+    """Characters as sequences of sets of bytes."""
+    ascii_bytes, terms = 0, []
+    for first, last in ranges:
+        for low, high in _utf8_ranges(first, last):
+            items = tuple(((2 << b) - 1) >> a << a for a, b in zip(low, high, strict=True))
+            if len(items) == 1:
+                ascii_bytes |= items[0]
+            else:
+                terms.append(items)
+    return ((ascii_bytes,), *terms) if ascii_bytes else tuple(terms)
+
+
+def _utf8_ranges(first: int, last: int) -> Iterator[tuple[bytes, bytes]]:
+    """Cut a range of characters so that each part is a range in each byte by itself: (lowest, highest) bytes."""
+    if first > last:
+        return
+    for border in (0x7F, 0x7FF, 0xD7FF, 0xFFFF):  # where another length begins, and before the surrogates
+        if first <= border < last:
+            yield from _utf8_ranges(first, border)
+            yield from _utf8_ranges(border + 1, last)
+            return
+    if 0xD800 <= first <= 0xDFFF:  # surrogates have no UTF-8
+        yield from _utf8_ranges(0xE000, last)
+        return
+    for bits in (6, 12, 18):
+        low = (1 << bits) - 1
+        if first | low < last | low:
+            if first & low:
+                yield from _utf8_ranges(first, first | low)
+                yield from _utf8_ranges((first | low) + 1, last)
+                return
+            if last & low != low:
+                yield from _utf8_ranges(first, (last & ~low) - 1)
+                yield from _utf8_ranges(last & ~low, last)
+                return
+    yield chr(first).encode(), chr(last).encode()
