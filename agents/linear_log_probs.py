@@ -98,13 +98,10 @@ def linear_log_probs(
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if chunk_size is None:
         chunk_size = max(1, (_CPU_CHUNK if device == "cpu" else _GPU_CHUNK) // max(1, weight.shape[0]))
-    inputs = [x for x in (hidden, weight, bias) if x is not None]
-    keep = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     head = _Head(float(temperature), allowed, transform)
-    with torch.autocast(device, enabled=False):
-        results: tuple[Tensor, Tensor] = _LinearLogProbs.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, bias, tokens, head, chunk_size, entropy, keep
-        )
+    results: tuple[Tensor, Tensor] = _LinearLogProbs.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, tokens, head, chunk_size, entropy
+    )
     return results
 
 
@@ -157,9 +154,8 @@ class _LinearLogProbs(torch.autograd.Function):
         head: _Head,
         chunk_size: int,
         entropy: bool,
-        keep: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Computes log-probs and entropies; `keep` says whether a backward pass can follow."""
+        """Computes log-probs and entropies, chunk by chunk."""
         rows_in_all = hidden.shape[0]
         log_probs = torch.empty(rows_in_all, dtype=_accurate(hidden.dtype), device=hidden.device)
         entropies = torch.full_like(log_probs, torch.nan)
@@ -173,11 +169,10 @@ class _LinearLogProbs(torch.autograd.Function):
         forbidden = head.forbidden(tokens)
         if forbidden is not None:
             log_probs.masked_fill_(forbidden, -torch.inf)
-        if keep:
-            # Kept where there is one chunk only. A transform's gradient needs its input too, so all is computed again.
-            kept = (log_p, p) if rows_in_all <= chunk_size and head.transform is None else (None, None)
-            ctx.save_for_backward(hidden, weight, bias, tokens, entropies, *kept)
-            ctx.head, ctx.chunk_size = head, chunk_size
+        # Kept where there is one chunk only. A transform's gradient needs its input too, so all is computed again.
+        kept = (log_p, p) if rows_in_all <= chunk_size and head.transform is None else (None, None)
+        ctx.save_for_backward(hidden, weight, bias, tokens, entropies, *kept)
+        ctx.head, ctx.chunk_size = head, chunk_size
         ctx.set_materialize_grads(False)
         if not entropy:
             ctx.mark_non_differentiable(entropies)
@@ -237,7 +232,7 @@ class _LinearLogProbs(torch.autograd.Function):
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),
             None if d_bias is None else d_bias.to(bias.dtype),
-            *(None,) * 5,
+            *(None,) * 4,
         )
 
 

@@ -229,7 +229,7 @@ def ppo_policy_loss(
     for name, size in (("clip_range", clip_range), ("clip_range_high", clip_range_high)):
         if not size > 0:
             raise ValueError(f"Expected a positive {name}, got {size}")
-    advantages = torch.where(mask, advantages.detach(), 0)
+    advantages = advantages.detach()
     log_ratio = torch.where(mask, log_probs - old_log_probs.detach(), 0)
     ratio = log_ratio.exp()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range_high) * advantages)

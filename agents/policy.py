@@ -24,12 +24,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from agents.lane_cache import CachedContext, Context, FullContext
 from agents.linear_log_probs import linear_log_probs
 from textenvs import Tokenizer, make_tokenizer
+from textenvs.tokenizer import SubwordTokenizer
 
 BUNDLED_MODELS = {"tiny": Path(__file__).parent / "data" / "tiny"}
 """Name to folder, for the models that come with the package."""
@@ -183,6 +184,9 @@ class Policy(nn.Module):
 
         Args:
             folder: Made if it does not exist.
+
+        Raises:
+            ValueError: If the tokenizer is an object that cannot be written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -190,8 +194,19 @@ class Policy(nn.Module):
             self.model.save_pretrained(folder, safe_serialization=True)
         if hasattr(self._tokenizer_source, "save_pretrained"):
             self._tokenizer_source.save_pretrained(folder)
-        elif hasattr(self.tokenizer, "backend"):
-            self.tokenizer.backend.save(str(folder / "tokenizer.json"))
+        elif isinstance(self.tokenizer, SubwordTokenizer):
+            backend = self.tokenizer.backend
+            names = {
+                "eos_token": backend.id_to_token(self.tokenizer.eos_token_id),
+                "bos_token": backend.id_to_token(self.tokenizer.bos_token_id),
+                "pad_token": backend.id_to_token(self.tokenizer.pad_token_id),
+            }
+            PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
+        else:
+            raise ValueError(
+                "Expected a policy whose tokenizer comes from Transformers or the tokenizers library, since no other "
+                f"can be written beside the model, got {type(self.tokenizer).__name__}"
+            )
         save_file(
             {name: tensor.contiguous() for name, tensor in self.value_head.state_dict().items()},
             folder / _VALUE_HEAD_FILE,

@@ -1,10 +1,11 @@
 """Text generation as a token-level Markov decision process, behind the Gymnasium API.
 
-    import gymnasium as gym, textenvs
-    env = gym.make("TextGen-v0", reward="sentiment", payout="sparse")
-    envs = gym.make_vec("TextGen-v0", num_envs=256)
+import gymnasium as gym, textenvs
+env = gym.make("TextGen-v0", reward="sentiment", payout="sparse")
+envs = gym.make_vec("TextGen-v0", num_envs=256)
 """
 
+from textenvs import testing
 from textenvs.datasets import Dataset, load_dataset
 from textenvs.env import TextGenEnv, encoder_decoder
 from textenvs.registration import list_envs, register_envs
@@ -38,4 +39,5 @@ __all__ = [
     "register_envs",
     "register_reward",
     "register_task",
+    "testing",
 ]

@@ -1,7 +1,7 @@
 """Real data as a task: the lines of a text file, or the rows of a JSON-lines file.
 
-    task = textenvs.load_dataset("stories.jsonl", prompt="text", prompt_tokens=16)
-    env = gym.make("TextGen-v0", task=task)
+task = textenvs.load_dataset("stories.jsonl", prompt="text", prompt_tokens=16)
+env = gym.make("TextGen-v0", task=task)
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def _read(path: Path, prompt: str, references: str | None) -> Iterator[Example]:
     except OSError as error:
         raise ValueError(f"Expected a file that can be read, got {str(path)!r}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"Expected {str(path)!r} to be UTF-8, but byte {error.start} is not: {error.reason}") from error
+        where = f"byte {error.start} is not: {error.reason}"
+        raise ValueError(f"Expected {str(path)!r} to be UTF-8, but {where}") from error
 
 
 def _of_json(line: str, where: str, prompt: str, references: str | None) -> Example:
@@ -131,6 +132,6 @@ def _of_json(line: str, where: str, prompt: str, references: str | None) -> Exam
         value = row.get(references)
         listed = [value] if isinstance(value, str) else value
         if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
-            raise ValueError(f"Expected a string or a list of strings in field {references!r} of {where}, got {value!r}")
+            raise ValueError(f"Expected a string or a list of them in field {references!r} of {where}, got {value!r}")
         found = tuple(listed)
     return Example(text, found)

@@ -87,7 +87,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 CHUNKS = [None, 1, 3, 100]
 
 
-def arguments(variant: str, tokens: Tensor, vocab_size: int = 9) -> dict[str, Any]:
+def arguments(variant: str, tokens: Tensor, vocab_size: int) -> dict[str, Any]:
     kwargs = dict(VARIANTS[variant])
     if "allowed" in kwargs:
         shape = (vocab_size,) if kwargs["allowed"] == 1 else (len(tokens), vocab_size)
@@ -128,11 +128,11 @@ class TestAgainstTheDefinition:
         log_probs, _ = linear_log_probs(hidden, weight, None, torch.tensor([0, 1]), temperature=0.5)
         torch.testing.assert_close(log_probs.exp(), torch.tensor([0.9, 0.1]))
 
-    @pytest.mark.parametrize("chunk_size", [None, 3])
+    @pytest.mark.parametrize("chunk_size", [None, 2])
     @pytest.mark.parametrize("variant", VARIANTS)
     def test_gradients_are_those_of_finite_differences(self, variant: str, chunk_size: int | None) -> None:
-        *inputs, tokens = random_head(dtype=torch.float64)
-        kwargs = arguments(variant, tokens)
+        *inputs, tokens = random_head(n=5, width=3, vocab_size=6, dtype=torch.float64)
+        kwargs = arguments(variant, tokens, 6)
 
         def function(hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
             return linear_log_probs(hidden, weight, bias, tokens, chunk_size=chunk_size, **kwargs)
@@ -187,6 +187,14 @@ class TestAgainstTheDefinition:
         *inputs, tokens = random_head()
         outputs = linear_log_probs(*inputs, tokens, chunk_size=chunk_size)
         assert all(map(torch.equal, gradients(outputs, tuple(inputs)), gradients(outputs, tuple(inputs))))
+
+    @pytest.mark.parametrize("chunk_size", [2, 7])
+    def test_a_second_derivative_is_an_error_and_not_wrong(self, chunk_size: int) -> None:
+        *inputs, tokens = random_head()
+        log_probs, _ = linear_log_probs(*inputs, tokens, chunk_size=chunk_size)
+        (gradient,) = torch.autograd.grad(log_probs.sum(), inputs[0], create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.sum().backward()
 
     def test_large_logits_do_not_overflow(self) -> None:
         hidden = torch.tensor([[1e4, 0.0], [-1e4, 1.0]], requires_grad=True)

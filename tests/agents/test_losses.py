@@ -48,7 +48,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "policy_gradient_loss": lambda x, a, b, mask, **kw: policy_gradient_loss(x, a, mask, **kw),
     "ppo_policy_loss": lambda x, a, b, mask, **kw: ppo_policy_loss(x, a, b, mask, **kw)[0],
     "value_loss": lambda x, a, b, mask, **kw: value_loss(x, a, mask, **kw),
-    "value_loss, clipped": lambda x, a, b, mask, **kw: value_loss(x, a, mask, old_values=b, clip_range=0.3, **kw),
+    "value_loss, clipped": lambda x, a, b, mask, **kw: value_loss(x, a, mask, old_values=b, clip_range=0.8, **kw),
     "kl_estimate k1": lambda x, a, b, mask, **kw: masked_mean(kl_estimate(x, a, "k1", mask=mask), mask, **kw),
     "kl_estimate k2": lambda x, a, b, mask, **kw: masked_mean(kl_estimate(x, a, "k2", mask=mask), mask, **kw),
     "kl_estimate k3": lambda x, a, b, mask, **kw: masked_mean(kl_estimate(x, a, "k3", mask=mask), mask, **kw),
@@ -70,10 +70,11 @@ class TestEveryLoss:
     def test_padding_reaches_neither_loss_nor_gradient(self, name: str, garbage: float) -> None:
         mask, arrays = random_arrays(0, 3)
         loss, gradient = self.value_and_gradient(name, *arrays, mask)
-        dirty = [torch.where(mask, x, garbage) for x in arrays]
-        dirty_loss, dirty_gradient = self.value_and_gradient(name, *dirty, mask)
-        assert torch.equal(dirty_loss, loss)
-        assert torch.equal(dirty_gradient, gradient)
+        for where in (0, 1, 2), (0,), (1,), (2,):
+            dirty = [torch.where(mask, x, garbage) if i in where else x for i, x in enumerate(arrays)]
+            dirty_loss, dirty_gradient = self.value_and_gradient(name, *dirty, mask)
+            assert torch.equal(dirty_loss, loss)
+            assert torch.equal(dirty_gradient, gradient)
         assert (gradient[~mask] == 0).all()
         assert (gradient[mask] != 0).any()
 
@@ -415,6 +416,7 @@ class TestValueLoss:
         ("value", "old", "target", "loss", "gradient"),
         [
             (1.0, 0.0, 2.0, 0.5 * 1.5**2, 0.0),  # Moved 1 towards the target, 0.5 was allowed: nothing to gain.
+            (-1.0, 0.0, -2.0, 0.5 * 1.5**2, 0.0),  # The same downwards.
             (-1.0, 0.0, 2.0, 0.5 * 3.0**2, -3.0),  # Moved away: the whole error.
             (0.25, 0.0, 2.0, 0.5 * 1.75**2, -1.75),  # Inside.
             (3.0, 0.0, 0.25, 0.5 * 2.75**2, 2.75),  # Beyond the target: the whole error is larger.
@@ -451,6 +453,12 @@ class TestValueLoss:
             value_loss(values, returns[0], mask)
         with pytest.raises(ValueError, match=r"Expected old_values of shape \(4, 6\) like values, got \(4, 3\)"):
             value_loss(values, returns, mask, old_values=old[:, :3], clip_range=0.2)
+
+
+class TestEntropyBonus:
+    def test_is_the_mean_entropy_to_be_subtracted_from_a_loss(self) -> None:
+        assert entropy_bonus(torch.tensor([0.5, 1.5, 7.0]), flags(1, 1, 0)) == 1
+        assert entropy_bonus(torch.tensor([0.5, 1.5, 7.0]), flags(1, 1, 0), normalizer=4) == 0.5
 
 
 class TestExplainedVariance:

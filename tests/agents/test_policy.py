@@ -146,6 +146,18 @@ def test_saved_folder_loads_in_plain_transformers(tmp_path):
     assert again.tokenizer.pieces == policy.tokenizer.pieces
 
 
+def test_a_tokenizer_object_is_saved_with_its_special_tokens(tmp_path):
+    """An EOS of any name, from a plain tokenizers.Tokenizer."""
+    from tests.agents.conftest import tiny_config, word_tokenizer
+    from textenvs.tokenizer import SubwordTokenizer
+
+    model = AutoModelForCausalLM.from_config(tiny_config("llama"))
+    policy = Policy(model, SubwordTokenizer(word_tokenizer(), eos_token=" c", bos_token="<bos>", pad_token="<pad>"))
+    policy.save_pretrained(tmp_path)
+    again = Policy.from_pretrained(tmp_path, device="cpu").tokenizer
+    assert (again.eos_token_id, again.bos_token_id, again.pad_token_id) == (5, 1, 2)
+
+
 @pytest.mark.parametrize("name", ["no/such/folder/anywhere", "./nothing", "/nowhere"])
 def test_unknown_model_paths_say_so(name):
     with pytest.raises(ValueError, match="Expected a bundled model"):
