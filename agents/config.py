@@ -30,8 +30,8 @@ class RunConfig:
     """What logits are divided by, in sampling and in every log-prob."""
     kl_coef: float = 0.015
     """Price of one nat of KL to the start model, in units of the score. 0 turns the penalty off."""
-    kl_limit: float | None = 0.4
-    """How many nats a token the policy may move from the start model before the price rises, by up to a fifth an
+    kl_limit: float | None = 0.35
+    """How many nats a token the policy may move from the start model before the price rises, by up to a half an
     update; below, it sinks back to kl_coef. Catches a policy that runs away. None keeps the price as it is."""
     kl_credit: Literal["token", "return"] = "token"
     """Who pays for a token's KL. "token": that token alone, whose gradient is then that of the KL at its own state,

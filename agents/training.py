@@ -375,9 +375,9 @@ def adapted_kl_coef(kl_coef: float, kl: float, limit: float) -> float:
         limit: Nats a token, allowed.
 
     Returns:
-        The new price: at most 20 % above the old one, at most 4 % below.
+        The new price: at most 50 % above the old one, at most 5 % below.
     """
-    return kl_coef * (1.0 + 0.2 * min(max(kl / limit - 1.0, -0.2), 1.0))
+    return kl_coef * (1.0 + 0.5 * min(max(kl / limit - 1.0, -0.1), 1.0))
 
 
 def load(

@@ -192,7 +192,7 @@ class TestAgainstTheDefinition:
     def test_a_second_derivative_is_an_error_and_not_wrong(self, chunk_size: int) -> None:
         *inputs, tokens = random_head()
         log_probs, _ = linear_log_probs(*inputs, tokens, chunk_size=chunk_size)
-        (gradient,) = torch.autograd.grad(log_probs.sum(), inputs[0], create_graph=True)
+        (gradient,) = torch.autograd.grad(log_probs.square().sum(), inputs[0], create_graph=True)
         with pytest.raises(RuntimeError, match="once_differentiable"):
             gradient.sum().backward()
 
