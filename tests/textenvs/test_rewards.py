@@ -481,7 +481,7 @@ def cases_of(tokenizer: Tokenizer) -> dict[str, st.SearchStrategy]:
     return {"responses": responses, "turns": st.lists(turn, max_size=20)}
 
 
-@pytest.mark.parametrize("reward", REWARDS, ids=str)
+@pytest.mark.parametrize("reward", REWARDS, ids=lambda reward: getattr(reward, "__name__", str(reward)))
 def test_push_equals_score(reward: object, tokenizer: Tokenizer) -> None:
     made = make_reward(reward)
 
@@ -515,7 +515,7 @@ def test_push_equals_score_after_forgetting(
         assert max(forgot) <= 5 + 4  # one push past the limit
 
 
-@pytest.mark.parametrize("reward", REWARDS, ids=str)
+@pytest.mark.parametrize("reward", REWARDS, ids=lambda reward: getattr(reward, "__name__", str(reward)))
 def test_lanes_and_their_order_do_not_matter(reward: object, tokenizer: Tokenizer) -> None:
     made = make_reward(reward)
     rng = np.random.default_rng(0)
