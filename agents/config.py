@@ -31,8 +31,8 @@ class RunConfig:
     kl_coef: float = 0.015
     """Price of one nat of KL to the start model, in units of the score. 0 turns the penalty off."""
     kl_limit: float | None = 0.35
-    """How many nats a token the policy may move from the start model before the price rises, by up to a half an
-    update; below, it sinks back to kl_coef. Catches a policy that runs away. None keeps the price as it is."""
+    """How many nats a token the policy may move from the start model at that price. Beyond, the price grows with the
+    square of the distance, which catches a policy that runs away. None keeps the price as it is."""
     kl_credit: Literal["token", "return"] = "token"
     """Who pays for a token's KL. "token": that token alone, whose gradient is then that of the KL at its own state,
     and nearly free of noise. "return": it comes off the reward (Ziegler et al. 2019), so every token before it pays

@@ -124,15 +124,15 @@ class _Head(NamedTuple):
             )
         return transformed
 
-    def log_softmax(self, logits: Tensor, rows: slice) -> Tensor:
-        """Returns (rows, vocab_size), the log-prob of every token, from the transformed logits of `rows`."""
+    def scaled(self, logits: Tensor, rows: slice) -> Tensor:
+        """Returns (rows, vocab_size), what the softmax is taken of, from the transformed logits of `rows`."""
         if self.temperature != 1:
             logits = logits / self.temperature
         if self.allowed is not None:
             allowed = self.allowed if self.allowed.ndim == 1 else self.allowed[rows]
             # Like -inf, the lowest finite number has probability exactly 0; but its p * log p is then 0, and not NaN.
             logits = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
-        return torch.log_softmax(logits, dim=-1)
+        return logits
 
     def forbidden(self, tokens: Tensor) -> Tensor | None:
         """Returns (n,) bool, True where the token taken was not allowed; None where everything is."""
@@ -159,18 +159,19 @@ class _LinearLogProbs(torch.autograd.Function):
         rows_in_all = hidden.shape[0]
         log_probs = torch.empty(rows_in_all, dtype=_accurate(hidden.dtype), device=hidden.device)
         entropies = torch.full_like(log_probs, torch.nan)
-        log_p = p = None
+        p = log_p = None
         for rows in _chunks(rows_in_all, chunk_size):
-            log_p = head.log_softmax(head.transformed(_logits(hidden[rows], weight, bias)), rows)
-            log_probs[rows] = log_p.gather(1, tokens[rows, None])[:, 0]
+            logits = head.scaled(head.transformed(_logits(hidden[rows], weight, bias)), rows)
+            p, highest, log_p_highest = _softmax(logits)
+            log_probs[rows] = (logits.gather(1, tokens[rows, None]) - highest + log_p_highest)[:, 0]
             if entropy:
-                p = log_p.exp()
+                log_p = (logits - highest).add_(log_p_highest)
                 entropies[rows] = -(p * log_p).sum(-1)
         forbidden = head.forbidden(tokens)
         if forbidden is not None:
             log_probs.masked_fill_(forbidden, -torch.inf)
         # Kept where there is one chunk only. A transform's gradient needs its input too, so all is computed again.
-        kept = (log_p, p) if rows_in_all <= chunk_size and head.transform is None else (None, None)
+        kept = (p, log_p) if rows_in_all <= chunk_size and head.transform is None else (None, None)
         ctx.save_for_backward(hidden, weight, bias, tokens, entropies, *kept)
         ctx.head, ctx.chunk_size = head, chunk_size
         ctx.set_materialize_grads(False)
@@ -182,7 +183,7 @@ class _LinearLogProbs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_log_probs: Tensor | None, d_entropies: Tensor | None) -> tuple[Tensor | None, ...]:
         """Computes the gradients of `hidden`, `weight` and `bias`, chunk by chunk."""
-        hidden, weight, bias, tokens, entropies, kept_log_p, kept_p = ctx.saved_tensors
+        hidden, weight, bias, tokens, entropies, kept_p, kept_log_p = ctx.saved_tensors
         head: _Head = ctx.head
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         d_hidden = torch.empty_like(hidden) if needs_hidden else None
@@ -200,17 +201,18 @@ class _LinearLogProbs(torch.autograd.Function):
             from_p = from_p + from_p_log_p * entropies
 
         for rows in _chunks(hidden.shape[0], ctx.chunk_size):
-            log_p, p = kept_log_p, kept_p
+            p, log_p = kept_p, kept_log_p
             graph: tuple[Tensor, Tensor] | None = None
-            if log_p is None:
+            if p is None:
                 transformed = logits = _logits(hidden[rows], weight, bias)
                 if head.transform is not None:
                     with torch.enable_grad():
                         transformed = head.transformed(logits.requires_grad_())
                     graph = transformed, logits
-                log_p = head.log_softmax(transformed.detach(), rows)
-            if p is None:
-                p = log_p.exp()
+                scaled = head.scaled(transformed.detach(), rows)
+                p, highest, log_p_highest = _softmax(scaled)
+                if from_p_log_p is not None:
+                    log_p = (scaled - highest).add_(log_p_highest)
             if from_p_log_p is None:
                 d_logits = p * from_p[rows, None]
             else:
@@ -239,6 +241,16 @@ class _LinearLogProbs(torch.autograd.Function):
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Returns (rows, vocab_size), computed in the model's dtype, in the dtype to go on in."""
     return functional.linear(hidden, weight, bias).to(_accurate(hidden.dtype))
+
+
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns p (rows, vocab_size), and the highest logit and its log p, both (rows, 1).
+
+    With these, any log p is `(logit - highest) + log_p_highest`. A softmax is one fused pass over the chunk, and a maximum
+    a cheap one; to get p from a log-softmax takes an `exp`, which on a CPU costs more than both.
+    """
+    p = torch.softmax(logits, dim=-1)
+    return p, logits.amax(-1, keepdim=True), p.amax(-1, keepdim=True).log()
 
 
 def _accurate(dtype: torch.dtype) -> torch.dtype:

@@ -32,6 +32,8 @@ from agents.training import Algorithm
 class PPOConfig(RunConfig):
     """Settings of PPO."""
 
+    learning_rate: float = 3e-4
+    """Step size of Adam; smaller than its siblings', since each batch is used for several steps."""
     epochs: int = 2
     """Passes over each batch."""
     minibatch_size: int = 64

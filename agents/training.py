@@ -109,7 +109,6 @@ class Agent:
     Attributes:
         timesteps: Tokens played so far.
         updates: Updates made so far.
-        kl_coef: The price of KL now, which `config.kl_limit` may raise.
     """
 
     def __init__(
@@ -141,7 +140,6 @@ class Agent:
         self.optimizer = make_optimizer(policy, config)
         self.timesteps = 0
         self.updates = 0
-        self.kl_coef = config.kl_coef
         held_out = self.env.task.held_out_reward
         self._held_out = None if held_out is None else make_reward(held_out)
 
@@ -233,7 +231,7 @@ class Agent:
             int(one) for one in np.random.SeedSequence([self.seed, self.updates]).generate_state(2, np.uint64) >> 1
         )
         generator = torch.Generator(self.policy.device).manual_seed(policy_seed)
-        config = replace(self.config, kl_coef=self.kl_coef)
+        config = self.config
         rollout = collect(
             self.env,
             self.policy,
@@ -251,14 +249,14 @@ class Agent:
         )
         row = self._describe(rollout)
         described = time.perf_counter()
+        if config.kl_limit is not None:
+            kl = row["kl"] * len(rollout) / rollout.num_tokens
+            config = replace(config, kl_coef=limited_kl_coef(config.kl_coef, kl, config.kl_limit))
         row.update(self.algorithm.update(self.policy, self.optimizer, rollout, config, generator))
         ended = time.perf_counter()
         self.updates += 1
         self.timesteps += rollout.num_tokens
-        row["kl_coef"] = self.kl_coef
-        if config.kl_limit is not None:
-            kl = row["kl"] * len(rollout) / rollout.num_tokens
-            self.kl_coef = max(self.config.kl_coef, adapted_kl_coef(self.kl_coef, kl, config.kl_limit))
+        row["kl_coef"] = config.kl_coef
         row.update(
             {
                 "learning_rate": self.optimizer.param_groups[0]["lr"],
@@ -352,7 +350,6 @@ class Agent:
             "env_kwargs": _jsonable(self.env_kwargs),
             "timesteps": self.timesteps,
             "updates": self.updates,
-            "kl_coef": self.kl_coef,
             "optimizer": numbers,
         }
         (fresh / "agent.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
@@ -363,21 +360,21 @@ class Agent:
         return target
 
 
-def adapted_kl_coef(kl_coef: float, kl: float, limit: float) -> float:
-    """The price of KL after an update: higher above the limit, lower below it.
+def limited_kl_coef(kl_coef: float, kl: float, limit: float) -> float:
+    """The price of KL at a distance from the start model: as it is up to the limit, steeper beyond.
 
-    The proportional controller in log space of Ziegler et al. (2019), arXiv:1909.08593, section 2.2, but it rises
-    faster than it falls: a policy that has run away from the start model does not come back by itself.
+    A function of the distance alone. A controller that raises and lowers the price update by update (Ziegler et al.
+    2019, section 2.2) answers late, and then overshoots in both directions: see docs/log.md.
 
     Args:
-        kl_coef: The price so far.
-        kl: Nats a token, measured.
-        limit: Nats a token, allowed.
+        kl_coef: The price within the limit.
+        kl: Nats a token, measured on the batch that is about to be learned from.
+        limit: Nats a token.
 
     Returns:
-        The new price: at most 50 % above the old one, at most 5 % below.
+        The price: `kl_coef * max(1, kl / limit) ** 2`.
     """
-    return kl_coef * (1.0 + 0.5 * min(max(kl / limit - 1.0, -0.1), 1.0))
+    return kl_coef * max(1.0, kl / limit) ** 2
 
 
 def load(
@@ -428,7 +425,7 @@ def load(
         )
         agent.reference.requires_grad_(False)
         _restore_optimizer(agent.optimizer, load_file(found / "optimizer.safetensors"), state["optimizer"])
-        agent.timesteps, agent.updates, agent.kl_coef = state["timesteps"], state["updates"], state["kl_coef"]
+        agent.timesteps, agent.updates = state["timesteps"], state["updates"]
     except (KeyError, OSError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(found)!r}, but it is damaged: {error!r}") from error
     return agent

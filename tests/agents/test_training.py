@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agents import PPO, REINFORCE, Agent, Policy, load
-from agents.training import Algorithm
+from agents.training import Algorithm, limited_kl_coef
 from tests.agents.conftest import make_policy
 from textenvs import RewardError
 
@@ -222,3 +222,17 @@ def test_a_new_algorithm_is_a_config_and_an_update():
     assert rows[0]["mine"] == 1.0
     assert updates
     del Algorithm.known["mine"]
+
+
+def test_the_price_of_kl_grows_beyond_the_limit():
+    """By hand: as it is within the limit; at twice the limit, four times."""
+    assert limited_kl_coef(0.02, kl=0.3, limit=0.3) == pytest.approx(0.02)
+    assert limited_kl_coef(0.02, kl=-0.1, limit=0.3) == pytest.approx(0.02)
+    assert limited_kl_coef(0.02, kl=0.6, limit=0.3) == pytest.approx(0.08)
+    rows = []
+    run(small_agent(kl_coef=0.5, kl_limit=1e-6, learning_rate=0.01), 3, rows)
+    assert rows[0]["kl_coef"] == 0.5, "nothing has moved before the first update"
+    assert rows[-1]["kl_coef"] > 0.5
+    rows = []
+    run(small_agent(kl_coef=0.5, kl_limit=None, learning_rate=0.01), 3, rows)
+    assert rows[-1]["kl_coef"] == 0.5
