@@ -334,7 +334,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(0 if asked else 2)
     try:
         commands[words[0]](words[1:])
-    except (ValueError, TypeError, ImportError, OSError, gym.error.Error) as error:
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (RewardError, ValueError, TypeError, ImportError, OSError, gym.error.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 

@@ -246,8 +246,8 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns p (rows, vocab_size), and the highest logit and its log p, both (rows, 1).
 
-    With these, any log p is `(logit - highest) + log_p_highest`. A softmax is one fused pass over the chunk, and a maximum
-    a cheap one; to get p from a log-softmax takes an `exp`, which on a CPU costs more than both.
+    With these, any log p is `(logit - highest) + log_p_highest`. A softmax is one fused pass over the chunk and a maximum
+    is a cheap one; to get p from a log-softmax takes an `exp`, which on a CPU costs more than both.
     """
     p = torch.softmax(logits, dim=-1)
     return p, logits.amax(-1, keepdim=True), p.amax(-1, keepdim=True).log()

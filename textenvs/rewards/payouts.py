@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,11 @@ from numpy.typing import NDArray
 from textenvs.tokenizer import Tokenizer
 
 _MOST_TOKENS = 2**31 - 1
+Lanes: TypeAlias = NDArray[np.intp]
+Scores: TypeAlias = NDArray[np.float64]
+Flags: TypeAlias = NDArray[np.bool_]
+Tokens: TypeAlias = NDArray[np.int64]
+
 PAYOUTS = ("immediate", "sparse", "word", "sentence", "every", "delayed", "shaped")
 
 
@@ -46,18 +51,12 @@ class Payout(ABC):
     def __init__(self, num_lanes: int, tokenizer: Tokenizer) -> None:
         self._paid = np.zeros(num_lanes)
 
-    def reset(self, lanes: NDArray[np.intp]) -> None:
+    def reset(self, lanes: Lanes) -> None:
         """Start new episodes in these lanes `(k,)`."""
         self._paid[lanes] = 0.0
 
     @abstractmethod
-    def pay(
-        self,
-        lanes: NDArray[np.intp],
-        phi: NDArray[np.float64],
-        terminated: NDArray[np.bool_],
-        tokens: NDArray[np.int64],
-    ) -> NDArray[np.float64]:
+    def pay(self, lanes: Lanes, phi: Scores, terminated: Flags, tokens: Tokens) -> Scores:
         """The rewards of one step.
 
         Args:
@@ -71,9 +70,9 @@ class Payout(ABC):
             `(k,)` rewards.
         """
 
-    def _pay_up_to(self, lanes: NDArray[np.intp], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _pay_up_to(self, lanes: Lanes, target: Scores) -> Scores:
         """Pay the difference between `target` and all that was paid so far."""
-        rewards: NDArray[np.float64] = target - self._paid[lanes]
+        rewards: Scores = target - self._paid[lanes]
         self._paid[lanes] = target
         return rewards
 
@@ -83,13 +82,7 @@ class Sparse(Payout):
 
     every_step = False
 
-    def pay(
-        self,
-        lanes: NDArray[np.intp],
-        phi: NDArray[np.float64],
-        terminated: NDArray[np.bool_],
-        tokens: NDArray[np.int64],
-    ) -> NDArray[np.float64]:
+    def pay(self, lanes: Lanes, phi: Scores, terminated: Flags, tokens: Tokens) -> Scores:
         """See `Payout.pay`."""
         return np.where(terminated, phi, 0.0)
 
@@ -97,13 +90,7 @@ class Sparse(Payout):
 class Immediate(Payout):
     """What each token added."""
 
-    def pay(
-        self,
-        lanes: NDArray[np.intp],
-        phi: NDArray[np.float64],
-        terminated: NDArray[np.bool_],
-        tokens: NDArray[np.int64],
-    ) -> NDArray[np.float64]:
+    def pay(self, lanes: Lanes, phi: Scores, terminated: Flags, tokens: Tokens) -> Scores:
         """See `Payout.pay`."""
         return self._pay_up_to(lanes, phi)
 
@@ -123,13 +110,7 @@ class Shaped(Payout):
         super().__init__(num_lanes, tokenizer)
         self.gamma = gamma
 
-    def pay(
-        self,
-        lanes: NDArray[np.intp],
-        phi: NDArray[np.float64],
-        terminated: NDArray[np.bool_],
-        tokens: NDArray[np.int64],
-    ) -> NDArray[np.float64]:
+    def pay(self, lanes: Lanes, phi: Scores, terminated: Flags, tokens: Tokens) -> Scores:
         """See `Payout.pay`."""
         assert self.gamma is not None
         before = self._paid[lanes]
@@ -152,18 +133,12 @@ class Every(Payout):
         self._every = every
         self._step = np.zeros(num_lanes, dtype=np.int64)
 
-    def reset(self, lanes: NDArray[np.intp]) -> None:
+    def reset(self, lanes: Lanes) -> None:
         """See `Payout.reset`."""
         super().reset(lanes)
         self._step[lanes] = 0
 
-    def pay(
-        self,
-        lanes: NDArray[np.intp],
-        phi: NDArray[np.float64],
-        terminated: NDArray[np.bool_],
-        tokens: NDArray[np.int64],
-    ) -> NDArray[np.float64]:
+    def pay(self, lanes: Lanes, phi: Scores, terminated: Flags, tokens: Tokens) -> Scores:
         """See `Payout.pay`."""
         self._step[lanes] += 1
         due = terminated | (self._step[lanes] % self._every == 0)
@@ -186,19 +161,13 @@ class Delayed(Payout):
         self._history = np.zeros((num_lanes, min(delayed, 16)))
         self._step = np.zeros(num_lanes, dtype=np.int64)
 
-    def reset(self, lanes: NDArray[np.intp]) -> None:
+    def reset(self, lanes: Lanes) -> None:
         """See `Payout.reset`."""
         super().reset(lanes)
         self._step[lanes] = 0
         self._history[lanes] = 0.0
 
-    def pay(
-        self,
-        lanes: NDArray[np.intp],
-        phi: NDArray[np.float64],
-        terminated: NDArray[np.bool_],
-        tokens: NDArray[np.int64],
-    ) -> NDArray[np.float64]:
+    def pay(self, lanes: Lanes, phi: Scores, terminated: Flags, tokens: Tokens) -> Scores:
         """See `Payout.pay`."""
         slot = self._step[lanes] % self._delay
         if slot.max(initial=0) >= self._history.shape[1]:
@@ -228,18 +197,12 @@ class Word(Payout):
         self._ends_within = np.array([text[-1:].isspace() for text in texts], dtype=np.bool_)
         self._previous = np.zeros(num_lanes)
 
-    def reset(self, lanes: NDArray[np.intp]) -> None:
+    def reset(self, lanes: Lanes) -> None:
         """See `Payout.reset`."""
         super().reset(lanes)
         self._previous[lanes] = 0.0
 
-    def pay(
-        self,
-        lanes: NDArray[np.intp],
-        phi: NDArray[np.float64],
-        terminated: NDArray[np.bool_],
-        tokens: NDArray[np.int64],
-    ) -> NDArray[np.float64]:
+    def pay(self, lanes: Lanes, phi: Scores, terminated: Flags, tokens: Tokens) -> Scores:
         """See `Payout.pay`."""
         finished = np.where(self._ends_before[tokens], self._previous[lanes], self._paid[lanes])
         self._previous[lanes] = phi
@@ -259,13 +222,7 @@ class Sentence(Payout):
         ends = [re.search(rb"[.!?]", piece) is not None for piece in tokenizer.pieces]
         self._ends_sentence = np.array(ends, dtype=np.bool_)
 
-    def pay(
-        self,
-        lanes: NDArray[np.intp],
-        phi: NDArray[np.float64],
-        terminated: NDArray[np.bool_],
-        tokens: NDArray[np.int64],
-    ) -> NDArray[np.float64]:
+    def pay(self, lanes: Lanes, phi: Scores, terminated: Flags, tokens: Tokens) -> Scores:
         """See `Payout.pay`."""
         due = terminated | self._ends_sentence[tokens]
         return self._pay_up_to(lanes, np.where(due, phi, self._paid[lanes]))
