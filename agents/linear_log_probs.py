@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-# Logits in a chunk, unless the caller says otherwise.
+# Logits in a chunk, unless the caller says otherwise. On a CPU, with a vocabulary of 50,257, a chunk of 2**20 takes 1.4
+# times as long, and one of 2**23 some 6 % less for twice the memory. The number for GPUs is a guess: not measured.
 _CPU_CHUNK = 2**22
 _GPU_CHUNK = 2**26
 
@@ -200,7 +201,8 @@ class _LinearLogProbs(torch.autograd.Function):
             from_p_log_p = -d_entropies / head.temperature
             from_p = from_p + from_p_log_p * entropies
 
-        for rows in _chunks(hidden.shape[0], ctx.chunk_size):
+        def of_logits(rows: slice) -> Tensor:
+            """Returns the gradient of a chunk of logits; all else that is as large as a chunk goes when it returns."""
             p, log_p = kept_p, kept_log_p
             graph: tuple[Tensor, Tensor] | None = None
             if p is None:
@@ -214,12 +216,16 @@ class _LinearLogProbs(torch.autograd.Function):
                 if from_p_log_p is not None:
                     log_p = (scaled - highest).add_(log_p_highest)
             if from_p_log_p is None:
-                d_logits = p * from_p[rows, None]
+                d_logits: Tensor = p * from_p[rows, None]
             else:
                 d_logits = (p * log_p).mul_(from_p_log_p[rows, None]).addcmul_(p, from_p[rows, None])
             d_logits.scatter_add_(1, tokens[rows, None], from_token[rows, None])
             if graph is not None:
                 (d_logits,) = torch.autograd.grad(*graph, d_logits)
+            return d_logits
+
+        for rows in _chunks(hidden.shape[0], ctx.chunk_size):
+            d_logits = of_logits(rows)
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
             d_logits = d_logits.to(hidden.dtype)
@@ -230,6 +236,7 @@ class _LinearLogProbs(torch.autograd.Function):
                     d_weight.addmm_(d_logits.T, hidden[rows])
                 else:
                     d_weight += d_logits.T @ hidden[rows]
+            del d_logits
         return (
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),
@@ -246,8 +253,8 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns p (rows, vocab_size), and the highest logit and its log p, both (rows, 1).
 
-    With these, any log p is `(logit - highest) + log_p_highest`. A softmax is one fused pass over the chunk and a maximum
-    is a cheap one; to get p from a log-softmax takes an `exp`, which on a CPU costs more than both.
+    With these, any log p is `(logit - highest) + log_p_highest`. A softmax is one fused pass over the chunk, a maximum
+    is a cheap one; getting p from a log-softmax takes an `exp`, which on a CPU costs more than both.
     """
     p = torch.softmax(logits, dim=-1)
     return p, logits.amax(-1, keepdim=True), p.amax(-1, keepdim=True).log()
