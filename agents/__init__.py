@@ -5,6 +5,12 @@ agent = PPO(Policy.from_pretrained("tiny"), "TextGen-v0", seed=0)
 agent.learn(total_timesteps=100_000)
 """
 
+import os
+
+# Before torch is imported: its threads then sleep while they wait for each other. Spinning, which is the default, takes
+# the cores from whatever else runs, and beside one busy process makes small models up to twenty times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from agents.actor_critic import ActorCritic, ActorCriticConfig
 from agents.evaluation import Evaluation, evaluate
 from agents.policy import Policy
