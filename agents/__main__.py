@@ -187,7 +187,7 @@ def _write_results(
             segments = evaluation.segments(episode)
             shown.append(f"{label:>6} {evaluation.scores[episode]:+.3f}  {render.ansi(segments, scale=scale)}")
             pages.append(f"<p>{label} {evaluation.scores[episode]:+.3f}<br>{render.html(segments, scale=scale)}</p>")
-    print("\n".join(shown))
+    print("\n\n".join(shown) + "\n")
     page = "<!doctype html><meta charset=utf-8><title>Samples</title>" + "\n".join(pages)
     (folder / "samples.html").write_text(page, encoding="utf-8")
     print(f"{seconds:.0f} s of training. Curve, samples, metrics and checkpoint: {folder}")

@@ -631,7 +631,7 @@ class _VectorChecker:
             if len(ours) == 5:
                 endings += int(ours[2].sum())
             if getattr(envs.unwrapped, "copy", True):
-                kept.append((at, ours, pickle.loads(pickle.dumps(ours))))
+                kept.append((at, ours, _snapshot(ours)))
         if not endings:
             raise ValueError(f"Expected an episode to end in {self.steps} steps: try more, or a smaller budget")
         for at, ours, copy in kept:
@@ -656,8 +656,8 @@ class _VectorChecker:
         envs = self.make(mode)
         envs.reset(seed=self.seed)
         actions = next(self.actions(envs))
-        actions[actions == self.eos] = (self.eos or 0) + 1 if self.eos == 0 else 0  # no lane ends
-        before = pickle.loads(pickle.dumps(envs.step(actions)[0]))
+        actions[actions == self.eos] = 1 if self.eos == 0 else 0
+        before = _snapshot(envs.step(actions)[0])
         mask = np.arange(self.num_envs) % 2 == 0
         options = {"reset_mask": mask}
         after, _ = envs.reset(options=options)
@@ -667,12 +667,12 @@ class _VectorChecker:
             or mask.tolist() != [lane % 2 == 0 for lane in range(self.num_envs)]
         ):
             raise AssertionError(f"{mode.value}: a reset should leave its options as they are, got {options}")
-        kept = [_rows(observations, ~mask) for observations in (after, before)]
-        _check_same(*kept, f"{mode.value}, lanes outside a reset mask: ", "as they were")
+        one, other = _rows(after, ~mask), _rows(before, ~mask)
+        _check_same(one, other, f"{mode.value}, lanes outside a reset mask: ", "as they were")
 
     def check_seed(self, mode: AutoresetMode) -> None:
         """A seed decides everything, and other environments nothing."""
-        alone = list(self.played(mode, self.make(mode)))
+        alone = [(where, _snapshot(result)) for where, result in self.played(mode, self.make(mode))]
         with _other_global_generators():
             both = zip(self.played(mode, self.make(mode)), self.played(mode, self.make(mode)), strict=True)
             for (where, expected), ((_, one), (_, other)) in zip(alone, both, strict=True):
@@ -694,6 +694,11 @@ class _VectorChecker:
         for step, actions in enumerate(rest[1:20]):
             one, other = envs.step(actions), again.step(actions)
             _check_same(other, one, f"{mode.value}, step {step} of a pickled copy: ", "as in the original")
+
+
+def _snapshot(value: Any) -> Any:
+    """What was returned, as it was at that time."""
+    return pickle.loads(pickle.dumps(value))
 
 
 def _rows(value: Any, kept: NDArray[np.bool_]) -> Any:

@@ -1,0 +1,201 @@
+"""What Stable-Baselines3 needs to use our environments: the native vector environment as a `VecEnv`.
+
+    from agents.sb3 import TextGenVecEnv
+    envs = TextGenVecEnv("TextGen-v0", num_envs=64)
+    stable_baselines3.PPO("MultiInputPolicy", envs).learn(10_000)
+
+`DummyVecEnv` of as many environments gives the same numbers, one environment at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+
+from textenvs import TextGenEnv, TextGenVectorEnv
+
+try:
+    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+except ImportError as error:
+    raise ImportError(
+        'Stable-Baselines3 is needed for agents.sb3. Install it with: pip install "textenvs[agents,sb3]"'
+    ) from error
+
+
+class TextGenVecEnv(VecEnv):
+    """`TextGenVectorEnv` as a Stable-Baselines3 `VecEnv`: the same values as `DummyVecEnv`, without its loop.
+
+    A lane that ends is reset in the same step. Its info is then the last one of its episode, with the last observation
+    as `terminal_observation`; `TimeLimit.truncated` is always False, since nothing cuts an episode. `seed(s)` gives
+    lane i the seed s + i (and lanes of a group the seed of their group). sb3-contrib's MaskablePPO finds
+    `action_masks`. SB3's `VecMonitor(envs)` records episode returns, as for any vector environment.
+
+    Args:
+        envs: An id, or a `TextGenVectorEnv` with autoreset_mode "SameStep", under any wrapper of its observations (see
+            `textenvs.wrappers`).
+        num_envs: How many lanes, where `envs` is an id; None is 1.
+        **settings: For `gym.make_vec`, where `envs` is an id.
+
+    Raises:
+        TypeError: If it is another environment, or numbers and settings come with one that is made already.
+        ValueError: If its autoreset mode is another.
+
+    Example:
+        >>> envs = TextGenVecEnv("TextGen-v0", num_envs=4, max_new_tokens=8)
+        >>> envs.seed(0)
+        [0, 1, 2, 3]
+        >>> envs.reset()["input_ids"].shape[0]
+        4
+    """
+
+    def __init__(self, envs: str | VectorEnv[Any, Any, Any], num_envs: int | None = None, **settings: Any) -> None:
+        if isinstance(envs, str):
+            count = 1 if num_envs is None else num_envs
+            envs = gym.make_vec(envs, num_envs=count, **{"autoreset_mode": AutoresetMode.SAME_STEP, **settings})
+        elif num_envs is not None or settings:
+            raise TypeError(f"Expected num_envs and settings with an id alone, got them with {envs!r}")
+        base = envs.unwrapped
+        if not isinstance(base, TextGenVectorEnv):
+            raise TypeError(f"Expected a vector environment of textenvs, got {base!r}")
+        if base.autoreset_mode != AutoresetMode.SAME_STEP:
+            raise ValueError(f"Expected autoreset_mode 'SameStep', got {base.autoreset_mode.value!r}")
+        self.envs = envs
+        self._base = base
+        self._actions: NDArray[Any] | None = None
+        super().__init__(base.num_envs, envs.single_observation_space, envs.single_action_space)
+        self.metadata = dict(TextGenEnv.metadata)
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed every lane at the next reset.
+
+        Args:
+            seed: Lane i gets seed + i // group_size; None draws one.
+
+        Returns:
+            The seed of each lane.
+        """
+        first = super().seed(seed)[0]
+        assert first is not None  # SB3 draws one
+        self._seeds = [first + lane // self._base.group_size for lane in range(self.num_envs)]
+        return self._seeds
+
+    def reset(self) -> VecEnvObs:
+        """Begin an episode in every lane, with the seeds and options that were set.
+
+        Returns:
+            The observations.
+
+        Raises:
+            ValueError: If options were set for some lanes and not for others.
+        """
+        seeds = None if all(seed is None for seed in self._seeds) else self._seeds
+        observations, infos = self.envs.reset(seed=seeds, options=self._merged_options())  # type: ignore[arg-type]
+        self.reset_infos = _split_infos(infos, self.num_envs)
+        self._reset_seeds()
+        self._reset_options()
+        return self._copied(observations)
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Take the actions, `(num_envs,)` token ids."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Write them.
+
+        Returns:
+            Observations, rewards `(num_envs,)` float32, dones `(num_envs,)` bool, and an info for each lane.
+        """
+        observations, rewards, terminated, truncated, infos = self.envs.step(self._actions)
+        final = {
+            key: infos.pop(key) for key in ("final_obs", "_final_obs", "final_info", "_final_info") if key in infos
+        }
+        rows = _split_infos(infos, self.num_envs)
+        if final:
+            last = _split_infos(final["final_info"], self.num_envs)
+            for lane in np.flatnonzero(terminated).tolist():
+                self.reset_infos[lane] = rows[lane]
+                rows[lane] = {**last[lane], "terminal_observation": final["final_obs"][lane]}
+        for row in rows:
+            row["TimeLimit.truncated"] = False
+        return self._copied(observations), rewards.astype(np.float32), terminated | truncated, rows
+
+    def close(self) -> None:
+        """Let go of what the environment holds."""
+        self.envs.close()
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which tokens may come next: `(num_envs, vocab_size)` bool."""
+        return self._base.action_masks()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute of some lanes, each seen as a `TextGenEnv`; None: of all."""
+        found = self._base.call("get_wrapper_attr", attr_name)
+        return [found[lane] for lane in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of some lanes, each seen as a `TextGenEnv`; None: of all."""
+        setters = self._base.call("get_wrapper_attr", "__setattr__")
+        for lane in self._get_indices(indices):
+            setters[lane](attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method of some lanes, each seen as a `TextGenEnv`; None: of all."""
+        if method_name == "action_masks" and indices is None:  # MaskablePPO asks before every step
+            return list(self._base.action_masks())
+        return [method(*method_args, **method_kwargs) for method in self.get_attr(method_name, indices)]
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """Whether each of some lanes has a wrapper of its own: none has."""
+        return [False for _ in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        """A picture of each lane, where render_mode is "rgb_array"."""
+        images = self._base.render() if self.render_mode == "rgb_array" else None
+        return [None] * self.num_envs if images is None else list(images)
+
+    def render(self, mode: str | None = None) -> NDArray[np.uint8] | None:
+        """Show every lane, as SB3 does: "rgb_array" gives one picture of all of them; "human" prints them."""
+        if self.render_mode == "human" and mode in (None, "human"):
+            self._base.render()
+            return None
+        return super().render(mode)
+
+    def _copied(self, observations: Any) -> VecEnvObs:
+        """Observations that stay as they are: SB3 stores them after the next step."""
+        if self._base.copy or not isinstance(observations, dict):
+            unshared: VecEnvObs = observations
+            return unshared
+        return {key: array.copy() for key, array in observations.items()}
+
+    def _merged_options(self) -> dict[str, Any] | None:
+        """The options that SB3 keeps for each lane, as one dict for all."""
+        if not any(self._options):
+            return None
+        names = {frozenset(options) for options in self._options}
+        if names != {frozenset({"example"})}:
+            raise ValueError(f"Expected the option 'example' for every lane, or none for any, got {self._options}")
+        return {"example": [options["example"] for options in self._options]}
+
+
+def _split_infos(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
+    """Gymnasium's dict of arrays as a dict for each lane: Python scalars, and rows of what has more dimensions."""
+    rows: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+    for key, values in infos.items():
+        if key.startswith("_"):
+            continue
+        for row, value in zip(rows, values.tolist() if values.ndim == 1 else values, strict=True):
+            row[key] = value
+    return rows
+
+
+__all__ = ["TextGenVecEnv"]

@@ -1,0 +1,197 @@
+"""python -m textenvs: what it prints, where, and with which exit code."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+import textenvs
+from tests.textenvs.toys import Letters, Talk, Toy, text_length
+from textenvs import Example
+from textenvs.__main__ import main
+from textenvs.tasks.base import check_split
+
+
+class Checked(Toy):
+    """A toy that keeps the whole contract, splits that it does not know included."""
+
+    name = "checked"
+
+    def num_examples(self, split: str) -> int:
+        check_split(split)
+        return super().num_examples(split)
+
+    def example(self, split: str, index: int) -> Example:
+        check_split(split)
+        return super().example(split, index)
+
+
+class LowerCase(Letters):
+    """Cannot write capitals."""
+
+    def encode_response(self, text: str) -> list[int]:
+        return super().encode_response(text.lower())
+
+
+TOYS: dict[str, dict[str, Any]] = {
+    "TextGenTest/Toy-v0": {"task": Checked(train=("abc", "d"), test=("x",)), "reward": text_length},
+    "TextGenTest/Talk-v0": {"task": Talk(train=("d",), test=("x",)), "reward": text_length},
+    "TextGenTest/Lower-v0": {"task": Checked(default_tokenizer=LowerCase()), "reward": text_length},
+    "TextGenTest/Leaky-v0": {"task": Checked(train=("a", "b"), test=("b",)), "reward": text_length},
+}
+
+
+@pytest.fixture
+def toys() -> Iterator[None]:
+    """Ids of toy tasks."""
+    for env_id, kwargs in TOYS.items():
+        gym.register(
+            env_id,
+            entry_point="textenvs.env:TextGenEnv",
+            vector_entry_point="textenvs.vector_env:TextGenVectorEnv",
+            kwargs=dict(kwargs),
+        )
+    yield
+    for env_id in TOYS:
+        del gym.registry[env_id]
+
+
+def test_as_a_program() -> None:
+    command = [sys.executable, "-m", "textenvs"]
+    help_text = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    assert all(f"\n    {name} " in help_text for name in ("list", "play", "check"))
+    wrong = subprocess.run([*command, "play", "TextGn-v0"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "error: Environment `TextGn` doesn't exist. Did you mean: `TextGen`?" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    names = head.split()
+    assert names == ["id", "task", "vocabulary", "prompt", "budget", "reward", "payout", "held-out"]
+    assert [row.split()[0] for row in rows] == textenvs.list_envs()
+    cells = dict(zip(names, rows[0].split(), strict=True))
+    assert cells.pop("prompt").isdigit()
+    assert cells == {
+        "id": "TextGen-v0", "task": "stories", "vocabulary": "1024", "budget": "32", "reward": "sentiment",
+        "payout": "immediate", "held-out": "vader",
+    }  # fmt: skip
+    assert all(row.index(row.split()[-1]) == head.index("held-out") for row in rows), "columns"
+
+
+class TestPlay:
+    def test_a_text(self, toys: None, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["play", "TextGenTest/Toy-v0", "ab", "--example", "0"]) == 0
+        said = capsys.readouterr()
+        assert said.out == ("abcab\n\npaid:  'a' +1  'b' +1\n\nreturn +2   score 2 (text_length)   tokens 3 of 4\n")
+        assert not said.err
+
+    def test_settings(self, toys: None, capsys: pytest.CaptureFixture[str]) -> None:
+        settings = ["--payout", "sparse", "--reward", '{"length": {"target": 4}}', "--max-new-tokens", "9"]
+        assert main(["play", "TextGenTest/Toy-v0", "a a ", *settings, "--seed", "3", "--split", "test"]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("xa a \n")
+        assert "paid:  <special> +0.5" in out  # two words of four
+        assert "tokens 5 of 9" in out
+
+    def test_what_is_lost_is_said(self, toys: None, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["play", "TextGenTest/Toy-v0", "aaaabb"]) == 0
+        said = capsys.readouterr()
+        assert said.err == "The episode ended after 4 of 6 tokens; not written: 'bb'\n"
+        assert "tokens 4 of 4" in said.out
+
+    def test_what_is_lost_of_a_later_turn_is_said(self, toys: None, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["play", "TextGenTest/Talk-v0", "a", "bbb", "--max-new-tokens", "4"]) == 0
+        assert capsys.readouterr().err == "The episode ended after 2 of 3 tokens; not written: 'b'\n"
+
+    def test_what_the_tokenizer_cannot_write_is_said(self, toys: None, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["play", "TextGenTest/Lower-v0", "aB"]) == 0
+        assert capsys.readouterr().err == "The tokenizer cannot write this; it wrote 'ab'\n"
+
+    def test_asks_for_what_is_not_given(
+        self, toys: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("a\nb\n"))
+        assert main(["play", "TextGenTest/Talk-v0"]) == 0  # three turns, and the input ends after two
+        out = capsys.readouterr().out
+        assert out.startswith("d\n> dadxy\n> dadxybdxyy\n> \ndadxybdxyy\n")
+        assert "tokens 5 of 12" in out
+
+    def test_a_text_for_each_turn(self, toys: None, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["play", "TextGenTest/Talk-v0", "a", "b", "c"]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("dadxybdxyyc\n")
+        assert "return +6   score 6 " in out  # three letters, and a newline for the end of each turn
+
+    def test_color(self, toys: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("NO_COLOR", raising=False)
+
+        def painted(color: str) -> bool:
+            main(["play", "TextGenTest/Toy-v0", "a", "--color", color])
+            return "\x1b[" in capsys.readouterr().out
+
+        assert [painted(color) for color in ("always", "auto", "never")] == [True, False, False]
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        assert [painted(color) for color in ("always", "auto", "never")] == [True, True, False]
+        monkeypatch.setenv("NO_COLOR", "1")
+        assert [painted(color) for color in ("always", "auto", "never")] == [True, False, False]
+
+    def test_a_reward_that_fails(self, toys: None, capsys: pytest.CaptureFixture[str]) -> None:
+        gym.registry["TextGenTest/Toy-v0"].kwargs["reward"] = lambda example, response: float("nan")
+        assert main(["play", "TextGenTest/Toy-v0", "a"]) == 1
+        assert "gave nan" in capsys.readouterr().err
+
+
+class TestCheck:
+    def test_holds(self, toys: None, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["check", "TextGenTest/Toy-v0"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split() for line in lines] == [
+            [name, "holds"] for name in ("check_env", "check_reward", "check_task", "check_vector_env")
+        ]
+
+    def test_says_what_does_not_hold_and_goes_on(self, toys: None, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["check", "TextGenTest/Leaky-v0"]) == 1
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 4
+        assert "check_task        FAILED: AssertionError: Task 'checked': no prompt should be in two splits" in lines[2]
+        assert lines[3] == "check_vector_env  holds"
+
+    def test_without_hypothesis(
+        self, toys: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "hypothesis", None)
+        assert main(["check", "TextGenTest/Toy-v0"]) == 0
+        assert "check_reward      skipped: check_reward draws its cases with Hypothesis" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: list | play | check"),
+        (["sing"], "invalid choice: 'sing'"),
+        (["play"], "the following arguments are required: id"),
+        (["check", "CartPole-v1"], "Expected the id of a text environment, got 'CartPole-v1', which is CartPoleEnv"),
+        (["check", "no_such_module:A-v0"], "no_such_module"),
+        (["play", "TextGen-v0", "a", "--payout", '{"every"'], "Expected --payout to be a name or JSON"),
+        (["play", "TextGen-v0", "a", "--payout", "weekly"], "weekly"),
+        (["play", "TextGen-v0", "a", "--reward", "lenght"], "Did you mean 'length'?"),
+        (["play", "TextGen-v0", "a", "--split", "dev"], "Expected split to be one of"),
+        (["play", "TextGen-v0", "a", "--example", "-1"], "Expected options['example'] from 0"),
+        (["play", "TextGen-v0", "a", "--max-new-tokens", "0"], "Expected max_new_tokens to be at least 1, got 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert not said.out

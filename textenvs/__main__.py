@@ -1,0 +1,212 @@
+"""The command line of the environments: python -m textenvs list | play | check --help."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.utils.env_checker import check_env
+
+from textenvs import RewardError, TextGenEnv, list_envs, render
+from textenvs.env import Setting, segments
+from textenvs.testing import check_reward, check_task, check_vector_env
+from textenvs.tokenizer import decode
+from textenvs.wrappers import TextAction, response_encoder
+
+_LIST = """Show every id: its task; how many tokens its vocabulary has; how many a prompt has at most; how many an
+episode may write; which reward it pays and how; and the held-out metric, a second score that training never sees."""
+
+_PLAY = """Write a response yourself. The text is cut into tokens, each is a step, and EOS ends it. What you see then is
+the episode, with what each token was paid. The text is taken as it is: begin it with a space where a word begins."""
+
+_CHECK = """Hold an environment to its contract: Gymnasium's check_env on it, and textenvs.testing's check_reward on its
+reward, check_task on its task and check_vector_env on its vector version. Exit code 1 where one does not hold."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What was typed behind the program's name; None reads it from the process.
+
+    Returns:
+        The exit code: 0, or 1 where a check failed or a reward raised.
+
+    Raises:
+        SystemExit: With code 2 where the arguments are wrong, and 0 after --help.
+    """
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        code: int = given.run(given)
+    except RewardError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    except (gym.error.Error, ValueError, TypeError, ImportError) as error:
+        parser.error(str(error))
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m textenvs", description="Token-level text environments.")
+    commands = parser.add_subparsers(required=True, metavar="list | play | check")
+    listing = commands.add_parser("list", help="show every id", description=_LIST)
+    listing.set_defaults(run=_list)
+    play = commands.add_parser("play", help="write a response yourself", description=_PLAY)
+    _add_id(play)
+    play.add_argument(
+        "text", nargs="*", metavar="TEXT", help="the response, or one for each turn. Default: it is asked for"
+    )
+    play.add_argument("--reward", help="a reward's name, or JSON. Default: the environment's own")
+    play.add_argument("--payout", help="""a payout's name, or JSON: '{"every": 8}'. Default: the environment's own""")
+    play.add_argument("--max-new-tokens", type=int, help="tokens an episode may write. Default: the environment's own")
+    play.add_argument("--split", default="train", help="train, validation or test. Default: %(default)s")
+    play.add_argument("--example", type=int, help="which example, by its place in the split. Default: a drawn one")
+    play.add_argument("--seed", type=int, help="what the example is drawn with. Default: a new one each time")
+    play.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: %(default)s")
+    play.set_defaults(run=_play)
+    check = commands.add_parser("check", help="hold an environment to its contract", description=_CHECK)
+    _add_id(check)
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _add_id(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", help="an id from `list`, or your own: module_that_registers_it:MyEnv-v0")
+
+
+def _list(given: argparse.Namespace) -> int:
+    rows: list[tuple[str, ...]] = [("id", "task", "vocabulary", "prompt", "budget", "reward", "payout", "held-out")]
+    for env_id in list_envs():
+        setting = _made(env_id).setting
+        numbers = (setting.tokenizer.vocab_size, setting.pool.prompts.shape[1], setting.max_new_tokens)
+        held_out = setting.task.held_out_reward
+        names = (setting.reward.name, _shown(setting.payout), "-" if held_out is None else _shown(held_out))
+        rows.append((env_id, setting.task.name, *map(str, numbers), *names))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if place in (2, 3, 4) else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+    return 0
+
+
+def _play(given: argparse.Namespace) -> int:
+    settings = {"split": given.split, "render_mode": "ansi"}
+    for name in ("reward", "payout", "max_new_tokens"):
+        value = getattr(given, name)
+        if value is not None:
+            settings[name] = _name_or_json(name, value) if isinstance(value, str) else value
+    base = _made(given.id, **settings)
+    env = TextAction(base)
+    options = None if given.example is None else {"example": given.example}
+    env.reset(seed=given.seed, options=options)
+    color = given.color == "always" or (
+        given.color == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    )
+    turns, asked = iter(given.text), not given.text
+    total, terminated = 0.0, False
+    while not terminated:
+        text = next(turns, None)
+        if text is None:
+            text = _ask(base, color) if asked else ""
+        before = base._lanes.response_length[0]
+        _, reward, terminated, _, info = env.step(text)
+        total += reward
+        _warn_of_losses(base, text, int(info["response_length"] - before))
+    shown = segments(base._lanes, 0)
+    print(render.ansi(shown, color=color))
+    paid = [part for part in shown if part.reward]
+    if paid:
+        print("\npaid:  " + "  ".join(f"{_token_text(part)} {part.reward:+.3g}" for part in paid))
+    score = info["score"]
+    print(f"\nreturn {total:+.4g}   score {score:.4g} ({base.setting.reward.name})   "
+          f"tokens {info['response_length']} of {base.setting.max_new_tokens}")  # fmt: skip
+    return 0
+
+
+def _token_text(part: render.Segment) -> str:
+    return "<special>" if part.special else repr(part.text)
+
+
+def _ask(env: TextGenEnv, color: bool) -> str:
+    """The person's text. The end of the input is an empty one."""
+    print(render.ansi(segments(env._lanes, 0), color=color))
+    try:
+        return input("> ")
+    except EOFError:
+        print()
+        return ""
+
+
+def _warn_of_losses(env: TextGenEnv, text: str, written: int) -> None:
+    """Say what of a text did not become part of the response."""
+    ids = response_encoder(env.tokenizer)(text)
+    if decode(env.tokenizer, ids) != text:
+        print(f"The tokenizer cannot write this; it wrote {decode(env.tokenizer, ids)!r}", file=sys.stderr)
+    if written < len(ids):
+        lost = decode(env.tokenizer, ids[written:])
+        print(f"The episode ended after {written} of {len(ids)} tokens; not written: {lost!r}", file=sys.stderr)
+
+
+def _check(given: argparse.Namespace) -> int:
+    setting: Setting = _made(given.id).setting
+    examples = setting.pool.examples[:4]
+    checks: list[tuple[str, Callable[[], None]]] = [
+        ("check_env", lambda: check_env(_made(given.id), skip_render_check=True)),
+        ("check_reward", lambda: check_reward(setting.reward, setting.tokenizer, examples)),
+        ("check_task", lambda: check_task(setting.task, setting.tokenizer, setting.reward)),
+        ("check_vector_env", lambda: check_vector_env(given.id)),
+    ]
+    failures = [_failed(name, check) for name, check in checks]  # a list, so that every check runs
+    return int(any(failures))
+
+
+def _failed(name: str, check: Callable[[], None]) -> bool:
+    """Run one check, say how it went, and whether it failed."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            check()
+            verdict = "holds"
+        except ImportError as error:
+            verdict = f"skipped: {error}"
+        except Exception as error:  # whatever an environment does, the other checks run, too
+            verdict = f"FAILED: {type(error).__name__}: {error}"
+    print(f"{name:<16}  {verdict}")
+    for warning in caught:
+        print(f"{'':16}  warning: {warning.message}")
+    return verdict.startswith("FAILED")
+
+
+def _made(env_id: str, **settings: Any) -> TextGenEnv:
+    """The environment of an id, without wrappers."""
+    env = gym.make(env_id, **settings).unwrapped
+    if not isinstance(env, TextGenEnv):
+        raise ValueError(f"Expected the id of a text environment, got {env_id!r}, which is {type(env).__name__}")
+    return env
+
+
+def _name_or_json(name: str, text: str) -> Any:
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"Expected --{name.replace('_', '-')} to be a name or JSON, got {text!r}: {error}") from error
+
+
+def _shown(setting: Any) -> str:
+    return setting if isinstance(setting, str) else json.dumps(setting, default=repr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
