@@ -1,6 +1,8 @@
 """Agents that learn to write: REINFORCE, actor-critic and GAE-PPO on Transformers models.
 
+Example:
     from agents import PPO, Policy
+
     agent = PPO(Policy.from_pretrained("tiny"), "TextGen-v0", seed=0)
     agent.learn(total_timesteps=100_000)
 """
