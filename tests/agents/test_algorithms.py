@@ -35,10 +35,9 @@ def fresh_rollout(policy, num_episodes=24, payout="immediate", kl=True):
 @pytest.mark.parametrize("payout", ["immediate", "sparse"])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_learns_to_write_good(name, payout):
-    """From a random model to nine tenths of the best score."""
-    agent = ALGORITHMS[name](
-        make_policy(spread=0.05), environment(payout=payout), learning_rate=0.01, num_envs=32, episodes_per_update=64
-    )
+    """From a random model to nine tenths of the best score. KL to random weights has no meaning: its price is off."""
+    settings = {"learning_rate": 0.01, "num_envs": 32, "episodes_per_update": 64, "kl_coef": 0.0}
+    agent = ALGORITHMS[name](make_policy(spread=0.05), environment(payout=payout), **settings)
     first = []
     agent.learn(64 * 4 * 40, on_update=lambda row: first.append(row["score"]))
     assert first[0] < 0.3

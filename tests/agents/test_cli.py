@@ -49,9 +49,7 @@ def test_evaluate_and_generate_read_a_run(run, capsys):
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".txt"])
 def test_a_prompts_file(tmp_path, suffix, capsys):
-    texts = [
-        f"One day a fox named Tim number {number} went to the river and had a lot of fun there." for number in range(60)
-    ]
+    texts = [f"Fox {number} went to the river one day and had a lot of fun there." for number in range(100)]
     file = tmp_path / f"prompts{suffix}"
     file.write_text("\n".join(texts if suffix == ".txt" else [json.dumps({"story": text}) for text in texts]))
     words = ["--prompts", str(file), "--prompt-tokens", "9", "--total-timesteps", "40", *SMALL]
@@ -68,7 +66,7 @@ def test_a_prompts_file(tmp_path, suffix, capsys):
         (["train", "--env", "TextGen-v9", "--device", "cpu"], "TextGen"),
         (["train", "--reward", "sentimnt", "--device", "cpu"], "Did you mean 'sentiment'?"),
         (["train", "--payout", "later", "--device", "cpu"], "Expected payout to be"),
-        (["train", "--payout", '{"every": 0}', "--device", "cpu"], "at least 1 token"),
+        (["train", "--payout", '{"every": 0}', "--device", "cpu"], "Expected payout 'every' to count"),
         (["train", "--payout", "{every", "--device", "cpu"], "Expected a name or JSON"),
         (["train", "--max-new-tokens", "-3", "--device", "cpu"], "Expected max_new_tokens to be at least 1"),
         (["train", "--prompts", "nowhere.jsonl", "--device", "cpu"], "Expected a file that can be read"),
