@@ -79,7 +79,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ActionEvaluation:
     """What a policy thinks of recorded actions, with gradients. Zeros where the mask is False.
 
     Attributes:
@@ -321,7 +321,7 @@ class Policy(nn.Module):
 
     def evaluate(
         self, input_ids: Tensor, positions: Tensor, mask: Tensor, *, temperature: float = 1.0, entropy: bool = True
-    ) -> Evaluation:
+    ) -> ActionEvaluation:
         """Log-probs, entropies and values of the actions in whole episodes, in one forward pass, with gradients.
 
         Rows are right-padded, so the causal mask alone keeps padding out of sight. Only the states before counted
@@ -356,7 +356,7 @@ class Policy(nn.Module):
         def on_grid(flat: Tensor) -> Tensor:
             return flat.new_zeros(mask.shape).index_put((rows, steps), flat)
 
-        return Evaluation(on_grid(log_probs.float()), on_grid(entropies.float()), on_grid(values))
+        return ActionEvaluation(on_grid(log_probs.float()), on_grid(entropies.float()), on_grid(values))
 
     # Checks ----------------------------------------------------------------------------------------------------------
 
