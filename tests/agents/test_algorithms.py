@@ -234,6 +234,26 @@ def test_unknown_setting_names_the_closest():
         PPO.config.of({"learning_rat": 0.1})
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_kl_in_the_return_is_a_reward_that_was_lower(name):
+    rollout = fresh_rollout(make_policy(seed=1))
+    paid = replace(rollout, rewards=rollout.rewards - 0.3 * (rollout.log_probs - rollout.ref_log_probs))
+    settings = {"minibatch_size": 24} if name == "ppo" else {}
+    priced = gradient(ALGORITHMS[name], rollout, kl_coef=0.3, kl_credit="return", **settings)
+    assert_same_gradient(priced, gradient(ALGORITHMS[name], paid, kl_coef=0.0, **settings))
+
+
+def test_kl_of_its_own_token_is_a_reward_that_nothing_before_it_sees():
+    """At gamma 0 a return is the token's own reward, and without baseline and scaling the gradient is linear in it."""
+    rollout = fresh_rollout(make_policy(seed=1))
+    price = replace(rollout, rewards=-0.3 * (rollout.log_probs - rollout.ref_log_probs))
+    plain = {"baseline": "none", "normalize_advantages": False}
+    priced = gradient(REINFORCE, rollout, kl_coef=0.3, kl_credit="token", **plain)
+    earned = gradient(REINFORCE, rollout, kl_coef=0.0, **plain)
+    owed = gradient(REINFORCE, price, kl_coef=0.0, gamma=0.0, **plain)
+    assert_same_gradient(priced, [one + two for one, two in zip(earned, owed, strict=True)])
+
+
 def test_kl_price_is_paid_and_rewards_are_not_edited():
     policy = make_policy(seed=1)
     rollout = fresh_rollout(policy)
