@@ -11,6 +11,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -196,7 +199,8 @@ class Agent:
             The agent itself.
 
         Raises:
-            KeyboardInterrupt: At Ctrl-C, after the checkpoint is written.
+            KeyboardInterrupt: At Ctrl-C, when the update under way is finished and the checkpoint is written. A second
+                Ctrl-C does not wait for the update.
             RewardError: If the reward fails; what was learned before is in the checkpoint.
         """
         if total_timesteps < 1:
@@ -204,7 +208,11 @@ class Agent:
         folder = None if folder is None else Path(folder)
         log = nullcontext() if folder is None else MetricsLog(folder, wandb_project)
         started = saved = time.perf_counter()
-        with log as metrics_log, _progress(total_timesteps, self.timesteps, progress_bar) as bar:
+        with (
+            log as metrics_log,
+            _progress(total_timesteps, self.timesteps, progress_bar) as bar,
+            _Interrupts() as interrupts,
+        ):
             try:
                 while self.timesteps < total_timesteps:
                     row = self._iterate()
@@ -213,6 +221,8 @@ class Agent:
                     if on_update is not None:
                         on_update({"timesteps": self.timesteps, **row})
                     _show(bar, self.timesteps, row)
+                    if interrupts.requested:
+                        raise KeyboardInterrupt
                     now = time.perf_counter()
                     if max_seconds is not None and now - started >= max_seconds:
                         break
@@ -479,6 +489,32 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     for group, saved in zip(state["param_groups"], rest["groups"], strict=True):
         group.update(saved)
     optimizer.load_state_dict(state)
+
+
+class _Interrupts:
+    """Turns the first Ctrl-C into a request, which the loop answers between two updates.
+
+    Raised wherever the interpreter happens to be, KeyboardInterrupt can leave an update half done, or vanish in code
+    that cannot raise (a destructor, a callback), and the run would go on. A program's own handler is left in place.
+    """
+
+    def __enter__(self) -> _Interrupts:
+        self.requested = False
+        main = threading.current_thread() is threading.main_thread()
+        self._installed = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._installed:
+            signal.signal(signal.SIGINT, self._request)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._installed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _request(self, number: int, frame: object) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        print("\nFinishing this update. Press Ctrl-C again to stop at once.", file=sys.stderr)
 
 
 def _progress(total: int, done: int, shown: bool) -> Any:

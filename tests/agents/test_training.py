@@ -1,6 +1,7 @@
 """The training loop and its checkpoints: nothing that was learned is lost."""
 
 import json
+import signal
 
 import gymnasium as gym
 import numpy as np
@@ -136,6 +137,37 @@ def test_ctrl_c_leaves_a_checkpoint(tmp_path):
     agent = small_agent()
     with pytest.raises(KeyboardInterrupt):
         agent.learn(10**9, folder=tmp_path, on_update=interrupt)
+    assert load(tmp_path, device="cpu").updates == 1
+
+
+def test_a_signal_ends_a_run_between_two_updates(tmp_path):
+    """The first Ctrl-C waits for the update, and the handler from before comes back."""
+    before = signal.getsignal(signal.SIGINT)
+    agent, seen = small_agent(), []
+
+    def interrupt(row):
+        seen.append(row)
+        signal.raise_signal(signal.SIGINT)
+        seen.append("still here")
+
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(10**9, folder=tmp_path, on_update=interrupt)
+    assert seen[1:] == ["still here"]
+    assert load(tmp_path, device="cpu").updates == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_signal_does_not_wait(tmp_path):
+    agent, seen = small_agent(), []
+
+    def interrupt(row):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        seen.append("still here")
+
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(10**9, folder=tmp_path, on_update=interrupt)
+    assert not seen
     assert load(tmp_path, device="cpu").updates == 1
 
 
