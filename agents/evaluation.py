@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import math
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,6 +15,7 @@ from agents.rollout import Rollout, collect
 from textenvs import Example, Reward, TextGenVectorEnv, make_reward
 from textenvs.render import Segment
 from textenvs.rewards import checked_score
+from textenvs.tokenizer import decode_prompt, decode_tokens
 
 
 @dataclass(frozen=True)
@@ -209,10 +209,7 @@ def _tokens(rollout: Rollout, policy: Policy) -> tuple[tuple[tuple[str, ...], ..
     """The text that each token of each response adds, and its reward. A split character shows with its last token."""
     actions = rollout.input_ids.gather(1, rollout.positions).tolist()
     lengths = rollout.response_mask.sum(dim=1).tolist()
-    texts = []
-    for row, length in zip(actions, lengths, strict=True):
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        texts.append(tuple(decoder.decode(policy.tokenizer.pieces[token]) for token in row[:length]))
+    texts = [tuple(decode_tokens(policy.tokenizer, row[:length])) for row, length in zip(actions, lengths, strict=True)]
     rewards = [tuple(row[:length]) for row, length in zip(rollout.rewards.tolist(), lengths, strict=True)]
     return tuple(texts), tuple(rewards)
 
@@ -227,6 +224,5 @@ def prompt_texts(env: TextGenVectorEnv, places: list[int]) -> list[str]:
     Returns:
         The texts.
     """
-    pool, pieces = env.setting.pool, env.tokenizer.pieces
-    rows = (pool.prompts[place, : pool.lengths[place]].tolist() for place in places)
-    return [b"".join(pieces[token] for token in row).decode("utf-8", "replace").removeprefix(" ") for row in rows]
+    pool = env.setting.pool
+    return [decode_prompt(env.tokenizer, pool.prompts[place, : pool.lengths[place]].tolist()) for place in places]

@@ -36,6 +36,7 @@ from agents.optimization import make_optimizer
 from agents.policy import Policy, read_json
 from agents.rollout import Rollout, collect
 from textenvs import TextGenEnv, TextGenVectorEnv, make_reward
+from textenvs.rewards import make_payout
 
 FORMAT = 1
 """The version of the checkpoint's layout."""
@@ -133,7 +134,7 @@ class Agent:
         self.seed = seed
         self.env_id, self.env_kwargs = _describe_env(env, env_kwargs)
         self.env = env if isinstance(env, TextGenVectorEnv) else self.make_env(config.num_envs)
-        gamma = self.env.setting.lanes(1).payout.gamma
+        gamma = make_payout(self.env.setting.payout, 1, policy.tokenizer).gamma
         if gamma is not None and gamma != config.gamma:
             raise ValueError(
                 f"Expected the agent's gamma to be the shaped payout's, {gamma}, got {config.gamma}: shaping leaves "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import operator
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from textenvs.lanes import Lanes, Pool, PromptEncoder, build_pools, check_count,
 from textenvs.rewards import make_reward
 from textenvs.rewards.base import Reward
 from textenvs.tasks import SPLITS, Example, Task, make_task
-from textenvs.tokenizer import Tokenizer, make_tokenizer
+from textenvs.tokenizer import Tokenizer, decode_prompt, decode_tokens, make_tokenizer
 
 RENDER_MODES = ("ansi", "human", "rgb_array")
 
@@ -191,12 +190,10 @@ def segments(lanes: Lanes, lane: int) -> list[views.Segment]:
     pieces = lanes.tokenizer.pieces
     ids = lanes.input_ids[lane, : lanes.length[lane]].tolist()
     begin = int(lanes.prompt_length[lane])
-    prompt = b"".join([pieces[token] for token in ids[:begin]])
-    shown = [views.Segment(prompt.decode("utf-8", "replace").removeprefix(" "), "prompt", None)]
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character shows with the token that completes it
+    shown = [views.Segment(decode_prompt(lanes.tokenizer, ids[:begin]), "prompt", None)]
+    texts = decode_tokens(lanes.tokenizer, ids[begin:])
     step = 0
-    for token, mine in zip(ids[begin:], lanes.response_mask[lane, begin:].tolist(), strict=False):
-        text = decoder.decode(pieces[token])
+    for token, text, mine in zip(ids[begin:], texts, lanes.response_mask[lane, begin:].tolist(), strict=False):
         if not mine:
             shown.append(views.Segment(text, "environment", None, special=not pieces[token]))
             continue

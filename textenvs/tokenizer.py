@@ -244,6 +244,35 @@ def decode(tokenizer: Tokenizer, token_ids: Iterable[int]) -> str:
     return decode_bytes(b"".join([pieces[token] for token in token_ids]))
 
 
+def decode_prompt(tokenizer: Tokenizer, token_ids: Iterable[int]) -> str:
+    """The text of a prompt, which nothing stands before: the space that SentencePiece puts in front is taken off.
+
+    Args:
+        tokenizer: Whose ids they are.
+        token_ids: The prompt's tokens.
+
+    Returns:
+        The text. Invalid and cut bytes become U+FFFD.
+    """
+    pieces = tokenizer.pieces
+    return b"".join([pieces[token] for token in token_ids]).decode("utf-8", "replace").removeprefix(" ")
+
+
+def decode_tokens(tokenizer: Tokenizer, token_ids: Iterable[int]) -> list[str]:
+    """What each token of a response prints. A character that is split shows with the token that completes it.
+
+    Args:
+        tokenizer: Whose ids they are.
+        token_ids: The response's tokens.
+
+    Returns:
+        One string a token, empty for special tokens.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces = tokenizer.pieces
+    return [decoder.decode(pieces[token]) for token in token_ids]
+
+
 def decode_bytes(data: bytes) -> str:
     """UTF-8 to text; invalid bytes become U+FFFD, and an incomplete sequence at the end is held back.
 
