@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -386,7 +386,11 @@ class Lanes:
             self.token_rewards[lanes] = 0.0
         self.payout.reset(lanes)
         if self._scorer_reset:
-            self.scorer.reset(lanes, [self.example(lane) for lane in lanes])
+            given = [self.example(lane) for lane in lanes]
+            try:
+                self.scorer.reset(lanes, given)
+            except Exception as error:
+                self._raise_reward_error(lanes, error)
         if self._stops is not None:
             self._stops.reset(lanes)
         if self._multi_turn:
@@ -443,15 +447,21 @@ class Lanes:
         self.terminated[lanes] = terminated
 
         if self.payout.every_step:
-            phi = self.scorer.push(lanes, actions)
-            self._check_finite(lanes, phi)
+            try:
+                phi = self.scorer.push(lanes, actions)
+            except Exception as error:
+                self._raise_reward_error(lanes, error)
+            self._check_scores(lanes, phi)
             self.score[lanes] = phi
         elif terminated.any():
             ended = lanes[terminated]
-            self.score[ended] = self.scorer.score_whole(
-                ended, [self.example(lane) for lane in ended], [self.response(lane) for lane in ended]
-            )
-            self._check_finite(ended, self.score[ended])
+            examples, responses = [self.example(lane) for lane in ended], [self.response(lane) for lane in ended]
+            try:
+                phi = self.scorer.score_whole(ended, examples, responses)
+            except Exception as error:
+                self._raise_reward_error(ended, error)
+            self._check_scores(ended, phi)
+            self.score[ended] = phi
         score = self.score[lanes]
         self.success[lanes] = terminated & (score >= self._success_score)
         rewards = self.payout.pay(lanes, score, terminated, actions)
@@ -517,11 +527,25 @@ class Lanes:
         legal[over, eos] = 1
         return legal
 
-    def _check_finite(self, lanes: NDArray[np.intp], phi: NDArray[np.float64]) -> None:
+    def _check_scores(self, lanes: NDArray[np.intp], phi: Any) -> None:
+        """Raise unless a scorer gave one finite number for each of these lanes."""
+        if not isinstance(phi, np.ndarray) or phi.shape != lanes.shape or phi.dtype != np.float64:
+            got = f"{phi.dtype} {phi.shape}" if isinstance(phi, np.ndarray) else type(phi).__name__
+            problem = f"has a scorer that should give float64 ({len(lanes)},), one a lane, and gave {got}"
+            raise RewardError(self.reward.name, problem, self.example(lanes[0]), self.response(lanes[0]))
         if not np.isfinite(phi).all():
             row = int(np.flatnonzero(~np.isfinite(phi))[0])
             lane = lanes[row]
             raise RewardError(self.reward.name, f"gave {phi[row]}", self.example(lane), self.response(lane))
+
+    def _raise_reward_error(self, lanes: NDArray[np.intp], error: Exception) -> NoReturn:
+        """Say which example and response a scorer failed on."""
+        if isinstance(error, RewardError):
+            raise error
+        for lane in lanes.tolist():
+            self.current_score(lane)  # raises for the lane whose text the reward fails on by itself
+        problem = f"raised {type(error).__name__}: {error}"
+        raise RewardError(self.reward.name, problem, self.example(lanes[0]), self.response(lanes[0])) from error
 
     def example(self, lane: int | np.intp) -> Example:
         """The example of one lane's episode."""

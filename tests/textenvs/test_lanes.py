@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.textenvs.toys import BOS, E_ACUTE, EOS, FIRST, PAD, SPECIAL, Letters, Talk, Toy, constant, ids, text_length
 from textenvs import Example, RewardError, make_reward
 from textenvs.lanes import Lanes, PromptEncoder, alias_table, build_pools, check_count, episode_random, seeds_of
+from textenvs.rewards import Length, Words
 
 LETTERS = Letters()
 A, B = FIRST["a"], FIRST["b"]
@@ -166,6 +167,50 @@ def test_a_bad_score_names_reward_example_and_response(payout: str, score: objec
     lanes.reset(lanes.all, np.array([0]))
     with pytest.raises(RewardError, match=r"'broken' gave (?s:.*)prompt='abc'(?s:.*)response: 'good'"):
         push(lanes, FIRST["good"])
+
+
+class Fragile(Length):
+    """Words, of which "ab" cannot be read, over lanes whose scorer can be told to give something wrong."""
+
+    splitter = Words()
+    wrong: object = None
+
+    def read(self, memory: object, unit: str) -> tuple[None, tuple[float, ...]]:
+        if unit == "ab":
+            raise KeyError(unit)
+        return super().read(memory, unit)
+
+    def features(self, example: Example) -> tuple[float, ...]:
+        return (1.0 / len(example.prompt),)
+
+    def phi(self, sums: np.ndarray, features: np.ndarray) -> np.ndarray:
+        return super().phi(sums, features) if self.wrong is None else self.wrong
+
+
+@pytest.mark.parametrize("payout", ["immediate", "sparse"])
+def test_a_scorer_that_raises_names_the_lane_it_failed_on(payout: str) -> None:
+    lanes = make_lanes(3, reward=Fragile(), payout=payout, budget=3)
+
+    def play(examples: list[int], *steps: list[int]) -> None:
+        lanes.reset(lanes.all, np.array(examples))
+        for actions in steps:
+            lanes.step(lanes.all, np.array(actions))
+
+    with pytest.raises(RewardError, match=r"'length' raised KeyError: 'ab'(?s:.*)prompt='d'(?s:.*)response: 'ab'"):
+        play([0, 1, 0], [A, A, B], [A, B, B], [EOS, EOS, EOS])
+    with pytest.raises(RewardError, match=r"raised ZeroDivisionError(?s:.*)prompt=''"):
+        play([0, 2, 1], [EOS, EOS, EOS])
+
+
+@pytest.mark.parametrize("payout", ["immediate", "sparse"])
+@pytest.mark.parametrize("wrong", [1.0, np.zeros(3), np.zeros((2, 1)), np.zeros(2, dtype=np.int64), [0.0, 0.0]])
+def test_a_scorer_that_gives_no_number_a_lane(payout: str, wrong: object) -> None:
+    reward = Fragile()
+    reward.wrong = wrong
+    lanes = make_lanes(2, reward=reward, payout=payout, budget=1)
+    lanes.reset(lanes.all, np.array([0, 1]))
+    with pytest.raises(RewardError, match=r"'length' has a scorer that should give float64 \(2,\), one a lane"):
+        push(lanes, A)
 
 
 @pytest.mark.parametrize("action", [-1, LETTERS.vocab_size])

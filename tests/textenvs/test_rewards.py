@@ -1,9 +1,10 @@
 """Rewards: hand-worked scores, the libraries as oracles, push against score, combinations, the registry and errors."""
 
+import itertools
 import json
 import math
 import pickle
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,17 +21,17 @@ from textenvs.rewards import (
     Reward,
     RewardError,
     Sentiment,
+    Splitter,
     TextScorer,
-    TokenAutomaton,
+    Units,
+    UnitSums,
     WeightedSum,
-    WordReader,
     checked_score,
     list_rewards,
     make_reward,
     register_reward,
-    words,
+    units,
 )
-from textenvs.rewards.sentiment import ValenceReader
 from textenvs.tasks import Example
 from textenvs.tokenizer import Tokenizer, decode, make_tokenizer
 
@@ -93,13 +94,13 @@ def test_valences_by_hand(text: str, valences: list[float]) -> None:
 
 
 def word_valences(text: str) -> list[float]:
-    reader = ValenceReader()
-    memory, valences = reader.start, []
+    reader = Sentiment()
+    memory, valences = reader.start(PLAIN), []
     for word in text.split():
         memory, (valence, count) = reader.read(memory, word)
         assert count == 1
         valences.append(valence)
-    assert sum(valences) == pytest.approx(reader.read_text(text)[0], abs=1e-12)
+    assert sum(valences) == pytest.approx(reader.read_text(PLAIN, text)[0], abs=1e-12)
     return valences
 
 
@@ -493,15 +494,22 @@ def test_push_equals_score(reward: object, tokenizer: Tokenizer) -> None:
     check()
 
 
-@pytest.mark.parametrize("limit", ["_MOST_EDGES", "_MOST_CHARACTERS"])
-@pytest.mark.parametrize("reward", ["sentiment", "length"])
+@pytest.mark.parametrize(
+    ("cls", "limit", "reward"),
+    [
+        (Units, "_MOST_EDGES", "length"),
+        (Units, "_MOST_CHARACTERS", "sentiment"),
+        (Units, "_MOST_BYTES", "sentiment"),
+        (units.Machine, "_MOST_EDGES", "sentiment"),
+    ],
+)
 def test_push_equals_score_after_forgetting(
-    reward: str, limit: str, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    cls: type, reward: str, limit: str, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forgot = []
-    compact = TokenAutomaton._compact
-    monkeypatch.setattr(words, limit, 5)
-    monkeypatch.setattr(TokenAutomaton, "_compact", lambda self: (forgot.append(len(self._edges)), compact(self)))
+    compact = cls._compact
+    monkeypatch.setattr(units, limit, 5)
+    monkeypatch.setattr(cls, "_compact", lambda self: (forgot.append(len(self._edges)), compact(self)))
 
     @settings(max_examples=25)
     @given(**cases_of(tokenizer))
@@ -510,7 +518,7 @@ def test_push_equals_score_after_forgetting(
 
     check()
     assert forgot
-    if limit == "_MOST_EDGES":
+    if (cls, limit) == (Units, "_MOST_EDGES"):
         assert min(forgot) > 5
         assert max(forgot) <= 5 + 4  # one push past the limit
 
@@ -569,46 +577,93 @@ def test_a_text_is_scored_again_only_when_it_has_grown() -> None:
     assert calls == ["", "a"]
 
 
-class Repeats(WordReader):
-    """How often a word follows itself, how often it is in capitals: two sums and a memory of one word."""
+class Repeats(UnitSums):
+    """How often a word follows itself, and how often it is in capitals, the more of which an example wants."""
 
-    start: Hashable = ""
+    name = "repeats"
     width = 2
 
-    def read(self, memory: Hashable, word: str) -> tuple[Hashable, tuple[float, ...]]:
-        return word, (float(word == memory), float(word.isupper()))
+    def start(self, example: Example) -> str:
+        return "a"
+
+    def read(self, memory: str, unit: str) -> tuple[str, tuple[float, ...]]:
+        return unit, (float(unit == memory), float(unit.isupper()))
+
+    def features(self, example: Example) -> tuple[float, ...]:
+        return (float(len(example.references)),)
+
+    def phi(self, sums: np.ndarray, features: np.ndarray) -> np.ndarray:
+        return sums[:, 0] + 10 * features[:, 0] * sums[:, 1]
 
 
-def test_a_users_word_reader(tokenizer: Tokenizer) -> None:
-    reader = Repeats()
-    assert reader.read_text("a a A A A b").tolist() == [3, 3]
-    assert reader.read_text("").tolist() == [0, 0]
-    pieces = [token for token, piece in enumerate(tokenizer.pieces) if piece.strip() in (b"a", b"A", b"", b"b")]
+class Runs(Splitter):
+    """Runs of one character: white space is a unit like any other."""
 
-    @settings(max_examples=40)
-    @given(st.lists(st.sampled_from(pieces), max_size=30))
-    def check(tokens: list[int]) -> None:
-        automaton = TokenAutomaton(reader, 2, tokenizer)
-        for step, token in enumerate(tokens):
-            sums = automaton.push(np.array([1]), np.array([token]))
-            text = decode(tokenizer, tokens[: step + 1])
-            assert sums.tolist() == [reader.read_text(text).tolist()], text
-        automaton.reset(np.array([1]))
-        assert automaton.push(np.array([1, 0]), np.array([tokenizer.eos_token_id] * 2)).tolist() == [[0, 0], [0, 0]]
+    def cut(self, text: str) -> tuple[list[str], str]:
+        runs = self.finish(text)
+        return runs[:-1], runs[-1] if runs else ""
 
-    check()
+    def finish(self, rest: str) -> list[str]:
+        return ["".join(run) for _, run in itertools.groupby(rest)]
+
+    def closes(self, character: str) -> bool:
+        return False
 
 
-def test_an_automaton_remembers() -> None:
+class LongRuns(Repeats):
+    """How many runs are longer than one character, by a memory of none."""
+
+    name = "long runs"
+    splitter = Runs()
+    width = 1
+
+    def read(self, memory: object, unit: str) -> tuple[object, tuple[float, ...]]:
+        return None, (float(len(unit) > 1),)
+
+    def phi(self, sums: np.ndarray, features: np.ndarray) -> np.ndarray:
+        return sums[:, 0]
+
+
+def test_a_users_sums_of_units(tokenizer: Tokenizer) -> None:
+    assert Repeats().score(PLAIN, "a a A A A b") == 4
+    assert Repeats().score(SAD, "a a A A A b") == 34
+    assert Repeats().score(SAD, "") == 0
+    assert LongRuns().score(PLAIN, "aab  cccd") == 3
+    checkers = [(Repeats(), "aA -é"), (LongRuns(), "ab \né")]
+    for reward, letters in checkers:
+        pieces = [token for token, piece in enumerate(tokenizer.pieces) if not set(piece) - set(letters.encode())]
+        mixed = st.lists(st.sampled_from(pieces), min_size=4, max_size=24)
+
+        @settings(max_examples=40)
+        @given(st.lists(mixed, min_size=4, max_size=4), cases_of(tokenizer)["turns"])
+        def check(responses: list[list[int]], turns: list[Turn]) -> None:
+            check_pushes(reward, tokenizer, responses, turns)  # noqa: B023 - called before the loop goes on
+
+        check()
+
+
+def test_what_tokens_do_is_worked_out_once() -> None:
     tokenizer = make_tokenizer("stories")
-    automaton = TokenAutomaton(ValenceReader(), 64, tokenizer)
+    scorer = Sentiment().scorer(64, tokenizer)
     lanes = np.arange(64)
     ids = tokenizer.encode_batch([" the fox was not very happy"])[0]
     for _ in range(3):
-        automaton.reset(lanes)
+        scorer.reset(lanes, [PLAIN] * 64)
         for token in ids:
-            automaton.push(lanes, np.full(64, token))
-    assert len(automaton._edges) == len(ids)
+            scorer.push(lanes, np.full(64, token))
+    assert len(scorer.units._edges) == len(ids)
+
+
+@given(st.lists(st.sampled_from([*"nt'N!xqz.:)(", "n't", "hap", "py", "good", "ful", "\u03a3", "\u0130"]), max_size=12))
+def test_a_shortened_word_is_read_as_the_whole_one(parts: list[str]) -> None:
+    reward, rest = Sentiment(), ""
+    for part in parts:
+        rest = reward.splitter.shorten(rest + part)
+    word = "".join(parts)
+    for memory in (("", "", ""), ("never", "negation", "booster")):
+        assert bool(word) == bool(rest)
+        if word:
+            assert reward.read(memory, rest) == reward.read(memory, word)
 
 
 @pytest.mark.parametrize("name", list_rewards())

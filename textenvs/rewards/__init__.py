@@ -14,7 +14,17 @@ from textenvs.rewards.combinators import WeightedSum
 from textenvs.rewards.length import Length
 from textenvs.rewards.payouts import PAYOUTS, Payout, make_payout
 from textenvs.rewards.sentiment import Sentiment, Vader
-from textenvs.rewards.words import TokenAutomaton, WordReader
+from textenvs.rewards.units import (
+    Characters,
+    Machine,
+    Splitter,
+    UnitReader,
+    Units,
+    UnitScorer,
+    UnitStep,
+    UnitSums,
+    Words,
+)
 
 _REWARDS: dict[str, Callable[..., Reward]] = {"sentiment": Sentiment, "vader": Vader, "length": Length}
 
@@ -102,18 +112,25 @@ def _by_name(name: Any, arguments: dict[str, Any] | None = None) -> Reward:
 
 __all__ = [
     "PAYOUTS",
+    "Characters",
     "FunctionReward",
     "Length",
+    "Machine",
     "Payout",
     "Reward",
     "RewardError",
     "Scorer",
     "Sentiment",
+    "Splitter",
     "TextScorer",
-    "TokenAutomaton",
+    "UnitReader",
+    "UnitScorer",
+    "UnitStep",
+    "UnitSums",
+    "Units",
     "Vader",
     "WeightedSum",
-    "WordReader",
+    "Words",
     "checked_score",
     "list_rewards",
     "make_payout",

@@ -4,7 +4,7 @@
     Reward.scorer(num_lanes, tokenizer)      the same number for N responses at once, token by token
 
 A reward that knows no cleverer way scores the whole text again at every token, which is right for any function and
-costs what the function costs. Rewards that can keep a committed state override `scorer` (see `words.py`).
+costs what the function costs. Rewards that can keep a committed state override `scorer` (see `units.py`).
 """
 
 from __future__ import annotations

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.rewards.base import Reward, Scorer
-from textenvs.rewards.words import TokenAutomaton, WordReader
-from textenvs.tasks.base import Example
-from textenvs.tokenizer import Tokenizer
+from textenvs.rewards.units import UnitSums, Words
 
 
-class _WordCounter(WordReader):
-    start = None
-    width = 1
+class _AnyWords(Words):
+    """Words of which only the number matters: all beginnings are alike."""
 
-    def read(self, memory: object, word: str) -> tuple[None, tuple[float, ...]]:
-        return None, (1.0,)
+    def shorten(self, rest: str) -> str:
+        return "x" if rest else ""
 
 
-class Length(Reward):
+class Length(UnitSums):
     """1 at the wanted number of words, falling in a straight line to 0 at no words and at twice as many.
 
     Args:
@@ -35,31 +29,18 @@ class Length(Reward):
 
     name = "length"
     low, high = 0.0, 1.0
+    splitter = _AnyWords()
 
     def __init__(self, target: int = 20) -> None:
         if isinstance(target, bool) or not isinstance(target, int) or target < 1:
             raise ValueError(f"Expected target to be at least 1 word, got {target!r}")
         self.target = target
 
-    def score(self, example: Example, response: str) -> float:
-        """See `Reward.score`."""
-        return max(0.0, 1.0 - abs(len(response.split()) - self.target) / self.target)
+    def read(self, memory: object, unit: str) -> tuple[None, tuple[float, ...]]:
+        """One word more."""
+        return None, (1.0,)
 
-    def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
-        """See `Reward.scorer`."""
-        return _LengthScorer(self, num_lanes, tokenizer)
-
-
-class _LengthScorer(Scorer):
-    def __init__(self, reward: Length, num_lanes: int, tokenizer: Tokenizer) -> None:
-        super().__init__(reward)
-        self._target = reward.target
-        self._automaton = TokenAutomaton(_WordCounter(), num_lanes, tokenizer)
-
-    def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
-        self._automaton.reset(lanes)
-
-    def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-        words = self._automaton.push(lanes, tokens)[:, 0]
-        phi: NDArray[np.float64] = np.maximum(0.0, 1.0 - np.abs(words - self._target) / self._target)
+    def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `UnitSums.phi`."""
+        phi: NDArray[np.float64] = np.maximum(0.0, 1.0 - np.abs(sums[:, 0] - self.target) / self.target)
         return phi

@@ -9,18 +9,16 @@ Two scores of the same quality. `sentiment` is a mean over words, so what a toke
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from string import punctuation
 
 import numpy as np
 from numpy.typing import NDArray
 from vaderSentiment import vaderSentiment
 
-from textenvs.rewards.base import Reward, Scorer
-from textenvs.rewards.words import TokenAutomaton, WordReader
+from textenvs.rewards.base import Reward
+from textenvs.rewards.units import UnitSums, Words
 from textenvs.tasks.base import Example
-from textenvs.tokenizer import Tokenizer
 
 _MOST_VALENCE = 4.0  # the lexicon's scale runs from -4 to 4
 _DISTANCE_FACTORS = (1.0, 0.95, 0.9)  # how much a booster one, two or three words back still counts
@@ -42,6 +40,7 @@ _BOOSTS = {
 }
 _NEGATIONS = frozenset(["negation", "never", "without"])
 _VALENT = frozenset(["valent", "doubt"])
+_NO_BEGINNING = "xxxxx"  # of any word in the lexicon, nor is what follows it
 
 
 @lru_cache(maxsize=1)
@@ -67,26 +66,25 @@ def mood_sign(example: Example) -> float:
     return 1.0 if mood == "happy" else -1.0
 
 
-class ValenceReader(WordReader):
-    """The valence of each word, as the three words before it modify it.
+class _LexiconWords(Words):
+    """Words, of which a beginning that no word of the lexicon has is cut short: it is plain, whatever follows.
 
-    VADER's rules for boosters, negations, "never so", "without doubt" and "least", in VADER's order, and then a cut to
-    the lexicon's scale. Left out is what later words or the whole text decide: "but", "kind of" and other idioms,
-    capitals, exclamation marks, emojis; and "no" always negates and has no valence of its own.
+    What later letters can still make of it is a negation, by an "n't".
     """
 
-    start: Hashable = ("", "", "")
-    width = 2  # valence, words
+    @cached_property
+    def _beginnings(self) -> frozenset[str]:
+        entries = [*_analyzer().lexicon, *_KINDS]
+        return frozenset(entry[:length] for entry in entries for length in range(1, len(entry) + 1))
 
-    def read(self, memory: Hashable, word: str) -> tuple[Hashable, tuple[float, ...]]:
-        """Read one word; the memory is what kinds of words the last three were, the latest first."""
-        assert isinstance(memory, tuple)
-        bare = word.strip(punctuation)
-        bare = (bare if len(bare) > 2 else word).lower()  # what is shorter may be an emoticon
-        lexicon = _analyzer().lexicon
-        kind = _KINDS.get(bare, "negation" if "n't" in bare else "valent" if bare in lexicon else "plain")
-        valence = _modified(lexicon[bare], *memory) if kind in _VALENT else 0.0
-        return (kind, *memory[:2]), (min(max(valence, -_MOST_VALENCE), _MOST_VALENCE), 1.0)
+    def shorten(self, rest: str) -> str:
+        """See `Splitter.shorten`."""
+        lower = rest.lower()
+        body = lower.strip(punctuation)
+        if not body or lower in self._beginnings or body in self._beginnings:
+            return rest
+        ending = "n't" if "n't" in body else next((end for end in ("n'", "n") if lower.endswith(end)), "")
+        return _NO_BEGINNING + ending
 
 
 def _modified(valence: float, last: str, second: str, third: str) -> float:
@@ -110,8 +108,13 @@ def _modified(valence: float, last: str, second: str, third: str) -> float:
     return valence
 
 
-class Sentiment(Reward):
+class Sentiment(UnitSums):
     """Mean valence of the words so far, from -1 (the saddest words) to 1 (the happiest), incremental.
+
+    A word's valence is VADER's, as the three words before it modify it: its rules for boosters, negations, "never so",
+    "without doubt" and "least", in VADER's order, and then a cut to the lexicon's scale. Left out is what later words
+    or the whole text decide: "but", "kind of" and other idioms, capitals, exclamation marks, emojis; and "no" always
+    negates and has no valence of its own.
 
     An example that wants a sad text (`metadata["mood"] == "sad"`) turns the sign. The mean is over at least
     `min_words` words, so that a response cannot stop at one happy word and be done.
@@ -122,43 +125,40 @@ class Sentiment(Reward):
     Raises:
         ValueError: If `min_words` is less than 1.
 
-    Cost: one dictionary look-up a token (amortised). Words that no lexicon holds count as 0.
+    Cost: two dictionary look-ups a token (amortised). Words that no lexicon holds count as 0.
     """
 
     name = "sentiment"
     low, high = -1.0, 1.0
+    splitter = _LexiconWords()
+    width = 2  # valence, words
 
     def __init__(self, min_words: int = 8) -> None:
         if isinstance(min_words, bool) or not isinstance(min_words, int) or min_words < 1:
             raise ValueError(f"Expected min_words to be at least 1, got {min_words!r}")
         self.min_words = min_words
-        self._reader = ValenceReader()
 
-    def score(self, example: Example, response: str) -> float:
-        """See `Reward.score`."""
-        valence, words = self._reader.read_text(response)
-        return float(mood_sign(example) * valence / (_MOST_VALENCE * max(words, self.min_words)))
+    def start(self, example: Example) -> tuple[str, str, str]:
+        """What kinds of words the last three were, the latest first."""
+        return ("", "", "")
 
-    def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
-        """See `Reward.scorer`."""
-        return _SentimentScorer(self, num_lanes, tokenizer)
+    def read(self, memory: tuple[str, str, str], unit: str) -> tuple[tuple[str, str, str], tuple[float, float]]:
+        """One word: its valence, and 1."""
+        bare = unit.strip(punctuation)
+        bare = (bare if len(bare) > 2 else unit).lower()  # what is shorter may be an emoticon
+        lexicon = _analyzer().lexicon
+        kind = _KINDS.get(bare, "negation" if "n't" in bare else "valent" if bare in lexicon else "plain")
+        valence = _modified(lexicon[bare], *memory) if kind in _VALENT else 0.0
+        return (kind, memory[0], memory[1]), (min(max(valence, -_MOST_VALENCE), _MOST_VALENCE), 1.0)
 
+    def features(self, example: Example) -> tuple[float, ...]:
+        """The sign that the wanted mood gives a valence."""
+        return (mood_sign(example),)
 
-class _SentimentScorer(Scorer):
-    def __init__(self, reward: Sentiment, num_lanes: int, tokenizer: Tokenizer) -> None:
-        super().__init__(reward)
-        self._sign = np.ones(num_lanes)
-        self._min_words = reward.min_words
-        self._automaton = TokenAutomaton(reward._reader, num_lanes, tokenizer)
-
-    def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
-        self._sign[lanes] = [mood_sign(example) for example in examples]
-        self._automaton.reset(lanes)
-
-    def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-        sums = self._automaton.push(lanes, tokens)
-        words = np.maximum(sums[:, 1], self._min_words)
-        phi: NDArray[np.float64] = self._sign[lanes] * sums[:, 0] / (_MOST_VALENCE * words)
+    def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `UnitSums.phi`."""
+        words = np.maximum(sums[:, 1], self.min_words)
+        phi: NDArray[np.float64] = features[:, 0] * sums[:, 0] / (_MOST_VALENCE * words)
         return phi
 
 
