@@ -392,18 +392,18 @@ class TextGenEnv(gym.Env[Observation, Any]):
         """
         self._check_begun()
         lanes, lane = self._lanes, self._lane
-        if lanes.terminated[lane]:
+        if lanes.terminated.item(lane):
             raise ResetNeeded("This episode is over: call env.reset() before the next env.step().")
         try:
             token = operator.index(action.item() if isinstance(action, np.ndarray) else action)
         except (TypeError, ValueError) as error:
             raise TypeError(f"Expected an action to be one token id, a whole number, got {action!r}") from error
-        before = int(lanes.length[lane])
-        reward = float(lanes.step(self._rows, np.array([token], dtype=np.int64))[0])
-        terminated = bool(lanes.terminated[lane])
+        context = lanes.context_length.item(lane)
+        reward = lanes.step(lane, token)
+        terminated = lanes.terminated.item(lane)
         if self.render_mode == "human":
             self._largest_reward = max(self._largest_reward, abs(reward))
-            latest = segments(lanes, lane)[before - int(lanes.length[lane]) :]
+            latest = segments(lanes, lane)[context - lanes.context_length.item(lane) - 1 :]  # the token, and a reply
             print(views.ansi(latest, scale=self._largest_reward or None), end="\n" if terminated else "", flush=True)
         return self._observation(), reward, terminated, False, self._info()
 
@@ -439,7 +439,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
         return np.ones(self.tokenizer.vocab_size, dtype=np.bool_) if masks is None else masks[0] == 1
 
     def _check_begun(self) -> None:
-        if not self._lanes.begun[self._lane]:
+        if not self._lanes.begun.item(self._lane):
             raise ResetNeeded("No episode has begun: call env.reset() first.")
 
     def _observation(self) -> Observation:
@@ -453,16 +453,17 @@ class TextGenEnv(gym.Env[Observation, Any]):
     def _info(self) -> dict[str, Any]:
         lanes, lane = self._lanes, self._lane
         info: dict[str, Any] = {
-            "score": float(lanes.score[lane]),
-            "is_success": bool(lanes.success[lane]),
-            "response_length": int(lanes.response_length[lane]),
-            "example": int(lanes.example_index[lane]),
+            "score": lanes.score.item(lane),
+            "is_success": lanes.success.item(lane),
+            "response_length": lanes.response_length.item(lane),
+            "example": lanes.example_index.item(lane),
         }
-        for name, scores in lanes.part_scores(self._rows).items():
-            info[f"score/{name}"] = float(scores[0])
-        masks = lanes.action_masks(self._rows)
-        if masks is not None:
-            info["action_mask"] = masks[0]
+        if lanes.reports_more:
+            for name, scores in lanes.part_scores(self._rows).items():
+                info[f"score/{name}"] = scores.item()
+            masks = lanes.action_masks(self._rows)
+            if masks is not None:
+                info["action_mask"] = masks[0]
         return info
 
 

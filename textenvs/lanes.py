@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from textenvs.automata import ActionMasks, Language, Stops, make_language
 from textenvs.rewards.base import Reward, RewardError, checked_score
 from textenvs.rewards.payouts import make_payout
 from textenvs.tasks.base import SPLITS, Example, Task
-from textenvs.tokenizer import Tokenizer, decode
+from textenvs.tokenizer import Tokenizer, decode, decode_bytes
 
 
 @dataclass(frozen=True)
@@ -268,8 +268,9 @@ class Lanes:
         input_ids: `(N, max_length)` int32, right-padded.
         attention_mask: `(N, max_length)` int8, 1 where there is a token.
         response_mask: `(N, max_length)` int8, 1 where the agent wrote it.
-        length: `(N,)` int64, tokens in each row.
+        length: `(N,)` int64, tokens in each row: those of the context, and the agent's.
         prompt_length: `(N,)` int64, those of the prompt.
+        context_length: `(N,)` int64, those of the prompt and of the task's replies.
         response_length: `(N,)` int64, actions taken.
         begun: `(N,)` bool, which lanes have had an episode.
         terminated: `(N,)` bool, which episodes are over (or have not begun).
@@ -277,6 +278,7 @@ class Lanes:
         success: `(N,)` bool, whether an ended episode reached the success score.
         example_index: `(N,)` int64, places in the pool; -1 for an example that the user gave.
         episode: `(N,)` uint64, episodes begun since the last seed.
+        reports_more: Whether there are `part_scores` or `action_masks` to report.
 
     Raises:
         ValueError: If a number or text is out of range, or does not go with a task of several turns.
@@ -309,6 +311,7 @@ class Lanes:
         self.max_length = pool.prompts.shape[1] + max_new_tokens + reply_room(task, max_new_tokens)
         self._multi_turn = task.max_turns > 1
         self._spelled: Tokenizer = _NewlineTurns(tokenizer) if self._multi_turn else tokenizer
+        self._pieces = np.array(self._spelled.pieces, dtype=object)
         self.payout = make_payout(payout, num_lanes, self._spelled)
         self.scorer = reward.scorer(num_lanes, self._spelled)
         # A payout that asks at the end alone needs no reset of the scorer, unless infos show the scores of its parts.
@@ -318,8 +321,8 @@ class Lanes:
         self.input_ids = np.full((num_lanes, self.max_length), tokenizer.pad_token_id, dtype=np.int32)
         self.attention_mask = np.zeros((num_lanes, self.max_length), dtype=np.int8)
         self.response_mask = np.zeros((num_lanes, self.max_length), dtype=np.int8)
-        self.length = np.zeros(num_lanes, dtype=np.int64)
         self.prompt_length = np.zeros(num_lanes, dtype=np.int64)
+        self.context_length = np.zeros(num_lanes, dtype=np.int64)
         self.response_length = np.zeros(num_lanes, dtype=np.int64)
         self.begun = np.zeros(num_lanes, dtype=np.bool_)
         self.terminated = np.ones(num_lanes, dtype=np.bool_)
@@ -328,8 +331,10 @@ class Lanes:
         self.example_index = np.zeros(num_lanes, dtype=np.int64)
         self.episode = np.zeros(num_lanes, dtype=np.uint64)
         self.token_rewards = np.zeros((num_lanes, max_new_tokens)) if keep_rewards else None
+        self._columns = np.arange(self.max_length)
         self._seeds = np.zeros(num_lanes, dtype=np.uint64)
-        self._row_start = self.all * self.max_length
+        # A token's place in the flat arrays is its number in the response (from 1) and this, so that a step adds once.
+        self._offset = np.zeros(num_lanes, dtype=np.int64)
         self._given: dict[int, Example] = {}  # lane to the example that the user gave it
         self._turns: list[list[str]] = [[] for _ in range(num_lanes)]
         self._turn_start = np.zeros(num_lanes, dtype=np.int64)  # the action that began the present turn
@@ -337,8 +342,14 @@ class Lanes:
         self._from_task = action_mask == "task"
         self._allowed = None if action_mask is None or self._from_task else make_language(action_mask)
         self._masks = None if action_mask is None and not min_new_tokens else ActionMasks(num_lanes, tokenizer)
+        self.reports_more = self._masks is not None or bool(reward.parts)
         if self._masks is not None:
             self._masks.reset(self.all, [None] * num_lanes)
+
+    @property
+    def length(self) -> NDArray[np.int64]:
+        """`(N,)` how many tokens each row has."""
+        return self.context_length + self.response_length
 
     def seed(self, lanes: NDArray[np.intp], seeds: NDArray[np.uint64]) -> None:
         """Give lanes new seeds; their next episode is the first of the new stream.
@@ -371,13 +382,16 @@ class Lanes:
             self.example_index[lanes] = -1
             self._given.update(zip(lanes.tolist(), examples, strict=True))
         self.episode[lanes] += np.uint64(1)
+        # What the last episodes wrote is cleared, and no more: a reset costs what the episode was long.
+        written = int((self.context_length[lanes] + self.response_length[lanes]).max(initial=width))
         self.input_ids[lanes, :width] = prompts
-        self.input_ids[lanes, width:] = self.tokenizer.pad_token_id
-        self.attention_mask[lanes] = np.arange(self.max_length) < lengths[:, None]
-        self.response_mask[lanes] = 0
-        self.length[lanes] = lengths
+        self.input_ids[lanes, width:written] = self.tokenizer.pad_token_id
+        self.attention_mask[lanes, :written] = self._columns[:written] < lengths[:, None]
+        self.response_mask[lanes, :written] = 0
         self.prompt_length[lanes] = lengths
+        self.context_length[lanes] = lengths
         self.response_length[lanes] = 0
+        self._offset[lanes] = lanes * self.max_length + lengths - 1
         self.begun[lanes] = True
         self.terminated[lanes] = False
         self.score[lanes] = 0.0
@@ -417,70 +431,103 @@ class Lanes:
         allowed = self.task.allowed(self.example(lane), tuple(self._turns[lane]))
         return None if allowed is None else make_language(allowed)
 
-    def step(self, lanes: NDArray[np.intp], actions: NDArray[np.int64]) -> NDArray[np.float64]:
+    @overload
+    def step(self, lanes: int, actions: int) -> float: ...
+
+    @overload
+    def step(self, lanes: NDArray[np.intp], actions: NDArray[np.int64]) -> NDArray[np.float64]: ...
+
+    def step(self, lanes: Any, actions: Any) -> Any:
         """Write one token in each of some lanes whose episodes run.
 
+        Numbers and arrays go the same way: what numpy does with an array of one costs it ten times what it does with a
+        number, and a single environment has nothing else to do.
+
         Args:
-            lanes: `(k,)` distinct lanes, none of them terminated.
-            actions: `(k,)` a token id for each.
+            lanes: `(k,)` distinct lanes, none of them terminated; or one lane.
+            actions: `(k,)` a token id for each; or the one lane's.
 
         Returns:
-            `(k,)` rewards. What else changed stands in the attributes.
+            `(k,)` rewards, or the one lane's. What else changed stands in the attributes.
 
         Raises:
             ValueError: If an action is no token id.
             RewardError: If the reward fails.
         """
-        if actions.size and (actions.min() < 0 or actions.max() >= self.tokenizer.vocab_size):
-            wrong = actions[(actions < 0) | (actions >= self.tokenizer.vocab_size)][0]
-            raise ValueError(f"Expected actions to be token ids from 0 to {self.tokenizer.vocab_size - 1}, got {wrong}")
-        places = self._row_start[lanes] + self.length[lanes]
-        self.input_ids.reshape(-1)[places] = actions
-        self.attention_mask.reshape(-1)[places] = 1
-        self.response_mask.reshape(-1)[places] = 1
-        self.length[lanes] += 1
-        spent = self.response_length[lanes] + 1
-        self.response_length[lanes] = spent
-        if self._masks is not None:
-            self._masks.push(lanes, actions)
-        terminated = self._ends(lanes, actions, spent)
-        self.terminated[lanes] = terminated
+        self._check_actions(actions)
+        alone = isinstance(lanes, int)
+        at = slice(None) if lanes is self.all else lanes  # all lanes as a view, which is not gathered
+        spent = self.response_length[at] + 1
+        places = self._offset[at] + spent
+        self.input_ids.ravel()[places] = actions
+        self.attention_mask.ravel()[places] = 1
+        self.response_mask.ravel()[places] = 1
+        self.response_length[at] = spent
 
+        rows = self.all[lanes : lanes + 1] if alone else lanes
+        self._end(at, rows, actions, spent)
+        terminated = self.terminated[at]
+        ended = rows[: int(terminated)] if alone else rows[terminated]
+        if not self.payout.every_step and not len(ended) and self.token_rewards is None:
+            return 0.0 if alone else np.zeros(len(rows))
+        rewards = self._pay(rows, np.atleast_1d(actions), np.atleast_1d(terminated), ended)
+        if len(ended):
+            self.success[ended] = self.score[ended] >= self._success_score
+        if self.token_rewards is not None:
+            self.token_rewards[rows, spent - 1] = rewards
+        return rewards.item() if alone else rewards
+
+    def _check_actions(self, actions: Any) -> None:
+        size = self.tokenizer.vocab_size
+        if isinstance(actions, int):
+            if 0 <= actions < size:
+                return
+        elif not actions.size or actions.view(np.uint64).max() < size:  # below 0 is beyond all, without its sign
+            return
+        wrong = next(action for action in np.atleast_1d(actions).tolist() if not 0 <= action < size)
+        raise ValueError(f"Expected actions to be token ids from 0 to {size - 1}, got {wrong}")
+
+    def _end(self, at: Any, rows: NDArray[np.intp], actions: Any, spent: Any) -> None:
+        """Write which episodes end with these actions. Where a task replies instead, its reply is written."""
+        over = actions == self.tokenizer.eos_token_id
+        if self.min_new_tokens:
+            over = over & (spent > self.min_new_tokens)
+        if self._stops is not None or self._masks is not None:
+            tokens = np.atleast_1d(actions)
+            if self._stops is not None:
+                stopped = self._stops.push(rows, tokens) & (np.atleast_1d(spent) >= self.min_new_tokens)
+                over = over | (stopped if np.ndim(actions) else stopped[0])
+            if self._masks is not None:
+                self._masks.push(rows, tokens)
+        no_budget = spent >= self.max_new_tokens
+        self.terminated[at] = over | no_budget
+        if self._multi_turn:
+            for lane in rows[np.atleast_1d(over & ~no_budget)].tolist():
+                self.terminated[lane] = not self._reply(lane)
+
+    def _pay(
+        self, rows: NDArray[np.intp], tokens: NDArray[np.int64], terminated: NDArray[np.bool_], ended: NDArray[np.intp]
+    ) -> NDArray[np.float64]:
+        """Score as far as the payout asks for it: `(k,)` rewards."""
         if self.payout.every_step:
             try:
-                phi = self.scorer.push(lanes, actions)
+                phi = self.scorer.push(rows, tokens)
             except Exception as error:
-                self._raise_reward_error(lanes, error)
-            self._check_scores(lanes, phi)
-            self.score[lanes] = phi
-        elif terminated.any():
-            ended = lanes[terminated]
-            examples, responses = [self.example(lane) for lane in ended], [self.response(lane) for lane in ended]
+                self._raise_reward_error(rows, error)
+            self._check_scores(rows, phi)
+            self.score[rows] = phi
+            return self.payout.pay(rows, phi, terminated, tokens)
+        rewards = np.zeros(len(rows))
+        if len(ended):
+            examples, responses = [self.example(lane) for lane in ended], self.responses(ended)
             try:
                 phi = self.scorer.score_whole(ended, examples, responses)
             except Exception as error:
                 self._raise_reward_error(ended, error)
             self._check_scores(ended, phi)
             self.score[ended] = phi
-        score = self.score[lanes]
-        self.success[lanes] = terminated & (score >= self._success_score)
-        rewards = self.payout.pay(lanes, score, terminated, actions)
-        if self.token_rewards is not None:
-            self.token_rewards[lanes, spent - 1] = rewards
+            rewards[terminated] = self.payout.pay(ended, phi, terminated[terminated], tokens[terminated])
         return rewards
-
-    def _ends(self, lanes: NDArray[np.intp], actions: NDArray[np.int64], spent: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which episodes end with these actions. Where a task replies instead, its reply is written."""
-        over: NDArray[np.bool_] = actions == self.tokenizer.eos_token_id
-        if self.min_new_tokens:
-            over &= spent > self.min_new_tokens
-        if self._stops is not None:
-            over |= self._stops.push(lanes, actions) & (spent >= self.min_new_tokens)
-        no_budget = spent >= self.max_new_tokens
-        if self._multi_turn:
-            for row in np.flatnonzero(over & ~no_budget).tolist():
-                over[row] = not self._reply(int(lanes[row]))
-        return over | no_budget
 
     def _reply(self, lane: int) -> bool:
         """End the agent's turn in one lane and write what the task says back; False where it says nothing."""
@@ -498,10 +545,11 @@ class Lanes:
                 f"Expected task {self.task.name!r} to reply with at most max_reply_tokens="
                 f"{self.task.max_reply_tokens} tokens, got {len(ids)}: {reply!r}"
             )
-        place = slice(self.length[lane], self.length[lane] + len(ids))
-        self.input_ids[lane, place] = ids
-        self.attention_mask[lane, place] = 1
-        self.length[lane] += len(ids)
+        length = self.context_length[lane] + self.response_length[lane]
+        self.input_ids[lane, length : length + len(ids)] = ids
+        self.attention_mask[lane, length : length + len(ids)] = 1
+        self.context_length[lane] += len(ids)
+        self._offset[lane] += len(ids)
         if self._masks is not None:
             self._masks.reset(np.array([lane]), [self._language(lane)])
         return True
@@ -533,7 +581,7 @@ class Lanes:
             got = f"{phi.dtype} {phi.shape}" if isinstance(phi, np.ndarray) else type(phi).__name__
             problem = f"has a scorer that should give float64 ({len(lanes)},), one a lane, and gave {got}"
             raise RewardError(self.reward.name, problem, self.example(lanes[0]), self.response(lanes[0]))
-        if not np.isfinite(phi).all():
+        if np.count_nonzero(np.isfinite(phi)) < len(phi):
             row = int(np.flatnonzero(~np.isfinite(phi))[0])
             lane = lanes[row]
             raise RewardError(self.reward.name, f"gave {phi[row]}", self.example(lane), self.response(lane))
@@ -560,6 +608,13 @@ class Lanes:
     def response(self, lane: int | np.intp) -> str:
         """The agent's text in one lane, special tokens left out. With several turns, a newline for each EOS."""
         return decode(self._spelled, self.response_ids(lane))
+
+    def responses(self, lanes: NDArray[np.intp]) -> list[str]:
+        """The agent's texts in some lanes `(k,)`, as `response` gives each."""
+        tokens = self.input_ids[lanes][self.response_mask[lanes] == 1]
+        pieces: list[bytes] = self._pieces[tokens].tolist()
+        ends = np.cumsum(self.response_length[lanes]).tolist()
+        return [decode_bytes(b"".join(pieces[begin:end])) for begin, end in zip([0, *ends], ends, strict=False)]
 
     def current_score(self, lane: int | np.intp) -> float:
         """Phi of one lane's response now, whether or not the payout has asked for it."""

@@ -107,6 +107,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._lanes = self.setting.lanes(num_envs)
         self._views: list[TextGenEnv] = []
+        self._begun = False
         self._everyone = np.ones(num_envs, dtype=np.bool_)
         self._everyone.setflags(write=False)
 
@@ -168,8 +169,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
             TypeError: If the actions are not whole numbers.
             RewardError: If the reward fails.
         """
-        if not self._lanes.begun.all():
-            raise ResetNeeded("No episode has begun in some lanes: call envs.reset() first.")
+        self._check_begun()
         actions = np.asarray(actions)
         if actions.dtype.kind not in "iu":
             raise TypeError(f"Expected actions to be whole numbers, got an array of {actions.dtype}")
@@ -178,7 +178,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         actions = actions.astype(np.int64, copy=False)
         lanes = self._lanes
 
-        if not lanes.terminated.any():
+        if not np.count_nonzero(lanes.terminated):
             rewards = lanes.step(lanes.all, actions)
         else:  # NEXT_STEP: the lanes that ended begin anew, in place of a step; DISABLED: they idle
             over, running = np.flatnonzero(lanes.terminated), np.flatnonzero(~lanes.terminated)
@@ -189,7 +189,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
 
         terminated = lanes.terminated.copy()
         final: dict[str, Any] = {}
-        if self.autoreset_mode == AutoresetMode.SAME_STEP and terminated.any():
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and np.count_nonzero(terminated):
             final = self._final(terminated)
             lanes.reset(np.flatnonzero(terminated))
         infos = self._infos(self._everyone)
@@ -219,8 +219,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         Raises:
             ResetNeeded: If a lane's first episode has not begun.
         """
-        if not self._lanes.begun.all():
-            raise ResetNeeded("No episode has begun in some lanes: call envs.reset() first.")
+        self._check_begun()
         masks = self._lanes.action_masks(self._lanes.all)
         return np.ones((self.num_envs, self.tokenizer.vocab_size), dtype=np.bool_) if masks is None else masks == 1
 
@@ -258,6 +257,12 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
             raise ValueError(f"Expected one value a lane, {self.num_envs} of them, got {len(values)}")
         for view, value in zip(self._lane_views(), values, strict=True):
             setattr(view, name, value)
+
+    def _check_begun(self) -> None:
+        if not self._begun:
+            self._begun = bool(self._lanes.begun.all())  # and stays so
+            if not self._begun:
+                raise ResetNeeded("No episode has begun in some lanes: call envs.reset() first.")
 
     def _lane_views(self) -> list[TextGenEnv]:
         if not self._views:
@@ -317,10 +322,11 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         if masks is not None:
             values["action_mask"] = masks
         infos: dict[str, Any] = {}
+        others = None if mask is self._everyone else ~mask
         for key, value in values.items():
             infos[key] = value.copy()
-            if mask is not self._everyone:
-                infos[key][~mask] = 0
+            if others is not None:
+                infos[key][others] = 0
             infos[f"_{key}"] = mask.copy()
         return infos
 

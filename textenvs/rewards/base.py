@@ -241,6 +241,8 @@ def checked_score(reward: Reward, example: Example, response: str) -> float:
     except Exception as error:
         problem = f"raised {type(error).__name__}: {error}"
         raise RewardError(reward.name, problem, example, response) from error
+    if type(score) is float and math.isfinite(score):  # nearly always, and quick
+        return score
     if isinstance(score, (np.ndarray, np.generic)) and score.ndim == 0:
         score = score.item()
     if isinstance(score, bool) or not isinstance(score, Real):
