@@ -1,10 +1,9 @@
 """python -m benchmarks NAME --help: run one measurement."""
 
 import sys
+from importlib import import_module
 
-from benchmarks import sentiment
-
-COMMANDS = {"sentiment": sentiment.main}
+COMMANDS = ("env", "sentiment")  # each a module with a `main`, loaded when it is asked for: some need torch
 
 
 def main() -> None:
@@ -15,7 +14,7 @@ def main() -> None:
         usage = f"usage: python -m benchmarks {{{','.join(COMMANDS)}}} [--help]"
         print(usage, file=sys.stdout if asked else sys.stderr)
         raise SystemExit(0 if asked else 2)
-    COMMANDS[words[0]](words[1:])
+    import_module(f"benchmarks.{words[0]}").main(words[1:])
 
 
 if __name__ == "__main__":
