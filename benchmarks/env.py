@@ -359,11 +359,11 @@ def table(results: dict[str, Any]) -> str:
         "",
         f"    {results['command']}",
         "",
-        f"{about['cpu']} ({about['architecture']}), {about['cores']} cores, one process; load before: {about['load']}. "
-        f"Python {about['python']}, numpy {about['numpy']}, gymnasium {about['gymnasium']}.",
-        f"{ENV_ID}, prompts of {results['prompt_tokens']:.1f} tokens on average, {results['max_new_tokens']} new tokens, "
-        "copied observations,",
-        "resets and scores included.",
+        f"{about['cpu']} ({about['architecture']}), {about['cores']} cores, one process; "
+        f"load before: {about['load']}. Python {about['python']}, numpy {about['numpy']}, "
+        f"gymnasium {about['gymnasium']}.",
+        f"{ENV_ID}, prompts of {results['prompt_tokens']:.1f} tokens on average, "
+        f"{results['max_new_tokens']} new tokens, copied observations, resets and scores included.",
         f"Medians of {results['rounds']} interleaved rounds. Random: uniformly random tokens. Text: the task's "
         "demonstrations, tokenised.",
         *([f"Not registered, and left out: {', '.join(results['left_out'])}."] if results["left_out"] else []),

@@ -21,7 +21,7 @@ from textenvs.automata import ActionMasks, Language, Stops, make_language
 from textenvs.rewards.base import Reward, RewardError, checked_score
 from textenvs.rewards.payouts import make_payout
 from textenvs.tasks.base import SPLITS, Example, Task
-from textenvs.tokenizer import Tokenizer, decode, decode_bytes
+from textenvs.tokenizer import Tokenizer, decode, decode_batch
 
 
 @dataclass(frozen=True)
@@ -611,10 +611,7 @@ class Lanes:
 
     def responses(self, lanes: NDArray[np.intp]) -> list[str]:
         """The agent's texts in some lanes `(k,)`, as `response` gives each."""
-        tokens = self.input_ids[lanes][self.response_mask[lanes] == 1]
-        pieces: list[bytes] = self._pieces[tokens].tolist()
-        ends = np.cumsum(self.response_length[lanes]).tolist()
-        return [decode_bytes(b"".join(pieces[begin:end])) for begin, end in zip([0, *ends], ends, strict=False)]
+        return decode_batch(self._pieces, self.input_ids[lanes], self.response_mask[lanes] == 1)
 
     def current_score(self, lane: int | np.intp) -> float:
         """Phi of one lane's response now, whether or not the payout has asked for it."""

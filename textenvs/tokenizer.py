@@ -19,7 +19,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 
 from textenvs.chat import TEMPLATE_FILE, as_template, find_chat_template, render_chat
 
@@ -242,6 +244,22 @@ def decode(tokenizer: Tokenizer, token_ids: Iterable[int]) -> str:
     """
     pieces = tokenizer.pieces
     return decode_bytes(b"".join([pieces[token] for token in token_ids]))
+
+
+def decode_batch(pieces: NDArray[Any], token_ids: NDArray[Any], mask: NDArray[np.bool_]) -> list[str]:
+    """The texts of many rows of tokens at once, each as `decode` gives it.
+
+    Args:
+        pieces: `(vocab_size,)` of objects, a tokenizer's pieces.
+        token_ids: `(batch, time)` ids.
+        mask: `(batch, time)` which of them count.
+
+    Returns:
+        `batch` texts.
+    """
+    data: list[bytes] = pieces[token_ids[mask]].tolist()
+    ends = np.cumsum(np.count_nonzero(mask, axis=1)).tolist()
+    return [decode_bytes(b"".join(data[begin:end])) for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 def decode_prompt(tokenizer: Tokenizer, token_ids: Iterable[int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -169,21 +169,37 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
             TypeError: If the actions are not whole numbers.
             RewardError: If the reward fails.
         """
-        self._check_begun()
         actions = np.asarray(actions)
         if actions.dtype.kind not in "iu":
             raise TypeError(f"Expected actions to be whole numbers, got an array of {actions.dtype}")
         if actions.shape != (self.num_envs,):
             raise ValueError(f"Expected actions of shape ({self.num_envs},), one a lane, got {actions.shape}")
         actions = actions.astype(np.int64, copy=False)
-        lanes = self._lanes
+        everyone = self._lanes.all
+        return self.advance(lambda lanes: self._lanes.step(lanes, actions if lanes is everyone else actions[lanes]))
 
+    def advance(
+        self, move: Callable[[NDArray[np.intp]], NDArray[np.float64]]
+    ) -> tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Do all of a step but write the tokens: what `VectorTextAction` shares with `step`.
+
+        Args:
+            move: Takes the lanes `(k,)` whose episodes run, writes in each of them, and gives their rewards `(k,)`.
+
+        Returns:
+            See `step`.
+
+        Raises:
+            ResetNeeded: If a lane's first episode has not begun.
+        """
+        self._check_begun()
+        lanes = self._lanes
         if not np.count_nonzero(lanes.terminated):
-            rewards = lanes.step(lanes.all, actions)
+            rewards = move(lanes.all)
         else:  # NEXT_STEP: the lanes that ended begin anew, in place of a step; DISABLED: they idle
             over, running = np.flatnonzero(lanes.terminated), np.flatnonzero(~lanes.terminated)
             rewards = np.zeros(self.num_envs)
-            rewards[running] = lanes.step(running, actions[running])
+            rewards[running] = move(running)
             if self.autoreset_mode == AutoresetMode.NEXT_STEP:
                 lanes.reset(over)
 

@@ -16,6 +16,7 @@ the response, which therefore begins at one column whatever the length of the pr
 
 They lose nothing in a task of one turn: the last column of the response that is filled is what is left of the budget.
 Each has a vector version (`Vector...`) for what `gym.make_vec` gives, which works on the arrays of all lanes at once.
+So do the two of texts; there, `VectorTextAction` goes inside, around the environment itself.
 
 Gymnasium's own wrappers do the rest, and are tested with these environments: `NormalizeReward`, `TimeAwareObservation`,
 `FlattenObservation`, `RecordEpisodeStatistics`, `RecordVideo`, and their vector versions.
@@ -39,7 +40,8 @@ from textenvs.env import Observation, Setting, TextGenEnv
 from textenvs.lanes import Pool, build_pools, check_count
 from textenvs.rewards import checked_score
 from textenvs.tasks import Example
-from textenvs.tokenizer import Tokenizer, decode
+from textenvs.tokenizer import Tokenizer, decode, decode_batch
+from textenvs.vector_env import TextGenVectorEnv
 
 MAX_ONE_HOT = 1 << 16
 """The most numbers that a one-hot observation may have: 256 KiB an observation, and as many weights a hidden unit."""
@@ -355,6 +357,51 @@ class TextObservation(gym.ObservationWrapper[str, Any, Observation], RecordConst
         return text.removeprefix(" ")  # which many tokenizers put before the first word
 
 
+class VectorTextObservation(VectorWrapper[tuple[str, ...], Any, Observation, Any, NDArray[Any]]):
+    """`TextObservation` of every lane: a tuple of `num_envs` texts.
+
+    Args:
+        env: A `TextGenVectorEnv`, wrapped or not (`VectorTextAction` goes inside this one).
+
+    Raises:
+        TypeError: If it is another environment.
+
+    Example:
+        >>> envs = VectorTextObservation(gym.make_vec("textenvs:TextGen-v0", num_envs=2))
+        >>> [page.split()[0] for page in envs.reset(seed=0)[0]]
+        ['A', 'A']
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(env)
+        setting = _setting(env)
+        self._pieces = np.array(setting.tokenizer.pieces, dtype=object)
+        space: Any = setting.observation_space()
+        self.single_observation_space = _text_space(setting.tokenizer, space["input_ids"].shape[0])
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """See `TextGenVectorEnv.reset`."""
+        observations, infos = self.env.reset(seed=seed, options=options)
+        return self._texts(observations), infos
+
+    def step(self, actions: Any) -> tuple[tuple[str, ...], NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        """See `TextGenVectorEnv.step`. The last observations in `final_obs` are texts, too."""
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        if "final_obs" in infos:
+            for lane in np.flatnonzero(infos["_final_obs"]).tolist():
+                final = {key: array[None] for key, array in infos["final_obs"][lane].items()}
+                infos["final_obs"][lane] = self._texts(final)[0]
+        return self._texts(observations), rewards, terminated, truncated, infos
+
+    def _texts(self, observations: Observation) -> tuple[str, ...]:
+        """The texts of a batch of observations."""
+        texts = decode_batch(self._pieces, observations["input_ids"], observations["attention_mask"] == 1)
+        return tuple(text.removeprefix(" ") for text in texts)
+
+
 class TextAction(gym.Wrapper[Any, str, Any, Any], RecordConstructorArgs):
     """A whole response as one action: the contextual bandit that GRPO-style trainers see.
 
@@ -417,6 +464,83 @@ class TextAction(gym.Wrapper[Any, str, Any, Any], RecordConstructorArgs):
             total += float(reward)
             if terminated or truncated or (self._turns and token == self._eos):
                 return observation, total, terminated, truncated, info
+
+
+class VectorTextAction(VectorWrapper[Any, Sequence[str], Any, Any, NDArray[Any]]):
+    """`TextAction` of every lane: a step takes `num_envs` texts. Lanes whose text is shorter wait for the others.
+
+    It knows the three autoreset modes as the environment does: with SAME_STEP, every step is an episode in each lane
+    (of a task of one turn).
+
+    Args:
+        env: A `TextGenVectorEnv`. What wraps its observations goes around this wrapper, not inside.
+
+    Raises:
+        TypeError: If it is another environment, or one that is wrapped.
+        ValueError: If its tokenizer cannot write responses (has no `encode_response`).
+
+    Example:
+        >>> envs = VectorTextAction(gym.make_vec("textenvs:TextGen-v0", num_envs=2, autoreset_mode="SameStep"))
+        >>> envs = VectorTextObservation(envs)
+        >>> prompts, _ = envs.reset(seed=0)
+        >>> _, rewards, terminated, _, infos = envs.step([" He was very happy.", ""])
+        >>> infos["final_obs"][0] == prompts[0] + " He was very happy.", terminated.tolist()
+        (True, [True, True])
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(env)
+        if not isinstance(env, TextGenVectorEnv):
+            raise TypeError(
+                f"Expected a TextGenVectorEnv itself, got {env!r}. Put other wrappers around this one; around a "
+                "SyncVectorEnv or AsyncVectorEnv, wrap each of its environments in TextAction"
+            )
+        self._envs = env
+        self._lanes = env._lanes
+        self._encode = response_encoder(env.tokenizer)
+        self._eos = env.tokenizer.eos_token_id
+        self._turns = env.task.max_turns > 1
+        self.single_action_space = _text_space(env.tokenizer, env.setting.max_new_tokens)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    def step(self, actions: Sequence[str]) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        """Write a text in every lane, and end the responses (or the turns).
+
+        Args:
+            actions: A text for each lane. That of a lane that is not running is not read.
+
+        Returns:
+            Observations, the sums of the tokens' rewards `(num_envs,)`, terminated, truncated (all False), infos.
+
+        Raises:
+            ResetNeeded: If a lane's first episode has not begun.
+            TypeError: If an action is not a string.
+            ValueError: If there is not one a lane.
+            RewardError: If the reward fails.
+        """
+        if isinstance(actions, str) or len(actions) != self.num_envs:
+            raise ValueError(f"Expected {self.num_envs} texts, one a lane, got {actions!r}")
+        return self._envs.advance(lambda lanes: self._write(lanes, [actions[lane] for lane in lanes.tolist()]))
+
+    def _write(self, lanes: NDArray[np.intp], texts: Sequence[str]) -> NDArray[np.float64]:
+        """Write a text in each of some lanes `(k,)`; what they were paid for it `(k,)`."""
+        wrong = next((text for text in texts if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise TypeError(f"Expected an action to be a text, got {wrong!r} of type {type(wrong).__name__}")
+        rows = [self._encode(text) for text in texts]
+        # Behind each text comes EOS: more than one, where min_new_tokens makes the first ones count as text.
+        tokens = np.full((len(rows), max(map(len, rows), default=0) + 1), self._eos, dtype=np.int64)
+        for row, ids in enumerate(rows):
+            tokens[row, : len(ids)] = ids
+        total, writing, step = np.zeros(len(rows)), np.arange(len(rows)), 0
+        while len(writing):
+            column = tokens[writing, min(step, tokens.shape[1] - 1)]
+            total[writing] += self._lanes.step(lanes[writing], column)
+            going_on = ~self._lanes.terminated[lanes[writing]]
+            if self._turns:
+                going_on &= column != self._eos
+            writing, step = writing[going_on], step + 1
+        return total
 
 
 def response_encoder(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
@@ -583,6 +707,8 @@ __all__ = [
     "VectorFlatIdsObservation",
     "VectorMultiDiscreteObservation",
     "VectorOneHotObservation",
+    "VectorTextAction",
+    "VectorTextObservation",
     "response_encoder",
     "score_function",
 ]

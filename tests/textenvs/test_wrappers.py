@@ -15,6 +15,7 @@ from gymnasium.wrappers import TimeAwareObservation, TimeLimit
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.textenvs.test_vector_env import assert_same
 from tests.textenvs.toys import BOS, E_ACUTE, EOS, FIRST, SPECIAL, Letters, Talk, Toy, constant, ids, text_length
 from textenvs import Example, RewardError, TextGenEnv, TextGenVectorEnv, make_tokenizer
 from textenvs.wrappers import (
@@ -28,6 +29,8 @@ from textenvs.wrappers import (
     VectorFlatIdsObservation,
     VectorMultiDiscreteObservation,
     VectorOneHotObservation,
+    VectorTextAction,
+    VectorTextObservation,
     score_function,
 )
 
@@ -243,6 +246,58 @@ class TestText:
         assert infos["final_obs"].tolist() == ["abcab", "abca"]
 
 
+TEXTS = ["", "a", "abba", "good good", "stop", "b. c", "abcdefghij"]
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"payout": "sparse", "reward": {"length": 0.5, "sentiment": 1.0}},
+        {"stop": "b", "min_new_tokens": 3, "max_new_tokens": 8},
+        {"task": Talk(), "payout": {"delayed": 2}},
+    ],
+    ids="+".join,
+)
+class TestVectorsOfTexts:
+    """Both text wrappers over all lanes at once give what Gymnasium makes of one of each a lane."""
+
+    def test_text_actions(self, settings: dict[str, Any], mode: AutoresetMode) -> None:
+        kwargs = {"max_new_tokens": 6, **settings}
+        ours = VectorTextObservation(VectorTextAction(toy_envs(autoreset_mode=mode, copy=False, **kwargs)))
+        sync = SyncVectorEnv([lambda: TextAction(TextObservation(toy_env(**kwargs)))] * 3, autoreset_mode=mode)
+        for name in ("observation_space", "action_space", "single_observation_space", "single_action_space"):
+            assert getattr(ours, name) == getattr(sync, name)
+        assert_same(ours.reset(seed=3), sync.reset(seed=3))
+        rng, lengths = np.random.default_rng(0), set()
+        for step in range(40):
+            texts = tuple(TEXTS[place] for place in rng.integers(len(TEXTS), size=3))
+            one, other = ours.step(texts), sync.step(texts)
+            assert_same(one, other, f"step {step}")
+            assert one[0] in ours.observation_space
+            lengths |= set(one[4]["response_length"].tolist())
+            if mode == AutoresetMode.DISABLED and one[2].any():
+                options = {"reset_mask": one[2].copy()}
+                assert_same(ours.reset(options=dict(options)), sync.reset(options=dict(options)), f"reset at {step}")
+        if mode != AutoresetMode.SAME_STEP:
+            assert len(lengths) > 3  # lanes waited for each other
+
+    def test_text_observations(self, settings: dict[str, Any], mode: AutoresetMode) -> None:
+        kwargs = {"max_new_tokens": 6, **settings}
+        ours = VectorTextObservation(toy_envs(autoreset_mode=mode, copy=False, **kwargs))
+        sync = SyncVectorEnv([lambda: TextObservation(toy_env(**kwargs))] * 3, autoreset_mode=mode)
+        assert_same(ours.reset(seed=3), sync.reset(seed=3))
+        rng = np.random.default_rng(0)
+        for step in range(60):
+            actions = np.where(rng.random(3) < 0.2, EOS, rng.integers(NONE, size=3))
+            one, other = ours.step(actions), sync.step(actions)
+            assert_same(one, other, f"step {step}")
+            if mode == AutoresetMode.DISABLED and one[2].any():
+                options = {"reset_mask": one[2].copy()}
+                assert_same(ours.reset(options=dict(options)), sync.reset(options=dict(options)), f"reset at {step}")
+
+
 class TestTextAction:
     def test_one_step_is_a_whole_response(self) -> None:
         plain, env = toy_env(max_new_tokens=8), TextAction(toy_env(max_new_tokens=8))
@@ -296,6 +351,39 @@ class TestTextAction:
         assert (terminated, info["score"]) == (True, 7.0)
         with pytest.raises(ResetNeeded):
             env.step("d")
+
+    def test_one_text_a_lane(self) -> None:
+        envs = VectorTextAction(toy_envs(2))
+        with pytest.raises(ResetNeeded, match="in some lanes"):
+            envs.step(("a", "b"))
+        envs.reset(seed=0)
+        for texts in (("a",), "ab", ("a", "b", "c")):
+            with pytest.raises(ValueError, match="Expected 2 texts, one a lane"):
+                envs.step(texts)
+        with pytest.raises(TypeError, match="an action to be a text, got 5 of type int"):
+            envs.step(("a", 5))
+        _, rewards, terminated, _, infos = envs.step(("ab", ""))  # what went wrong before wrote nothing
+        assert rewards.tolist() == [2.0, 0.0]
+        assert terminated.tolist() == [True, True]
+        assert infos["response_length"].tolist() == [3, 1]
+
+    def test_the_vector_version_refuses(self) -> None:
+        with pytest.raises(TypeError, match=r"a TextGenVectorEnv itself, got .*CartPole"):
+            VectorTextAction(gym.make_vec("CartPole-v1", num_envs=2))
+        with pytest.raises(TypeError, match="wrap each of its environments in TextAction"):
+            VectorTextAction(SyncVectorEnv([toy_env]))
+        with pytest.raises(TypeError, match="Put other wrappers around this one"):
+            VectorTextAction(VectorTextObservation(toy_envs()))
+        with pytest.raises(TypeError, match="whose observations are tokens"):
+            VectorTextObservation(VectorTextObservation(toy_envs()))
+
+    def test_a_pickle_of_the_vector_version_goes_on(self) -> None:
+        envs = VectorTextObservation(VectorTextAction(toy_envs(2, task=Talk(), autoreset_mode="SameStep")))
+        envs.reset(seed=0)
+        envs.step(("a", "b"))
+        again = pickle.loads(pickle.dumps(envs))
+        for texts in (("ab", "stop"), ("", "good"), ("b", "a")):
+            assert_same(envs.step(texts), again.step(texts))
 
     def test_characters_of_several_tokens(self) -> None:
         env = TextAction(toy_env(task=Toy(default_tokenizer=Bilingual())))
