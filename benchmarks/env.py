@@ -1,7 +1,9 @@
 """How fast are the environments by themselves? No policy, resets and scores included.
 
-Every case plays whole episodes of TextGen-v0 with actions that were drawn beforehand. The cases take turns, round by
-round, so that whatever else the machine does falls on all of them; the table shows medians over the rounds.
+Every case plays whole episodes of TextGen-v0 with actions that were drawn beforehand, in one process and one thread.
+The cases take turns, round by round, so that whatever else the machine does falls on all of them; the table shows
+medians over the rounds. Time is that of the processor, which is the clock's while the process has a core to itself; the
+results say how much of one it had.
 
 - random: uniformly random tokens. Nearly every word is nonsense that no reward has seen, the worst case for rewards
   that remember.
@@ -87,7 +89,7 @@ class Case:
         play: Does one episode's worth of it.
         steps: How many steps of a lane (or resets of one) that is.
         times: How often it plays in a turn, found by the first.
-        speeds: Steps a second, one for each turn.
+        speeds: Steps a second of the processor's time, one for each turn.
     """
 
     labels: dict[str, Any]
@@ -99,15 +101,15 @@ class Case:
     def turn(self, seconds: float) -> None:
         """Take one turn; the first one only finds out how long a turn is, and warms up."""
         if not self.times:
-            started, self.times = time.perf_counter(), 0
-            while not self.times or time.perf_counter() - started < seconds:
+            started = time.process_time()
+            while not self.times or time.process_time() - started < seconds:
                 self.play()
                 self.times += 1
             return
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(self.times):
             self.play()
-        self.speeds.append(self.steps * self.times / (time.perf_counter() - started))
+        self.speeds.append(self.steps * self.times / (time.process_time() - started))
 
     def result(self) -> dict[str, Any]:
         """Its labels, the median of its speeds, and the least and the most."""
@@ -275,7 +277,7 @@ class Numbered(textenvs.Task):
         return textenvs.Example(f"This is story number {index:06}.")
 
 
-def reset_case(arguments: Arguments, size: int) -> Case:
+def reset_cases(arguments: Arguments, size: int) -> list[Case]:
     """Resets of all lanes, with a task of some size.
 
     Args:
@@ -283,16 +285,19 @@ def reset_case(arguments: Arguments, size: int) -> Case:
         size: How many examples.
 
     Returns:
-        The case.
+        A case for each payout; with the immediate one, a reset hands the reward its examples.
     """
-    envs: Any = gym.make_vec(ENV_ID, arguments.lanes, task=Numbered(size), max_new_tokens=16, copy=False)
-    envs.reset(seed=0)
+    cases, task = [], Numbered(size)
+    for payout in PAYOUTS:
+        envs: Any = gym.make_vec(ENV_ID, arguments.lanes, task=task, payout=payout, max_new_tokens=16, copy=False)
+        envs.reset(seed=0)
 
-    def play() -> None:
-        for _ in range(16):
-            envs.reset()
+        def play(envs: Any = envs) -> None:
+            for _ in range(16):
+                envs.reset()
 
-    return Case({"examples": size}, play, 16 * arguments.lanes)
+        cases.append(Case({"examples": size, "payout": payout}, play, 16 * arguments.lanes))
+    return cases
 
 
 def machine() -> dict[str, Any]:
@@ -338,7 +343,8 @@ def checks(results: dict[str, Any]) -> list[tuple[str, str, float]]:
         ratio = speeds["native", 1024] / speeds["SyncVectorEnv", 1024]
         found.append(("1024 lanes: times SyncVectorEnv's speed", f"at least {TIMES_SYNC}", ratio))
     steps = [row for row in results["length"] if row["payout"] == "sparse" and not row["copy"]]
-    for what, key, rows in (("step", "length", steps), ("reset", "examples", results["reset"])):
+    resets = [row for row in results["reset"] if row["payout"] == "sparse"]
+    for what, key, rows in (("step", "length", steps), ("reset", "examples", resets)):
         growth = rows[0]["steps_per_second"] / rows[-1]["steps_per_second"]
         found.append((f"cost of a {what} at {key} {rows[-1][key]:,}, in that at {rows[0][key]}", "about 1", growth))
     return found
@@ -359,8 +365,8 @@ def table(results: dict[str, Any]) -> str:
         "",
         f"    {results['command']}",
         "",
-        f"{about['cpu']} ({about['architecture']}), {about['cores']} cores, one process; "
-        f"load before: {about['load']}. Python {about['python']}, numpy {about['numpy']}, "
+        f"{about['cpu']} ({about['architecture']}), {about['cores']} cores, one process, which had "
+        f"{results['share_of_a_core']:.0%} of a core; load before: {about['load']}. Python {about['python']}, numpy {about['numpy']}, "
         f"gymnasium {about['gymnasium']}.",
         f"{ENV_ID}, prompts of {results['prompt_tokens']:.1f} tokens on average, "
         f"{results['max_new_tokens']} new tokens, copied observations, resets and scores included.",
@@ -407,9 +413,13 @@ def table(results: dict[str, Any]) -> str:
         "",
         f"Nanoseconds a reset of one of {results['lanes']} lanes, by the number of examples:",
         "",
-        "| examples | " + " | ".join(f"{row['examples']:,}" for row in results["reset"]) + " |",
-        "|---|" + "---|" * len(results["reset"]),
-        "| copy=False | " + " | ".join(f"{1e9 / row['steps_per_second']:.0f}" for row in results["reset"]) + " |",
+        "| examples | " + " | ".join(f"{size:,}" for size in results["examples"]) + " |",
+        "|---|" + "---|" * len(results["examples"]),
+    ]
+    for payout in PAYOUTS:
+        cells = [f"{1e9 / row['steps_per_second']:.0f}" for row in results["reset"] if row["payout"] == payout]
+        lines.append(f"| {payout}, copy=False | " + " | ".join(cells) + " |")
+    lines += [
         "",
         f"![both as curves]({results['plot']})",
     ]
@@ -432,7 +442,8 @@ def plot(results: dict[str, Any], file: Path) -> None:
             rows = [row for row in results["length"] if (row["payout"], row["copy"]) == (payout, copy)]
             _curve(left, rows, "length", f"{payout}, copy={copy}", color, style)
     left.set(xlabel="tokens in a response", ylabel="nanoseconds a step of a lane", title="Cost of a step")
-    _curve(right, results["reset"], "examples", "copy=False", "tab:blue", "-")
+        rows = [row for row in results["reset"] if row["payout"] == payout]
+        _curve(right, rows, "examples", f"{payout}, copy=False", color, "-")
     right.set(xlabel="examples in the task", ylabel="nanoseconds a reset of a lane", title="Cost of a reset")
     for axes in (left, right):
         axes.set_xscale("log")
@@ -470,7 +481,7 @@ def main(argv: Sequence[str]) -> None:
             output=arguments.output,
         )
         kinds = (("single", 1), ("SyncVectorEnv", 2), ("native", 2))
-    about = machine()
+    about, clock, processor = machine(), time.perf_counter(), time.process_time()
     known = textenvs.list_rewards()
     rewards = [reward for reward in REWARDS if reward in known]
     left_out = [reward for reward in REWARDS if reward not in known]
@@ -485,14 +496,18 @@ def main(argv: Sequence[str]) -> None:
         "prompt_tokens": float(env.setting.pool.lengths.mean()),
         "lanes": arguments.lanes,
         "lengths": list(arguments.lengths),
+        "examples": list(arguments.examples),
         "left_out": left_out,
         "plot": arguments.output.with_suffix(".png").name,
         "speed": take_turns(speed_cases(arguments, kinds, rewards), arguments.rounds, arguments.seconds),
         "length": take_turns(length_cases(arguments), arguments.rounds, arguments.seconds),
         "reset": take_turns(
-            [reset_case(arguments, size) for size in arguments.examples], arguments.rounds, arguments.seconds
+            [case for size in arguments.examples for case in reset_cases(arguments, size)],
+            arguments.rounds,
+            arguments.seconds,
         ),
     }
+    results["share_of_a_core"] = (time.process_time() - processor) / (time.perf_counter() - clock)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
     arguments.output.with_suffix(".md").write_text(table(results))

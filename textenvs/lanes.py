@@ -400,7 +400,7 @@ class Lanes:
             self.token_rewards[lanes] = 0.0
         self.payout.reset(lanes)
         if self._scorer_reset:
-            given = [self.example(lane) for lane in lanes]
+            given = self.examples(lanes)
             try:
                 self.scorer.reset(lanes, given)
             except Exception as error:
@@ -519,7 +519,7 @@ class Lanes:
             return self.payout.pay(rows, phi, terminated, tokens)
         rewards = np.zeros(len(rows))
         if len(ended):
-            examples, responses = [self.example(lane) for lane in ended], self.responses(ended)
+            examples, responses = self.examples(ended), self.responses(ended)
             try:
                 phi = self.scorer.score_whole(ended, examples, responses)
             except Exception as error:
@@ -599,6 +599,13 @@ class Lanes:
         """The example of one lane's episode."""
         index = int(self.example_index[lane])
         return self._given[int(lane)] if index < 0 else self.pool.examples[index]
+
+    def examples(self, lanes: NDArray[np.intp]) -> list[Example]:
+        """The examples of some lanes `(k,)`, as `example` gives each."""
+        places, pool = self.example_index[lanes].tolist(), self.pool.examples
+        if min(places, default=0) >= 0:
+            return [pool[place] for place in places]
+        return [self.example(lane) for lane in lanes.tolist()]
 
     def response_ids(self, lane: int | np.intp) -> list[int]:
         """The tokens that the agent wrote in one lane, EOS included."""

@@ -208,6 +208,8 @@ class TestText:
         env = TextObservation(toy_env(tokenizer=Spaced()))
         assert env.reset(options={"example": 0})[0] == "abc"
         assert env.step(FIRST[" "])[0] == "abc "
+        envs = VectorTextObservation(toy_envs(2, tokenizer=Spaced()))
+        assert envs.reset(options={"example": 0})[0] == ("abc", "abc")
 
     def test_replies(self) -> None:
         env = TextObservation(toy_env(task=Talk()))
