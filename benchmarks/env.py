@@ -366,8 +366,8 @@ def table(results: dict[str, Any]) -> str:
         f"    {results['command']}",
         "",
         f"{about['cpu']} ({about['architecture']}), {about['cores']} cores, one process, which had "
-        f"{results['share_of_a_core']:.0%} of a core; load before: {about['load']}. Python {about['python']}, numpy {about['numpy']}, "
-        f"gymnasium {about['gymnasium']}.",
+        f"{results['share_of_a_core']:.0%} of a core; load before: {about['load']}. "
+        f"Python {about['python']}, numpy {about['numpy']}, gymnasium {about['gymnasium']}.",
         f"{ENV_ID}, prompts of {results['prompt_tokens']:.1f} tokens on average, "
         f"{results['max_new_tokens']} new tokens, copied observations, resets and scores included.",
         f"Medians of {results['rounds']} interleaved rounds. Random: uniformly random tokens. Text: the task's "
@@ -441,9 +441,9 @@ def plot(results: dict[str, Any], file: Path) -> None:
         for copy, style in ((False, "-"), (True, ":")):
             rows = [row for row in results["length"] if (row["payout"], row["copy"]) == (payout, copy)]
             _curve(left, rows, "length", f"{payout}, copy={copy}", color, style)
-    left.set(xlabel="tokens in a response", ylabel="nanoseconds a step of a lane", title="Cost of a step")
         rows = [row for row in results["reset"] if row["payout"] == payout]
         _curve(right, rows, "examples", f"{payout}, copy=False", color, "-")
+    left.set(xlabel="tokens in a response", ylabel="nanoseconds a step of a lane", title="Cost of a step")
     right.set(xlabel="examples in the task", ylabel="nanoseconds a reset of a lane", title="Cost of a reset")
     for axes in (left, right):
         axes.set_xscale("log")
