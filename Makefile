@@ -7,7 +7,7 @@ WORKERS ?= auto
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo check format tiny clean
+.PHONY: help setup libraries test demo check format tiny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -23,6 +23,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[agents,sb3,dev]'
 	@touch $@
+
+# Constraints keep torch, gymnasium and numpy as they are. Why the second line: see `libraries` in pyproject.toml.
+libraries: $(STAMP) ## Add to .venv the libraries that test_libraries.py runs with, which are many and large
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[libraries]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps moviepy tianshou
 
 test: $(STAMP) ## Run the tests and the docstring examples (ARGS="-k bleu" for some of them)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal $(ARGS)
