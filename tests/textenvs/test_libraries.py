@@ -128,6 +128,68 @@ class TestGymnasium:
         assert flat.shape == (2, 24)
         assert flat in envs.observation_space
 
+    def test_vector_flatten_observation_is_the_single_one_in_each_lane(self) -> None:
+        envs, singles = vector_wrappers.FlattenObservation(toy_envs()), [toy_env(), toy_env()]
+        flat = [wrappers.FlattenObservation(single) for single in singles]
+        assert (envs.reset(seed=4)[0] == [one.reset(seed=4 + lane)[0] for lane, one in enumerate(flat)]).all()
+        assert (
+            envs.step(np.array([A, B]))[0] == [one.step(token)[0] for one, token in zip(flat, (A, B), strict=True)]
+        ).all()
+
+    def test_dict_info_to_list(self) -> None:
+        envs = vector_wrappers.DictInfoToList(toy_envs(autoreset_mode="SameStep"))
+        single = toy_env()
+        assert envs.reset(seed=0)[1][0] == single.reset(seed=0)[1]
+        infos = envs.step(np.array([EOS, A]))[4]
+        assert infos[1] == {"score": 1.0, "is_success": False, "response_length": 1, "example": infos[1]["example"]}
+        final = single.step(EOS)
+        assert {key: infos[0]["final_info"][key] for key in final[4]} == final[4]
+        assert all((infos[0]["final_obs"][key] == array).all() for key, array in final[0].items())
+
+    @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
+    def test_vector_numpy_to_torch(self, mode: AutoresetMode) -> None:
+        """With SAME_STEP, Gymnasium's wrapper trips over `final_obs`, that of its own SyncVectorEnv, too."""
+        torch = needs("torch", "torch")
+        needs("array_api_compat", "array-api-compat")
+        envs = vector_wrappers.NumpyToTorch(toy_envs(autoreset_mode=mode))
+        observations, _ = envs.reset(seed=0)
+        assert observations["input_ids"].dtype == torch.int32
+        observations, rewards, terminated, _, _ = envs.step(torch.tensor([A, EOS]))
+        assert rewards.tolist() == [1.0, 0.0]
+        assert terminated.tolist() == [False, True]
+        assert observations["response_mask"].sum(dim=1).tolist() == [1, 1]
+
+    @pytest.mark.parametrize("how", ["sync", "async"])
+    def test_its_own_vector_environments(self, how: str) -> None:
+        """Ids also work without the native vector environment, each lane in a process of its own, too."""
+        theirs = gym.make_vec("TextGen-v0", num_envs=2, vectorization_mode=how, max_new_tokens=3)
+        try:
+            ours = gym.make_vec("TextGen-v0", num_envs=2, max_new_tokens=3)
+            assert theirs.metadata["autoreset_mode"] == ours.metadata["autoreset_mode"]
+            results = [
+                (envs.reset(seed=5), *(envs.step(np.array([40 + step, 1])) for step in range(5)))
+                for envs in (theirs, ours)
+            ]
+            for one, own in zip(*results, strict=True):
+                assert all((one[0][key] == array).all() for key, array in own[0].items())
+                assert [np.asarray(part).tolist() for part in one[1:-1]] == [part.tolist() for part in own[1:-1]]
+                assert {key: array.tolist() for key, array in one[-1].items()} == {
+                    key: array.tolist() for key, array in own[-1].items()
+                }
+        finally:
+            theirs.close()
+
+    @others
+    def test_vector_record_video(self, tmp_path: Path) -> None:
+        needs("moviepy", "moviepy")
+        envs = toy_envs(render_mode="rgb_array", autoreset_mode="SameStep")
+        envs = vector_wrappers.RecordVideo(envs, str(tmp_path / "films"), episode_trigger=lambda episode: episode == 0)
+        envs.reset(seed=0)
+        envs.step(np.array([A, B]))
+        envs.step(np.array([EOS, EOS]))
+        envs.close()
+        assert [file.suffix for file in (tmp_path / "films").iterdir() if file.suffix == ".mp4"] == [".mp4"]
+
     @others
     def test_record_video(self, tmp_path: Path) -> None:
         needs("moviepy", "moviepy")
