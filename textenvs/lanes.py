@@ -225,7 +225,17 @@ def episode_random(seeds: NDArray[np.uint64], episodes: NDArray[np.uint64]) -> N
 
     Source: the finaliser of SplitMix64 (Steele, Lea & Flood 2014, Fast splittable pseudorandom number generators).
     """
-    return _mix(_mix(seeds + np.uint64(0x9E3779B97F4A7C15)) + (episodes + np.uint64(1)) * np.uint64(0xD1342543DE82EF95))
+    return _bits(_streams(seeds), episodes + np.uint64(1))
+
+
+def _streams(seeds: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The half of `episode_random` that the seed alone decides."""
+    return _mix(seeds + np.uint64(0x9E3779B97F4A7C15))
+
+
+def _bits(streams: NDArray[np.uint64], counts: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The other half: an episode's bits, by its number from 1."""
+    return _mix(streams + counts * np.uint64(0xD1342543DE82EF95))
 
 
 def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -332,7 +342,7 @@ class Lanes:
         self.episode = np.zeros(num_lanes, dtype=np.uint64)
         self.token_rewards = np.zeros((num_lanes, max_new_tokens)) if keep_rewards else None
         self._columns = np.arange(self.max_length)
-        self._seeds = np.zeros(num_lanes, dtype=np.uint64)
+        self._streams = _streams(np.zeros(num_lanes, dtype=np.uint64))
         # A token's place in the flat arrays is its number in the response (from 1) and this, so that a step adds once.
         self._offset = np.zeros(num_lanes, dtype=np.int64)
         self._given: dict[int, Example] = {}  # lane to the example that the user gave it
@@ -358,7 +368,7 @@ class Lanes:
             lanes: `(k,)` which lanes.
             seeds: `(k,)` their seeds.
         """
-        self._seeds[lanes] = seeds
+        self._streams[lanes] = _streams(seeds)
         self.episode[lanes] = 0
 
     def reset(self, lanes: NDArray[np.intp], examples: NDArray[np.int64] | Sequence[Example] | None = None) -> None:
@@ -372,8 +382,9 @@ class Lanes:
             ValueError: If the prompt of a given example is longer than the observation has room for.
         """
         pool, width = self.pool, self.pool.prompts.shape[1]
+        counts = self.episode[lanes] + np.uint64(1)
         if examples is None:
-            examples = pool.draw(episode_random(self._seeds[lanes], self.episode[lanes]))
+            examples = pool.draw(_bits(self._streams[lanes], counts))
         if isinstance(examples, np.ndarray):
             prompts, lengths = pool.prompts[examples], pool.lengths[examples]
             self.example_index[lanes] = examples
@@ -381,7 +392,7 @@ class Lanes:
             prompts, lengths = self._encode(examples, width)
             self.example_index[lanes] = -1
             self._given.update(zip(lanes.tolist(), examples, strict=True))
-        self.episode[lanes] += np.uint64(1)
+        self.episode[lanes] = counts
         # What the last episodes wrote is cleared, and no more: a reset costs what the episode was long.
         written = int((self.context_length[lanes] + self.response_length[lanes]).max(initial=width))
         self.input_ids[lanes, :width] = prompts

@@ -56,6 +56,58 @@ def test_a_reset_leaves_nothing_of_the_episode_before() -> None:
     assert push(lanes, A, A) == push(fresh, A, A) == [1.0, 1.0]
 
 
+EPISODES = st.lists(st.tuples(st.integers(0, 2), st.lists(st.integers(0, LETTERS.vocab_size - 1), max_size=6)))
+
+
+@pytest.mark.parametrize("task", [Toy(), Talk()], ids=lambda task: task.name)
+@given(episodes=EPISODES)
+def test_a_reset_clears_what_any_episode_wrote(task: Toy, episodes: list[tuple[int, list[int]]]) -> None:
+    lanes = make_lanes(2, budget=6, task=task)
+    for example, tokens in episodes:
+        lanes.reset(lanes.all, np.array([example, 0]))
+        for token in tokens:
+            running = np.flatnonzero(~lanes.terminated)
+            lanes.step(running, np.full(len(running), token))
+            if lanes.terminated.all():
+                break
+    fresh = make_lanes(2, budget=6, task=task)
+    for each in (lanes, fresh):
+        each.reset(each.all, np.array([1, 2]))
+    for name in ("input_ids", "attention_mask", "response_mask", "length", "context_length", "response_length"):
+        assert getattr(lanes, name).tolist() == getattr(fresh, name).tolist(), name
+
+
+@pytest.mark.parametrize("payout", ["immediate", "sparse", {"delayed": 2}])
+@given(tokens=st.lists(st.integers(0, LETTERS.vocab_size - 1), min_size=1, max_size=8))
+def test_one_lane_by_its_number_moves_as_one_in_an_array(payout: object, tokens: list[int]) -> None:
+    kwargs = {"budget": 6, "task": Talk(), "payout": payout, "keep_rewards": True, "action_mask": "task"}
+    one, other = make_lanes(3, **kwargs), make_lanes(3, **kwargs)
+    for each in (one, other):
+        each.reset(each.all)
+    for token in tokens:
+        if one.terminated[1]:
+            break
+        paid = one.step(1, token)
+        assert type(paid) is float
+        assert [paid] == other.step(np.array([1]), np.array([token])).tolist()
+    for name in ("input_ids", "attention_mask", "response_mask", "length", "terminated", "score", "token_rewards"):
+        assert getattr(one, name).tolist() == getattr(other, name).tolist(), name
+    assert one.action_masks(one.all).tolist() == other.action_masks(other.all).tolist()
+
+
+def test_texts_and_examples_of_many_lanes_are_those_of_each() -> None:
+    lanes = make_lanes(3, task=Talk(), budget=6)
+    lanes.reset(lanes.all)
+    lanes.reset(np.array([1]), [Example("ba")])
+    for actions in ([A, E_ACUTE[0], SPECIAL], [EOS, E_ACUTE[1], FIRST["good"]], [B, E_ACUTE[0], A]):
+        lanes.step(lanes.all, np.array(actions))
+    assert lanes.responses(lanes.all) == ["a\nb", "é", "gooda"] == [lanes.response(lane) for lane in range(3)]
+    assert lanes.responses(np.array([2, 0])) == ["gooda", "a\nb"]
+    assert lanes.examples(lanes.all) == [lanes.example(lane) for lane in range(3)]
+    assert lanes.examples(lanes.all)[1] == Example("ba")
+    assert lanes.examples(np.array([2, 0])) == [lanes.example(2), lanes.example(0)]
+
+
 def test_parts_of_a_sparse_score_are_zero_again_after_a_reset() -> None:
     lanes = make_lanes(reward={"length": 1.0, "sentiment": 1.0}, payout="sparse")
     lanes.reset(lanes.all)
