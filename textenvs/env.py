@@ -395,7 +395,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
         if lanes.terminated.item(lane):
             raise ResetNeeded("This episode is over: call env.reset() before the next env.step().")
         try:
-            token = operator.index(action.item() if isinstance(action, np.ndarray) else action)
+            token = int(operator.index(action.item() if isinstance(action, np.ndarray) else action))
         except (TypeError, ValueError) as error:
             raise TypeError(f"Expected an action to be one token id, a whole number, got {action!r}") from error
         context = lanes.context_length.item(lane)

@@ -110,6 +110,23 @@ def test_a_seed_decides_everything(env_id: str) -> None:
     assert len(drawn) > 1 or len(base.setting.pool) == 1
 
 
+def test_two_environments_in_one_process_do_not_touch(env_id: str) -> None:
+    alone = as_text(play(make(env_id), seed=6))
+    one, other = make(env_id), make(env_id, reward="length", payout="sparse")
+    rng, said = np.random.default_rng(6), []
+    for episode in range(2):
+        said.append(one.reset(seed=6 if episode == 0 else None))
+        over, other_over = False, True
+        while not over:  # the other plays in between, and at other times ends
+            if other_over:
+                other.reset()
+            token = random_action(one, rng)
+            other_over = other.step(token)[2]
+            observation, reward, over, _, info = one.step(token)
+            said.append((observation, reward, over, info))
+    assert as_text(said) == alone
+
+
 @every_payout
 def test_lane_i_is_a_single_environment_seeded_seed_plus_i(env_id: str, payout: Any) -> None:
     envs = gym.make_vec(env_id, num_envs=3, autoreset_mode="SameStep", max_new_tokens=BUDGET, payout=payout)

@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 import sys
+from enum import IntEnum
 from typing import Any
 
 import gymnasium as gym
@@ -122,6 +123,10 @@ class TestOtherLibraries:
         assert "TextGenEnv" in done.stdout
 
 
+class Token(IntEnum):
+    FIVE = 5
+
+
 class TestEpisode:
     def test_an_episode_by_hand(self) -> None:
         env = toy_env()
@@ -165,11 +170,13 @@ class TestEpisode:
         observation["input_ids"][:] = 0
         assert env.step(A)[0]["input_ids"].any()
 
-    @pytest.mark.parametrize("action", [5, np.int64(5), np.int8(5), np.array(5), np.array([5])])
+    @pytest.mark.parametrize("action", [5, np.int64(5), np.int8(5), np.array(5), np.array([5]), Token.FIVE])
     def test_actions_of_every_whole_kind(self, action: Any) -> None:
         env = toy_env()
         env.reset(seed=0, options={"example": 2})
-        assert env.step(action)[0]["input_ids"][1] == 5
+        observation, reward, *_ = env.step(action)
+        assert observation["input_ids"][1] == 5
+        assert reward == 1.0
 
 
 class TestGivenExamples:
