@@ -60,7 +60,7 @@ TIMES_SYNC = 25
 class Arguments:
     """Measure the environments without a policy."""
 
-    rounds: int = 7
+    rounds: int = 5
     """How often each case has its turn."""
     seconds: float = 0.15
     """How long a turn lasts at least; it ends with an episode's worth of steps."""
