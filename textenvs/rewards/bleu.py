@@ -69,6 +69,8 @@ class Tokens13a(Splitter):
         body = text.rstrip()
         if not body:
             return [], ""
+        if text[-1].isalnum() and (word := text.lstrip()).isalnum():  # as most are
+            return [], word
         tail = text[len(body) :]
         if tail and not (tail[0] == "\n" and self._hyphenated(body)):
             return self._tokens(text), ""
@@ -78,13 +80,16 @@ class Tokens13a(Splitter):
             if body[start].isspace() and not (body[start] == "\n" and self._hyphenated(body[:start])):
                 start += 1
                 break
-        if not tail:
+        # Which lower case a sigma has depends on the letters around it, even beyond a period.
+        if not tail and not (self.lowercase and "Σ" in text[start:]):
             for seam in _SEAM.finditer(text, start):
                 start = seam.start()
         return self._tokens(text[:start]), text[start:]
 
     def finish(self, rest: str) -> list[str]:
         """See `Splitter.finish`."""
+        if rest.isalnum():
+            return [rest.lower() if self.lowercase else rest]
         return self._tokens(rest.rstrip())
 
     def stands(self, rest: str) -> bool:

@@ -30,6 +30,7 @@ from textenvs.tokenizer import Tokenizer
 _MOST_PREPARED = 1 << 12  # examples
 _MOST_CELLS = 1 << 23
 _UNIT_BITS = 36  # of a key; the rest is the node's
+_SIEVE_WORDS = 16  # of 64 bits; a power of two
 
 MEASURES = ("f", "precision", "recall")
 
@@ -176,6 +177,7 @@ class ReferenceScorer(UnitScorer):
         self._num_nodes = 0
         self._num_cells = 0  # numbers in all tables, more or less
         self._lengths = _Table(np.int64, (self._columns,), "edge")  # of the references, in units
+        self._sieve = _Table(np.uint64, (_SIEVE_WORDS,))  # a bit for each unit of the references, shared by some units
 
     @abstractmethod
     def _add(self, texts: list[list[int]]) -> None:
@@ -203,6 +205,8 @@ class ReferenceScorer(UnitScorer):
             self._columns = max(self._columns, len(references))
             texts = [[self.units.keep(unit) for unit in self._splitter.split(text)] for text in references]
             self._lengths.extend(np.array([[len(text) for text in texts]]))
+            sieve = sum(1 << bit for bit in {unit % (64 * _SIEVE_WORDS) for text in texts for unit in text})
+            self._sieve.extend(_words([sieve], _SIEVE_WORDS))
             self._add(texts)
         return place
 
@@ -212,6 +216,11 @@ class ReferenceScorer(UnitScorer):
         self._forget()
         self._place[:] = [self._place_of(references) for references in self._references]
         self._most_cells = max(_MOST_CELLS, 2 * self._num_cells)
+
+    def _may_have(self, lanes: NDArray[np.intp], units: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """`(k,)` False where a unit is in no reference of its lane: most of those, so that few are looked up."""
+        words = self._sieve.array[self._place[lanes], (units >> 6) & (_SIEVE_WORDS - 1)]
+        return (words >> (units & 63).astype(np.uint64)) & np.uint64(1) != 0
 
     def _find(self, nodes: NDArray[np.int64], units: NDArray[np.int64]) -> NDArray[np.int64]:
         """`(k,)` where each unit leads from each node, -1 where nowhere."""
@@ -406,17 +415,23 @@ class NgramScorer(ReferenceScorer):
 
     def read(self, lanes: NDArray[np.intp], units: NDArray[np.int64]) -> None:
         """See `UnitScorer.read`."""
+        self._length[lanes] += 1
+        known = self._may_have(lanes, units)
+        if not known.all():
+            self._node[lanes[~known]] = 0
+            lanes, units = lanes[known], units[known]
         first = self._first.array[self._place[lanes]]
         nodes = first + self._node[lanes]
         after = self._find(nodes, units)
         for row in np.flatnonzero((after < 0) & (nodes > first)).tolist():
             after[row] = self._fall(int(first[row]), int(nodes[row]), int(units[row]))
-        hit = after > first
+        hit = after >= 0
         self._node[lanes] = np.where(hit, after - first, 0)
-        self._length[lanes] += 1
-        if not hit.any():
-            return
-        lanes, first, after = lanes[hit], first[hit], after[hit]
+        if hit.any():
+            self._count_in(lanes[hit], first[hit], after[hit])
+
+    def _count_in(self, lanes: NDArray[np.intp], first: NDArray[np.int64], after: NDArray[np.int64]) -> None:
+        """The texts of lanes `(k,)`, whose trees begin at `first`, now end with all n-grams of the nodes `after`."""
         found = self._found.array[after]
         cells = lanes[:, None] * self._written.shape[1] + found
         flat = self._written.reshape(-1)
@@ -629,13 +644,11 @@ class RowScorer(ReferenceScorer):
     def read(self, lanes: NDArray[np.intp], units: NDArray[np.int64]) -> None:
         """See `UnitScorer.read`."""
         self._length[lanes] += 1
+        if not self.every_unit:
+            known = self._may_have(lanes, units)
+            lanes, units = lanes[known], units[known]
         place = self._place[lanes]
         nodes = np.maximum(self._find(place, units), 0)
-        if not self.every_unit:
-            hit = nodes > 0
-            lanes, place, nodes = lanes[hit], place[hit], nodes[hit]
-            if not len(lanes):
-                return
         tables = (self._inside, self._starts, self._end_word, self._end_bit, self._gap_word, self._gap_bit)
         bits = Bits(self._masks.array[nodes], *(table.array[place] for table in tables))
         rows, more = self._read_row(self._rows[:, lanes], bits)
