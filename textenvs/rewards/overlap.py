@@ -146,10 +146,11 @@ def widen(array: NDArray[Any], width: int, mode: Any = "constant") -> NDArray[An
 class ReferenceScorer(UnitScorer):
     """Phi of N responses against the references of each.
 
-    The tables of an example are made when it first comes, and kept. An example with fewer references than another is
-    treated as if it had its last one several times: no maximum over references minds that.
+    The tables of an example are made when a response to it begins for the first time, those of all lanes that begin at
+    one step together, and kept. An example with fewer references than another is treated as if it had its last one
+    several times: no maximum over references minds that.
 
-    A subclass makes tables (`_add`), starts lanes, reads, and forgets tables.
+    A subclass makes tables (`_add`), clears lanes, reads, and forgets tables.
 
     Args:
         reward: The score's definition.
@@ -165,6 +166,7 @@ class ReferenceScorer(UnitScorer):
         self._score = reward
         self._splitter = splitter
         self._references: list[References | None] = [None] * num_lanes
+        self._begins = np.zeros(num_lanes, dtype=np.bool_)  # reset, and nothing pushed yet
         self._place = np.zeros(num_lanes, dtype=np.int64)  # of each lane's example, in the tables
         self._most_cells = _MOST_CELLS
         self._columns = 1  # the most references that an example had
@@ -180,41 +182,57 @@ class ReferenceScorer(UnitScorer):
         self._sieve = _Table(np.uint64, (_SIEVE_WORDS,))  # a bit for each unit of the references, shared by some units
 
     @abstractmethod
-    def _add(self, texts: list[list[int]]) -> None:
-        """Make the tables of an example, whose references have these units."""
+    def _add(self, examples: list[list[list[int]]]) -> None:
+        """Make the tables of some examples, of each of which each reference has these units."""
 
     @abstractmethod
     def _clear(self, lanes: NDArray[np.intp]) -> None:
         """Nothing is read and nothing is marked in lanes `(k,)`, whose examples are in the tables."""
 
     def start(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
-        """See `UnitScorer.start`."""
+        """See `UnitScorer.start`. Payouts that ask only at the end never need the tables, so they can wait."""
         for lane, example in zip(lanes.tolist(), examples, strict=True):
-            references = self._references[lane] = self._score.references(example)
-            if self._num_cells > self._most_cells and references not in self._places:
-                self._compact()
-            self._place[lane] = self._place_of(references)
+            self._references[lane] = self._score.references(example)
+        self._begins[lanes] = True
+
+    def advance(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> None:
+        """See `UnitScorer.advance`."""
+        begins = self._begins[lanes]
+        if begins.any():
+            self._begin(lanes[begins])
+        super().advance(lanes, tokens)
+
+    def _begin(self, lanes: NDArray[np.intp]) -> None:
+        references = [self._references[lane] for lane in lanes.tolist()]
+        if self._num_cells > self._most_cells and any(one not in self._places for one in references):
+            self._compact()
+        self._place[lanes] = self._places_of(references)
+        self._begins[lanes] = False
         self._clear(lanes)
 
-    def _place_of(self, references: References | None) -> int:
-        if references is None:
-            return 0
-        place = self._places.get(references)
-        if place is None:
-            place = self._places[references] = len(self._places)
-            self._columns = max(self._columns, len(references))
-            texts = [[self.units.keep(unit) for unit in self._splitter.split(text)] for text in references]
-            self._lengths.extend(np.array([[len(text) for text in texts]]))
-            sieve = sum(1 << bit for bit in {unit % (64 * _SIEVE_WORDS) for text in texts for unit in text})
-            self._sieve.extend(_words([sieve], _SIEVE_WORDS))
-            self._add(texts)
-        return place
+    def _places_of(self, references: Sequence[References | None]) -> list[int]:
+        """Where examples are in the tables. Those that are not yet come there."""
+        new = [one for one in dict.fromkeys(references) if one is not None and one not in self._places]
+        if new:
+            self._places.update(zip(new, range(len(self._places), len(self._places) + len(new)), strict=True))
+            self._columns = columns = max(self._columns, *map(len, new))
+            keep, split = self.units.keep, self._splitter.split
+            examples = [[[keep(unit) for unit in split(text)] for text in one] for one in new]
+            lengths = [[len(text) for text in texts] for texts in examples]
+            self._lengths.extend(np.array([each + each[-1:] * (columns - len(each)) for each in lengths]))
+            sieves = [
+                sum(1 << bit for bit in {unit % (64 * _SIEVE_WORDS) for text in texts for unit in text})
+                for texts in examples
+            ]
+            self._sieve.extend(_words(sieves, _SIEVE_WORDS))
+            self._add(examples)
+        return [0 if one is None else self._places[one] for one in references]
 
     def _compact(self) -> None:
         """Forget all examples but those of the lanes. Where a lane is in its example's table stays as it was."""
         self.units.release()
         self._forget()
-        self._place[:] = [self._place_of(references) for references in self._references]
+        self._place[:] = self._places_of(self._references)
         self._most_cells = max(_MOST_CELLS, 2 * self._num_cells)
 
     def _may_have(self, lanes: NDArray[np.intp], units: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -305,15 +323,34 @@ class NgramReward(ReferenceReward[PreparedGrams]):
 
     def score(self, example: Example, response: str) -> float:
         """See `Reward.score`."""
+        return float(self.score_all([example], [response])[0])
+
+    def score_all(self, examples: Sequence[Example], responses: Sequence[str]) -> NDArray[np.float64]:
+        """The scores of some responses, all by one call of `phi`.
+
+        Args:
+            examples: The example of each.
+            responses: The texts.
+
+        Returns:
+            `(k,)` scores.
+        """
+        if not len(examples):
+            return np.zeros(0)
+        columns = max(len(example.references) for example in examples)
         matches = []
-        for gram, (wanted, counts) in zip(self.grams, self.prepared(example), strict=True):
-            units = gram.splitter.split(response)
-            matched = []
-            for order, references in enumerate(counts, start=gram.low):
-                written = _count(units, order).items()
-                matched.append([sum([min(n, has[one]) for one, n in written if one in has]) for has in references])
-            matches.append(Matches(np.array([len(units)]), np.array([wanted]), np.array([matched])))
-        return float(self.phi(matches)[0])
+        for place, gram in enumerate(self.grams):
+            lengths, wanted, matched = [], [], []
+            for example, response in zip(examples, responses, strict=True):
+                units, (sizes, counts) = gram.splitter.split(response), self.prepared(example)[place]
+                lengths.append(len(units))
+                wanted.append(_repeat_last(sizes, columns))
+                matched.append([])
+                for order, of_order in enumerate(counts, start=gram.low):
+                    found = _shared(_count(units, order), of_order)
+                    matched[-1].append(_repeat_last(found, 1 if gram.pooled else columns))
+            matches.append(Matches(np.array(lengths), np.array(wanted), np.array(matched)))
+        return self.phi(matches)
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
         """See `Reward.scorer`."""
@@ -323,6 +360,15 @@ class NgramReward(ReferenceReward[PreparedGrams]):
 
 def _count(units: list[str], order: int) -> Counter[tuple[str, ...]]:
     return Counter(zip(*[units[start:] for start in range(order)], strict=False))
+
+
+def _shared(written: Counter[tuple[str, ...]], references: list[Counter[tuple[str, ...]]]) -> list[int]:
+    """How many n-grams are in each reference, each at most as often as there."""
+    return [sum([min(n, has[one]) for one, n in written.items() if one in has]) for has in references]
+
+
+def _repeat_last(numbers: list[int], width: int) -> list[int]:
+    return numbers + numbers[-1:] * (width - len(numbers))
 
 
 def _pool(counts: list[Counter[tuple[str, ...]]]) -> Counter[tuple[str, ...]]:
@@ -349,7 +395,7 @@ class NgramScorer(ReferenceScorer):
     def __init__(self, reward: NgramReward, grams: Grams, num_lanes: int, tokenizer: Tokenizer) -> None:
         self._grams = grams
         super().__init__(reward, grams.splitter, num_lanes, tokenizer)
-        self._worth = reward.phi
+        self._worth, self._score_all = reward.phi, reward.score_all
         orders = grams.high - grams.low + 1
         self._node = np.zeros(num_lanes, dtype=np.int64)  # in its example's tree
         self._length = np.zeros(num_lanes, dtype=np.int64)
@@ -364,39 +410,71 @@ class NgramScorer(ReferenceScorer):
         orders = self._grams.high - self._grams.low + 1
         self._first = _Table(np.int64)  # the root of each example's tree, among all nodes
         self._size = _Table(np.int64)
-        self._suffix: list[int] = []  # each node without its first unit, in its tree
+        self._suffix = _Table(np.int64)  # each node without its first unit, among all nodes
         self._found = _Table(np.int64, (orders,))  # the nodes of counted orders that each node ends with, and is
         self._has = _Table(np.int64, (1 if self._grams.pooled else self._columns,), "edge")  # how often each reference
 
-    def _add(self, texts: list[list[int]]) -> None:
+    def _add(self, examples: list[list[list[int]]]) -> None:
         low, high = self._grams.low, self._grams.high
-        first = self._num_nodes
-        nodes: dict[tuple[int, ...], int] = {(): 0}
-        suffix, found, counts = [0], [[0] * (high - low + 1)], [[0] * len(texts)]
-        for column, text in enumerate(texts):
-            for start in range(len(text)):
-                node, gram = 0, ()
-                for unit in text[start : start + high]:
-                    parent, gram = node, (*gram, unit)
-                    known = nodes.get(gram)
-                    if known is None:
-                        known = nodes[gram] = len(nodes)
-                        self._edges[((first + parent) << _UNIT_BITS) | unit] = first + known
-                        counts.append([0] * len(texts))
-                    node = known
-                    counts[node][column] += 1
-        for gram, node in [*nodes.items()][1:]:
-            suffix.append(nodes[gram[1:]])
-            chain = [nodes[gram[start:]] for start in range(len(gram) - low, -1, -1)]
-            found.append(chain + [0] * (high - low + 1 - len(chain)))
-        has = np.array(counts)
-        self._suffix += suffix
-        self._found.extend(np.array(found))
-        self._has.extend(has.max(axis=1, keepdims=True) if self._grams.pooled else has)
-        self._first.extend(np.array([first]))
-        self._size.extend(np.array([len(nodes)]))
-        self._num_nodes += len(nodes)
-        self._num_cells += len(nodes) * (high - low + 2 + len(texts))
+        texts = [(index, column, text) for index, texts in enumerate(examples) for column, text in enumerate(texts)]
+        sizes = [len(text) for _, _, text in texts]
+        unit = np.array([one for _, _, text in texts for one in text], dtype=np.int64)
+        column = np.repeat([column for _, column, _ in texts], sizes)
+        left = np.concatenate([np.arange(size, 0, -1) for size in sizes])  # units from here to the end of the text
+        # Of each node: its example, the node that it prolongs and by what. They are numbered by order, then as they
+        # come, and at the end by example, which makes numbers within a tree independent of all but its references.
+        owner = [np.arange(len(examples))]
+        parent, last = [np.zeros(len(examples), dtype=np.int64)], [np.zeros(len(examples), dtype=np.int64)]
+        at = [np.repeat([index for index, _, _ in texts], sizes)]  # for each order, the node that begins at each place
+        starts = [np.arange(len(unit))]  # for each order, the places where one does
+        num_nodes = len(examples)
+        for order in range(1, high + 1):
+            places = np.flatnonzero(left >= order)
+            keys = (at[-1][places] << _UNIT_BITS) | unit[places + order - 1]
+            kinds, seen, which = np.unique(keys, return_index=True, return_inverse=True)
+            rank = np.empty_like(seen)
+            come = np.argsort(seen)
+            rank[come] = np.arange(len(come))
+            now = np.zeros_like(unit)
+            now[places] = num_nodes + rank[which]
+            owner.append(at[0][places[seen[come]]])
+            parent.append(kinds[come] >> _UNIT_BITS)
+            last.append(kinds[come] & ((1 << _UNIT_BITS) - 1))
+            at.append(now)
+            starts.append(places)
+            num_nodes += len(kinds)
+        owners = np.concatenate(owner)
+        number = np.empty(num_nodes, dtype=np.int64)
+        by_owner = np.argsort(owners, kind="stable")
+        number[by_owner] = np.arange(self._num_nodes, self._num_nodes + num_nodes)
+        size = np.bincount(owners, minlength=len(examples))
+        first = self._num_nodes + np.cumsum(size) - size
+
+        suffix, found = number[owners], np.zeros((num_nodes, high - low + 1), dtype=np.int64)
+        for order in range(1, high + 1):
+            node, place = at[order][starts[order]], starts[order]
+            if order > 1:
+                suffix[node] = number[at[order - 1][place + 1]]
+            for shorter in range(low, order + 1):
+                inner = at[shorter][place + order - shorter]
+                found[node, shorter - low] = number[inner] - first[owners[inner]]
+        columns = self._columns
+        counts = np.zeros((num_nodes, columns), dtype=np.int64)
+        for order in range(1, high + 1):
+            np.add.at(counts, (at[order][starts[order]], column[starts[order]]), 1)
+        for index, texts_of in enumerate(examples):
+            counts[owners == index, len(texts_of) :] = counts[owners == index, len(texts_of) - 1, None]
+        above = np.concatenate(parent)[len(examples) :]
+        keys = (number[above] << _UNIT_BITS) | np.concatenate(last)[len(examples) :]
+        self._edges.update(zip(keys.tolist(), number[len(examples) :].tolist(), strict=True))
+        self._suffix.extend(suffix[by_owner])
+        self._found.extend(found[by_owner])
+        counts = counts[by_owner]
+        self._has.extend(counts.max(axis=1, keepdims=True) if self._grams.pooled else counts)
+        self._first.extend(first)
+        self._size.extend(size)
+        self._num_nodes += num_nodes
+        self._num_cells += num_nodes * (high - low + 2 + columns)
 
     def _clear(self, lanes: NDArray[np.intp]) -> None:
         most = int(self._size.array[self._place[lanes]].max(initial=0))
@@ -453,7 +531,7 @@ class NgramScorer(ReferenceScorer):
         start = (node << _UNIT_BITS) | unit
         after = None
         while after is None:
-            node = first + self._suffix[node]
+            node = int(self._suffix.array[node])
             after = edges.get((node << _UNIT_BITS) | unit)
         edges[start] = after
         self._num_cells += 1
@@ -483,13 +561,19 @@ class NgramScorer(ReferenceScorer):
         """See `UnitScorer.phi`."""
         return self._worth([self.matches(lanes)])
 
+    def score_whole(
+        self, lanes: NDArray[np.intp], examples: Sequence[Example], responses: Sequence[str]
+    ) -> NDArray[np.float64]:
+        """See `Scorer.score_whole`. `Lanes` checks what comes out."""
+        return self._score_all(examples, responses)
+
 
 class _ManyGramsScorer(Scorer):
     """A score of n-grams of several kinds (characters and words), each counted by itself."""
 
     def __init__(self, reward: NgramReward, counters: Sequence[NgramScorer]) -> None:
         super().__init__(reward)
-        self._worth = reward.phi
+        self._worth, self._score_all = reward.phi, reward.score_all
         self._counters = counters
 
     def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
@@ -500,6 +584,11 @@ class _ManyGramsScorer(Scorer):
         for counter in self._counters:
             counter.advance(lanes, tokens)
         return self._worth([counter.matches(lanes) for counter in self._counters])
+
+    def score_whole(
+        self, lanes: NDArray[np.intp], examples: Sequence[Example], responses: Sequence[str]
+    ) -> NDArray[np.float64]:
+        return self._score_all(examples, responses)
 
 
 # Rows of an alignment, as bits
@@ -587,31 +676,43 @@ class RowScorer(ReferenceScorer):
         self._end_bit, self._gap_bit = (_Table(np.uint64, (self._columns,), "edge") for _ in range(2))
         self._num_nodes = 1
 
-    def _add(self, texts: list[list[int]]) -> None:
-        place = len(self._places) - 1
-        masks: dict[int, int] = {}
-        inside = starts = offset = 0
-        ends, gaps = [], []
-        for text in texts:
-            for index, unit in enumerate(text):
-                masks[unit] = masks.get(unit, 0) | 1 << (offset + index)
-            inside |= ((1 << len(text)) - 1) << offset
-            starts |= bool(text) << offset
-            ends.append((max(offset + len(text) - 1, 0) // 64, bool(text) << ((offset + len(text) - 1) % 64)))
-            offset += len(text)
-            gaps.append((offset // 64, 1 << (offset % 64)))
-            offset += 1
-        words = self._num_words = max(self._num_words, -(-offset // 64))
-        for node, unit in enumerate(masks, start=self._num_nodes):
-            self._edges[(place << _UNIT_BITS) | unit] = node
-        self._masks.extend(_words([*masks.values()], words))
-        self._inside.extend(_words([inside], words))
-        self._starts.extend(_words([starts], words))
-        for word, bit, pairs in ((self._end_word, self._end_bit, ends), (self._gap_word, self._gap_bit, gaps)):
-            word.extend(np.array([[pair[0] for pair in pairs]]))
-            bit.extend(np.array([[pair[1] for pair in pairs]], dtype=np.uint64))
-        self._num_nodes += len(masks)
-        self._num_cells += (len(masks) + 2) * words
+    def _add(self, examples: list[list[list[int]]]) -> None:
+        masks: list[int] = []
+        inside: list[int] = []
+        starts: list[int] = []
+        ends: list[list[tuple[int, int]]] = []
+        gaps: list[list[tuple[int, int]]] = []
+        most = 0
+        for place, texts in enumerate(examples, start=self._inside.size):
+            mask_of: dict[int, int] = {}
+            inside.append(0)
+            starts.append(0)
+            ends.append([])
+            gaps.append([])
+            offset = 0
+            for text in texts:
+                for bit, unit in enumerate(text, start=offset):
+                    mask_of[unit] = mask_of.get(unit, 0) | 1 << bit
+                inside[-1] |= ((1 << len(text)) - 1) << offset
+                starts[-1] |= bool(text) << offset
+                end, offset = max(offset + len(text) - 1, 0), offset + len(text)
+                ends[-1].append((end // 64, bool(text) << (end % 64)))
+                gaps[-1].append((offset // 64, 1 << (offset % 64)))
+                offset += 1
+            for pairs in (ends[-1], gaps[-1]):
+                pairs += pairs[-1:] * (self._columns - len(texts))
+            nodes = range(self._num_nodes, self._num_nodes + len(mask_of))
+            self._edges.update(zip([(place << _UNIT_BITS) | unit for unit in mask_of], nodes, strict=True))
+            self._num_nodes += len(mask_of)
+            masks += mask_of.values()
+            most = max(most, offset)
+        words = self._num_words = max(self._num_words, -(-most // 64))
+        for table, numbers in ((self._masks, masks), (self._inside, inside), (self._starts, starts)):
+            table.extend(_words(numbers, words))
+        for word, bit, pairs_of in ((self._end_word, self._end_bit, ends), (self._gap_word, self._gap_bit, gaps)):
+            word.extend(np.array([[pair[0] for pair in pairs] for pairs in pairs_of]))
+            bit.extend(np.array([[pair[1] for pair in pairs] for pairs in pairs_of], dtype=np.uint64))
+        self._num_cells += (len(masks) + 2 * len(examples)) * words
 
     def _clear(self, lanes: NDArray[np.intp]) -> None:
         words, columns = self._inside.array.shape[1], self._lengths.array.shape[1]
@@ -712,7 +813,11 @@ class PathScorer(ReferenceScorer):
         self._share = _Table(np.float64)
         self._whole = _Table(np.bool_)
 
-    def _add(self, texts: list[list[int]]) -> None:
+    def _add(self, examples: list[list[list[int]]]) -> None:
+        for texts in examples:
+            self._add_tree(texts)
+
+    def _add_tree(self, texts: list[list[int]]) -> None:
         first = self._num_nodes
         share, whole, parents = [0.0 if all(texts) else 1.0], [not all(texts)], [0]
         for text in texts:
