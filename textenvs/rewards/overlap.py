@@ -166,7 +166,7 @@ class ReferenceScorer(UnitScorer):
         self._score = reward
         self._splitter = splitter
         self._references: list[References | None] = [None] * num_lanes
-        self._begins = np.zeros(num_lanes, dtype=np.bool_)  # reset, and nothing pushed yet
+        self._begins = np.ones(num_lanes, dtype=np.bool_)  # nothing pushed yet
         self._place = np.zeros(num_lanes, dtype=np.int64)  # of each lane's example, in the tables
         self._most_cells = _MOST_CELLS
         self._columns = 1  # the most references that an example had
@@ -204,6 +204,8 @@ class ReferenceScorer(UnitScorer):
 
     def _begin(self, lanes: NDArray[np.intp]) -> None:
         references = [self._references[lane] for lane in lanes.tolist()]
+        if None in references:
+            raise RuntimeError(f"Expected a reset of lane {lanes[references.index(None)]} before the first push into it")
         if self._num_cells > self._most_cells and any(one not in self._places for one in references):
             self._compact()
         self._place[lanes] = self._places_of(references)
@@ -462,8 +464,8 @@ class NgramScorer(ReferenceScorer):
         counts = np.zeros((num_nodes, columns), dtype=np.int64)
         for order in range(1, high + 1):
             np.add.at(counts, (at[order][starts[order]], column[starts[order]]), 1)
-        for index, texts_of in enumerate(examples):
-            counts[owners == index, len(texts_of) :] = counts[owners == index, len(texts_of) - 1, None]
+        last_column = np.array([len(texts_of) - 1 for texts_of in examples])[owners]
+        counts = np.take_along_axis(counts, np.minimum(np.arange(columns), last_column[:, None]), axis=1)
         above = np.concatenate(parent)[len(examples) :]
         keys = (number[above] << _UNIT_BITS) | np.concatenate(last)[len(examples) :]
         self._edges.update(zip(keys.tolist(), number[len(examples) :].tolist(), strict=True))
