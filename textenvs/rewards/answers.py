@@ -27,10 +27,10 @@ from textenvs.rewards.overlap import (
     References,
     RowScorer,
     add_words,
+    bit_at,
     check_choice,
     overlap,
     shift_words,
-    bit_at,
 )
 from textenvs.rewards.units import Splitter, Words
 from textenvs.tasks.base import Example
@@ -230,7 +230,9 @@ class EditSimilarity(ReferenceReward[list[list[str]]]):
         return _EditScorer(self, num_lanes, tokenizer)
 
 
-def _similarity(distance: NDArray[np.int64], written: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.float64]:
+def _similarity(
+    distance: NDArray[np.int64], written: NDArray[np.int64], wanted: NDArray[np.int64]
+) -> NDArray[np.float64]:
     longest = np.maximum(written, wanted)
     return 1 - distance / np.maximum(longest, 1)
 

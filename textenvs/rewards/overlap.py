@@ -132,7 +132,9 @@ class _Table:
         while self.size + len(rows) > room:
             room *= 2
         if room > len(self.array):
-            self.array = np.concatenate([self.array, np.zeros_like(self.array, shape=(room - len(self.array), *rows.shape[1:]))])
+            self.array = np.concatenate(
+                [self.array, np.zeros_like(self.array, shape=(room - len(self.array), *rows.shape[1:]))]
+            )
         self.array[self.size : self.size + len(rows)] = rows
         self.size += len(rows)
 
@@ -159,9 +161,7 @@ class ReferenceScorer(UnitScorer):
         tokenizer: Whose ids are pushed.
     """
 
-    def __init__(
-        self, reward: ReferenceReward[Any], splitter: Splitter, num_lanes: int, tokenizer: Tokenizer
-    ) -> None:
+    def __init__(self, reward: ReferenceReward[Any], splitter: Splitter, num_lanes: int, tokenizer: Tokenizer) -> None:
         super().__init__(reward, splitter, num_lanes, tokenizer)
         self._score = reward
         self._splitter = splitter
@@ -205,7 +205,9 @@ class ReferenceScorer(UnitScorer):
     def _begin(self, lanes: NDArray[np.intp]) -> None:
         references = [self._references[lane] for lane in lanes.tolist()]
         if None in references:
-            raise RuntimeError(f"Expected a reset of lane {lanes[references.index(None)]} before the first push into it")
+            raise RuntimeError(
+                f"Expected a reset of lane {lanes[references.index(None)]} before the first push into it"
+            )
         if self._num_cells > self._most_cells and any(one not in self._places for one in references):
             self._compact()
         self._place[lanes] = self._places_of(references)
@@ -801,9 +803,7 @@ class PathScorer(ReferenceScorer):
         off: `(num_lanes,)` bool, True where the response has gone on elsewhere.
     """
 
-    def __init__(
-        self, reward: ReferenceReward[Any], splitter: Splitter, num_lanes: int, tokenizer: Tokenizer
-    ) -> None:
+    def __init__(self, reward: ReferenceReward[Any], splitter: Splitter, num_lanes: int, tokenizer: Tokenizer) -> None:
         super().__init__(reward, splitter, num_lanes, tokenizer)
         self.node = np.zeros(num_lanes, dtype=np.int64)
         self.off = np.zeros(num_lanes, dtype=np.bool_)
