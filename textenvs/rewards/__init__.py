@@ -9,10 +9,14 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from textenvs.rewards.answers import CorrectPrefix, EditSimilarity, ExactMatch, TokenF1
 from textenvs.rewards.base import FunctionReward, Reward, RewardError, Scorer, TextScorer, checked_score
+from textenvs.rewards.bleu import Bleu
+from textenvs.rewards.chrf import Chrf, ChrfPlusPlus
 from textenvs.rewards.combinators import WeightedSum
 from textenvs.rewards.length import Length
 from textenvs.rewards.payouts import PAYOUTS, Payout, make_payout
+from textenvs.rewards.rouge import Rouge1, Rouge2, RougeL, RougeN
 from textenvs.rewards.sentiment import Sentiment, Vader
 from textenvs.rewards.units import (
     Characters,
@@ -26,7 +30,22 @@ from textenvs.rewards.units import (
     Words,
 )
 
-_REWARDS: dict[str, Callable[..., Reward]] = {"sentiment": Sentiment, "vader": Vader, "length": Length}
+_REWARDS: dict[str, Callable[..., Reward]] = {
+    "sentiment": Sentiment,
+    "vader": Vader,
+    "length": Length,
+    "bleu": Bleu,
+    "chrf": Chrf,
+    "chrfpp": ChrfPlusPlus,
+    "rouge_1": Rouge1,
+    "rouge_2": Rouge2,
+    "rouge_l": RougeL,
+    "rouge_n": RougeN,
+    "token_f1": TokenF1,
+    "exact_match": ExactMatch,
+    "edit_similarity": EditSimilarity,
+    "correct_prefix": CorrectPrefix,
+}
 
 
 def register_reward(name: str, factory: Callable[..., Reward]) -> None:
@@ -112,17 +131,28 @@ def _by_name(name: Any, arguments: dict[str, Any] | None = None) -> Reward:
 
 __all__ = [
     "PAYOUTS",
+    "Bleu",
     "Characters",
+    "Chrf",
+    "ChrfPlusPlus",
+    "CorrectPrefix",
+    "EditSimilarity",
+    "ExactMatch",
     "FunctionReward",
     "Length",
     "Machine",
     "Payout",
     "Reward",
     "RewardError",
+    "Rouge1",
+    "Rouge2",
+    "RougeL",
+    "RougeN",
     "Scorer",
     "Sentiment",
     "Splitter",
     "TextScorer",
+    "TokenF1",
     "UnitReader",
     "UnitScorer",
     "UnitStep",

@@ -1,0 +1,282 @@
+"""Scores of short answers, as question answering has them: exact match, token F1, edit similarity, correct prefix.
+
+Source: Rajpurkar et al. (2016), SQuAD: 100,000+ questions for machine comprehension of text, and its evaluation script
+(version 2.0). The row of the edit distance: Myers (1999), A fast bit-vector algorithm for approximate string matching
+based on dynamic programming, as in Hyyrö (2003), A bit-vector algorithm for computing Levenshtein and Damerau edit
+distances.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from string import punctuation
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textenvs.rewards.base import Scorer
+from textenvs.rewards.overlap import (
+    MEASURES,
+    Bits,
+    Grams,
+    Matches,
+    NgramReward,
+    PathScorer,
+    ReferenceReward,
+    References,
+    RowScorer,
+    add_words,
+    bit_at,
+    check_choice,
+    overlap,
+    shift_words,
+)
+from textenvs.rewards.units import Splitter, Words
+from textenvs.tasks.base import Example
+from textenvs.tokenizer import Tokenizer
+
+_NO_PUNCTUATION = str.maketrans("", "", punctuation)
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_BEGUN = "\ud800"  # half of a character, which no decoded text holds
+
+
+class AnswerWords(Words):
+    """Words in lower case, without ASCII punctuation and without "a", "an" and "the": SQuAD's normalisation."""
+
+    def cut(self, text: str) -> tuple[list[str], str]:
+        """See `Splitter.cut`."""
+        words, rest = super().cut(text)
+        return self.split(" ".join(words)), rest
+
+    def finish(self, rest: str) -> list[str]:
+        """See `Splitter.finish`."""
+        return self.split(rest)
+
+    def split(self, text: str) -> list[str]:
+        """See `Splitter.split`."""
+        return _ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()
+
+
+class SpacedCharacters(Splitter):
+    """Characters, white space as one space between words and none around them."""
+
+    def cut(self, text: str) -> tuple[list[str], str]:
+        """See `Splitter.cut`. A rest says whether the text has begun, and whether a space is due."""
+        begun, text = text.startswith(_BEGUN), text.removeprefix(_BEGUN)
+        words = text.split()
+        if not words:
+            return [], (_BEGUN if begun else "") + (" " if begun and text else "")
+        before = " " if begun and text[0].isspace() else ""
+        return list(before + " ".join(words)), _BEGUN + (" " if text[-1].isspace() else "")
+
+    def finish(self, rest: str) -> list[str]:
+        """See `Splitter.finish`."""
+        return []
+
+    def closes(self, character: str) -> bool:
+        """See `Splitter.closes`."""
+        return False
+
+    def split(self, text: str) -> list[str]:
+        """See `Splitter.split`."""
+        return list(" ".join(text.split()))
+
+
+def _splitter_of(unit: str) -> Splitter:
+    return SpacedCharacters() if check_choice("unit", unit, ("character", "word")) == "character" else Words()
+
+
+class TokenF1(NgramReward):
+    """SQuAD's F1: the overlap in words, their order aside, from 0 to 1.
+
+    Words are as in SQuAD: lower case, no punctuation, no articles. With several references the best one counts. Where
+    a reference has no word left, the score is 1 for a response that has none either and 0 for any other, as in version
+    2.0 (for `measure="recall"` it is 1: all of nothing).
+
+    Args:
+        measure: "f", "precision" or "recall". Recall falls on no finished word.
+
+    Raises:
+        ValueError: If the measure is none of these.
+
+    Cost: two dictionary look-ups a word (amortised), whatever the lengths.
+    """
+
+    name = "token_f1"
+
+    def __init__(self, measure: str = "f") -> None:
+        self.measure = check_choice("measure", measure, MEASURES)
+        self.grams = (Grams(AnswerWords(), 1, 1),)
+
+    def phi(self, matches: Sequence[Matches]) -> NDArray[np.float64]:
+        """See `NgramReward.phi`."""
+        (found,) = matches
+        written = found.lengths[:, None]
+        scores = overlap(found.matched[:, 0], written, found.wanted, self.measure)
+        empty = found.wanted == 0
+        scores = np.where(empty, 1.0 if self.measure == "recall" else written == 0, scores)
+        best: NDArray[np.float64] = scores.max(axis=1)
+        return best
+
+
+class ExactMatch(ReferenceReward[list[list[str]]]):
+    """1 where a response is a reference, 0 where not, SQuAD's normalisation apart.
+
+    It says nothing on the way there: pair it with a score that does.
+
+    Args:
+        normalize: Whether case, punctuation and articles are ignored. White space always is, but for where it is.
+
+    Cost: one dictionary look-up a word, until the response leaves the references.
+    """
+
+    name = "exact_match"
+
+    def __init__(self, normalize: bool = True) -> None:
+        self.splitter = AnswerWords() if normalize else Words()
+
+    def prepare(self, references: References) -> list[list[str]]:
+        """The words of each reference."""
+        return [self.splitter.split(text) for text in references]
+
+    def score(self, example: Example, response: str) -> float:
+        """See `Reward.score`."""
+        return float(self.splitter.split(response) in self.prepared(example))
+
+    def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
+        """See `Reward.scorer`."""
+        return _ExactScorer(self, self.splitter, num_lanes, tokenizer)
+
+
+class _ExactScorer(PathScorer):
+    def phi(self, lanes: NDArray[np.intp]) -> NDArray[np.float64]:
+        return self.whole(lanes).astype(np.float64)
+
+
+class CorrectPrefix(ReferenceReward[list[list[str]]]):
+    """The share of a reference that a response begins with, from 0 to 1; the best reference counts.
+
+    In characters it never falls: what comes after the first mistake changes nothing.
+
+    Args:
+        unit: "character" (white space as one space between words, none around them) or "word" (between white space).
+
+    Raises:
+        ValueError: If the unit is neither.
+
+    Cost: one dictionary look-up a unit, until the response leaves the references.
+    """
+
+    name = "correct_prefix"
+
+    def __init__(self, unit: str = "character") -> None:
+        self.splitter = _splitter_of(unit)
+
+    def prepare(self, references: References) -> list[list[str]]:
+        """The units of each reference."""
+        return [self.splitter.split(text) for text in references]
+
+    def score(self, example: Example, response: str) -> float:
+        """See `Reward.score`."""
+        units = self.splitter.split(response)
+        return max(_common_prefix(text, units) / len(text) if text else 1.0 for text in self.prepared(example))
+
+    def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
+        """See `Reward.scorer`."""
+        return _PrefixScorer(self, self.splitter, num_lanes, tokenizer)
+
+
+def _common_prefix(one: list[str], other: list[str]) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))
+
+
+class _PrefixScorer(PathScorer):
+    def phi(self, lanes: NDArray[np.intp]) -> NDArray[np.float64]:
+        return self.share(lanes)
+
+
+class EditSimilarity(ReferenceReward[list[list[str]]]):
+    """1 less the Levenshtein distance to a reference over the longer one's length, from 0 to 1; the best one counts.
+
+    Args:
+        unit: "character" (white space as one space between words, none around them) or "word" (between white space).
+
+    Raises:
+        ValueError: If the unit is neither.
+
+    Cost: some array operations a unit for each 64 units of the references, all together; the response's length does not
+    matter.
+    """
+
+    name = "edit_similarity"
+
+    def __init__(self, unit: str = "character") -> None:
+        self.splitter = _splitter_of(unit)
+
+    def prepare(self, references: References) -> list[list[str]]:
+        """The units of each reference."""
+        return [self.splitter.split(text) for text in references]
+
+    def score(self, example: Example, response: str) -> float:
+        """See `Reward.score`."""
+        units, texts = self.splitter.split(response), self.prepared(example)
+        distances = np.array([_distance(text, units) for text in texts])
+        return float(_similarity(distances, np.array(len(units)), np.array([len(text) for text in texts])).max())
+
+    def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
+        """See `Reward.scorer`."""
+        return _EditScorer(self, num_lanes, tokenizer)
+
+
+def _similarity(
+    distance: NDArray[np.int64], written: NDArray[np.int64], wanted: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    longest = np.maximum(written, wanted)
+    return 1 - distance / np.maximum(longest, 1)
+
+
+def _distance(text: list[str], units: list[str]) -> int:
+    """The Levenshtein distance, by a row of bits as long as `text`: where it goes up by one, and where down."""
+    if not text:
+        return len(units)
+    places: dict[str, int] = {}
+    for place, unit in enumerate(text):
+        places[unit] = places.get(unit, 0) | 1 << place
+    inside, last, distance = (1 << len(text)) - 1, 1 << (len(text) - 1), len(text)
+    up, down = inside, 0
+    for unit in units:
+        same = places.get(unit, 0)
+        zero = (((same & up) + up) ^ up) | same | down  # cells as large as the one diagonally before them
+        right_up, right_down = (down | ~(zero | up)) & inside, up & zero
+        distance += bool(right_up & last) - bool(right_down & last)
+        right_up, right_down = right_up << 1 | 1, right_down << 1
+        up, down = (right_down | ~(zero | right_up)) & inside, right_up & zero & inside
+    return distance
+
+
+class _EditScorer(RowScorer):
+    def __init__(self, reward: EditSimilarity, num_lanes: int, tokenizer: Tokenizer) -> None:
+        super().__init__(reward, reward.splitter, 2, num_lanes, tokenizer)
+
+    def _initial(
+        self, inside: NDArray[np.uint64], wanted: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        return np.stack([inside, np.zeros_like(inside)]), wanted
+
+    def _read_row(self, rows: NDArray[np.uint64], bits: Bits) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        up, down = rows
+        zero = ((add_words(bits.masks & up, up) ^ up) | bits.masks | down) & bits.inside
+        right_up, right_down = (down | ~(zero | up)) & bits.inside, up & zero
+        ends = [bit_at(right, bits.end_word, bits.end_bit).astype(np.int64) for right in (right_up, right_down)]
+        # Above the first place of a reference the distance is the response's length, which goes up.
+        right_up, right_down = shift_words(right_up) | bits.starts, shift_words(right_down)
+        up, down = (right_down | ~(zero | right_up)) & bits.inside, right_up & zero
+        return np.stack([up, down]), ends[0] - ends[1]
+
+    def phi(self, lanes: NDArray[np.intp]) -> NDArray[np.float64]:
+        written, wanted = self._length[lanes][:, None], self._lengths.array[self._place[lanes]]
+        distance = np.where(wanted > 0, self._ends[lanes], written)
+        best: NDArray[np.float64] = _similarity(distance, written, wanted).max(axis=1)
+        return best

@@ -1,0 +1,219 @@
+"""ROUGE: how many of the references' n-grams, or of their words in order, a response has, as rouge-score counts them.
+
+Source: Lin (2004), ROUGE: a package for automatic evaluation of summaries; the rouge-score package. The row of the
+longest common subsequence: Hyyrö (2004), Bit-parallel LCS-length computation revisited, after Crochemore et al. (2001).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textenvs.rewards.base import Scorer
+from textenvs.rewards.overlap import (
+    MEASURES,
+    Bits,
+    Grams,
+    Matches,
+    NgramReward,
+    ReferenceReward,
+    References,
+    RowScorer,
+    add_words,
+    bit_at,
+    check_choice,
+    check_whole,
+    num_grams,
+    overlap,
+)
+from textenvs.rewards.units import Splitter
+from textenvs.tasks.base import Example
+from textenvs.tokenizer import Tokenizer
+
+_WORD = re.compile("[a-z0-9]+")
+_LEAST_STEMMED = 4  # letters
+
+
+@lru_cache(maxsize=1)
+def _porter() -> Callable[[str], str]:
+    """NLTK's Porter stemmer, which rouge-score uses. Loading NLTK takes a moment, so only who wants it pays."""
+    try:
+        from nltk.stem.porter import PorterStemmer
+    except ImportError as error:
+        raise ImportError("stemmer=True takes NLTK's Porter stemmer: pip install nltk") from error
+    stem: Callable[[str], str] = lru_cache(maxsize=1 << 16)(PorterStemmer().stem)
+    return stem
+
+
+class RougeWords(Splitter):
+    """Runs of a-z and 0-9 in lower case, stemmed or not. Other letters separate, as in rouge-score.
+
+    Args:
+        stemmer: Whether words of more than three letters are stemmed.
+
+    Raises:
+        ImportError: If they are to be, and NLTK is not installed.
+    """
+
+    def __init__(self, stemmer: bool = False) -> None:
+        self.stemmer = stemmer
+        if stemmer:
+            _porter()
+
+    def _words(self, words: list[str]) -> list[str]:
+        return [_porter()(word) if len(word) >= _LEAST_STEMMED else word for word in words] if self.stemmer else words
+
+    def cut(self, text: str) -> tuple[list[str], str]:
+        """See `Splitter.cut`."""
+        lower = text.lower()
+        words = _WORD.findall(lower)
+        rest = words.pop() if words and lower.endswith(words[-1]) else ""
+        return self._words(words), rest
+
+    def finish(self, rest: str) -> list[str]:
+        """See `Splitter.finish`."""
+        return self._words([rest]) if rest else []
+
+    def closes(self, character: str) -> bool:
+        """See `Splitter.closes`."""
+        return not character.isalnum()
+
+    def split(self, text: str) -> list[str]:
+        """See `Splitter.split`."""
+        return self._words(_WORD.findall(text.lower()))
+
+
+class RougeN(NgramReward):
+    """ROUGE-N, equal to rouge-score's: the overlap in n-grams, from 0 to 1.
+
+    `measure="f"`, the default, falls on a word that no reference has; `"recall"` falls on no finished word, and is the
+    one to train on from scratch, beside a price for length; `"precision"` rewards saying little.
+
+    With several references the best value of the measure counts. For F that is rouge-score's `score_multi`; for recall
+    and precision `score_multi` takes those of the reference with the best F, which another word can change.
+
+    ROUGE-1 cannot see the order of words: a shuffled reference scores 1.
+
+    Args:
+        n: The length of the n-grams.
+        measure: "f", "precision" or "recall".
+        stemmer: Whether words are stemmed (Porter, by NLTK: `pip install nltk`).
+
+    Raises:
+        ValueError: If a setting is none of these.
+        ImportError: If the stemmer is wanted and NLTK is not installed.
+
+    Cost: two dictionary look-ups a word (amortised), whatever the lengths.
+    """
+
+    name = "rouge_n"
+
+    def __init__(self, n: int = 3, measure: str = "f", stemmer: bool = False) -> None:
+        self.n = check_whole("n", n)
+        self.measure = check_choice("measure", measure, MEASURES)
+        self.grams = (Grams(RougeWords(stemmer), n, n),)
+
+    def phi(self, matches: Sequence[Matches]) -> NDArray[np.float64]:
+        """See `NgramReward.phi`. Lin (2004), equation 1."""
+        (found,) = matches
+        written, wanted = (num_grams(lengths, self.n, self.n)[..., 0] for lengths in (found.lengths, found.wanted))
+        best: NDArray[np.float64] = overlap(found.matched[:, 0], written[:, None], wanted, self.measure).max(axis=1)
+        return best
+
+
+class Rouge1(RougeN):
+    """ROUGE-1: the overlap in words. See `RougeN`."""
+
+    name = "rouge_1"
+
+    def __init__(self, measure: str = "f", stemmer: bool = False) -> None:
+        super().__init__(1, measure, stemmer)
+
+
+class Rouge2(RougeN):
+    """ROUGE-2: the overlap in pairs of words. See `RougeN`."""
+
+    name = "rouge_2"
+
+    def __init__(self, measure: str = "f", stemmer: bool = False) -> None:
+        super().__init__(2, measure, stemmer)
+
+
+class RougeL(ReferenceReward[list[list[str]]]):
+    """ROUGE-L, equal to rouge-score's: the longest common subsequence of words, from 0 to 1.
+
+    Measures and several references are as in `RougeN`.
+
+    Args:
+        measure: "f", "precision" or "recall".
+        stemmer: Whether words are stemmed (Porter, by NLTK: `pip install nltk`).
+
+    Raises:
+        ValueError: If the measure is none of these.
+        ImportError: If the stemmer is wanted and NLTK is not installed.
+
+    Cost: one dictionary look-up a word (amortised), and a few array operations a word for each 64 words of the
+    references, all together; the response's length does not matter.
+    """
+
+    name = "rouge_l"
+
+    def __init__(self, measure: str = "f", stemmer: bool = False) -> None:
+        self.measure = check_choice("measure", measure, MEASURES)
+        self.splitter = RougeWords(stemmer)
+
+    def prepare(self, references: References) -> list[list[str]]:
+        """The words of each reference."""
+        return [self.splitter.split(text) for text in references]
+
+    def score(self, example: Example, response: str) -> float:
+        """See `Reward.score`."""
+        words, texts = self.splitter.split(response), self.prepared(example)
+        lengths = np.array([_common(text, words) for text in texts])
+        wanted = np.array([len(text) for text in texts])
+        return float(overlap(lengths, np.array(len(words)), wanted, self.measure).max())
+
+    def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
+        """See `Reward.scorer`."""
+        return _CommonScorer(self, num_lanes, tokenizer)
+
+
+def _common(text: list[str], words: list[str]) -> int:
+    """The length of the longest common subsequence: the zeros of a row of bits, as long as `text`."""
+    places: dict[str, int] = {}
+    for place, word in enumerate(text):
+        places[word] = places.get(word, 0) | 1 << place
+    inside = row = (1 << len(text)) - 1
+    for word in words:
+        here = row & places.get(word, 0)
+        row = ((row + here) | (row - here)) & inside
+    return len(text) - row.bit_count()
+
+
+class _CommonScorer(RowScorer):
+    every_unit = False
+
+    def __init__(self, reward: RougeL, num_lanes: int, tokenizer: Tokenizer) -> None:
+        self._measure = reward.measure
+        super().__init__(reward, reward.splitter, 1, num_lanes, tokenizer)
+
+    def _initial(
+        self, inside: NDArray[np.uint64], wanted: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        return inside[None], np.zeros_like(wanted)
+
+    def _read_row(self, rows: NDArray[np.uint64], bits: Bits) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+        (row,) = rows
+        here = row & bits.masks
+        total = add_words(row, here)
+        # What is carried out of a reference is one more place of the subsequence, and ends in the gap.
+        return ((total | (row ^ here)) & bits.inside)[None], bit_at(total, bits.gap_word, bits.gap_bit)
+
+    def phi(self, lanes: NDArray[np.intp]) -> NDArray[np.float64]:
+        written, wanted = self._length[lanes][:, None], self._lengths.array[self._place[lanes]]
+        best: NDArray[np.float64] = overlap(self._ends[lanes], written, wanted, self._measure).max(axis=1)
+        return best
