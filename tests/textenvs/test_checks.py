@@ -207,7 +207,7 @@ class Worse(Good):
         (ListOfReferences, "should have texts and a tuple of texts"),
         (NotJson, "metadata of .* should be JSON, but .*set is not JSON serializable"),
         (NanInMetadata, "metadata of .* should be JSON, but Out of range float"),
-        (Unwritable, r"the prompt of example\('train', \d+\) should come back from the tokenizer, '.*h'"),
+        (Unwritable, r"the prompt of example\('train', \d+\) should come back from the tokenizer, '.*h.*', got"),
         (UnwritableDemonstration, "the demonstration of .* should come back from the tokenizer, 'aaa', got 'aa'"),
         (TooLong, "the demonstration of .* and EOS should fit into 4 tokens, got 5: 'aaaa'"),
         (Moody, "demonstrations should be the same at every call"),

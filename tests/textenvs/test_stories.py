@@ -191,7 +191,7 @@ def test_every_sentence_has_its_mood(name: str, table: dict[str, list[list[gramm
     for mood, templates in table.items():
         for number, template in enumerate(templates):
             for draw in range(25):
-                dice = grammar._Dice(number, draw)
+                dice = grammar.Dice(number, draw)
                 sentence = grammar._fill(template, grammar._cast(dice.pick(combinations), dice), dice)
                 score = compound(sentence)
                 if mood == "neutral":

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from textenvs.rewards.base import FunctionReward, Reward, RewardError, Scorer, TextScorer, checked_score
+from textenvs.rewards.characters import Characters, Match
 from textenvs.rewards.combinators import WeightedSum
 from textenvs.rewards.length import Length
 from textenvs.rewards.payouts import PAYOUTS, Payout, make_payout
@@ -116,6 +117,7 @@ __all__ = [
     "FunctionReward",
     "Length",
     "Machine",
+    "Match",
     "Payout",
     "Reward",
     "RewardError",
