@@ -90,14 +90,14 @@ class EpisodeModel:
         num_states, vocab_size = self.after.shape
         shape = (self.max_new_tokens, num_states, vocab_size)
         policy = np.broadcast_to(1.0 / vocab_size if probabilities is None else probabilities, shape)
-        reached = np.zeros(num_states)
+        reached: NDArray[np.float64] = np.zeros(num_states)
         reached[0] = 1.0
         total = 0.0
         for step in range(self.max_new_tokens):
             flow = reached[:, None] * policy[step]
             total += float(flow[:, self.eos_token_id] @ self.scores)
             flow[:, self.eos_token_id] = 0.0
-            reached = np.bincount(self.after.ravel(), weights=flow.ravel(), minlength=num_states)
+            reached = np.bincount(self.after.ravel(), flow.ravel(), num_states).astype(np.float64)
         return total + float(reached @ self.scores)
 
     def optimal_values(self) -> NDArray[np.float64]:

@@ -27,7 +27,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from textenvs.rewards import Reward, Scorer, checked_score, make_payout, make_reward
-from textenvs.tasks import Example, ReferenceScores, Task, make_task
+from textenvs.tasks import Example, Task, make_task
 from textenvs.tokenizer import Tokenizer, decode, make_tokenizer
 from textenvs.vector_env import TextGenVectorEnv
 

@@ -200,8 +200,9 @@ def make_tokenizer(tokenizer: Any) -> Tokenizer:
     """A `Tokenizer` from whatever a user has.
 
     Args:
-        tokenizer: A bundled name (`"stories"`), `{"symbols": "abc"}` (see `symbol_tokenizer`), the path of a `tokenizer.json` or of a folder with one, a
-            `tokenizers.Tokenizer`, a fast Transformers tokenizer, or anything that fits the `Tokenizer` protocol.
+        tokenizer: A bundled name (`"stories"`), `{"symbols": "abc"}` (see `symbol_tokenizer`), the path of a
+            `tokenizer.json` or of a folder with one, a `tokenizers.Tokenizer`, a fast Transformers tokenizer, or
+            anything that fits the `Tokenizer` protocol.
 
     Returns:
         The tokenizer. The same name or path gives the same object while the file stays as it is, so that environments
@@ -232,7 +233,6 @@ def make_tokenizer(tokenizer: Any) -> Tokenizer:
     )
 
 
-@lru_cache(maxsize=64)
 def symbol_tokenizer(symbols: str) -> SubwordTokenizer:
     """A tokenizer with EOS, id 0, and one token for each of a few characters: what diagnostic tasks speak.
 
@@ -257,6 +257,11 @@ def symbol_tokenizer(symbols: str) -> SubwordTokenizer:
         raise TypeError(f"Expected symbols as a string, got {symbols!r}")
     if not symbols or len(set(symbols)) < len(symbols):
         raise ValueError(f"Expected symbols to be different characters, at least one of them, got {symbols!r}")
+    return _symbol_tokenizer(symbols)
+
+
+@lru_cache(maxsize=64)
+def _symbol_tokenizer(symbols: str) -> SubwordTokenizer:
     vocabulary = {token: number for number, token in enumerate(("<eos>", *symbols))}
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))  # without merges: a character a token
     backend.decoder = tokenizers.decoders.Fuse()

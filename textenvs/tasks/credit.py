@@ -39,9 +39,9 @@ class _CueScore(Characters):
 
 
 class DelayedCue(Diagnostic):
-    """Write the letter that the prompt begins with, then anything for a while: only then is the first token paid.
+    """Write the letter that the prompt ends with, then anything for a while: only then is the first token paid.
 
-    The prompt is the cue and some noise, "bwyzx", and a response is worth 1 if it begins with the cue and goes on for
+    The prompt is some noise and the cue, "wyzxb", and a response is worth 1 if it begins with the cue and goes on for
     4 more symbols (level 2: 16, level 3: 64). The shifted split has twice the noise.
     """
 
@@ -60,7 +60,7 @@ class DelayedCue(Diagnostic):
     def draw(self, dice: Dice, shifted: bool) -> Example:
         """See `Diagnostic.draw`."""
         cue = dice.pick("abcd")
-        return Example(cue + dice.text("wxyz", 8 if shifted else 4), (cue + "." * self._wait,))
+        return Example(dice.text("wxyz", 8 if shifted else 4) + cue, (cue + "." * self._wait,))
 
 
 @lru_cache(maxsize=16)

@@ -80,9 +80,9 @@ GOALS = (
 # The lexicon of the shifted split: no story of the corpus has one of these words in its opening.
 SHIFTED_BOYS = ("Theo", "Bill", "Don", "Sid")
 SHIFTED_GIRLS = ("Pam", "Ina", "Lin", "Bea")
-SHIFTED_ANIMALS = ("camel", "swan", "beaver", "donkey", "hen", "seal")
+SHIFTED_ANIMALS = ("camel", "snail", "beaver", "donkey", "hen", "seal")
 SHIFTED_PLACES = (
-    ("in a", "shed"), ("in a", "hut"), ("near a", "dock"), ("in a", "nest"), ("near a", "mall"), ("in a", "hall"),
+    ("in a", "shed"), ("in a", "hut"), ("near a", "dock"), ("near a", "shop"), ("near a", "mall"), ("in a", "hall"),
     ("in a", "lab"), ("in a", "den"), ("by the", "bay"), ("by a", "well"),
 )  # fmt: skip
 
