@@ -1,4 +1,4 @@
-"""Exact scores of small environments, by dynamic programming over the memory of a `Characters` score.
+"""Exact scores of small environments, by dynamic programming over the memory of an `AutomatonReward`.
 
 An episode about one example is a Markov decision process with a finite number of states (what the score remembers, and
 how many tokens are left), one start, and a reward at the end alone: whatever the payout, the undiscounted return is the
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.rewards.characters import Characters, MemoryTable
+from textenvs.rewards.automaton import AutomatonReward, MemoryTable
 from textenvs.tasks.base import Example
 from textenvs.tokenizer import Tokenizer
 
@@ -40,7 +40,7 @@ class EpisodeModel:
     max_new_tokens: int
 
     @classmethod
-    def of(cls, reward: Characters, tokenizer: Tokenizer, example: Example, max_new_tokens: int) -> EpisodeModel:
+    def of(cls, reward: AutomatonReward, tokenizer: Tokenizer, example: Example, max_new_tokens: int) -> EpisodeModel:
         """Follow every token from every state, breadth first.
 
         Args:
@@ -55,8 +55,8 @@ class EpisodeModel:
         Raises:
             TypeError: If the score does not read character by character.
         """
-        if not isinstance(reward, Characters):
-            raise TypeError(f"Expected a reward that is a Characters score, got {reward!r}")
+        if not isinstance(reward, AutomatonReward):
+            raise TypeError(f"Expected a reward that is an AutomatonReward, got {reward!r}")
         table = MemoryTable(reward, tokenizer)
         table.start(example)
         tokens = np.arange(tokenizer.vocab_size)
@@ -115,7 +115,7 @@ class EpisodeModel:
         return values
 
 
-def random_score(reward: Characters, tokenizer: Tokenizer, example: Example, max_new_tokens: int) -> float:
+def random_score(reward: AutomatonReward, tokenizer: Tokenizer, example: Example, max_new_tokens: int) -> float:
     """The mean score of tokens drawn uniformly from the whole vocabulary, until EOS or the end of the budget.
 
     Args:
@@ -130,7 +130,7 @@ def random_score(reward: Characters, tokenizer: Tokenizer, example: Example, max
     return EpisodeModel.of(reward, tokenizer, example, max_new_tokens).expected_score()
 
 
-def optimal_score(reward: Characters, tokenizer: Tokenizer, example: Example, max_new_tokens: int) -> float:
+def optimal_score(reward: AutomatonReward, tokenizer: Tokenizer, example: Example, max_new_tokens: int) -> float:
     """The best score that any response within the budget has.
 
     Args:

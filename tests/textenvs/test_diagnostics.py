@@ -9,8 +9,8 @@ import pytest
 
 from textenvs import Example, ReferenceScores, Reward, list_tasks, make_task, make_tokenizer
 from textenvs.exact import EpisodeModel, optimal_score, random_score
-from textenvs.rewards import Characters, Match
-from textenvs.rewards import characters as module
+from textenvs.rewards import AutomatonReward, Match
+from textenvs.rewards import automaton as module
 from textenvs.tasks import SHIFTED, Diagnostic
 from textenvs.tasks.credit import _arms, _ChainScore, _CueScore, _PasswordScore
 from textenvs.tasks.formal import _BracketsScore, _LengthScore
@@ -196,7 +196,7 @@ def every_response(tokenizer: Tokenizer, budget: int) -> Any:
     ],
     ids=lambda value: value.name if isinstance(value, Reward) else "",
 )
-def test_against_every_response(reward: Characters, symbols: str, reference: str, budget: int) -> None:
+def test_against_every_response(reward: AutomatonReward, symbols: str, reference: str, budget: int) -> None:
     """Random and best score, as an enumeration of all responses has them."""
     tokenizer, example = symbol_tokenizer(symbols), answered(reference)
     responses = list(every_response(tokenizer, budget))
@@ -250,7 +250,7 @@ def test_expected_score_of_a_policy() -> None:
 
 
 def test_only_for_scores_that_read_characters() -> None:
-    with pytest.raises(TypeError, match="a Characters score"):
+    with pytest.raises(TypeError, match="an AutomatonReward"):
         random_score(lambda example, response: 1.0, symbol_tokenizer("ab"), answered("a"), 2)  # type: ignore[arg-type]
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from textenvs.rewards.automaton import AutomatonReward, Match
 from textenvs.rewards.base import FunctionReward, Reward, RewardError, Scorer, TextScorer, checked_score
-from textenvs.rewards.characters import Characters, Match
 from textenvs.rewards.combinators import WeightedSum
 from textenvs.rewards.length import Length
 from textenvs.rewards.payouts import PAYOUTS, Payout, make_payout
@@ -113,6 +113,7 @@ def _by_name(name: Any, arguments: dict[str, Any] | None = None) -> Reward:
 
 __all__ = [
     "PAYOUTS",
+    "AutomatonReward",
     "Characters",
     "FunctionReward",
     "Length",

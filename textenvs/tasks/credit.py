@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from functools import lru_cache
 from typing import ClassVar
 
-from textenvs.rewards.characters import Characters
+from textenvs.rewards.automaton import AutomatonReward
 from textenvs.tasks.base import Example
 from textenvs.tasks.diagnostic import Diagnostic
 from textenvs.tasks.dice import Dice, text_key
@@ -20,7 +20,7 @@ _LETTERS = "abcdefgh"
 _DOOR = "uvwxyz"
 
 
-class _CueScore(Characters):
+class _CueScore(AutomatonReward):
     """1 if the first character is the reference's and the response is at least as long as the reference, else 0."""
 
     name = "cue"
@@ -70,7 +70,7 @@ def _arms(depth: int) -> tuple[dict[str, int], ...]:
     return tuple({letter: worth for worth, letter in enumerate(order)} for order in orders)
 
 
-class _ChainScore(Characters):
+class _ChainScore(AutomatonReward):
     """The mean worth of the first `depth` letters, from 0 to 1; 0 before there are as many."""
 
     name = "chain"
@@ -120,7 +120,7 @@ class Chain(Diagnostic):
         return Example(dice.text(_DOOR, 5 if shifted else 3), (best,))
 
 
-class _PasswordScore(Characters):
+class _PasswordScore(AutomatonReward):
     """1 for the first reference, else 0."""
 
     name = "password"

@@ -1,9 +1,9 @@
 """What the diagnostic tasks have in common: levels, splits, and scores that are worked out exactly.
 
-A diagnostic task tests one thing. Its vocabulary is a few symbols, its response is short, and its default reward reads
-character by character (`textenvs.rewards.Characters`), so that an episode is a small Markov decision process, of which
-the random and the optimal score are known exactly (`textenvs.exact`). A subclass draws examples, whose first reference
-is the demonstration, and says which of them are alike for the random policy.
+A diagnostic task tests one thing. Its vocabulary is a few symbols, its response is short, and its default reward is a
+function of a finite memory (`textenvs.rewards.AutomatonReward`), so that an episode is a small Markov decision process,
+of which the random and the optimal score are known exactly (`textenvs.exact`). A subclass draws examples, whose first
+reference is the demonstration, and says which of them are alike for the random policy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from textenvs.exact import random_score
-from textenvs.rewards.characters import Characters
+from textenvs.rewards.automaton import AutomatonReward
 from textenvs.tasks.base import SHIFTED, SPLITS, Example, ReferenceScores, Task, check_level, check_split
 from textenvs.tasks.dice import Dice, text_key
 from textenvs.tokenizer import make_tokenizer
@@ -42,7 +42,7 @@ class Diagnostic(Task):
     """
 
     splits = (*SPLITS, SHIFTED)
-    default_reward: Characters
+    default_reward: AutomatonReward
     symbols: ClassVar[str]
     """Every character that prompts and responses have."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import ClassVar
 
-from textenvs.rewards.characters import Characters, Match
+from textenvs.rewards.automaton import AutomatonReward, Match
 from textenvs.tasks.base import Example
 from textenvs.tasks.diagnostic import Diagnostic
 from textenvs.tasks.dice import Dice
@@ -14,7 +14,7 @@ _OPENING = "([{"
 _CLOSING = dict(zip(_OPENING, ")]}", strict=True))
 
 
-class _BracketsScore(Characters):
+class _BracketsScore(AutomatonReward):
     """The share of the prompt's open brackets that are closed; 0 for good after a bracket that does not fit.
 
     Brackets may be opened, too, and then count as still open. Any other character does not fit, nor does a bracket
@@ -112,7 +112,7 @@ class Arithmetic(Diagnostic):
         return Example(f"{first}{sign}{second}=", (str(result),))
 
 
-class _LengthScore(Characters):
+class _LengthScore(AutomatonReward):
     """1 for the reference, less 1/n for each character that is missing, too many or another; n is its length."""
 
     name = "exact_length"

@@ -1,8 +1,8 @@
-"""Scores that read a response character by character, with a memory of few kinds.
+"""Scores that read a response character by character, with a finite memory.
 
-    Characters.start(example)            the memory before the first character
-    Characters.read(memory, character)   the memory after one more
-    Characters.value(memory)             Phi
+    start(example)            the memory before the first character
+    read(memory, character)   the memory after one more
+    value(memory)             Phi
 
 Three functions, and the rest follows: the score of a whole text, a push that is one look-up in a table for all lanes at
 once, and, since an episode is then a small Markov decision process, its exact random and optimal scores
@@ -29,8 +29,8 @@ _MOST_ENTRIES = 1 << 24  # of a scorer's table (64 MB); beyond, it forgets all b
 _UNKNOWN = -1
 
 
-class Characters(Reward):
-    """A score that reads a response character by character. A memory must be hashable and hold what `value` needs.
+class AutomatonReward(Reward):
+    """A score that is a function of a finite memory of the characters so far. Memories are hashable.
 
     Cost: one look-up in a table a token; a token that is new to a memory is read once, and remembered.
     """
@@ -56,11 +56,11 @@ class Characters(Reward):
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
         """See `Reward.scorer`."""
-        return _CharactersScorer(self, num_lanes, tokenizer)
+        return _AutomatonScorer(self, num_lanes, tokenizer)
 
 
 class MemoryTable:
-    """The memories of a `Characters` score as numbers, and what every token does in each, found as they occur.
+    """The memories of a `AutomatonReward` as numbers, and what every token does in each, found as they occur.
 
     Args:
         reward: The score.
@@ -70,7 +70,7 @@ class MemoryTable:
         values: `(memories,)` float64, Phi of each; longer than the number of memories so far.
     """
 
-    def __init__(self, reward: Characters, tokenizer: Tokenizer) -> None:
+    def __init__(self, reward: AutomatonReward, tokenizer: Tokenizer) -> None:
         self._reward = reward
         self._pieces = tokenizer.pieces
         self.forget()
@@ -139,8 +139,8 @@ class MemoryTable:
         return self.number((memory, data[used:]))
 
 
-class _CharactersScorer(Scorer):
-    def __init__(self, reward: Characters, num_lanes: int, tokenizer: Tokenizer) -> None:
+class _AutomatonScorer(Scorer):
+    def __init__(self, reward: AutomatonReward, num_lanes: int, tokenizer: Tokenizer) -> None:
         super().__init__(reward)
         self._table = MemoryTable(reward, tokenizer)
         self._memory = np.full(num_lanes, _UNKNOWN, dtype=np.int64)
@@ -163,7 +163,7 @@ class _CharactersScorer(Scorer):
         self._memory = np.array([new.get(number, _UNKNOWN) for number in self._memory.tolist()], dtype=np.int64)
 
 
-class Match(Characters):
+class Match(AutomatonReward):
     """The share of the reference's characters that stand at their place, less as much for each character too many.
 
     1 exactly for the first reference, and never below 0. An example needs a reference that is not empty.
@@ -179,15 +179,15 @@ class Match(Characters):
         return example.references[0], 0, len(example.references[0])
 
     def read(self, memory: tuple[str, int, int], character: str) -> Hashable:
-        """See `Characters.read`."""
+        """See `AutomatonReward.read`."""
         rest, matched, length = memory
         if rest:
             return rest[1:], matched + (character == rest[0]), length
         return rest, max(matched - 1, 0), length
 
     def value(self, memory: tuple[str, int, int]) -> float:
-        """See `Characters.value`."""
+        """See `AutomatonReward.value`."""
         return memory[1] / memory[2]
 
 
-__all__ = ["Characters", "Match", "MemoryTable"]
+__all__ = ["AutomatonReward", "Match", "MemoryTable"]
