@@ -2,9 +2,9 @@
 
 import sys
 
-from benchmarks import sentiment
+from benchmarks import sentiment, tasks
 
-COMMANDS = {"sentiment": sentiment.main}
+COMMANDS = {"sentiment": sentiment.main, "tasks": tasks.main}
 
 
 def main() -> None:

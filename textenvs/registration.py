@@ -29,16 +29,16 @@ class Registration:
 ENVS: dict[str, Registration] = {
     "TextGen-v0": Registration({"task": "stories"}, 0.086561),
     "TextGen/Stories-v0": Registration({"task": "stories"}, 0.086561),
-    "TextGen/Copy-v0": Registration({"task": "copy"}, 0.902139),
-    "TextGen/Reverse-v0": Registration({"task": "reverse"}, 0.902139),
-    "TextGen/Sort-v0": Registration({"task": "sort"}, 0.901513),
+    "TextGen/Copy-v0": Registration({"task": "copy"}, 0.908187),
+    "TextGen/Reverse-v0": Registration({"task": "reverse"}, 0.908187),
+    "TextGen/Sort-v0": Registration({"task": "sort"}, 0.907071),
     "TextGen/DelayedCue-v0": Registration({"task": "delayed_cue"}, 0.906561),
     "TextGen/Chain-v0": Registration({"task": "chain"}, 0.921681),
     "TextGen/Password-v0": Registration({"task": "password"}, 0.90003),
-    "TextGen/Needle-v0": Registration({"task": "needle"}, 0.900098),
-    "TextGen/Brackets-v0": Registration({"task": "brackets"}, 0.901738),
-    "TextGen/Arithmetic-v0": Registration({"task": "arithmetic"}, 0.900642),
-    "TextGen/Length-v0": Registration({"task": "length"}, 0.900034),
+    "TextGen/Needle-v0": Registration({"task": "needle"}, 0.902499),
+    "TextGen/Brackets-v0": Registration({"task": "brackets"}, 0.906569),
+    "TextGen/Arithmetic-v0": Registration({"task": "arithmetic"}, 0.906241),
+    "TextGen/Length-v0": Registration({"task": "length"}, 0.916646),
 }
 
 

@@ -127,9 +127,8 @@ def test_rewards_keep_the_contract(name: str) -> None:
 
 
 def test_match() -> None:
-    example = answered("abcd")
-    scores = {"": 0, "a": 1 / 4, "ab": 1 / 2, "bbcd": 3 / 4, "abcd": 1, "abcde": 3 / 4, "abcdefgh": 0, "x" * 9: 0}
-    assert {text: Match().score(example, text) for text in scores} == scores
+    fifths = {"": 0, "a": 1, "ab": 2, "bbcd": 4, "abcd": 5, "abcde": 4, "abcdefgh": 4, "xbc": 2, "x" * 9: 0, "xxxx": 1}
+    assert {text: Match().score(answered("abcd"), text) for text in fifths} == {t: n / 5 for t, n in fifths.items()}
     with pytest.raises(ValueError, match="a reference to match"):
         Match().score(Example("?"), "a")
 
@@ -137,18 +136,34 @@ def test_match() -> None:
 def test_brackets_score() -> None:
     score = _BracketsScore(most=4).score
     example = Example("([{", ("}])",))
-    thirds = {"": 0, "}": 1, "}]": 2, "}])": 3, "}]{": 1, "}]{})": 3, "})": 0, "}])(": 2, "}x": 0, "}]))": 0, "()": 0}
-    assert {text: score(example, text) for text in thirds} == pytest.approx({t: n / 3 for t, n in thirds.items()})
-    assert score(example, "(}") == 0
+    quarters = {
+        "": 0, "}": 1, "}]": 2, "}])": 4, "})": 1, "}x]": 1, "{}}])": 4, "}{": 1, "}{}": 1, "}{}]": 2, "}])(": 3, "}])()": 4,
+        "}]))": 3, "(}": 0, "()": 0, "(": 0,
+    }  # fmt: skip
+    assert {text: score(example, text) for text in quarters} == {text: n / 4 for text, n in quarters.items()}
     assert score(example, "()}])") == 1  # four deep
     assert score(example, "(())}])") == 0  # five deep, which is not allowed
 
 
 def test_length_score() -> None:
     score = _LengthScore().score
-    example = answered("bbbb")
-    quarters = {"": 0, "b": 1, "bbb": 3, "bbbb": 4, "bbbbb": 3, "bbab": 2, "cccc": 0, "b" * 8: 0, "b" * 9: 0}
-    assert {text: score(example, text) for text in quarters} == {text: n / 4 for text, n in quarters.items()}
+    assert [score(answered("bbbb"), text) for text in ("", "b", "abc", "bbbb", "bbbbb", "b" * 7, "b" * 8, "b" * 20)] == [
+        0, 1 / 4, 3 / 4, 1, 3 / 4, 1 / 4, 0, 0,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["copy", "reverse", "sort", "needle", "arithmetic", "brackets"])
+def test_guessing_never_costs_what_was_earned(name: str) -> None:
+    """So a policy that cannot do the task yet does not learn to stop at once, which it would hardly unlearn."""
+    task, rng = made(name), np.random.default_rng(0)
+    for index in range(100):
+        example = task.example("train", index)
+        text, before = "", 0.0
+        for _ in range(len(example.references[0])):
+            text += task.symbols[rng.integers(len(task.symbols))]
+            now = task.default_reward.score(example, text)
+            assert now >= before
+            before = now
 
 
 def test_late_scores() -> None:
@@ -169,7 +184,7 @@ def test_the_immediate_payout_pays_each_symbol() -> None:
     env.reset(options={"example": Example("cab=", ("cab",))})
     ids = base.tokenizer.encode_response("cbbd")
     rewards = [env.step(token)[1] for token in ids]
-    assert rewards == pytest.approx([1 / 3, 0, 1 / 3, -1 / 3])
+    assert rewards == pytest.approx([1 / 4, 0, 2 / 4, -1 / 4])  # the third symbol is right, and the end
 
 
 # The exact numbers.
@@ -244,7 +259,7 @@ def test_expected_score_of_a_policy() -> None:
     """Writes "a" with 3/4 and EOS with 1/4: "aa" is worth 1."""
     model = EpisodeModel.of(Match(), symbol_tokenizer("ab"), answered("aa"), 2)
     probabilities = np.array([0.25, 0.75, 0.0])  # EOS, a, b
-    assert model.expected_score(probabilities) == pytest.approx(0.75 * 0.25 * 0.5 + 0.75**2 * 1)
+    assert model.expected_score(probabilities) == pytest.approx(0.75 * 0.25 / 3 + 0.75**2)
     assert model.optimal_values()[0, 0] == 1
     assert model.optimal_values()[1].max() == 1
 

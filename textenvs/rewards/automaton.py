@@ -164,9 +164,11 @@ class _AutomatonScorer(Scorer):
 
 
 class Match(AutomatonReward):
-    """The share of the reference's characters that stand at their place, less as much for each character too many.
+    """The share of the reference's characters that stand at their place, the right end counted as one more character.
 
-    1 exactly for the first reference, and never below 0. An example needs a reference that is not empty.
+    1 exactly for the first reference. A response that is shorter or longer has missed the end, and no more than that:
+    going on never costs what was earned before, and so stopping early is never better than guessing. An example needs a
+    reference that is not empty.
     """
 
     name = "match"
@@ -178,16 +180,17 @@ class Match(AutomatonReward):
             raise ValueError(f"Expected an example with a reference to match, got {example!r}")
         return example.references[0], 0, len(example.references[0])
 
-    def read(self, memory: tuple[str, int, int], character: str) -> Hashable:
-        """See `AutomatonReward.read`."""
+    def read(self, memory: tuple[str | None, int, int], character: str) -> Hashable:
+        """Remembers what is still to come; None: it was too long."""
         rest, matched, length = memory
         if rest:
             return rest[1:], matched + (character == rest[0]), length
-        return rest, max(matched - 1, 0), length
+        return None, matched, length
 
-    def value(self, memory: tuple[str, int, int]) -> float:
+    def value(self, memory: tuple[str | None, int, int]) -> float:
         """See `AutomatonReward.value`."""
-        return memory[1] / memory[2]
+        rest, matched, length = memory
+        return (matched + (rest == "")) / (length + 1)
 
 
 __all__ = ["AutomatonReward", "Match", "MemoryTable"]

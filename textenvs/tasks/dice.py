@@ -45,8 +45,10 @@ class Dice:
 
     def below(self, bound: int) -> int:
         """Return an integer from 0 to `bound - 1`. The bias of the remainder, below 1e-16, does not matter here."""
-        self._state = (self._state + _GOLDEN) & _MASK
-        return _mix(self._state) % bound
+        value = self._state = (self._state + _GOLDEN) & _MASK
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK  # `_mix`, without a call
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+        return (value ^ (value >> 31)) % bound
 
     def between(self, least: int, most: int) -> int:
         """Return an integer from `least` to `most`, both included."""

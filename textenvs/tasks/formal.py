@@ -15,10 +15,10 @@ _CLOSING = dict(zip(_OPENING, ")]}", strict=True))
 
 
 class _BracketsScore(AutomatonReward):
-    """The share of the prompt's open brackets that are closed; 0 for good after a bracket that does not fit.
+    """The share of the prompt's open brackets that are closed, an end with no bracket open counted as one more.
 
-    Brackets may be opened, too, and then count as still open. Any other character does not fit, nor does a bracket
-    that is opened deeper than `most`.
+    Brackets may be opened, too, and then have to be closed before the others. Behind a character that does not fit
+    nothing counts any more; a bracket that is opened deeper than `most` does not fit.
 
     Args:
         most: How deep brackets may be nested.
@@ -32,21 +32,21 @@ class _BracketsScore(AutomatonReward):
 
     def start(self, example: Example) -> Hashable:
         needed = example.references[0]
-        return needed, len(needed)
+        return needed, len(needed), len(needed)
 
-    def read(self, memory: tuple[str, int] | None, character: str) -> Hashable:
-        """Remembers the brackets that are needed, the next one first, and how many there were at first; None: wrong."""
-        if memory is None:
-            return None
-        needed, first = memory
+    def read(self, memory: tuple[str | None, int, int], character: str) -> Hashable:
+        """Remembers the brackets that are needed, the next one first (None: wrong), the fewest so far, and how
+        many there were at first."""
+        needed, fewest, first = memory
         if needed and needed[0] == character:
-            return needed[1:], first
-        if character in _CLOSING and len(needed) < self.most:
-            return _CLOSING[character] + needed, first
-        return None
+            return needed[1:], min(fewest, len(needed) - 1), first
+        if needed is not None and character in _CLOSING and len(needed) < self.most:
+            return _CLOSING[character] + needed, fewest, first
+        return None, fewest, first
 
-    def value(self, memory: tuple[str, int] | None) -> float:
-        return 0.0 if memory is None else max(0.0, 1.0 - len(memory[0]) / memory[1])
+    def value(self, memory: tuple[str | None, int, int]) -> float:
+        needed, fewest, first = memory
+        return (first - fewest + (needed == "")) / (first + 1)
 
 
 class Brackets(Diagnostic):
@@ -113,37 +113,28 @@ class Arithmetic(Diagnostic):
 
 
 class _LengthScore(AutomatonReward):
-    """1 for the reference, less 1/n for each character that is missing, too many or another; n is its length."""
+    """1 for as many characters as the reference has, falling in a straight line to 0 at none and at twice as many."""
 
     name = "exact_length"
     low, high = 0.0, 1.0
 
     def start(self, example: Example) -> Hashable:
-        wanted = example.references[0]
-        return wanted[0], len(wanted), 0, 0
+        return len(example.references[0]), 0
 
-    def read(self, memory: tuple[str, int, int, int] | None, character: str) -> Hashable:
-        """Remembers the letter, the number, how many there were and how many others; None: 0 for good."""
-        if memory is None:
-            return None
-        letter, number, written, others = memory
-        if character == letter:
-            written += 1
-        else:
-            others += 1
-        return None if others + max(written - number, 0) >= number else (letter, number, written, others)
+    def read(self, memory: tuple[int, int], character: str) -> Hashable:
+        """Remembers the wanted number, and how many there were."""
+        number, written = memory
+        return number, min(written + 1, 2 * number)
 
-    def value(self, memory: tuple[str, int, int, int] | None) -> float:
-        if memory is None:
-            return 0.0
-        _, number, written, others = memory
-        return max(0.0, 1.0 - (abs(number - written) + others) / number)
+    def value(self, memory: tuple[int, int]) -> float:
+        number, written = memory
+        return 1.0 - abs(number - written) / number
 
 
 class Length(Diagnostic):
-    """Write a letter as often as the prompt says, and stop: "3b" wants "bbb".
+    """Write as many symbols as the prompt says, whichever, and stop: "3b" wants "bbb", and "abc" is as good.
 
-    Level 1 asks for 2 to 8 letters (shifted: 9 to 12), level 2 for 4 to 20 (21 to 30), level 3 for 8 to 32 (33 to 48).
+    Level 1 asks for 2 to 8 symbols (shifted: 9 to 12), level 2 for 4 to 20 (21 to 30), level 3 for 8 to 32 (33 to 48).
     """
 
     name = "length"

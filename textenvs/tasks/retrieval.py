@@ -31,7 +31,8 @@ class Needle(Diagnostic):
         """See `Diagnostic.draw`."""
         records, dots = self._SIZES[self.level - 1][shifted]
         keys = dice.sample(_KEYS, records)
-        values = [f"{dice.below(100):02}" for _ in keys]
+        digits = "".join([f"{dice.below(10**16):016}" for _ in range(0, records, 8)])  # eight values at a time
+        values = [digits[2 * place : 2 * place + 2] for place in range(records)]
         asked, gap = dice.below(records), "." * dots
         context = "".join([f"{key}{value}{gap}" for key, value in zip(keys, values, strict=True)])
         return Example(f"{context}?{keys[asked]}", (values[asked],))
