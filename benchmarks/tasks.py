@@ -6,8 +6,8 @@ reaches the task's threshold, or never does:
 
 - exact, gamma 1: the payouts have the same return on every path, so the same gradient, and take the same updates.
 - exact, gamma 0.9: they do not; a discount makes late pay worth less.
-- reinforce: the same gradient, sampled. What the immediate payout has paid already is no part of the return to go, which
-  works as a baseline: its variance is smaller, its mean the same.
+- reinforce: the same gradient, sampled, with the batch's mean at each time as a baseline. What the immediate payout has
+  paid already is no part of the return to go, which works as one more baseline.
 - actor-critic: one-step temporal differences and a table of values. Sparse pay has to travel back through the values.
 
 Also how many examples a second each task's generator makes, at every level.

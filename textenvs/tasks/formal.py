@@ -35,8 +35,10 @@ class _BracketsScore(AutomatonReward):
         return needed, len(needed), len(needed)
 
     def read(self, memory: tuple[str | None, int, int], character: str) -> Hashable:
-        """Remembers the brackets that are needed, the next one first (None: wrong), the fewest so far, and how
-        many there were at first."""
+        """Remembers the brackets that are needed, the next one first; the fewest so far; and how many at first.
+
+        Nothing is needed ("") at the right end, and None says that a character did not fit.
+        """
         needed, fewest, first = memory
         if needed and needed[0] == character:
             return needed[1:], min(fewest, len(needed) - 1), first
