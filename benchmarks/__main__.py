@@ -3,7 +3,8 @@
 import sys
 from importlib import import_module
 
-COMMANDS = ("env", "sentiment")  # each a module with a `main`, loaded when it is asked for: some need torch
+# Each is a module with a `main`, loaded when it is asked for: some need torch.
+COMMANDS = ("env", "rewards", "tasks", "sentiment")
 
 
 def main() -> None:

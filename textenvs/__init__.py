@@ -10,7 +10,7 @@ from textenvs.datasets import Dataset, load_dataset
 from textenvs.env import TextGenEnv, encoder_decoder
 from textenvs.registration import list_envs, register_envs
 from textenvs.rewards import Reward, RewardError, list_rewards, make_reward, register_reward
-from textenvs.tasks import Example, Task, list_tasks, make_task, register_task
+from textenvs.tasks import Example, ReferenceScores, Task, list_tasks, make_task, register_task
 from textenvs.tokenizer import Tokenizer, make_tokenizer
 from textenvs.vector_env import TextGenVectorEnv
 
@@ -22,6 +22,7 @@ register_task("dataset", Dataset)
 __all__ = [
     "Dataset",
     "Example",
+    "ReferenceScores",
     "Reward",
     "RewardError",
     "Task",

@@ -19,8 +19,10 @@ from textenvs.testing import check_reward, check_task, check_vector_env
 from textenvs.tokenizer import decode
 from textenvs.wrappers import TextAction, response_encoder
 
-_LIST = """Show every id: its task; how many tokens its vocabulary has; how many a prompt has at most; how many an
-episode may write; which reward it pays and how; and the held-out metric, a second score that training never sees."""
+_LIST = """Show every id: how many tokens its vocabulary has; how many a prompt has at most; how many an episode may
+write; what random tokens score (exactly, or with its 95 %% interval), what the demonstrations score and the best score
+there is, on the test split; and what it tests. With --long also: from which score it counts as solved; its task and
+level; which reward it pays and how; and the held-out metric, a second score that training never sees."""
 
 _PLAY = """Write a response yourself. The text is cut into tokens, each is a step, and EOS ends it. What you see then is
 the episode, with what each token was paid. The text is taken as it is: begin it with a space where a word begins."""
@@ -57,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m textenvs", description="Token-level text environments.")
     commands = parser.add_subparsers(required=True, metavar="list | play | check")
     listing = commands.add_parser("list", help="show every id", description=_LIST)
+    listing.add_argument("--long", action="store_true", help="show more columns")
     listing.set_defaults(run=_list)
     play = commands.add_parser("play", help="write a response yourself", description=_PLAY)
     _add_id(play)
@@ -66,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("--reward", help="a reward's name, or JSON. Default: the environment's own")
     play.add_argument("--payout", help="""a payout's name, or JSON: '{"every": 8}'. Default: the environment's own""")
     play.add_argument("--max-new-tokens", type=int, help="tokens an episode may write. Default: the environment's own")
-    play.add_argument("--split", default="train", help="train, validation or test. Default: %(default)s")
+    play.add_argument("--split", default="train", help="train, validation, test or shifted. Default: %(default)s")
     play.add_argument("--example", type=int, help="which example, by its place in the split. Default: a drawn one")
     play.add_argument("--seed", type=int, help="what the example is drawn with. Default: a new one each time")
     play.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: %(default)s")
@@ -82,21 +85,44 @@ def _add_id(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(given: argparse.Namespace) -> int:
-    rows: list[tuple[str, ...]] = [("id", "task", "vocabulary", "prompt", "budget", "reward", "payout", "held-out")]
-    for env_id in list_envs():
-        setting = _made(env_id).setting
-        numbers = (setting.tokenizer.vocab_size, setting.pool.prompts.shape[1], setting.max_new_tokens)
-        held_out = setting.task.held_out_reward
-        names = (setting.reward.name, _shown(setting.payout), "-" if held_out is None else _shown(held_out))
-        rows.append((env_id, setting.task.name, *map(str, numbers), *names))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if place in (2, 3, 4) else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
+    rows = [{name: _shown(value) for name, value in _listed(env_id).items()} for env_id in list_envs()]
+    names = list(rows[0]) if given.long else [name for name in rows[0] if name not in _LONG]
+    table = [dict(zip(names, names, strict=True)), *rows]
+    widths = {name: max(len(row[name]) for row in table) for name in names}
+    for row in table:
+        cells = [row[name].rjust(widths[name]) if name in _NUMBERS else row[name].ljust(widths[name]) for name in names]
         print("  ".join(cells).rstrip())
     return 0
+
+
+_NUMBERS = ("vocabulary", "prompt", "budget", "random", "demonstration", "top", "threshold", "level")
+_LONG = ("threshold", "task", "level", "reward", "payout", "held-out")
+
+
+def _listed(env_id: str) -> dict[str, Any]:
+    """What the list says of one id."""
+    setting = _made(env_id).setting
+    task = setting.task
+    scores = task.reference_scores()
+    known = None if scores is None else f"{scores.random:.3g}"
+    if scores is not None and scores.random_interval:
+        known = f"{scores.random:.1g}±{scores.random_interval:.1g}"
+    return {
+        "id": env_id,
+        "vocabulary": setting.tokenizer.vocab_size,
+        "prompt": setting.pool.prompts.shape[1],
+        "budget": setting.max_new_tokens,
+        "random": known,
+        "demonstration": None if scores is None else f"{scores.demonstration:.3g}",
+        "top": None if scores is None else f"{scores.top:.3g}",
+        "threshold": None if scores is None else f"{scores.threshold:.3g}",
+        "task": task.name,
+        "level": f"{task.level} of {task.levels}",
+        "reward": setting.reward.name,
+        "payout": setting.payout,
+        "held-out": task.held_out_reward,
+        "tests": task.tests or None,
+    }
 
 
 def _play(given: argparse.Namespace) -> int:
@@ -205,6 +231,8 @@ def _name_or_json(name: str, text: str) -> Any:
 
 
 def _shown(setting: Any) -> str:
+    if setting is None:
+        return "-"
     return setting if isinstance(setting, str) else json.dumps(setting, default=repr)
 
 

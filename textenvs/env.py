@@ -18,7 +18,7 @@ from textenvs import render as views
 from textenvs.lanes import Lanes, Pool, PromptEncoder, build_pools, check_count, reply_room, seeds_of
 from textenvs.rewards import make_reward
 from textenvs.rewards.base import Reward
-from textenvs.tasks import SPLITS, Example, Task, make_task
+from textenvs.tasks import Example, Task, make_task
 from textenvs.tokenizer import Tokenizer, decode_prompt, decode_tokens, make_tokenizer
 
 RENDER_MODES = ("ansi", "human", "rgb_array")
@@ -78,9 +78,9 @@ class Setting:
         """Look every name up. See `TextGenEnv` for the arguments and errors."""
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"Expected render_mode to be None or one of {list(RENDER_MODES)}, got {render_mode!r}")
-        if split not in SPLITS:
-            raise ValueError(f"Expected split to be one of {list(SPLITS)}, got {split!r}")
         found = make_task(task)
+        if split not in found.splits:
+            raise ValueError(f"Expected split to be one of {list(found.splits)}, got {split!r}")
         made_tokenizer = make_tokenizer(found.default_tokenizer if tokenizer is None else tokenizer)
         made_reward = make_reward(found.default_reward if reward is None else reward)
         budget = found.default_max_new_tokens if max_new_tokens is None else max_new_tokens
@@ -160,7 +160,7 @@ class Setting:
 
 
 _POOL_CACHE: OrderedDict[Any, dict[str, Pool]] = OrderedDict()
-_POOL_CACHE_SIZE = 8
+_POOL_CACHE_SIZE = 32
 
 
 def _pools(name: Any, task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
@@ -241,7 +241,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
             `{"shaped": {"gamma": g}}`.
         tokenizer: What `textenvs.make_tokenizer` takes; None is the task's own.
         max_new_tokens: The budget of an episode, in tokens; None is the task's own.
-        split: "train", "validation" or "test".
+        split: "train", "validation", "test", or "shifted" where the task has that split.
         max_prompt_length: Cut prompts to this many tokens; None is the task's own, which may be no cut.
         truncation_side: Which end a cut takes away, "left" or "right"; None is the task's own.
         min_new_tokens: How many tokens a response has before EOS or a stop sequence ends it. An EOS that comes earlier

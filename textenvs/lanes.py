@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from textenvs.automata import ActionMasks, Language, Stops, make_language
 from textenvs.rewards.base import Reward, RewardError, checked_score
 from textenvs.rewards.payouts import make_payout
-from textenvs.tasks.base import SPLITS, Example, Task
+from textenvs.tasks.base import Example, Task
 from textenvs.tokenizer import Tokenizer, decode, decode_batch
 
 
@@ -129,7 +129,7 @@ def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
     """Tokenise every split of a task, so that all its environments have the same observation space.
 
     A prompt that is cut may come to equal another split's prompt. Such examples are left out of the later split
-    (train, validation, test), so that no prompt is ever in two.
+    (train, validation, test, shifted), so that no prompt is ever in two.
 
     Args:
         task: Where the examples come from.
@@ -143,7 +143,7 @@ def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
     """
     encoded: dict[str, tuple[list[Example], list[list[int]], Sequence[float] | None]] = {}
     seen: set[tuple[int, ...]] = set()
-    for split in SPLITS:
+    for split in task.splits:
         examples = [task.example(split, index) for index in range(task.num_examples(split))]
         if not examples:
             continue

@@ -5,26 +5,53 @@ An id's dynamics, reward, tokenizer and thresholds are frozen: what changes them
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 
-ENVS: dict[str, dict[str, Any]] = {
-    "TextGen-v0": {"task": "stories"},
-    "TextGen/Stories-v0": {"task": "stories"},
+
+@dataclass(frozen=True)
+class Registration:
+    """What an id stands for.
+
+    Attributes:
+        kwargs: The keyword arguments of its environment.
+        reward_threshold: The mean score from which it counts as solved: the `threshold` of its task's reference scores
+            on the test split, to 6 digits.
+    """
+
+    kwargs: Mapping[str, Any]
+    reward_threshold: float
+
+
+ENVS: dict[str, Registration] = {
+    "TextGen-v0": Registration({"task": "stories"}, 0.086561),
+    "TextGen/Stories-v0": Registration({"task": "stories"}, 0.086561),
+    "TextGen/Copy-v0": Registration({"task": "copy"}, 0.908187),
+    "TextGen/Reverse-v0": Registration({"task": "reverse"}, 0.908187),
+    "TextGen/Sort-v0": Registration({"task": "sort"}, 0.907071),
+    "TextGen/DelayedCue-v0": Registration({"task": "delayed_cue"}, 0.906561),
+    "TextGen/Chain-v0": Registration({"task": "chain"}, 0.921681),
+    "TextGen/Password-v0": Registration({"task": "password"}, 0.90003),
+    "TextGen/Needle-v0": Registration({"task": "needle"}, 0.902499),
+    "TextGen/Brackets-v0": Registration({"task": "brackets"}, 0.906569),
+    "TextGen/Arithmetic-v0": Registration({"task": "arithmetic"}, 0.906241),
+    "TextGen/Length-v0": Registration({"task": "length"}, 0.916646),
 }
-"""Id to the keyword arguments of its environment."""
 
 
 def register_envs() -> None:
     """Tell Gymnasium every id of the table. Calling it twice changes nothing."""
-    for env_id, kwargs in ENVS.items():
+    for env_id, registration in ENVS.items():
         if env_id not in gym.registry:
             gym.register(
                 env_id,
                 entry_point="textenvs.env:TextGenEnv",
                 vector_entry_point="textenvs.vector_env:TextGenVectorEnv",
-                kwargs=kwargs,
+                reward_threshold=registration.reward_threshold,
+                kwargs=dict(registration.kwargs),
             )
 
 

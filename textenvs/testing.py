@@ -11,10 +11,12 @@ A check passes silently, or raises with the first thing that it found wrong.
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -25,7 +27,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from textenvs.rewards import Reward, Scorer, checked_score, make_payout, make_reward
-from textenvs.tasks import SPLITS, Example, Task, make_task
+from textenvs.tasks import Example, Task, make_task
 from textenvs.tokenizer import Tokenizer, decode, make_tokenizer
 from textenvs.vector_env import TextGenVectorEnv
 
@@ -53,6 +55,7 @@ PAYOUTS: tuple[Any, ...] = (
 
 _TEXT = 'The fox was not very happy, but it is so good! "No!" never (sad)? :) 3.5\n\nÄ 漢字 😀 least isn\'t BAD ...'
 _NUM_LANES = 3
+_RANDOM_EPISODES = 1024
 
 
 def check_reward(
@@ -312,7 +315,11 @@ def check_task(
     - No prompt is in two splits. Examples have the right types, and metadata that JSON can hold.
     - Prompts, and the demonstrations, come back from the tokenizer as they went in (but for a space in front of a
       prompt); a demonstration and its EOS fit into the budget.
+    - Over episodes of random tokens, the immediate and the sparse payout pay the same.
     - Demonstrations, where there are any, score better under the task's reward than random tokens do.
+    - Reference scores, where there are any, are so: random tokens, drawn with fixed seeds, score within 4 standard
+      errors of what the task says, and the demonstrations just that, which is above the threshold. They hold for the
+      task's own tokenizer and reward, and are looked at with these alone.
 
     Args:
         task: What `textenvs.make_task` takes.
@@ -338,26 +345,35 @@ def check_task(
         make_tokenizer(made.default_tokenizer if tokenizer is None else tokenizer),
         make_reward(made.default_reward if reward is None else reward),
         max_examples,
+        is_default=tokenizer is None and reward is None,
     )
     checker.check_splits()
     checker.check_pure(again)
     checker.check_examples()
     checker.check_prompts()
+    checker.check_random_policy()
     checker.check_demonstrations(again)
 
 
 class _TaskChecker:
     """The promises of one task."""
 
-    def __init__(self, task: Task, tokenizer: Tokenizer, reward: Reward, max_examples: int) -> None:
+    def __init__(
+        self, task: Task, tokenizer: Tokenizer, reward: Reward, max_examples: int, *, is_default: bool
+    ) -> None:
         self.task, self.tokenizer, self.reward = task, tokenizer, reward
-        self.sizes = {split: self.check_size(split) for split in SPLITS}
+        self.references = task.reference_scores() if is_default else None
+        self.random = -math.inf  # what random tokens score
+        self.sizes = {split: self.check_size(split) for split in task.splits}
         if not any(self.sizes.values()):
             raise AssertionError(f"{self} should have an example in some split")
         self.places = [
             (split, index)
             for split, size in self.sizes.items()
-            for index in sorted({place * size // max_examples for place in range(max_examples)} if size else ())
+            # One further each time, since what alternates from index to index would fall in step with even distances.
+            for index in sorted(
+                {(place * size // max_examples + place) % size for place in range(max_examples) if size}
+            )
         ]
 
     def __str__(self) -> str:
@@ -452,10 +468,27 @@ class _TaskChecker:
                 raise AssertionError(f"{self}: demonstrations should be the same at every call, got {text!r}, {texts}")
             self.check_written(place, text)
             scores.append(checked_score(self.reward, example, text))
-        shown, drawn = float(np.mean(scores)), self.random_score()
-        if not shown > drawn:
+        shown = float(np.mean(scores))
+        if not shown > self.random:
             raise AssertionError(
-                f"{self}: demonstrations should score better than random tokens, got {shown} and {drawn} on average"
+                f"{self}: demonstrations should score better than random tokens, got {shown} and {self.random} on "
+                "average"
+            )
+        if self.references is None:
+            return
+        if not self.references.demonstration >= self.references.threshold:
+            raise AssertionError(
+                f"{self}: demonstrations should score near the top score {self.references.top}, at least "
+                f"{self.references.threshold}, got {self.references.demonstration} by reference_scores"
+            )
+        examples = [self.task.example("test", index) for index in range(self.sizes["test"])]
+        shown = float(
+            np.mean([checked_score(self.reward, example, self.task.demonstration(example)) for example in examples])
+        )
+        if abs(shown - self.references.demonstration) > 1e-6:
+            raise AssertionError(
+                f"{self}: the demonstrations of split 'test' should score {self.references.demonstration} on average, "
+                f"as reference_scores says, got {shown}"
             )
 
     def check_written(self, place: tuple[str, int], text: str) -> None:
@@ -474,19 +507,77 @@ class _TaskChecker:
                 f"{len(ids) + 1}: {text!r}"
             )
 
-    def random_score(self) -> float:
-        """The mean score of random tokens, over as many episodes as examples are looked at."""
-        split = next(split for split, size in self.sizes.items() if size)
-        lanes = max(len(self.places), 32)
-        envs = TextGenVectorEnv(
-            lanes, self.task, self.reward, "sparse", self.tokenizer, split=split, autoreset_mode=AutoresetMode.DISABLED
+    def check_random_policy(self) -> None:
+        """Both payouts pay the score of what random tokens wrote, and its mean is what the task says."""
+        split = "test" if self.references else next(split for split, size in self.sizes.items() if size)
+        found = play_randomly(self.task, split, _RANDOM_EPISODES, 0, self.tokenizer, self.reward)
+        wrong = np.flatnonzero(~np.isclose(found.immediate, found.scores, rtol=1e-9, atol=1e-9))
+        if len(wrong):
+            raise AssertionError(
+                f"{self}: the payouts 'immediate' and 'sparse' should pay the same over an episode, got "
+                f"{found.immediate[wrong[0]]} and {found.scores[wrong[0]]}"
+            )
+        self.random = float(found.scores.mean())
+        if self.references is None:
+            return
+        stated = self.references.random
+        variance = float(found.scores.var(ddof=1))
+        if not variance and math.isfinite(self.reward.high - self.reward.low):
+            # Too rare to be seen. A score in [low, high] varies most where it is always one of the two.
+            variance = (stated - self.reward.low) * (self.reward.high - stated)
+        half = self.references.random_interval / 1.96
+        error = math.sqrt(variance / len(found.scores) + half**2)
+        if abs(self.random - stated) > 4 * error:
+            raise AssertionError(
+                f"{self}: random tokens should score {stated} on average in split {split!r}, as reference_scores says, "
+                f"got {self.random} with a standard error of {error}"
+            )
+
+
+@dataclass(frozen=True)
+class RandomPlay:
+    """What tokens drawn uniformly from the whole vocabulary got.
+
+    Attributes:
+        scores: `(episodes,)` the score of each, all of which the sparse payout paid at the end.
+        immediate: `(episodes,)` what the immediate payout paid for the same tokens, summed.
+    """
+
+    scores: NDArray[np.float64]
+    immediate: NDArray[np.float64]
+
+
+def play_randomly(
+    task: Task, split: str, episodes: int, seed: int, tokenizer: Tokenizer | None = None, reward: Reward | None = None
+) -> RandomPlay:
+    """Play a task with random tokens, side by side in an environment that pays at once and one that pays at the end.
+
+    Args:
+        task: The task; its budget is its own.
+        split: Where the examples come from.
+        episodes: How many episodes.
+        seed: What the examples and the tokens are drawn with.
+        tokenizer: Whose tokens; None is the task's own.
+        reward: The score; None is the task's own.
+
+    Returns:
+        What was paid.
+    """
+    envs = [
+        TextGenVectorEnv(
+            episodes, task, reward, payout, tokenizer, split=split, autoreset_mode=AutoresetMode.DISABLED, copy=False
         )
-        envs.reset(seed=0)
-        rng, ended, scores = np.random.default_rng(0), np.zeros(lanes, dtype=np.bool_), np.zeros(lanes)
-        while not ended.all():
-            _, _, ended, _, infos = envs.step(rng.integers(self.tokenizer.vocab_size, size=lanes))
-            scores = infos["score"]
-        return float(scores.mean())
+        for payout in ("sparse", "immediate")
+    ]
+    for each in envs:
+        each.reset(seed=seed)
+    rng, ended, paid = np.random.default_rng(seed), np.zeros(episodes, dtype=np.bool_), np.zeros((2, episodes))
+    while not ended.all():
+        tokens = rng.integers(envs[0].tokenizer.vocab_size, size=episodes)
+        for row, each in enumerate(envs):
+            _, rewards, ended, _, _ = each.step(tokens)
+            paid[row] += rewards
+    return RandomPlay(*paid)
 
 
 @contextmanager

@@ -202,8 +202,9 @@ def make_tokenizer(tokenizer: Any) -> Tokenizer:
     """A `Tokenizer` from whatever a user has.
 
     Args:
-        tokenizer: A bundled name (`"stories"`), the path of a `tokenizer.json` or of a folder with one, a
-            `tokenizers.Tokenizer`, a fast Transformers tokenizer, or anything that fits the `Tokenizer` protocol.
+        tokenizer: A bundled name (`"stories"`), `{"symbols": "abc"}` (see `symbol_tokenizer`), the path of a
+            `tokenizer.json` or of a folder with one, a `tokenizers.Tokenizer`, a fast Transformers tokenizer, or
+            anything that fits the `Tokenizer` protocol.
 
     Returns:
         The tokenizer. The same name or path gives the same object while the file stays as it is, so that environments
@@ -215,6 +216,8 @@ def make_tokenizer(tokenizer: Any) -> Tokenizer:
     """
     if isinstance(tokenizer, (str, os.PathLike)):
         return _of_name(tokenizer)
+    if isinstance(tokenizer, Mapping) and set(tokenizer) == {"symbols"}:
+        return symbol_tokenizer(tokenizer["symbols"])
     if isinstance(tokenizer, SubwordTokenizer):
         return tokenizer
     if isinstance(tokenizer, tokenizers.Tokenizer):
@@ -230,6 +233,42 @@ def make_tokenizer(tokenizer: Any) -> Tokenizer:
         "vocab_size, bos_token_id, eos_token_id, pad_token_id, pieces and encode_batch, got "
         f"{type(tokenizer).__name__}"
     )
+
+
+def symbol_tokenizer(symbols: str) -> SubwordTokenizer:
+    """A tokenizer with EOS, id 0, and one token for each of a few characters: what diagnostic tasks speak.
+
+    It puts nothing in front of a prompt, EOS also begins texts and pads, and it leaves out what it cannot write.
+
+    Args:
+        symbols: The characters, in the order of their ids from 1.
+
+    Returns:
+        The tokenizer; the same one for the same symbols.
+
+    Raises:
+        ValueError: If there is no symbol, or one comes twice.
+        TypeError: If it is no string.
+
+    Example:
+        >>> tokenizer = symbol_tokenizer("abc")
+        >>> tokenizer.vocab_size, tokenizer.encode_response("cab!")
+        (4, [3, 1, 2])
+    """
+    if not isinstance(symbols, str):
+        raise TypeError(f"Expected symbols as a string, got {symbols!r}")
+    if not symbols or len(set(symbols)) < len(symbols):
+        raise ValueError(f"Expected symbols to be different characters, at least one of them, got {symbols!r}")
+    return _symbol_tokenizer(symbols)
+
+
+@lru_cache(maxsize=64)
+def _symbol_tokenizer(symbols: str) -> SubwordTokenizer:
+    vocabulary = {token: number for number, token in enumerate(("<eos>", *symbols))}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))  # without merges: a character a token
+    backend.decoder = tokenizers.decoders.Fuse()
+    backend.add_special_tokens(["<eos>"])
+    return SubwordTokenizer(backend)
 
 
 def decode(tokenizer: Tokenizer, token_ids: Iterable[int]) -> str:

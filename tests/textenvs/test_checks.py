@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import textenvs
 from tests.textenvs.toys import Letters, Talk, Toy, text_length
-from textenvs import Example, TextGenEnv, TextGenVectorEnv
+from textenvs import Example, ReferenceScores, TextGenEnv, TextGenVectorEnv
 from textenvs.tasks.base import check_split
 from textenvs.testing import check_task, check_vector_env
 
@@ -47,7 +47,22 @@ class Good(Toy):
         return "aaa"
 
 
+def scores_of_good(split: str, random: float = 0.0, demonstration: float = 3.0) -> ReferenceScores:
+    """What `count_a` gives random tokens: two of them have an "a", and EOS ends an episode of at most four."""
+    tokens = Letters().vocab_size
+    exact = 2 / tokens * sum((1 - 1 / tokens) ** before for before in range(4))
+    return ReferenceScores(random=random or exact, demonstration=demonstration, top=3.0)
+
+
+class Measured(Good):
+    """Says what its scores are."""
+
+    def reference_scores(self, split: str = "test") -> ReferenceScores:
+        return scores_of_good(split)
+
+
 def test_good_tasks_pass() -> None:
+    check_task(Measured())
     check_task("stories", max_examples=16)
     check_task({"stories": {"train": 5}}, max_examples=3)
     check_task("stories", "stories", "vader", max_examples=16)
@@ -185,6 +200,40 @@ class Moody(Good):
         return random.choice(["aaa", "bbb"]) * (random.getstate()[1][5] % 2)
 
 
+class WrongRandomScore(Good):
+    def reference_scores(self, split: str = "test") -> ReferenceScores:
+        return scores_of_good(split, random=0.3)
+
+
+class ImpossibleRandomScore(Good):
+    """Says that random tokens always get something, and they never do."""
+
+    default_reward = staticmethod(lambda example, response: float("aaaa" in response))
+
+    def reference_scores(self, split: str = "test") -> ReferenceScores:
+        return ReferenceScores(random=0.1, demonstration=1.0, top=1.0, random_interval=0.01)
+
+    def demonstration(self, example: Example) -> str:
+        return "aaaa"
+
+
+class WeakDemonstrations(Good):
+    def reference_scores(self, split: str = "test") -> ReferenceScores:
+        return scores_of_good(split, demonstration=2.0)
+
+
+class WrongDemonstrationScore(Good):
+    def reference_scores(self, split: str = "test") -> ReferenceScores:
+        return scores_of_good(split, demonstration=2.9)
+
+
+class WorseInOneSplit(Measured):
+    """Its demonstrations are good where nobody trains on them, too, or are they?"""
+
+    def demonstration(self, example: Example) -> str:
+        return "a" if example.prompt == "y" else "aaa"
+
+
 class Worse(Good):
     def demonstration(self, example: Example) -> str:
         return ""
@@ -207,10 +256,15 @@ class Worse(Good):
         (ListOfReferences, "should have texts and a tuple of texts"),
         (NotJson, "metadata of .* should be JSON, but .*set is not JSON serializable"),
         (NanInMetadata, "metadata of .* should be JSON, but Out of range float"),
-        (Unwritable, r"the prompt of example\('train', \d+\) should come back from the tokenizer, '.*h'"),
+        (Unwritable, r"the prompt of example\('train', \d+\) should come back from the tokenizer, '.*h.*', got"),
         (UnwritableDemonstration, "the demonstration of .* should come back from the tokenizer, 'aaa', got 'aa'"),
         (TooLong, "the demonstration of .* and EOS should fit into 4 tokens, got 5: 'aaaa'"),
         (Moody, "demonstrations should be the same at every call"),
+        (WrongRandomScore, r"random tokens should score 0\.3 on average in split 'test', as reference_scores says"),
+        (ImpossibleRandomScore, r"random tokens should score 0\.1 on average in split 'test', .*got 0\.0"),
+        (WeakDemonstrations, r"demonstrations should score near the top score 3\.0, at least 2\.7.*got 2\.0"),
+        (WrongDemonstrationScore, r"demonstrations of split 'test' should score 2\.9 on average, .*got 3\.0"),
+        (WorseInOneSplit, r"demonstrations of split 'test' should score 3\.0 on average, .*got 2\.0"),
         (Worse, "demonstrations should score better than random tokens, got 0.0 and"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",

@@ -100,7 +100,7 @@ def test_a_dict_is_the_same_and_fits_into_json(tmp_path):
         ("a.jsonl", b'{"text": 7}\n', "Expected a string in field 'text'"),
         ("a.txt", b"fine\n\xff\xfe\n", "to be UTF-8, but byte 5"),
         ("a.txt", b"\n\n", "at least one prompt"),
-        ("a.docx", b"fine", r"Expected a \.jsonl or \.txt file"),
+        ("a.docx", b"fine", r"Expected a \.jsonl, \.txt, \.csv, \.tsv, \.parquet file, or the id"),
     ],
 )
 def test_a_file_that_is_not_what_it_should_be(tmp_path, name, content, message):

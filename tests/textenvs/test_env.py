@@ -383,7 +383,7 @@ class TestBadInput:
             ({"max_new_tokens": -1}, ValueError, "max_new_tokens to be at least 1, got -1"),
             ({"max_new_tokens": 0}, ValueError, "max_new_tokens to be at least 1, got 0"),
             ({"max_new_tokens": 2.0}, TypeError, "max_new_tokens to be a whole number"),
-            ({"split": "dev"}, ValueError, r"\['train', 'validation', 'test'\], got 'dev'"),
+            ({"split": "dev"}, ValueError, r"\['train', 'validation', 'test', 'shifted'\], got 'dev'"),
             ({"tokenizer": "no/such/folder"}, ValueError, "no/such/folder"),
             ({"max_prompt_length": 0}, ValueError, "max_prompt_length to be at least 1"),
             ({"truncation_side": "top"}, ValueError, "'left' or 'right', got 'top'"),

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 import textenvs.tasks as registry
-from textenvs.data import train_stories_tokenizer
+from textenvs.data import make_reference_scores, train_stories_tokenizer
 from textenvs.tasks import SPLITS, Example, Stories, Task, list_tasks, make_task, register_task
 from textenvs.tasks import stories as grammar
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = Stories()
-EXAMPLES = {split: [TASK.example(split, i) for i in range(TASK.num_examples(split))] for split in SPLITS}
+EXAMPLES = {split: [TASK.example(split, i) for i in range(TASK.num_examples(split))] for split in TASK.splits}
 TOKENIZER = tokenizers.Tokenizer.from_file(str(train_stories_tokenizer.OUTPUT))
 COMPOUND = SentimentIntensityAnalyzer()
 
@@ -30,7 +30,7 @@ DIGEST = """
 import hashlib
 from textenvs.tasks.stories import Stories
 task, digest = Stories(), hashlib.sha256()
-for split in ("train", "validation", "test"):
+for split in task.splits:
     for index in range(0, task.num_examples(split), 7):
         example = task.example(split, index)
         digest.update(repr((example.prompt, example.references, dict(example.metadata))).encode())
@@ -54,6 +54,45 @@ def composition(example: Example) -> tuple[str, str, str]:
 def test_sizes() -> None:
     assert [TASK.num_examples(split) for split in SPLITS] == [4096, 512, 512]
     assert Stories(train=8, validation=4, test=2).num_examples("test") == 2
+
+
+def test_the_shifted_split_has_words_of_its_own() -> None:
+    corpus = " ".join(TASK.corpus_story(index) for index in range(3000))
+    known = set(re.findall(r"\w+", corpus))
+    for example in EXAMPLES["shifted"]:
+        assert not set(composition(example)) - {"boy", "girl"} & known
+        assert set(re.findall(r"\w+", example.prompt)) & known
+
+
+def test_a_counterpart_differs_in_who_the_story_is_about() -> None:
+    example = TASK.example("test", 0)
+    other = TASK.counterpart(example)
+    pairs = set(zip(re.findall(r"\w+", example.prompt), re.findall(r"\w+", other.prompt), strict=True))
+    changed = {pair for pair in pairs if pair[0] != pair[1]}
+    assert changed <= {(example.metadata["name"], other.metadata["name"]), ("He", "She"), ("His", "Her"),
+                       ("his", "her"), ("boy", "girl"), ("She", "He"), ("Her", "His"), ("her", "his"),
+                       ("girl", "boy")}  # fmt: skip
+    assert changed
+    for examples in EXAMPLES.values():
+        for example in examples[::5]:
+            other = TASK.counterpart(example)
+            assert (example.metadata["name"] in grammar.BOYS + grammar.SHIFTED_BOYS) != (
+                other.metadata["name"] in grammar.BOYS + grammar.SHIFTED_BOYS
+            )
+            assert TASK.counterpart(other) == example
+            assert other.references == (TASK.demonstration(other),)
+
+
+def test_reference_scores_are_what_their_script_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demonstrations' to all digits; the random policy, with fewer episodes and another seed, about that."""
+    monkeypatch.setattr(make_reference_scores, "EPISODES", 1024)
+    monkeypatch.setattr(make_reference_scores, "SEED", 1)
+    scores = TASK.reference_scores()
+    assert scores is not None
+    again = make_reference_scores.measure(TASK, "test")
+    assert again["demonstration"] == scores.demonstration == again["top"] == scores.top
+    assert abs(again["random"] - scores.random) < 2 * again["random_interval"]
+    assert again["random_interval"] == pytest.approx(4 * scores.random_interval, rel=0.3)  # 1/sqrt(16) as many
 
 
 @pytest.mark.parametrize("sizes", [{"train": 0}, {"validation": -1}, {"test": 10**6}])
@@ -191,7 +230,7 @@ def test_every_sentence_has_its_mood(name: str, table: dict[str, list[list[gramm
     for mood, templates in table.items():
         for number, template in enumerate(templates):
             for draw in range(25):
-                dice = grammar._Dice(number, draw)
+                dice = grammar.Dice(number, draw)
                 sentence = grammar._fill(template, grammar._cast(dice.pick(combinations), dice), dice)
                 score = compound(sentence)
                 if mood == "neutral":

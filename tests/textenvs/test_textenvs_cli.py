@@ -1,6 +1,7 @@
 """python -m textenvs: what it prints, where, and with which exit code."""
 
 import io
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,19 +71,37 @@ def test_as_a_program() -> None:
     assert "Traceback" not in wrong.stderr
 
 
-def test_list(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list"]) == 0
+def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, dict[str, str]]:
+    """What `list` prints: id to column to cell."""
+    assert main(["list", *arguments]) == 0
     head, *rows = capsys.readouterr().out.splitlines()
     names = head.split()
-    assert names == ["id", "task", "vocabulary", "prompt", "budget", "reward", "payout", "held-out"]
-    assert [row.split()[0] for row in rows] == textenvs.list_envs()
-    cells = dict(zip(names, rows[0].split(), strict=True))
-    assert cells.pop("prompt").isdigit()
-    assert cells == {
-        "id": "TextGen-v0", "task": "stories", "vocabulary": "1024", "budget": "32", "reward": "sentiment",
-        "payout": "immediate", "held-out": "vader",
+    cells = [re.split(r"\s{2,}", row) for row in rows]
+    assert all(len(row) == len(names) for row in cells)
+    return {row[0]: dict(zip(names, row, strict=True)) for row in cells}
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = listed(capsys)
+    assert list(rows) == textenvs.list_envs()
+    assert rows["TextGen/Chain-v0"] == {
+        "id": "TextGen/Chain-v0", "vocabulary": "15", "prompt": "5", "budget": "5", "random": "0.217",
+        "demonstration": "1", "top": "1", "tests": "credit over actions: from a bandit to one reward for many tokens",
     }  # fmt: skip
-    assert all(row.index(row.split()[-1]) == head.index("held-out") for row in rows), "columns"
+    assert "±" in rows["TextGen-v0"]["random"]
+    assert all(row["tests"] != "-" for row in rows.values())
+    main(["list"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 160
+
+
+def test_list_long(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = listed(capsys, "--long")
+    more = {key: rows["TextGen-v0"][key] for key in ("threshold", "task", "level", "reward", "payout", "held-out")}
+    assert more == {
+        "threshold": "0.0866", "task": "stories", "level": "1 of 1", "reward": "sentiment", "payout": "immediate",
+        "held-out": "vader",
+    }  # fmt: skip
+    assert rows["TextGen/Chain-v0"]["level"] == "3 of 6"
 
 
 class TestPlay:

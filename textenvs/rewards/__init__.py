@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from textenvs.rewards.answers import CorrectPrefix, EditSimilarity, ExactMatch, TokenF1
+from textenvs.rewards.automaton import AutomatonReward, Match
 from textenvs.rewards.base import FunctionReward, Reward, RewardError, Scorer, TextScorer, checked_score
 from textenvs.rewards.bleu import Bleu
 from textenvs.rewards.chrf import Chrf, ChrfPlusPlus
@@ -131,6 +132,7 @@ def _by_name(name: Any, arguments: dict[str, Any] | None = None) -> Reward:
 
 __all__ = [
     "PAYOUTS",
+    "AutomatonReward",
     "Bleu",
     "Characters",
     "Chrf",
@@ -141,6 +143,7 @@ __all__ = [
     "FunctionReward",
     "Length",
     "Machine",
+    "Match",
     "Payout",
     "Reward",
     "RewardError",

@@ -13,13 +13,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.tasks.base import Example
 from textenvs.tokenizer import Tokenizer, decode_bytes
+
+if TYPE_CHECKING:  # tasks build on rewards: see textenvs/tasks/diagnostic.py
+    from textenvs.tasks.base import Example
 
 
 class RewardError(RuntimeError):

@@ -6,10 +6,26 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from textenvs.tasks.base import SPLITS, Example, Task
+from textenvs.tasks.base import SHIFTED, SPLITS, Example, ReferenceScores, Task
+from textenvs.tasks.credit import Chain, DelayedCue, Password
+from textenvs.tasks.diagnostic import Diagnostic
+from textenvs.tasks.formal import Arithmetic, Brackets, Length
+from textenvs.tasks.retrieval import Needle
+from textenvs.tasks.sequences import Copy, Reverse, Sort
 from textenvs.tasks.stories import Stories
 
-__all__ = ["SPLITS", "Example", "Stories", "Task", "list_tasks", "make_task", "register_task"]
+__all__ = [
+    "SHIFTED",
+    "SPLITS",
+    "Diagnostic",
+    "Example",
+    "ReferenceScores",
+    "Stories",
+    "Task",
+    "list_tasks",
+    "make_task",
+    "register_task",
+]
 
 _FACTORIES: dict[str, Callable[..., Task]] = {}
 
@@ -84,4 +100,7 @@ def make_task(task: str | Task | Mapping[str, Mapping[str, Any]]) -> Task:
     return made
 
 
-register_task("stories", Stories)
+for _task in (
+    Stories, Copy, Reverse, Sort, DelayedCue, Chain, Password, Needle, Brackets, Arithmetic, Length,
+):  # fmt: skip
+    register_task(_task.name, _task)

@@ -22,14 +22,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from hashlib import blake2b
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
-from textenvs.tasks.base import SPLITS, Example, Task, check_split
-
-_T = TypeVar("_T")
+from textenvs.tasks.base import SHIFTED, SPLITS, Example, ReferenceScores, Task, check_split, frozen_scores
+from textenvs.tasks.dice import Dice, text_key
 
 MOODS = ("happy", "sad")
 """The moods that a header can name. A sentence can also be neutral."""
@@ -77,6 +75,15 @@ FOODS = (
 GOALS = (
     "market", "zoo", "library", "farm", "bakery", "store", "beach", "park", "pond", "circus", "museum", "playground",
     "kitchen", "harbor", "station", "office",
+)  # fmt: skip
+
+# The lexicon of the shifted split: no story of the corpus has one of these words in its opening.
+SHIFTED_BOYS = ("Theo", "Bill", "Don", "Sid")
+SHIFTED_GIRLS = ("Pam", "Ina", "Lin", "Bea")
+SHIFTED_ANIMALS = ("camel", "snail", "beaver", "donkey", "hen", "seal")
+SHIFTED_PLACES = (
+    ("in a", "shed"), ("in a", "hut"), ("near a", "dock"), ("near a", "shop"), ("near a", "mall"), ("in a", "hall"),
+    ("in a", "lab"), ("in a", "den"), ("by the", "bay"), ("by a", "well"),
 )  # fmt: skip
 
 OPENINGS = (
@@ -398,38 +405,8 @@ END: Mapping[str, tuple[str, ...]] = {
     ),
 }
 
-_MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
 _CORPUS_STREAM = 11
-_EXAMPLE_STREAMS = {"train": 21, "validation": 22, "test": 23}
-
-
-def _mix(value: int) -> int:
-    """Scramble 64 bits (the finaliser of SplitMix64: Steele, Lea & Flood 2014)."""
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
-
-
-class _Dice:
-    """A counter-based source of choices: SplitMix64 from a key. A generator object would cost more than a story."""
-
-    __slots__ = ("_state",)
-
-    def __init__(self, *key: int) -> None:
-        state = 0
-        for part in key:
-            state = _mix(((state ^ part) + _GOLDEN) & _MASK)
-        self._state = state
-
-    def below(self, bound: int) -> int:
-        """Return an integer from 0 to `bound - 1`. The bias of the remainder, below 1e-16, does not matter here."""
-        self._state = (self._state + _GOLDEN) & _MASK
-        return _mix(self._state) % bound
-
-    def pick(self, options: Sequence[_T]) -> _T:
-        """Return one of the options."""
-        return options[self.below(len(options))]
+_EXAMPLE_STREAMS = {"train": 21, "validation": 22, "test": 23, SHIFTED: 24}
 
 
 # A compiled template: text as str, a slot as (name,), a choice as a list of compiled templates.
@@ -449,7 +426,7 @@ def _compile(template: str) -> list[_Part]:
     return parts
 
 
-def _fill(parts: Sequence[_Part], slots: Mapping[str, str], dice: _Dice) -> str:
+def _fill(parts: Sequence[_Part], slots: Mapping[str, str], dice: Dice) -> str:
     """Write out a compiled template."""
     text = ""
     for part in parts:
@@ -490,34 +467,43 @@ class _Combination:
 
     def key(self) -> int:
         """Return 64 bits that depend on the words alone, the same in every process."""
-        words = f"{self.kind}|{self.name}|{self.place}".encode()
-        return int.from_bytes(blake2b(words, digest_size=8).digest(), "big")
+        return text_key(f"{self.kind}|{self.name}|{self.place}")
 
 
-_IN_PLACE = {noun: f"{preposition} {noun}" for preposition, noun in PLACES}
+_IN_PLACE = {noun: f"{preposition} {noun}" for preposition, noun in (*PLACES, *SHIFTED_PLACES)}
+_COUNTERPART = {
+    **dict(zip((*BOYS, *SHIFTED_BOYS), (*GIRLS, *SHIFTED_GIRLS), strict=True)),
+    "He": "She", "he": "she", "His": "Her", "his": "her", "boy": "girl",
+}  # fmt: skip
+_COUNTERPART |= {word: other for other, word in _COUNTERPART.items()}
 
 
 @lru_cache(maxsize=1)
 def _combinations() -> dict[str, tuple[_Combination, ...]]:
     """Every combination, divided 80/10/10 by its key and put into the order of its key."""
-    heroes = [(kind, name) for kind in ANIMALS for name in (*BOYS, *GIRLS)]
-    heroes += [("boy", name) for name in BOYS] + [("girl", name) for name in GIRLS]
-    keyed = sorted(
-        (combination.key(), combination)
-        for kind, name in heroes
-        for _, place in PLACES
-        for combination in [_Combination(kind, name, place)]
-    )
+    keyed = _keyed(ANIMALS, BOYS, GIRLS, PLACES)
     divided: dict[str, list[_Combination]] = {split: [] for split in SPLITS}
     for key, combination in keyed:
         tenth = key % 10
         divided["validation" if tenth == 8 else "test" if tenth == 9 else "train"].append(combination)
+    shifted = _keyed(SHIFTED_ANIMALS, SHIFTED_BOYS, SHIFTED_GIRLS, SHIFTED_PLACES)
+    divided[SHIFTED] = [combination for _, combination in shifted]
     return {split: tuple(combinations) for split, combinations in divided.items()}
 
 
-def _cast(combination: _Combination, dice: _Dice) -> dict[str, str]:
+def _keyed(
+    animals: Sequence[str], boys: Sequence[str], girls: Sequence[str], places: Sequence[tuple[str, str]]
+) -> list[tuple[int, _Combination]]:
+    """Every combination of some words with its key, in the order of the keys."""
+    heroes = [(kind, name) for kind in animals for name in (*boys, *girls)]
+    heroes += [("boy", name) for name in boys] + [("girl", name) for name in girls]
+    combinations = [_Combination(kind, name, place) for kind, name in heroes for _, place in places]
+    return sorted((combination.key(), combination) for combination in combinations)
+
+
+def _cast(combination: _Combination, dice: Dice) -> dict[str, str]:
     """Draw what fills the slots of one story."""
-    is_boy = combination.name in BOYS
+    is_boy = combination.name in BOYS or combination.name in SHIFTED_BOYS
     friend = dice.pick(ANIMALS)
     while friend == combination.kind:
         friend = dice.pick(ANIMALS)
@@ -551,11 +537,11 @@ def _cast(combination: _Combination, dice: _Dice) -> dict[str, str]:
     }
 
 
-def _opening(mood: str, slots: Mapping[str, str], dice: _Dice) -> str:
+def _opening(mood: str, slots: Mapping[str, str], dice: Dice) -> str:
     return f"A {mood} story. {_fill(dice.pick(_OPENINGS), slots, dice)} {dice.pick(TIMES)}"
 
 
-def _body(next_mood: Callable[[], str], middles: int, slots: Mapping[str, str], dice: _Dice) -> str:
+def _body(next_mood: Callable[[], str], middles: int, slots: Mapping[str, str], dice: Dice) -> str:
     """Write a start, some middles and an end, each in the mood that `next_mood()` gives. Begins with a space."""
     plot = dice.pick(_PLOTS)
     text = " " + _fill(dice.pick(_START[plot][next_mood()]), slots, dice)
@@ -574,7 +560,8 @@ class Stories(Task):
     """Continue a children's story in the mood that its first words name.
 
     The splits differ by composition: each (kind of hero, name, place) belongs to one split, so no prompt is in two of
-    them, and no combination of a split is used twice. Half of the examples are happy, half are sad.
+    them, and no combination of a split is used twice. Half of the examples are happy, half are sad. The shifted split
+    has kinds, names and places that no other split and no story of the corpus has.
 
     An example's metadata has `mood` ("happy" or "sad": a sentiment reward flips its sign for "sad"), `hero` (the kind,
     "fox"), `name` and `place`. Its one reference is its demonstration.
@@ -590,30 +577,35 @@ class Stories(Task):
         train: How many examples the train split has.
         validation: How many the validation split has.
         test: How many the test split has.
+        shifted: How many the shifted split has.
 
     Raises:
         ValueError: If a number is below 1 or above the number of combinations of its split.
     """
 
     name = "stories"
+    tests = "language: the wanted mood, fluently"
+    splits = (*SPLITS, SHIFTED)
     default_reward = "sentiment"
     held_out_reward = "vader"
     default_max_new_tokens = 32
     default_tokenizer = "stories"
 
-    def __init__(self, train: int = 4096, validation: int = 512, test: int = 512) -> None:
+    def __init__(self, train: int = 4096, validation: int = 512, test: int = 512, shifted: int = 512) -> None:
         self._combinations = _combinations()
-        self._num_examples = {"train": train, "validation": validation, "test": test}
+        self._num_examples = {"train": train, "validation": validation, "test": test, SHIFTED: shifted}
         for split, number in self._num_examples.items():
             available = len(self._combinations[split])
             if not 1 <= number <= available:
                 raise ValueError(f"Expected {split} in [1, {available}], got {number}")
+        if scores := self.reference_scores():
+            self.success_score = scores.threshold
 
     def num_examples(self, split: str) -> int:
         """How many examples a split has.
 
         Args:
-            split: "train", "validation" or "test".
+            split: "train", "validation", "test" or "shifted".
 
         Returns:
             The number that the constructor was given.
@@ -621,14 +613,14 @@ class Stories(Task):
         Raises:
             ValueError: If the task has no such split.
         """
-        check_split(split)
+        check_split(split, self.splits)
         return self._num_examples[split]
 
     def example(self, split: str, index: int) -> Example:
         """The example at one place of one split, the same at every call.
 
         Args:
-            split: "train", "validation" or "test".
+            split: "train", "validation", "test" or "shifted".
             index: From 0 to `num_examples(split) - 1`. Even ones are happy, odd ones sad.
 
         Returns:
@@ -638,12 +630,12 @@ class Stories(Task):
             ValueError: If the task has no such split.
             IndexError: If the index is outside the split.
         """
-        check_split(split)
+        check_split(split, self.splits)
         if not 0 <= index < self._num_examples[split]:
             raise IndexError(f"Expected an index in [0, {self._num_examples[split]}), got {index}")
         combination = self._combinations[split][index]
         mood = MOODS[index % 2]
-        dice = _Dice(_EXAMPLE_STREAMS[split], index)
+        dice = Dice(_EXAMPLE_STREAMS[split], index)
         prompt = _opening(mood, _cast(combination, dice), dice)
         metadata = {"mood": mood, "hero": combination.kind, "name": combination.name, "place": combination.place}
         return Example(prompt, (_demonstration(prompt, mood, combination),), metadata)
@@ -666,6 +658,25 @@ class Stories(Task):
         combination = _Combination(metadata["hero"], metadata["name"], metadata["place"])
         return _demonstration(example.prompt, metadata["mood"], combination)
 
+    def reference_scores(self, split: str = "test") -> ReferenceScores | None:
+        """See `Task.reference_scores`. Measured once, over the default sizes; the top score is the demonstrations'."""
+        check_split(split, self.splits)
+        return frozen_scores(self.name, split)
+
+    def counterpart(self, example: Example) -> Example:
+        """The same story's beginning about a girl instead of a boy, or the other way round: see `Task.counterpart`.
+
+        Args:
+            example: One of this task's examples.
+
+        Returns:
+            The example with another name, and the pronouns that go with it.
+        """
+        prompt = re.sub(r"\w+", lambda word: _COUNTERPART.get(word[0], word[0]), example.prompt)
+        exchanged = {key: _COUNTERPART.get(example.metadata[key], example.metadata[key]) for key in ("name", "hero")}
+        other = Example(prompt, (), {**example.metadata, **exchanged})
+        return replace(other, references=(self.demonstration(other),))
+
     def corpus_story(self, index: int) -> str:
         """A whole story to train a language model on, in the format of prompt + response.
 
@@ -684,7 +695,7 @@ class Stories(Task):
         """
         if index < 0:
             raise IndexError(f"Expected an index of at least 0, got {index}")
-        dice = _Dice(_CORPUS_STREAM, index)
+        dice = Dice(_CORPUS_STREAM, index)
         slots = _cast(dice.pick(self._combinations["train"]), dice)
         header = dice.pick(MOODS)
 
@@ -709,8 +720,7 @@ _DEMONSTRATION_PIECES = 21
 
 def _demonstration(prompt: str, mood: str, combination: _Combination) -> str:
     """Write the demonstration of a prompt: the longest of a few tries that fits the budget."""
-    seed = int.from_bytes(blake2b(prompt.encode(), digest_size=8).digest(), "big")
-    dice = _Dice(seed)
+    dice = Dice(text_key(prompt))
     middles = dice.below(3)
     while True:
         text = _body(lambda: mood, middles, _cast(combination, dice), dice)

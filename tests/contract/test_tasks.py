@@ -1,0 +1,82 @@
+"""The contract that the task of every registered id keeps. A new id is held to it by being registered."""
+
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+import textenvs
+from textenvs.rewards import checked_score
+from textenvs.tasks import SHIFTED, Task
+from textenvs.testing import check_task
+
+IDS = textenvs.list_envs()
+pytestmark = pytest.mark.parametrize("env_id", IDS)
+
+
+def task_of(env_id: str) -> Task:
+    base: Any = gym.make(env_id).unwrapped
+    return base.task
+
+
+def test_check_task(env_id: str) -> None:
+    check_task(task_of(env_id).name)
+
+
+def test_threshold(env_id: str) -> None:
+    base: Any = gym.make(env_id).unwrapped
+    scores = base.task.reference_scores()
+    assert scores.normalised(scores.random) == pytest.approx(0)
+    assert scores.normalised(scores.top) == pytest.approx(1)
+    assert scores.normalised(gym.spec(env_id).reward_threshold) == pytest.approx(0.9, abs=2e-5)
+    assert base.setting.success_score == pytest.approx(gym.spec(env_id).reward_threshold, abs=1e-6)
+
+
+def test_a_good_demonstration_is_a_success(env_id: str) -> None:
+    env = gym.make(env_id)
+    base: Any = env.unwrapped
+    task, reward = base.task, base.setting.reward
+    threshold = task.reference_scores().threshold
+    good = [
+        place
+        for place, example in enumerate(base.setting.pool.examples[:64])
+        if reward.score(example, task.demonstration(example)) > threshold + 1e-6
+    ]
+    for place in good[:5]:
+        _, info = env.reset(options={"example": place})
+        for token in base.tokenizer.encode_response(task.demonstration(base.example)):
+            assert not info["is_success"]
+            _, _, terminated, _, info = env.step(token)
+            assert not terminated
+        assert env.step(base.tokenizer.eos_token_id)[4]["is_success"] is True
+    assert len(good) > 5
+
+
+def test_the_shifted_split_is_as_good_as_the_others(env_id: str) -> None:
+    task = task_of(env_id)
+    assert SHIFTED in task.splits
+    scores = task.reference_scores(SHIFTED)
+    assert scores is not None
+    assert scores.random < scores.top
+    example = gym.make(env_id, split=SHIFTED).unwrapped.setting.pool.examples[0]
+    assert (
+        checked_score(textenvs.make_reward(task.default_reward), example, task.demonstration(example)) > scores.random
+    )
+    with pytest.raises(ValueError, match="Expected a split"):
+        task.reference_scores("dev")
+
+
+def test_texts_that_ignore_the_task_score_below_the_threshold(env_id: str) -> None:
+    """Canaries: nothing, the prompt again, and one token over and over, whichever it is and however often."""
+    task = task_of(env_id)
+    reward, tokenizer = textenvs.make_reward(task.default_reward), textenvs.make_tokenizer(task.default_tokenizer)
+    scores, budget = task.reference_scores(), task.default_max_new_tokens
+    assert scores is not None
+    examples = [task.example("test", index) for index in range(0, task.num_examples("test"), 7)]
+    tokens = range(0, tokenizer.vocab_size, max(1, tokenizer.vocab_size // 64))
+    pieces = [tokenizer.pieces[token].decode("utf-8", "replace") for token in tokens]
+    canaries = [lambda prompt: "", lambda prompt: prompt]
+    canaries += [lambda prompt, text=piece * count: text for piece in pieces for count in {1, 2, budget // 2, budget}]
+    for canary in canaries:
+        mean = sum(reward.score(example, canary(example.prompt)) for example in examples) / len(examples)
+        assert mean < scores.threshold

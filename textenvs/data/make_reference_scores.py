@@ -1,0 +1,65 @@
+"""Measure the reference scores that cannot be worked out, and write `reference_scores.json` beside this file.
+
+    python -m textenvs.data.make_reference_scores
+
+For each task below, and each of its splits: the mean score of `EPISODES` episodes of tokens drawn uniformly from the
+whole vocabulary, with half the width of its 95 % confidence interval, and the mean score of the demonstrations of all
+examples, which is the top score, too: a higher one would be a text that is nothing but mood words. The same code
+writes the same file. Tasks whose scores are worked out exactly are not here (see `textenvs.exact`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textenvs.rewards import checked_score, make_reward
+from textenvs.tasks import Task, make_task
+from textenvs.testing import play_randomly
+
+OUTPUT = Path(__file__).parent / "reference_scores.json"
+TASKS = ("stories",)
+EPISODES = 16384
+SEED = 0
+DIGITS = 6
+
+
+def measure(task: Task, split: str) -> dict[str, Any]:
+    """Simulate the random policy, and score the demonstrations.
+
+    Args:
+        task: The task, at its default settings.
+        split: Over whose examples.
+
+    Returns:
+        A row of the file.
+    """
+    scores = play_randomly(task, split, EPISODES, SEED).scores
+    reward = make_reward(task.default_reward)
+    examples = [task.example(split, index) for index in range(task.num_examples(split))]
+    shown = float(np.mean([checked_score(reward, example, task.demonstration(example)) for example in examples]))
+    return {
+        "random": round(float(scores.mean()), DIGITS),
+        "random_interval": round(float(1.96 * scores.std(ddof=1) / np.sqrt(EPISODES)), DIGITS),
+        "demonstration": round(shown, DIGITS),
+        "top": round(shown, DIGITS),
+        "episodes": EPISODES,
+        "seed": SEED,
+    }
+
+
+def main() -> None:
+    """Measure every task, and write the file."""
+    table = {}
+    for name in TASKS:
+        task = make_task(name)
+        table[name] = {split: measure(task, split) for split in task.splits}
+    OUTPUT.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    print(f"Wrote {OUTPUT.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What the diagnostic tasks have in common: levels, splits, and scores that are worked out exactly.
+
+A diagnostic task tests one thing. Its vocabulary is a few symbols, its response is short, and its default reward is a
+function of a finite memory (`textenvs.rewards.AutomatonReward`), so that an episode is a small Markov decision process,
+of which the random and the optimal score are known exactly (`textenvs.exact`). A subclass draws examples, whose first
+reference is the demonstration, and says which of them are alike for the random policy.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Hashable
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from textenvs.exact import random_score
+from textenvs.rewards.automaton import AutomatonReward
+from textenvs.tasks.base import SHIFTED, SPLITS, Example, ReferenceScores, Task, check_level, check_split
+from textenvs.tasks.dice import Dice, text_key
+from textenvs.tokenizer import make_tokenizer
+
+_STREAMS = {split: number for number, split in enumerate((*SPLITS, SHIFTED), start=1)}
+_SHARES = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2
+
+
+class Diagnostic(Task):
+    """A task over a few symbols, whose scores are known exactly.
+
+    The splits differ by their prompts: a hash of the prompt says which split it may be in. A prompt may come more than
+    once in its split, where there are few. The shifted split asks for more than any other: longer inputs, mostly.
+
+    Args:
+        level: How hard, from 1 to `levels`; None is the level of the registered id.
+        train: How many examples the train split has.
+        validation: How many the validation split has.
+        test: How many the test split has.
+        shifted: How many the shifted split has.
+
+    Raises:
+        ValueError: If there is no such level, or a number is below 1.
+    """
+
+    splits = (*SPLITS, SHIFTED)
+    default_reward: AutomatonReward
+    symbols: ClassVar[str]
+    """Every character that prompts and responses have."""
+
+    def __init__(
+        self,
+        level: int | None = None,
+        train: int = 1024,
+        validation: int = 128,
+        test: int = 256,
+        shifted: int = 256,
+    ) -> None:
+        self.level = type(self).level if level is None else level
+        check_level(self.level, self.levels)
+        self._sizes = dict(zip(self.splits, (train, validation, test, shifted), strict=True))
+        for split, size in self._sizes.items():
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ValueError(f"Expected {split} to be a whole number of at least 1, got {size!r}")
+        self.default_tokenizer = {"symbols": self.symbols}
+
+    @abstractmethod
+    def draw(self, dice: Dice, shifted: bool) -> Example:
+        """A random example of this level. Its first reference is the response that scores 1.
+
+        Args:
+            dice: What decides.
+            shifted: Whether it is for the shifted split.
+
+        Returns:
+            The example.
+        """
+
+    def alike(self, example: Example) -> Hashable:
+        """What examples have in common when random tokens score the same: by default, the length of the response."""
+        return len(example.references[0])
+
+    def num_examples(self, split: str) -> int:
+        """See `Task.num_examples`."""
+        check_split(split, self.splits)
+        return self._sizes[split]
+
+    def example(self, split: str, index: int) -> Example:
+        """See `Task.example`."""
+        check_split(split, self.splits)
+        if not 0 <= index < self._sizes[split]:
+            raise IndexError(f"Expected an index in [0, {self._sizes[split]}), got {index}")
+        dice = Dice(self.level, _STREAMS[split], index)
+        while True:
+            example = self.draw(dice, split == SHIFTED)
+            if split == SHIFTED or _SHARES[text_key(example.prompt) % len(_SHARES)] == split:
+                return example
+
+    def demonstration(self, example: Example) -> str:
+        """The first reference, which scores 1: see `Task.demonstration`."""
+        return example.references[0]
+
+    def reference_scores(self, split: str = "test") -> ReferenceScores:
+        """See `Task.reference_scores`. All exact: random by dynamic programming, and the top is 1."""
+        check_split(split, self.splits)
+        return _reference_scores(type(self), self.level, tuple(self._sizes.items()), split)
+
+    @property
+    def success_score(self) -> float:  # type: ignore[override]  # worked out when it is asked for
+        """See `Task`."""
+        return self.reference_scores().threshold
+
+
+@lru_cache(maxsize=256)
+def _reference_scores(
+    kind: type[Diagnostic], level: int, sizes: tuple[tuple[str, int], ...], split: str
+) -> ReferenceScores:
+    settings: dict[str, Any] = dict(sizes)
+    task = kind(level, **settings)
+    tokenizer = make_tokenizer(task.default_tokenizer)
+    examples = [task.example(split, index) for index in range(task.num_examples(split))]
+    counts = Counter(task.alike(example) for example in examples)
+    one_of_each = {task.alike(example): example for example in examples}
+    total = sum(
+        count * random_score(task.default_reward, tokenizer, one_of_each[kind], task.default_max_new_tokens)
+        for kind, count in counts.items()
+    )
+    shown = sum(task.default_reward.score(example, task.demonstration(example)) for example in examples)
+    return ReferenceScores(random=total / len(examples), demonstration=shown / len(examples), top=1.0)
