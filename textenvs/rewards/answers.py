@@ -15,6 +15,7 @@ from string import punctuation
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.example import Example
 from textenvs.rewards.base import Scorer
 from textenvs.rewards.overlap import (
     MEASURES,
@@ -33,7 +34,6 @@ from textenvs.rewards.overlap import (
     shift_words,
 )
 from textenvs.rewards.units import Splitter, Words
-from textenvs.tasks.base import Example
 from textenvs.tokenizer import Tokenizer
 
 _NO_PUNCTUATION = str.maketrans("", "", punctuation)

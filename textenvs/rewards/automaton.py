@@ -14,16 +14,14 @@ from __future__ import annotations
 import codecs
 from abc import abstractmethod
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.example import Example
 from textenvs.rewards.base import Reward, Scorer
 from textenvs.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from textenvs.tasks.base import Example
 
 _MOST_ENTRIES = 1 << 24  # of a scorer's table (64 MB); beyond, it forgets all but the memories that lanes are in
 _UNKNOWN = -1

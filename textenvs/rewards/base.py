@@ -13,15 +13,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.example import Example
 from textenvs.tokenizer import Tokenizer, decode_bytes
-
-if TYPE_CHECKING:  # tasks build on rewards: see textenvs/tasks/diagnostic.py
-    from textenvs.tasks.base import Example
 
 
 class RewardError(RuntimeError):

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.example import Example
 from textenvs.rewards.base import Reward, Scorer, checked_score
-from textenvs.tasks.base import Example
 from textenvs.tokenizer import Tokenizer
 
 

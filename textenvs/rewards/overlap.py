@@ -21,9 +21,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.example import Example
 from textenvs.rewards.base import Reward, RewardError, Scorer
 from textenvs.rewards.units import Splitter, UnitScorer
-from textenvs.tasks.base import Example
 from textenvs.tokenizer import Tokenizer
 
 # What is known of examples is forgotten, but for the examples in play, when there is more of it than this.

@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.example import Example
 from textenvs.rewards.base import Scorer
 from textenvs.rewards.overlap import (
     MEASURES,
@@ -31,7 +32,6 @@ from textenvs.rewards.overlap import (
     overlap,
 )
 from textenvs.rewards.units import Splitter
-from textenvs.tasks.base import Example
 from textenvs.tokenizer import Tokenizer
 
 _WORD = re.compile("[a-z0-9]+")

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.example import Example
 from textenvs.rewards.base import Reward, Scorer
-from textenvs.tasks.base import Example
 from textenvs.tokenizer import Tokenizer
 
 # Beyond any of these, what was worked out is forgotten and begins anew, so that a long run's memory stays bounded.

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
+
+from textenvs.example import Example as Example
 
 SPLITS = ("train", "validation", "test")
 """The three splits of every task. No example is in two of them."""
@@ -24,21 +26,6 @@ SOLVED = 0.9
 """The share of the way from random to top from which a task counts as solved."""
 
 _FROZEN_SCORES = Path(__file__).parents[1] / "data" / "reference_scores.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One thing to write about: where every episode starts.
-
-    Attributes:
-        prompt: The text that the policy continues. May be empty: the environment then starts from BOS.
-        references: Texts that a good response resembles. Several are allowed, none is too.
-        metadata: Whatever a reward needs to know beyond the texts (the wanted mood, a label, a budget). JSON values.
-    """
-
-    prompt: str
-    references: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,89 @@
+"""Tasks whose examples are put together from a composition, by which the splits differ, and free choices beside it.
+
+A composition is a tuple of words: who does what to whom. Each belongs to one split, so that what is tested was never
+seen in training, although each of its words was: not a new seed, but a new sentence.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textenvs.tasks.base import SHIFTED, SPLITS, Example, Task, check_level, check_split
+from textenvs.tasks.dice import Dice, text_key
+
+Composition = tuple[str, ...]
+
+
+class Composed(Task):
+    """A task over compositions. A subclass writes `compositions`, `compose` and `demonstration`.
+
+    Four fifths of the compositions are the train split's, a tenth each the validation and the test split's. The
+    shifted split has the test split's compositions in examples that `compose` makes longer or harder.
+
+    Args:
+        level: How hard, from 1 to `levels`; None is the level of the registered id.
+        train: How many examples the train split has.
+        validation: How many the validation split has.
+        test: How many the test split has.
+        shifted: How many the shifted split has.
+
+    Raises:
+        ValueError: If there is no such level, or a number is below 1.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = (*SPLITS, SHIFTED)
+
+    def __init__(
+        self, level: int | None = None, train: int = 4096, validation: int = 512, test: int = 512, shifted: int = 512
+    ) -> None:
+        self.level = type(self).level if level is None else level
+        check_level(self.level, self.levels)
+        self._sizes = {"train": train, "validation": validation, "test": test, SHIFTED: shifted}
+        for split, size in self._sizes.items():
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ValueError(f"Expected {split} to be a whole number of at least 1, got {size!r}")
+        self._compositions: dict[str, list[Composition]] = {split: [] for split in self.splits}
+        for key, composition in sorted((text_key("|".join((self.name, *one))), one) for one in self.compositions()):
+            tenth = key % 10
+            self._compositions["validation" if tenth == 8 else "test" if tenth == 9 else "train"].append(composition)
+        self._compositions[SHIFTED] = self._compositions["test"]
+        self._streams = {split: text_key(f"{self.name}|{split}") for split in self.splits}
+
+    @abstractmethod
+    def compositions(self) -> Sequence[Composition]:
+        """All compositions, of every split."""
+
+    @abstractmethod
+    def compose(self, composition: Composition, dice: Dice, shifted: bool) -> Example:
+        """An example.
+
+        Args:
+            composition: What decides its split; whoever reads the prompt can tell it.
+            dice: The source of everything else.
+            shifted: Whether it is to be longer or harder than those of the other splits.
+
+        Returns:
+            The example; its first reference is its demonstration.
+        """
+
+    def num_examples(self, split: str) -> int:
+        """See `Task.num_examples`."""
+        check_split(split, self.splits)
+        return self._sizes[split]
+
+    def example(self, split: str, index: int) -> Example:
+        """See `Task.example`."""
+        check_split(split, self.splits)
+        if not 0 <= index < self._sizes[split]:
+            raise IndexError(f"Expected an index in [0, {self._sizes[split]}), got {index}")
+        compositions = self._compositions[split]
+        composition = compositions[index % len(compositions)]
+        return self.compose(composition, Dice(self._streams[split], self.level, index), split == SHIFTED)
+
+    def demonstration(self, example: Example) -> str:
+        """The example's first reference."""
+        if not example.references:
+            raise ValueError(f"Expected an example of task {self.name!r}, got one without references")
+        return example.references[0]

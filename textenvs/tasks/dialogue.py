@@ -1,0 +1,216 @@
+"""Book something for a simulated user, who has a goal and a persona and tells both only when asked.
+
+The user wants a table, a room or a taxi, with three details, and names one of them. The agent asks for the others, a
+turn each, and then books ("I booked a table: rice, four people, seven o'clock."). The user answers questions, complains
+about ones that were answered already or mean nothing, and leaves after the booking. The splits differ by who wants
+what: names and goals together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textenvs.rewards.units import UnitSums
+from textenvs.tasks.base import Example
+from textenvs.tasks.composed import Composed, Composition
+from textenvs.tasks.dice import Dice, text_key
+from textenvs.tasks.stories import BOYS, GIRLS
+from textenvs.tasks.writing import Lines
+
+
+@dataclass(frozen=True)
+class _Detail:
+    """Something that the agent has to find out.
+
+    Attributes:
+        question: How to ask for it.
+        words: A question with one of these words asks for it.
+        values: What it can be.
+        answer: What a user says, `{}` being the value.
+    """
+
+    question: str
+    words: frozenset[str]
+    values: tuple[str, ...]
+    answer: str
+
+
+_HOURS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+_TIME = _Detail(
+    "What time?", frozenset(["time", "when", "hour"]), tuple(f"{hour} o'clock" for hour in _HOURS), "At {}."
+)
+_GOALS: dict[str, tuple[_Detail, ...]] = {
+    "table": (
+        _Detail("What food?", frozenset(["food", "eat", "kitchen"]),
+                ("rice", "fish", "soup", "cheese", "noodles", "pie"), "I like {}."),
+        _Detail("How many people?", frozenset(["many", "people", "persons"]),
+                ("two people", "three people", "four people", "five people", "six people"), "We are {}."),
+        _TIME,
+    ),
+    "room": (
+        _Detail("What size?", frozenset(["size", "big", "large"]), ("small", "large", "double", "single"), "A {} one."),
+        _Detail("How many nights?", frozenset(["many", "nights", "long"]),
+                ("one night", "two nights", "three nights", "four nights", "five nights"), "For {}."),
+        _Detail("What view?", frozenset(["view", "see", "side"]),
+                ("garden", "lake", "park", "street", "mountain"), "With a view of the {}."),
+    ),
+    "taxi": (
+        _Detail("Where to?", frozenset(["to", "going", "destination"]),
+                ("station", "airport", "market", "museum", "zoo", "school"), "To the {}."),
+        _Detail("Where from?", frozenset(["from", "start", "pick"]),
+                ("hotel", "harbor", "library", "bakery", "church", "farm"), "From the {}."),
+        _TIME,
+    ),
+}  # fmt: skip
+_PERSONAS = {
+    "polite": ("Good day, this is {}. I would like to book a {}, please. {}", "{} Thank you.",
+               "I am afraid I told you.", "Excuse me, I do not understand."),
+    "terse": ("{} here. A {}. {}", "{}", "I said that.", "What?"),
+    "cheerful": ("Hello, it's {}! I need a {}! {}", "{} Great!", "Ha, you know that already!", "Ha, what do you mean?"),
+}  # fmt: skip
+_TURNS = 6
+_ASIDE_PRICE = 0.1
+
+
+def _asked(goal: str, turn: str) -> int | None:
+    """Which detail a turn asks for: that whose words it has, the one with the most; None where it asks for none."""
+    if "?" not in turn:
+        return None
+    words = set(re.findall(r"[a-z]+", turn.lower()))
+    hits = [len(detail.words & words) for detail in _GOALS[goal]]
+    return hits.index(max(hits)) if max(hits) else None
+
+
+def _books(turn: str) -> bool:
+    return re.search(r"\bbook(ed)?\b", turn.lower()) is not None and "?" not in turn
+
+
+def _named(goal: str, turn: str) -> set[tuple[int, str]]:
+    """The values that a turn names, each with the place of its detail. Whole words only: "one night" is not "night"."""
+    words = " ".join(re.findall("[a-z']+", turn.lower()))
+    return {
+        (place, value)
+        for place, detail in enumerate(_GOALS[goal])
+        for value in detail.values
+        if f" {value} " in f" {words} "
+    }
+
+
+class Booking(UnitSums):
+    """How well a conversation goes: finding out counts 0.3, the right booking 0.7, and every idle turn costs 0.1.
+
+    - Finding out: the share of the details that the user did not name at first, and that the agent asked for.
+    - The booking: F1 between the details of the user's goal and those that the agent's booking names. There is one:
+      the first turn with "book" or "booked" in it and no question mark; what is said after it does not count.
+    - Idle turns: those that neither book nor ask for something new.
+
+    An example's metadata says what is wanted: `goal`, `details` (a value each) and `named` (the place of the one that
+    the user named). At most 1. The unfinished last turn is read as final. Cost: a turn is read again at each of its
+    tokens.
+    """
+
+    name = "booking"
+    high = 1.0
+    low = -float("inf")
+    splitter = Lines()
+    width = 3  # details found out, F1 of the booking, idle turns
+
+    def start(self, example: Example) -> Hashable:
+        """What the user wants, what the agent knows, and whether it has booked."""
+        wanted = example.metadata
+        if wanted.get("goal") not in _GOALS or len(wanted.get("details", ())) != 3 or "named" not in wanted:
+            raise ValueError(f"Expected an example with 'goal', 'details' and 'named' in its metadata, got {wanted!r}")
+        return wanted["goal"], tuple(wanted["details"]), frozenset([wanted["named"]]), False
+
+    def read(self, memory: Any, unit: str) -> tuple[Hashable, tuple[float, ...]]:
+        """One turn."""
+        goal, details, known, booked = memory
+        if booked:
+            return memory, (0.0, 0.0, 0.0)
+        if _books(unit):
+            named, wanted = _named(goal, unit), set(enumerate(details))
+            f1 = 2 * len(named & wanted) / (len(named) + len(wanted))
+            return (goal, details, known, True), (0.0, f1, 0.0)
+        asked = _asked(goal, unit)
+        if asked is None or asked in known:
+            return memory, (0.0, 0.0, 1.0)
+        return (goal, details, known | {asked}, False), (1.0, 0.0, 0.0)
+
+    def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `UnitSums.phi`."""
+        phi: NDArray[np.float64] = 0.3 * sums[:, 0] / 2 + 0.7 * sums[:, 1] - _ASIDE_PRICE * sums[:, 2]
+        return phi
+
+
+class Dialogue(Composed):
+    r"""Find out what a user wants, and book it, in at most six turns.
+
+    An example's metadata has `name`, `goal` ("table", "room" or "taxi"), `details` (three values), `named` (the place
+    of the one that the user begins with) and `persona` ("polite", "terse" or "cheerful"). Its one reference is what the
+    agent says in a perfect conversation, a turn a line. `counterpart` exchanges the name for one of the other gender.
+
+    Example:
+        >>> Dialogue().example("train", 0).prompt.endswith("\nAgent:")
+        True
+    """
+
+    name = "dialogue"
+    tests = "several turns: ask for what is missing, remember, and finish"
+    levels = 1
+    default_reward: Any = Booking()
+    default_max_new_tokens = 96
+    max_turns = _TURNS
+    max_reply_tokens = 40
+
+    def compositions(self) -> Sequence[Composition]:
+        """Who wants what."""
+        return [(name, goal) for name in (*BOYS, *GIRLS) for goal in _GOALS]
+
+    def compose(self, composition: Composition, dice: Dice, shifted: bool) -> Example:
+        """See `Composed.compose`. The shifted split's users begin with a remark that does not matter."""
+        name, goal = composition
+        details = [dice.pick(detail.values) for detail in _GOALS[goal]]
+        named = dice.below(3)
+        persona = dice.pick(tuple(_PERSONAS))
+        remark = dice.pick(("My dog is with me. ", "It rains so much. ", "I came by train. ")) if shifted else ""
+        answer = _GOALS[goal][named].answer.format(details[named])
+        opening = _PERSONAS[persona][0].format(name, goal, remark + answer)
+        metadata = {"name": name, "goal": goal, "details": details, "named": named, "persona": persona}
+        return Example(f"User: {opening}\nAgent:", (_conversation(goal, details, named),), metadata)
+
+    def reply(self, example: Example, turns: Sequence[str]) -> str | None:
+        """What the user answers; nothing to a booking."""
+        goal, details = example.metadata["goal"], example.metadata["details"]
+        _, answered, told, puzzled = _PERSONAS[example.metadata["persona"]]
+        if _books(turns[-1]):
+            return None
+        asked = _asked(goal, turns[-1])
+        before = {example.metadata["named"], *(_asked(goal, turn) for turn in turns[:-1])}
+        if asked is None:
+            said = puzzled
+        elif asked in before:
+            said = f"{told} {_GOALS[goal][asked].answer.format(details[asked])}"
+        else:
+            said = answered.format(_GOALS[goal][asked].answer.format(details[asked]))
+        return f"\nUser: {said}\nAgent:"
+
+    def counterpart(self, example: Example) -> Example | None:
+        """The same goal of a user of the other gender."""
+        name = example.metadata["name"]
+        mine, theirs = (BOYS, GIRLS) if name in BOYS else (GIRLS, BOYS)
+        other = theirs[mine.index(name)]
+        return Example(example.prompt.replace(name, other, 1), example.references, {**example.metadata, "name": other})
+
+
+def _conversation(goal: str, details: Sequence[str], named: int) -> str:
+    """What an agent says that asks for what is missing and then books, a turn a line."""
+    questions = [detail.question for place, detail in enumerate(_GOALS[goal]) if place != named]
+    if text_key("|".join(details)) % 2:
+        questions.reverse()
+    return " " + "\n ".join([*questions, f"I booked a {goal}: {', '.join(details)}."])

@@ -1,0 +1,92 @@
+"""Continue a review in the wanted polarity.
+
+The splits differ by which thing is reviewed and which two sides of it are talked about. The opening is neutral; the
+last word before the response is a side that waits for its judgement ("The staff").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Any
+
+from textenvs.tasks.base import Example
+from textenvs.tasks.composed import Composed, Composition
+from textenvs.tasks.dice import Dice, text_key
+
+_SIDES: dict[str, tuple[str, ...]] = {
+    "hotel": ("room", "bed", "breakfast", "staff", "view", "pool", "bath", "garden"),
+    "restaurant": ("soup", "waiter", "table", "bread", "cake", "music", "menu", "kitchen"),
+    "book": ("story", "ending", "cover", "hero", "first chapter", "language", "plot", "title"),
+    "film": ("music", "ending", "actors", "story", "hero", "beginning", "plot", "picture"),
+    "park": ("lake", "path", "playground", "cafe", "trees", "zoo", "bridge", "lawn"),
+    "shop": ("staff", "prices", "window", "music", "door", "toys", "shelves", "counter"),
+}
+_PLURAL = frozenset(["actors", "trees", "prices", "toys", "shelves"])
+_RELATIVES = (("mother", "father"), ("sister", "brother"), ("aunt", "uncle"), ("grandmother", "grandfather"))
+_JUDGEMENTS = {
+    "happy": (
+        "wonderful", "lovely", "perfect", "very good", "a great joy", "really beautiful", "better than we had hoped",
+        "excellent", "a nice surprise", "fantastic",
+    ),
+    "sad": (
+        "terrible", "awful", "very bad", "a sad mess", "really ugly", "a big disappointment", "horrible", "boring",
+        "worse than we had feared", "dreadful",
+    ),
+}  # fmt: skip
+_CLOSINGS = {
+    "happy": (" We were very happy.", " I love it.", " We will come again with pleasure.", " It made us smile."),
+    "sad": (" We were very unhappy.", " I hate it.", " We regret that we paid for it.", " It made us cry."),
+}
+
+
+class Reviews(Composed):
+    """Continue a review so that it sounds as happy, or as sad, as its first line asks for.
+
+    An example's metadata has `mood` ("happy" or "sad": a sentiment reward flips its sign for "sad"), `item` and
+    `sides`. Its one reference is the demonstration. `counterpart` exchanges the relative who came along for one of the
+    other gender: a policy that judges alike writes alike.
+
+    Example:
+        >>> Reviews().example("train", 0).metadata["mood"]
+        'happy'
+    """
+
+    name = "sentiment"
+    tests = "style: a wanted polarity on a given subject"
+    levels = 1
+    default_reward: Any = "sentiment"
+    held_out_reward: Any = "vader"
+    default_max_new_tokens = 48
+
+    def compositions(self) -> Sequence[Composition]:
+        """A thing and two of its sides, in order."""
+        return [(item, *pair) for item, sides in _SIDES.items() for pair in permutations(sides, 2)]
+
+    def compose(self, composition: Composition, dice: Dice, shifted: bool) -> Example:
+        """See `Composed.compose`. The shifted split's reviews have a third, neutral sentence."""
+        item, first, second = composition
+        mood = "happy" if dice.below(2) else "sad"
+        with_whom = dice.pick(dice.pick(_RELATIVES))
+        middle = f" The {first} {'were' if first in _PLURAL else 'was'} {dice.pick(('new', 'old', 'small', 'large'))}."
+        more = f" {dice.pick(('It was a Monday', 'It was late', 'It was early', 'It was noon'))}." if shifted else ""
+        prompt = (
+            f"A {mood} review of a {item}.\nI went there with my {with_whom}.{more}{middle} The {second}"
+            if item in ("hotel", "restaurant", "park", "shop")
+            else f"A {mood} review of a {item}.\nI got it from my {with_whom}.{more}{middle} The {second}"
+        )
+        metadata = {"mood": mood, "item": item, "sides": [first, second], "relative": with_whom}
+        return Example(prompt, (_demonstration(prompt, mood, second),), metadata)
+
+    def counterpart(self, example: Example) -> Example | None:
+        """The same review with a relative of the other gender."""
+        relative = example.metadata["relative"]
+        other = next(pair[1 - pair.index(relative)] for pair in _RELATIVES if relative in pair)
+        prompt = example.prompt.replace(f"my {relative}.", f"my {other}.")
+        return Example(prompt, example.references, {**example.metadata, "relative": other})
+
+
+def _demonstration(prompt: str, mood: str, side: str) -> str:
+    dice = Dice(text_key(prompt))
+    one, two = dice.sample(_JUDGEMENTS[mood], 2)
+    return f" {'were' if side in _PLURAL else 'was'} {one} and {two}.{dice.pick(_CLOSINGS[mood])}"

@@ -1,0 +1,364 @@
+"""Translate a sentence from English into German, French or Chinese.
+
+Sentences and their translations come from one synchronous grammar over the lexicon in `textenvs/data/translation.py`:
+articles, cases, genders, elisions, word order and measure words are those of the target language, and each sentence
+has one translation. The splits differ by who does what to whom; the shifted split joins two such sentences.
+
+Three more ways to learn the same are arguments: few pairs (`train=50`), no pairs at all (`reward="round_trip"`, which
+reads neither reference nor demonstration), and in conversation (`interactive=True`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+from textenvs.data.translation import ADJECTIVES, BEINGS, ELIDED, PLACES, THINGS, VERBS, Adjective, Noun, Verb
+from textenvs.rewards.base import Reward
+from textenvs.tasks.base import Example
+from textenvs.tasks.composed import Composed, Composition
+from textenvs.tasks.dice import Dice
+
+LANGUAGES = ("German", "French", "Chinese")
+"""What English is translated into."""
+
+_NOUNS = {noun.english: noun for noun in (*BEINGS, *THINGS)}
+_VERBS = {verb.base: verb for verb in VERBS}
+_ARTICLES = {  # by gender, definite first
+    "nominative": {"m": ("der", "ein"), "f": ("die", "eine"), "n": ("das", "ein")},
+    "accusative": {"m": ("den", "einen"), "f": ("die", "eine"), "n": ("das", "ein")},
+    "dative": {"m": ("dem", "einem"), "f": ("der", "einer"), "n": ("dem", "einem")},
+}
+_ENDINGS = {  # of adjectives behind these articles
+    "nominative": {"m": ("e", "er"), "f": ("e", "e"), "n": ("e", "es")},
+    "accusative": {"m": ("en", "en"), "f": ("e", "e"), "n": ("e", "es")},
+    "dative": {"m": ("en", "en"), "f": ("en", "en"), "n": ("en", "en")},
+}
+_PREPOSITIONS = (  # English, German with its contraction, French, Chinese behind the place
+    ("in", "in", "im", "dans", "里"),
+    ("behind", "hinter", None, "derrière", "后面"),
+    ("in front of", "vor", None, "devant", "前面"),
+)
+
+# What a noun phrase is made of: the noun, an adjective or None, and whether its article is definite.
+_Phrase = tuple[Noun, "Adjective | None", bool]
+
+
+class _Clause:
+    """One sentence, in every language: who does what to whom, where, and whether at all.
+
+    Args:
+        subject: Who.
+        verb: Does what.
+        object: To whom.
+        place: A noun of `PLACES` and a row of `_PREPOSITIONS`, or None.
+        negated: Whether it does not happen.
+    """
+
+    def __init__(self, subject: _Phrase, verb: Verb, object: _Phrase, place: Any, negated: bool) -> None:
+        self.subject, self.verb, self.object, self.place, self.negated = subject, verb, object, place, negated
+
+    def english(self) -> str:
+        act = f"does not {self.verb.base}" if self.negated else self.verb.english
+        where = f" {self.place[1][0]} the {self.place[0].english}" if self.place else ""
+        return f"{_english(self.subject)} {act} {_english(self.object)}{where}"
+
+    def german(self) -> str:
+        where = ""
+        if self.place:
+            noun, (_, preposition, contracted, *_) = self.place
+            article = _ARTICLES["dative"][noun.german_gender][0]
+            short = contracted if article == "dem" else None
+            where = f" {short or f'{preposition} {article}'} {noun.german}"
+        phrases = f"{_german(self.subject, 'nominative')} {self.verb.german} {_german(self.object, 'accusative')}"
+        return phrases + where + (" nicht" if self.negated else "")
+
+    def french(self) -> str:
+        act = self.verb.french
+        if self.negated:
+            act = f"n'{act} pas" if act[0] in ELIDED else f"ne {act} pas"
+        where = f" {self.place[1][3]} {_french((self.place[0], None, True))}" if self.place else ""
+        return f"{_french(self.subject)} {act} {_french(self.object)}{where}"
+
+    def chinese(self) -> str:
+        where = f"在{self.place[0].chinese}{self.place[1][4]}" if self.place else ""
+        act = self.verb.chinese_not if self.negated else self.verb.chinese
+        return f"{_chinese(self.subject)}{where}{act}{_chinese(self.object)}"
+
+
+def _english(phrase: _Phrase) -> str:
+    noun, adjective, definite = phrase
+    words = noun.english if adjective is None else f"{adjective.english} {noun.english}"
+    return f"{'the' if definite else 'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _german(phrase: _Phrase, case: str) -> str:
+    noun, adjective, definite = phrase
+    article = _ARTICLES[case][noun.german_gender][not definite]
+    word = noun.german if case == "nominative" else noun.german_oblique
+    if adjective is None:
+        return f"{article} {word}"
+    return f"{article} {adjective.german}{_ENDINGS[case][noun.german_gender][not definite]} {word}"
+
+
+def _french(phrase: _Phrase) -> str:
+    noun, adjective, definite = phrase
+    words = noun.french
+    if adjective is not None:
+        form = adjective.french[noun.french_gender == "f"]
+        words = f"{form} {words}" if adjective.before else f"{words} {form}"
+    if not definite:
+        return f"{'un' if noun.french_gender == 'm' else 'une'} {words}"
+    if words[0] in ELIDED:
+        return f"l'{words}"
+    return f"{'le' if noun.french_gender == 'm' else 'la'} {words}"
+
+
+def _chinese(phrase: _Phrase) -> str:
+    noun, adjective, definite = phrase
+    words = ("" if adjective is None else adjective.chinese) + noun.chinese
+    return words if definite else f"一{noun.measure}{words}"
+
+
+def _sentence(clauses: Sequence[_Clause], language: str) -> str:
+    if language == "Chinese":
+        return "，".join(clause.chinese() for clause in clauses) + "。"  # noqa: RUF001 - Chinese punctuation
+    joined = {"English": " and ", "German": " und ", "French": " et "}[language]
+    text = joined.join(getattr(clause, language.lower())() for clause in clauses)
+    return text[0].upper() + text[1:] + "."
+
+
+class Translate(Composed):
+    """Translate an English sentence of a synchronous grammar. Levels: 1 plain, 2 adjectives, 3 places and negations.
+
+    An example's metadata has `source` (the English sentence), `target` (the language), and `subject`, `verb`, `object`.
+    Its one reference is the translation, with a leading space.
+
+    Args:
+        target: "German", "French" or "Chinese".
+        level: How rich the sentences are, from 1 to 3; None is 2.
+        interactive: Whether a teacher answers a wrong translation with a hint, and the agent may try again, twice. The
+            score is then that of the last try, less 0.1 for every one before it.
+        train: How many examples the train split has; 50 to 500 make it a low-resource task.
+        validation: How many the validation split has.
+        test: How many the test split has.
+        shifted: How many the shifted split has: two sentences joined by "and".
+
+    Raises:
+        ValueError: If the language is unknown, or a number out of range.
+
+    Example:
+        >>> example = Translate("French", level=3).example("train", 0)
+        >>> example.prompt.startswith("Translate into French: ")
+        True
+    """
+
+    name = "translate"
+    tests = "translation: gender, case, word order; unseen combinations of known words"
+    levels = 3
+    level = 2
+    default_reward: Any = "chrf"
+    held_out_reward: Any = "bleu"
+    default_max_new_tokens = 96
+
+    def __init__(
+        self,
+        target: str = "German",
+        level: int | None = None,
+        interactive: bool = False,
+        train: int = 4096,
+        validation: int = 512,
+        test: int = 512,
+        shifted: int = 512,
+    ) -> None:
+        if target not in LANGUAGES:
+            raise ValueError(f"Expected target to be one of {list(LANGUAGES)}, got {target!r}")
+        self.target = target
+        super().__init__(level, train, validation, test, shifted)
+        if target == "Chinese":
+            self.held_out_reward = {"bleu": {"tokenize": "char"}}
+        if interactive:
+            self.max_turns = 3
+            self.max_reply_tokens = 64
+            self.default_max_new_tokens = 288
+            self.default_reward = {"last_turn": {"reward": "chrf", "cost": 0.1}}
+            self.held_out_reward = {"last_turn": {"reward": self.held_out_reward, "cost": 0.1}}
+
+    def compositions(self) -> Sequence[Composition]:
+        """Who does what to whom."""
+        nouns = list(_NOUNS)
+        return [
+            (subject.english, verb, noun)
+            for subject in BEINGS
+            for verb in _VERBS
+            for noun in nouns
+            if noun != subject.english
+        ]
+
+    def compose(self, composition: Composition, dice: Dice, shifted: bool) -> Example:
+        """See `Composed.compose`."""
+        clauses = [self._clause(composition, dice)]
+        if shifted:
+            subject = dice.pick(BEINGS).english
+            other = dice.pick([noun for noun in _NOUNS if noun != subject])
+            clauses.append(self._clause((subject, dice.pick(VERBS).base, other), dice))
+        source = _sentence(clauses, "English")
+        subject, verb, noun = composition
+        metadata = {"source": source, "target": self.target, "subject": subject, "verb": verb, "object": noun}
+        prompt = f"Translate into {self.target}: {source}\n{self.target}:"
+        return Example(prompt, (" " + _sentence(clauses, self.target),), metadata)
+
+    def _clause(self, composition: Composition, dice: Dice) -> _Clause:
+        subject, verb, noun = composition
+        place, negated = None, False
+        if self.level >= 3:
+            kind = dice.below(3)
+            negated = kind == 1
+            place = (dice.pick(PLACES), dice.pick(_PREPOSITIONS)) if kind == 2 else None
+        return _Clause(
+            self._phrase(subject, dice, definite=dice.below(3) > 0),
+            _VERBS[verb],
+            self._phrase(noun, dice, definite=negated or dice.below(2) > 0),  # "not a" is another grammar
+            place,
+            negated,
+        )
+
+    def _phrase(self, noun: str, dice: Dice, definite: bool) -> _Phrase:
+        adjective = dice.pick(ADJECTIVES) if self.level >= 2 and dice.below(2) else None
+        return _NOUNS[noun], adjective, definite
+
+    def reply(self, example: Example, turns: Sequence[str]) -> str | None:
+        """What a teacher says to a translation: nothing to a right one, else the first word that is wrong."""
+        right = example.references[0].split() if self.target != "Chinese" else list(example.references[0].strip())
+        said = turns[-1].split() if self.target != "Chinese" else list(turns[-1].strip())
+        if said == right:
+            return None
+        place = next((at for at, (one, two) in enumerate(zip(said, right, strict=False)) if one != two), None)
+        if place is None:
+            place = min(len(said), len(right))
+        unit = "character" if self.target == "Chinese" else "word"
+        hint = f"{unit} {place + 1} is {right[place]}" if place < len(right) else f"it ends after {unit} {place}"
+        return f"\nNot yet: {hint}\n{self.target}:"
+
+
+@lru_cache(maxsize=len(LANGUAGES))
+def _glossary(language: str) -> dict[str, str]:
+    """Every form of a content word, as it is written inside a sentence, to the English word that it means."""
+    forms: dict[str, str] = {}
+    if language == "German":
+        for noun in (*BEINGS, *THINGS, *PLACES):
+            forms[noun.german] = forms[noun.german_oblique] = noun.english
+        for verb in VERBS:
+            forms[verb.german] = verb.base
+        for adjective in ADJECTIVES:
+            forms.update({adjective.german + ending: adjective.english for ending in ("e", "en", "er", "es")})
+        forms["nicht"] = "not"
+    elif language == "French":
+        for noun in (*BEINGS, *THINGS, *PLACES):
+            forms[noun.french] = noun.english
+        for verb in VERBS:
+            forms[verb.french] = verb.base
+        for adjective in ADJECTIVES:
+            forms.update(dict.fromkeys(adjective.french, adjective.english))
+        forms["pas"] = "not"
+    else:
+        for noun in (*BEINGS, *THINGS, *PLACES):
+            forms[noun.chinese] = noun.english
+        for verb in VERBS:
+            forms[verb.chinese] = verb.base
+            forms[verb.chinese_not[:1]] = "not"
+        for adjective in ADJECTIVES:
+            forms[adjective.chinese] = adjective.english
+    return forms
+
+
+def _words(text: str, language: str) -> list[str]:
+    """Words, apostrophes and punctuation apart; in Chinese, words of the glossary where they stand, else characters.
+
+    The first letter is made small. Others keep their case: "Jungen" is a boy, "jungen" is young.
+    """
+    if language != "Chinese":
+        text = text.lstrip()
+        return re.findall(r"[^\W\d_]+|\S", text[:1].lower() + text[1:])
+    glossary, words, at = _glossary(language), [], 0
+    while at < len(text):
+        size = next((size for size in (4, 3, 2) if text[at : at + size] in glossary), 1)
+        if not text[at].isspace():
+            words.append(text[at : at + size])
+        at += size
+    return words
+
+
+@lru_cache(maxsize=len(LANGUAGES))
+def _pairs(language: str) -> frozenset[tuple[str, str]]:
+    """The pairs of neighbours in a corpus of the language alone: what monolingual text teaches about fluency."""
+    task = Translate(language, level=3)
+    found: set[tuple[str, str]] = set()
+    for index in range(2000):
+        words = ["", *_words(task.example("train", index).references[0], language), ""]
+        found.update(pairwise(words))
+    return frozenset(found)
+
+
+class RoundTrip(Reward):
+    """How much of an English sentence comes back when its translation is read word by word, times its fluency.
+
+    What comes back is a token F1 of meanings: nouns, verbs, adjectives and "not". Fluency is the share of neighbouring
+    words that also stand side by side somewhere in a corpus of the target language alone, the end of the text being a
+    neighbour too. The score reads the example's `source` and `target`, and no reference: it is the reward of
+    unsupervised translation.
+
+    Cost: the whole text is read again at every token. From 0 to 1; a right translation scores 1, or nearly, where the
+    corpus never had two of its words side by side.
+
+    Source: He et al. (2016), Dual learning for machine translation, arXiv:1611.00179.
+    """
+
+    name = "round_trip"
+    low, high = 0.0, 1.0
+
+    def score(self, example: Example, response: str) -> float:
+        """See `Reward.score`."""
+        source, language = _source(example.metadata)
+        words = _words(response, language)
+        if not words:
+            return 0.0
+        glossary = _glossary(language)
+        wanted = Counter(_meanings(source))
+        got = Counter(glossary[word] for word in words if word in glossary)
+        common = sum((wanted & got).values())
+        if not common:
+            return 0.0
+        f1 = 2 * common / (sum(wanted.values()) + sum(got.values()))
+        neighbours = list(zip(["", *words], [*words, ""], strict=True))
+        known = sum(pair in _pairs(language) for pair in neighbours)
+        return f1 * known / len(neighbours)
+
+
+def _source(metadata: Mapping[str, Any]) -> tuple[str, str]:
+    source, language = metadata.get("source"), metadata.get("target")
+    if not isinstance(source, str) or language not in LANGUAGES:
+        raise ValueError(
+            f"Expected an example whose metadata has a 'source' text and a 'target' of {list(LANGUAGES)}, got "
+            f"{dict(metadata)!r}"
+        )
+    return source, str(language)
+
+
+@lru_cache(maxsize=1)
+def _english_forms() -> dict[str, str]:
+    forms = {noun.english: noun.english for noun in (*BEINGS, *THINGS, *PLACES)}
+    forms.update({adjective.english: adjective.english for adjective in ADJECTIVES})
+    for verb in VERBS:
+        forms[verb.english.split()[0]] = forms[verb.base.split()[0]] = verb.base
+    forms["not"] = "not"
+    return forms
+
+
+def _meanings(source: str) -> list[str]:
+    forms = _english_forms()
+    return [forms[word] for word in _words(source, "English") if word in forms]

@@ -1,0 +1,154 @@
+"""Write a short poem that keeps a form: so many lines, a rhyme, words that must occur, and no line twice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textenvs.rewards.units import Splitter, UnitSums
+from textenvs.tasks.base import Example
+from textenvs.tasks.composed import Composed, Composition
+from textenvs.tasks.dice import Dice, text_key
+
+# The last word of each phrase rhymes with the others of its class. A phrase follows a subject: "the fox".
+RHYMES: dict[str, tuple[str, ...]] = {
+    "day": ("went out to play", "was far away", "slept in the hay", "had come to stay", "was old and gray",
+            "began to sway", "lost its way", "sat by the bay"),
+    "night": ("saw a light", "was small and white", "stayed up all night", "shone so bright", "took a bite",
+              "was out of sight", "turned to the right", "sat still and tight"),
+    "tree": ("looked at the sea", "wanted to be free", "had a cup of tea", "met a bee", "lost a key",
+             "came home to me", "fell on its knee", "counted to three"),
+    "ball": ("sat on the wall", "was very small", "heard a call", "began to fall", "danced in the hall",
+             "stood up tall", "wore a shawl", "played with them all"),
+    "cake": ("swam in the lake", "saw a snake", "was wide awake", "began to shake", "held the rake",
+             "gave more than it could take", "leaned on a stake", "met a drake"),
+    "hat": ("sat on a mat", "met a cat", "was round and fat", "ran after a rat", "liked to chat",
+            "lay down flat", "heard a bat", "gave the dog a pat"),
+    "log": ("met a frog", "walked in the fog", "saw the dog", "went for a jog", "played with a hog",
+            "fell into the bog", "turned the cog", "sat in the smog"),
+    "sun": ("began to run", "had some fun", "ate a bun", "wanted one", "knew what was done",
+            "weighed a ton", "said the game was won", "had begun"),
+    "moon": ("dropped a spoon", "slept till noon", "sang a tune", "came home soon", "lost a balloon",
+             "met a baboon", "sat on a dune", "was born in June"),
+    "boat": ("wore a coat", "met a goat", "wrote a note", "began to float", "had a sore throat",
+             "swam in the moat", "asked for a vote", "spoke by rote"),
+}  # fmt: skip
+_SUBJECTS = (
+    "fox", "bear", "mouse", "duck", "snail", "bird", "pig", "horse", "lamb", "lion", "owl", "goose", "king", "queen",
+    "clown", "cook", "baker", "sailor", "robot", "doll", "kite", "cloud", "star", "wind",
+)  # fmt: skip
+_RHYMING = {rhyme: frozenset(phrase.split()[-1].lower() for phrase in phrases) for rhyme, phrases in RHYMES.items()}
+
+
+class Lines(Splitter):
+    """Lines; empty ones left out."""
+
+    def cut(self, text: str) -> tuple[list[str], str]:
+        """See `Splitter.cut`."""
+        *lines, rest = text.split("\n")
+        return [line for line in lines if line.strip()], rest
+
+    def finish(self, rest: str) -> list[str]:
+        """See `Splitter.finish`."""
+        return [rest] if rest.strip() else []
+
+    def closes(self, character: str) -> bool:
+        """See `Splitter.closes`."""
+        return character == "\n"
+
+
+class PoemForm(UnitSums):
+    """How far a poem keeps its form: the mean of three shares, from 0 to 1.
+
+    - Lines: 1 at the wanted number, falling in a straight line to 0 at none and at twice as many.
+    - Rhyme: the share of the wanted lines that end with a word of the rhyme's class which ends no line before.
+    - Words: the share of the wanted words that occur.
+
+    A line counts for rhyme and words only with at least `LEAST_WORDS` words, none of which it has before (articles
+    aside), and only where no line before is the same: lists of rhymes and of keywords are no poem. The unfinished last
+    line is read as final.
+
+    An example's metadata says what is wanted: `lines`, `rhyme` (one of `RHYMES`) and `words`.
+
+    Cost: a line is read again at each of its tokens.
+    """
+
+    LEAST_WORDS = 4
+    name = "poem_form"
+    low, high = 0.0, 1.0
+    splitter = Lines()
+    width = 3  # lines, rhymes, words
+
+    def start(self, example: Example) -> Hashable:
+        """The rhymes and words that still count, and the lines so far."""
+        wanted = example.metadata
+        if wanted.get("rhyme") not in RHYMES or not wanted.get("words") or not wanted.get("lines"):
+            raise ValueError(f"Expected an example with 'lines', 'rhyme' and 'words' in its metadata, got {wanted!r}")
+        return _RHYMING[wanted["rhyme"]], frozenset(wanted["words"]), frozenset()
+
+    def read(self, memory: Any, unit: str) -> tuple[Hashable, tuple[float, ...]]:
+        """One line."""
+        rhymes, wanted, before = memory
+        words = re.findall(r"[a-z]+", unit.lower())
+        telling = [word for word in words if word not in ("a", "an", "the")]
+        line = " ".join(words)
+        if len(words) < self.LEAST_WORDS or len(set(telling)) < len(telling) or line in before:
+            return memory, (1.0, 0.0, 0.0)
+        found = wanted.intersection(words)
+        after = (rhymes - {words[-1]}, wanted - found, before | {line})
+        return after, (1.0, float(words[-1] in rhymes), float(len(found)))
+
+    def features(self, example: Example) -> tuple[float, ...]:
+        """How many lines and words are wanted."""
+        return float(example.metadata["lines"]), float(len(example.metadata["words"]))
+
+    def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `UnitSums.phi`."""
+        lines = np.maximum(0.0, 1.0 - np.abs(sums[:, 0] - features[:, 0]) / features[:, 0])
+        rhymes = np.minimum(sums[:, 1] / features[:, 0], 1.0)
+        phi: NDArray[np.float64] = (lines + rhymes + sums[:, 2] / features[:, 1]) / 3
+        return phi
+
+
+class Write(Composed):
+    r"""Write a poem: so many lines that rhyme with a word, with certain words in them.
+
+    Levels want 2, 3 or 4 lines and as many words, the shifted split one line and one word more. The splits differ by
+    the rhyme and the first two words together. An example's metadata has `lines`, `rhyme` and `words`; its one
+    reference is the demonstration.
+
+    Example:
+        >>> Write().example("train", 0).prompt.endswith("\nPoem:")
+        True
+    """
+
+    name = "write"
+    tests = "creative writing: several constraints of form at once"
+    levels = 3
+    level = 2
+    default_reward: Any = PoemForm()
+    held_out_reward: Any = "distinct"
+    default_max_new_tokens = 80
+
+    def compositions(self) -> Sequence[Composition]:
+        """A rhyme and two words."""
+        return [(rhyme, one, two) for rhyme in RHYMES for one in _SUBJECTS for two in _SUBJECTS if one < two]
+
+    def compose(self, composition: Composition, dice: Dice, shifted: bool) -> Example:
+        """See `Composed.compose`."""
+        rhyme, *words = composition
+        count = self.level + 1 + shifted
+        words += dice.sample([one for one in _SUBJECTS if one not in words], count - 2)
+        prompt = f"Write {count} lines that rhyme with {rhyme}.\nUse the words {', '.join(words)}.\nPoem:"
+        metadata = {"lines": count, "rhyme": rhyme, "words": words}
+        return Example(prompt, (_poem(prompt, rhyme, words),), metadata)
+
+
+def _poem(prompt: str, rhyme: str, words: Sequence[str]) -> str:
+    phrases = Dice(text_key(prompt)).sample(RHYMES[rhyme], len(words))
+    lines = [f"the {word} {phrase}" for word, phrase in zip(words, phrases, strict=True)]
+    return " " + "\n".join(lines)
