@@ -57,6 +57,10 @@ class Splitter(ABC):
         """Whether this ASCII character ends any rest just as the end of the text would, and is no part of a unit."""
         return character.isspace()
 
+    def stands(self, rest: str) -> bool:
+        """Whether a closing character leaves this rest as the end of the text would. Rarely not: see `closes`."""
+        return True
+
     def shorten(self, rest: str) -> str:
         """A rest that stands for this one: whatever follows, units are cut that every reader reads alike.
 
@@ -198,24 +202,36 @@ class Units:
             dtype=np.bool_,
         )
         self._next_unit = 1
+        self._kept: dict[str, int] = {}
         self._forget()
 
     def _forget(self) -> None:
-        self._states: list[tuple[str, bytes]] = [("", b"")]  # the rest, and the bytes of an incomplete character
-        self._state_ids = {self._states[0]: 0}
-        self._complete = _Rows(np.bool_)
-        self._complete.append([True])
-        self._unit_ids: dict[str, int] = {}
-        self._unit_names: dict[int, str] = {}
+        self._states: list[tuple[str, bytes]] = []  # the rest, and the bytes of an incomplete character
+        self._state_ids: dict[tuple[str, bytes], int] = {}
+        self._closable = _Rows(np.bool_)
+        self._unit_ids = dict(self._kept)
+        self._unit_names = {number: unit for unit, number in self._kept.items()}
         self._edges = _Edges(self._discover)
         self._next = _Rows(np.int64)
         self._finished = _Rows(np.int64)
         self._pending = _Rows(np.int64)
         self._characters = 0
+        self._state_id("", b"")
 
     def name(self, unit: int) -> str:
         """The text of a unit that the latest push gave."""
         return self._unit_names[unit]
+
+    def keep(self, unit: str) -> int:
+        """The number of a unit that a score knows of (one of a reference, say). It stays the unit's until `release`."""
+        number = self._kept.get(unit)
+        if number is None:
+            number = self._kept[unit] = self._number(unit)
+        return number
+
+    def release(self) -> None:
+        """Keep no unit any more: a number that `keep` gave means nothing from now on."""
+        self._kept.clear()
 
     def reset(self, lanes: NDArray[np.intp]) -> None:
         """Start new, empty texts in these lanes `(k,)`."""
@@ -236,7 +252,7 @@ class Units:
         state = self._state[lanes]
         # A token that begins with white space does the same in every state, once the word before it stands: one edge
         # a token serves all of them.
-        confirmed = self._closes[tokens] & self._complete.array[state, 0]
+        confirmed = self._closes[tokens] & self._closable.array[state, 0]
         edges = self._edges.find(np.where(confirmed, 0, state) * self._vocab_size + tokens)
         self._state[lanes] = self._next.array[edges, 0]
         return UnitStep(confirmed, self._finished.take(edges), self._pending.take(edges))
@@ -252,15 +268,19 @@ class Units:
         text, used = codecs.utf_8_decode(data, "replace", False)
         units, rest = self._splitter.cut(rest + text)
         rest = self._splitter.shorten(rest)
-        after = (rest, data[used:])
-        if after not in self._state_ids:
-            self._state_ids[after] = len(self._states)
-            self._states.append(after)
-            self._complete.append([not after[1]])
-            self._characters += len(rest)
-        self._next.append([self._state_ids[after]])
+        self._next.append([self._state_id(rest, data[used:])])
         self._finished.append([self._number(unit) for unit in units])
         self._pending.append([self._number(unit) for unit in self._splitter.finish(rest)])
+
+    def _state_id(self, rest: str, incomplete: bytes) -> int:
+        state = (rest, incomplete)
+        number = self._state_ids.get(state)
+        if number is None:
+            number = self._state_ids[state] = len(self._states)
+            self._states.append(state)
+            self._closable.append([not incomplete and self._splitter.stands(rest)])
+            self._characters += len(rest)
+        return number
 
     def _number(self, unit: str) -> int:
         """The number of a unit. It is never used again for another one, also when this one is forgotten."""
@@ -276,12 +296,7 @@ class Units:
         """Forget all but the states that lanes are in."""
         live = [self._states[state] for state in self._state.tolist()]
         self._forget()
-        for lane, state in enumerate(live):
-            if state not in self._state_ids:
-                self._state_ids[state] = len(self._states)
-                self._states.append(state)
-                self._complete.append([not state[1]])
-            self._state[lane] = self._state_ids[state]
+        self._state[:] = [self._state_id(*state) for state in live]
 
 
 class UnitReader(ABC):
@@ -423,13 +438,17 @@ class UnitScorer(Scorer):
 
     def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
         """See `Scorer.push`."""
+        self.advance(lanes, tokens)
+        return self.phi(lanes)
+
+    def advance(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> None:
+        """Append one token to each of some lanes, and ask for no score: all of `push` but its `phi`."""
         step = self.units.push(lanes, tokens)
         if not step.confirmed.all():
             self.undo(lanes[~step.confirmed])
         self._read_columns(lanes, step.finished)
         self.mark(lanes)
         self._read_columns(lanes, step.pending)
-        return self.phi(lanes)
 
     def _read_columns(self, lanes: NDArray[np.intp], units: NDArray[np.int64]) -> None:
         for column in units.T:
