@@ -11,12 +11,26 @@ from typing import Any
 
 from textenvs.rewards.base import FunctionReward, Reward, RewardError, Scorer, TextScorer, checked_score
 from textenvs.rewards.combinators import WeightedSum
-from textenvs.rewards.length import Length
+from textenvs.rewards.content import (
+    Concepts,
+    Dates,
+    IncreasingNumbers,
+    Keywords,
+    NumericAnswer,
+    PlotPoints,
+    Readability,
+    RegexProgress,
+)
+from textenvs.rewards.diversity import Copying, Distinct, Repetition
+from textenvs.rewards.length import Length, Sentences
 from textenvs.rewards.payouts import PAYOUTS, Payout, make_payout
 from textenvs.rewards.sentiment import Sentiment, Vader
+from textenvs.rewards.style import Formality, NgramFluency
 from textenvs.rewards.units import (
     Characters,
+    Chunks,
     Machine,
+    Matches,
     Splitter,
     UnitReader,
     Units,
@@ -26,7 +40,28 @@ from textenvs.rewards.units import (
     Words,
 )
 
-_REWARDS: dict[str, Callable[..., Reward]] = {"sentiment": Sentiment, "vader": Vader, "length": Length}
+_REWARDS: dict[str, Callable[..., Reward]] = {
+    # style and fluency
+    "sentiment": Sentiment,
+    "vader": Vader,
+    "formality": Formality,
+    "ngram_lm": NgramFluency,
+    # content and form
+    "keywords": Keywords,
+    "concepts": Concepts,
+    "plot_points": PlotPoints,
+    "regex": RegexProgress,
+    "length": Length,
+    "sentences": Sentences,
+    "readability": Readability,
+    "increasing_numbers": IncreasingNumbers,
+    "dates": Dates,
+    "numeric_answer": NumericAnswer,
+    # diversity inside a response
+    "distinct": Distinct,
+    "repetition": Repetition,
+    "copying": Copying,
+}
 
 
 def register_reward(name: str, factory: Callable[..., Reward]) -> None:
