@@ -28,19 +28,21 @@ Gram = tuple[str, ...]
 _UNITS = Matches(r"\w+|[^\w\s]")
 
 
-@dataclass
+@dataclass(slots=True)
 class _Lane:
     """The n-grams of one growing response.
 
     Attributes:
         last: The last n units.
-        known: The n-grams that count as seen: those of the prompt, or of the response so far.
+        given: The n-grams that were known before it began.
+        known: Those that it has made known.
         total: How many n-grams the response has.
         seen: How many of them were known when they came.
-        news: The n-grams that have become known since the mark.
+        news: The n-grams that it has made known since the mark.
     """
 
     last: Gram = ()
+    given: frozenset[Gram] = frozenset()
     known: set[Gram] = field(default_factory=set)
     total: int = 0
     seen: int = 0
@@ -81,19 +83,16 @@ class GramReward(Reward):
             `(k,)` Phi.
         """
 
-    def known(self, example: Example) -> frozenset[Gram]:
+    def given(self, example: Example) -> frozenset[Gram]:
         """The n-grams that are known before the response begins."""
         return frozenset()
 
     def score(self, example: Example, response: str) -> float:
         """See `Reward.score`."""
-        known: set[Gram] | frozenset[Gram] = self.known(example)
+        given = self.given(example)
         found = grams(self.splitter.split(response), self.n)
-        if self.remembers:
-            seen = len(found) - len(set(found) - known)
-        else:
-            seen = sum(gram in known for gram in found)
-        return float(self.phi(np.array([float(len(found))]), np.array([float(seen)]))[0])
+        new = len(set(found) - given) if self.remembers else sum(gram not in given for gram in found)
+        return float(self.phi(np.array([float(len(found))]), np.array([float(len(found) - new)]))[0])
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> UnitScorer:
         """See `Reward.scorer`."""
@@ -121,8 +120,7 @@ class _GramScorer(UnitScorer):
 
     def start(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
         for lane, example in zip(lanes.tolist(), examples, strict=True):
-            known = self._score.known(example)
-            self._lanes[lane] = _Lane(known=set(known) if self._score.remembers else known)  # type: ignore[arg-type]
+            self._lanes[lane] = _Lane(given=self._score.given(example))
             self._saved[lane] = ((), 0, 0)
 
     def read(self, lanes: NDArray[np.intp], units: NDArray[np.int64]) -> None:
@@ -132,7 +130,7 @@ class _GramScorer(UnitScorer):
             gram = lane.last = (*lane.last[1 - n or n :], name(unit))
             if len(gram) == n:
                 lane.total += 1
-                if gram in lane.known:
+                if gram in lane.known or gram in lane.given:
                     lane.seen += 1
                 elif remembers:
                     lane.known.add(gram)
@@ -142,14 +140,16 @@ class _GramScorer(UnitScorer):
         for place in lanes.tolist():
             lane = self._lanes[place]
             self._saved[place] = (lane.last, lane.total, lane.seen)
-            lane.news.clear()
+            if lane.news:
+                lane.news.clear()
 
     def undo(self, lanes: NDArray[np.intp]) -> None:
         for place in lanes.tolist():
             lane = self._lanes[place]
             lane.last, lane.total, lane.seen = self._saved[place]
-            lane.known.difference_update(lane.news)
-            lane.news.clear()
+            if lane.news:
+                lane.known.difference_update(lane.news)
+                lane.news.clear()
 
     def phi(self, lanes: NDArray[np.intp]) -> NDArray[np.float64]:
         counts = [(lane.total, lane.seen) for lane in map(self._lanes.__getitem__, lanes.tolist())]
@@ -213,6 +213,8 @@ class Repetition(GramReward):
 class Copying(GramReward):
     """The share of n-grams of the response that stand in the prompt: 0 is best, so give it a negative weight.
 
+    It is the example's whole prompt, also where an environment cuts long ones.
+
     Args:
         n: How many words an n-gram has.
         min_grams: The least number of n-grams to divide by.
@@ -230,7 +232,7 @@ class Copying(GramReward):
     def __init__(self, n: int = 3, min_grams: int = 8) -> None:
         super().__init__(n, min_grams)
 
-    def known(self, example: Example) -> frozenset[Gram]:
+    def given(self, example: Example) -> frozenset[Gram]:
         """The prompt's n-grams."""
         return _prompt_grams(example.prompt, self.n)
 

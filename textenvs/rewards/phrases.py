@@ -166,7 +166,8 @@ class PhraseScorer(UnitScorer):
 
     def _keep(self, form: str) -> int:
         unit = self.units.keep(form)
-        self._is_wanted = _room(self._is_wanted, (unit + 1,))
+        if unit >= len(self._is_wanted):
+            self._is_wanted = _room(self._is_wanted, (unit + 1,))
         self._num_wanted += not self._is_wanted[unit]
         self._is_wanted[unit] = True
         return unit

@@ -55,7 +55,7 @@ class Splitter(ABC):
         """The units of a rest, taken as the end of the text."""
 
     def closes(self, character: str) -> bool:
-        """Whether this ASCII character ends any rest just as the end of the text would, and is no part of a unit."""
+        """Whether this ASCII character ends any rest just as the end of the text would, and is no part of its units."""
         return character.isspace()
 
     def stands(self, rest: str) -> bool:
@@ -143,6 +143,10 @@ class Matches(Splitter):
     def finish(self, rest: str) -> list[str]:
         """See `Splitter.finish`."""
         return [self._read(rest)] if rest else []
+
+    def closes(self, character: str) -> bool:
+        """See `Splitter.closes`. What is found twice as one find is part of a run, and could go on with a rest."""
+        return self._find.fullmatch(2 * character) is None
 
     def shorten(self, rest: str) -> str:
         """See `Splitter.shorten`."""
