@@ -7,10 +7,11 @@ work on bytes, since a token may end inside a character, and any way to cut a te
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -116,6 +117,10 @@ class Regex(Language):
     def accepts(self, state: frozenset[_Term]) -> bool:
         """See `Language.accepts`."""
         return any(_may_be_empty(term) for term in state)
+
+    def remaining(self, state: frozenset[_Term]) -> float:
+        """How many bytes the shortest way from a state to a whole text takes, infinity where there is none."""
+        return _fewest_bytes(state)
 
 
 @lru_cache(maxsize=64)
@@ -295,6 +300,19 @@ class Stops:
             self._tails[lane] = next((tail for tail in tails if any(s.startswith(tail) for s in self._stops)), b"")
             self._begun[lane] = bool(self._tails[lane])
         return completed
+
+
+@lru_cache(maxsize=1 << 16)
+def _fewest_bytes(terms: Iterable[_Term]) -> float:
+    """Of all texts of a choice of terms, the length of the shortest."""
+    return min((sum(map(_fewest_bytes_of_item, term)) for term in terms), default=math.inf)
+
+
+def _fewest_bytes_of_item(item: Any) -> float:
+    if isinstance(item, int):
+        return 1 if item else math.inf
+    terms, least, _ = item
+    return least * _fewest_bytes(terms) if least else 0
 
 
 def _may_be_empty(term: _Term) -> bool:

@@ -32,11 +32,47 @@ from textenvs.tokenizer import Tokenizer, decode, make_tokenizer
 from textenvs.vector_env import TextGenVectorEnv
 
 EXAMPLES = (
-    Example("A happy story. A fox", ("The fox was very happy.", "The fox found a red ball."), {"mood": "happy"}),
-    Example("A sad story. A fox", ("The fox was not happy at all.",), {"mood": "sad"}),
-    Example("", ("Nothing came before this.",)),
+    Example(
+        "A happy story. A fox",
+        ("The fox was very happy.", "The fox found a red ball."),
+        {
+            "mood": "happy",
+            "keywords": ["fox", ["so good", "very happy"]],
+            "concepts": ["fox", "find_V", "ball_N"],
+            "plot_points": ["the fox", ["not very happy", "sad"], "no"],
+            "pattern": r"( ?(The|the) fox was (not )?)+very (happy|good)[.!]?",
+            "answer": 3.5,
+            "steps": [3, 7],
+        },
+    ),
+    Example(
+        "A sad story. A fox",
+        ("The fox was not happy at all.",),
+        {
+            "mood": "sad",
+            "formality": "informal",
+            "keywords": ["sad"],
+            "concepts": ["be", "happy"],
+            "plot_points": ["was", "was", "isn't bad"],
+            "pattern": "( ?[a-z]+){3}",
+            "answer": 3,
+            "length": [3, 5],
+            "grade": 2,
+        },
+    ),
+    Example(
+        "",
+        ("Nothing came before this.",),
+        {
+            "keywords": ["漢字"],
+            "concepts": ["come"],
+            "plot_points": ["Ä", "😀 x"],
+            "pattern": "(Ä|漢字|😀)*",
+            "answer": 1,
+        },
+    ),
 )
-"""What a reward is checked with when its checker names no examples."""
+"""What a reward is checked with when its checker names no examples. The metadata are those of our own scores."""
 
 PAYOUTS: tuple[Any, ...] = (
     "immediate",

@@ -15,13 +15,27 @@ from textenvs.rewards.base import FunctionReward, Reward, RewardError, Scorer, T
 from textenvs.rewards.bleu import Bleu
 from textenvs.rewards.chrf import Chrf, ChrfPlusPlus
 from textenvs.rewards.combinators import WeightedSum
-from textenvs.rewards.length import Length
+from textenvs.rewards.content import (
+    Concepts,
+    Dates,
+    IncreasingNumbers,
+    Keywords,
+    NumericAnswer,
+    PlotPoints,
+    Readability,
+    RegexProgress,
+)
+from textenvs.rewards.diversity import Copying, Distinct, Repetition
+from textenvs.rewards.length import Length, Sentences
 from textenvs.rewards.payouts import PAYOUTS, Payout, make_payout
 from textenvs.rewards.rouge import Rouge1, Rouge2, RougeL, RougeN
 from textenvs.rewards.sentiment import Sentiment, Vader
+from textenvs.rewards.style import Formality, NgramFluency
 from textenvs.rewards.units import (
     Characters,
+    Chunks,
     Machine,
+    Matches,
     Splitter,
     UnitReader,
     Units,
@@ -32,9 +46,7 @@ from textenvs.rewards.units import (
 )
 
 _REWARDS: dict[str, Callable[..., Reward]] = {
-    "sentiment": Sentiment,
-    "vader": Vader,
-    "length": Length,
+    # overlap with references
     "bleu": Bleu,
     "chrf": Chrf,
     "chrfpp": ChrfPlusPlus,
@@ -46,6 +58,26 @@ _REWARDS: dict[str, Callable[..., Reward]] = {
     "exact_match": ExactMatch,
     "edit_similarity": EditSimilarity,
     "correct_prefix": CorrectPrefix,
+    # style and fluency
+    "sentiment": Sentiment,
+    "vader": Vader,
+    "formality": Formality,
+    "ngram_lm": NgramFluency,
+    # content and form
+    "keywords": Keywords,
+    "concepts": Concepts,
+    "plot_points": PlotPoints,
+    "regex": RegexProgress,
+    "length": Length,
+    "sentences": Sentences,
+    "readability": Readability,
+    "increasing_numbers": IncreasingNumbers,
+    "dates": Dates,
+    "numeric_answer": NumericAnswer,
+    # diversity inside a response
+    "distinct": Distinct,
+    "repetition": Repetition,
+    "copying": Copying,
 }
 
 
@@ -137,14 +169,29 @@ __all__ = [
     "Characters",
     "Chrf",
     "ChrfPlusPlus",
+    "Chunks",
+    "Concepts",
+    "Copying",
     "CorrectPrefix",
+    "Dates",
+    "Distinct",
     "EditSimilarity",
     "ExactMatch",
+    "Formality",
     "FunctionReward",
+    "IncreasingNumbers",
+    "Keywords",
     "Length",
     "Machine",
     "Match",
+    "Matches",
+    "NgramFluency",
+    "NumericAnswer",
     "Payout",
+    "PlotPoints",
+    "Readability",
+    "RegexProgress",
+    "Repetition",
     "Reward",
     "RewardError",
     "Rouge1",
@@ -152,6 +199,7 @@ __all__ = [
     "RougeL",
     "RougeN",
     "Scorer",
+    "Sentences",
     "Sentiment",
     "Splitter",
     "TextScorer",

@@ -1,11 +1,21 @@
-"""Length: does a response have the wanted number of words?"""
+"""Length: does a response have the wanted number of words, characters or sentences?
+
+Tokens are no unit here. A score is a function of the text, and one text is many different sequences of tokens; what
+limits tokens is an environment's budget.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.rewards.units import UnitSums, Words
+from textenvs.example import Example
+from textenvs.rewards.base import RewardError
+from textenvs.rewards.sentences import SentenceWords, read_sentences
+from textenvs.rewards.units import Chunks, Splitter, UnitSums, Words
 
 
 class _AnyWords(Words):
@@ -15,32 +25,103 @@ class _AnyWords(Words):
         return "x" if rest else ""
 
 
+_SPLITTERS: dict[str, Splitter] = {"words": _AnyWords(), "characters": Chunks(), "sentences": SentenceWords()}
+
+
 class Length(UnitSums):
-    """1 at the wanted number of words, falling in a straight line to 0 at no words and at twice as many.
+    """1 at the wanted length, falling in a straight line to 0 at nothing and at twice as much.
+
+    An example can name its own in `metadata["length"]`, a number or `[low, high]`.
 
     Args:
-        target: The wanted number of words (pieces of text between white space).
+        target: The wanted number, or a range `(low, high)` in which all numbers are as good; then 0 is at twice the
+            high end, and below the low end it falls to 0 at nothing. None takes the example's, and 20 where it has none.
+        unit: "words" (pieces of text between white space), "characters" (of Unicode, white space included) or
+            "sentences" (see `textenvs.rewards.sentences`).
 
     Raises:
-        ValueError: If `target` is less than 1.
+        ValueError: If `target` or a high end is less than 1, a range is empty, or the unit is unknown.
 
-    Cost: one dictionary look-up a token (amortised).
+    Cost: two dictionary look-ups a token (amortised).
     """
 
     name = "length"
     low, high = 0.0, 1.0
-    splitter = _AnyWords()
+    key = "length"
+    default_target = 20
 
-    def __init__(self, target: int = 20) -> None:
-        if isinstance(target, bool) or not isinstance(target, int) or target < 1:
-            raise ValueError(f"Expected target to be at least 1 word, got {target!r}")
+    def __init__(self, target: int | Sequence[int] | None = None, unit: str = "words") -> None:
+        if unit not in _SPLITTERS:
+            raise ValueError(
+                f"Expected unit to be one of {list(_SPLITTERS)}, got {unit!r}"
+                + (": a text has no tokens, an environment's max_new_tokens limits them" if unit == "tokens" else "")
+            )
+        self.unit = unit
+        self.splitter = _SPLITTERS[unit]
+        if target is not None:
+            _range(target, unit)
         self.target = target
 
-    def read(self, memory: object, unit: str) -> tuple[None, tuple[float, ...]]:
-        """One word more."""
-        return None, (1.0,)
+    def start(self, example: Example) -> bool:
+        """Whether a sentence has begun."""
+        return False
+
+    def read(self, memory: bool, unit: str) -> tuple[bool, tuple[float, ...]]:
+        """One word more, as many characters more, or the sentences that a word begins."""
+        if self.unit == "sentences":
+            memory, begun = read_sentences(memory, unit)
+            return memory, (float(begun),)
+        return False, (float(len(unit)) if self.unit == "characters" else 1.0,)
+
+    def features(self, example: Example) -> tuple[float, float]:
+        """The ends of the wanted range."""
+        if self.target is not None:
+            return _range(self.target, self.unit)
+        try:
+            return _range(example.metadata.get(self.key, self.default_target), self.unit)
+        except ValueError as error:
+            problem = f"cannot read metadata[{self.key!r}]: {error}"
+            raise RewardError(self.name, problem, example, None) from error
 
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `UnitSums.phi`."""
-        phi: NDArray[np.float64] = np.maximum(0.0, 1.0 - np.abs(sums[:, 0] - self.target) / self.target)
+        number, low, high = sums[:, 0], features[:, 0], features[:, 1]
+        missing = np.maximum(low - number, 0.0) / np.maximum(low, 1.0)
+        phi: NDArray[np.float64] = np.maximum(0.0, 1.0 - missing - np.maximum(number - high, 0.0) / high)
         return phi
+
+
+class Sentences(Length):
+    """`Length` in sentences. An example can name its own number in `metadata["sentences"]`.
+
+    Args:
+        target: The wanted number, or a range `(low, high)`. None takes the example's, and 3 where it has none.
+
+    Raises:
+        ValueError: As `Length` does.
+
+    Cost: two dictionary look-ups a token (amortised).
+    """
+
+    name = "sentences"
+    key = "sentences"
+    default_target = 3
+
+    def __init__(self, target: int | Sequence[int] | None = None) -> None:
+        super().__init__(target, "sentences")
+
+
+def _range(target: Any, unit: str) -> tuple[float, float]:
+    """The ends of a wanted range, from a number or a pair."""
+    one = unit.removesuffix("s")
+    if isinstance(target, Sequence) and not isinstance(target, str):
+        ends = list(target)
+        whole = all(isinstance(end, int) and not isinstance(end, bool) for end in ends)
+        if len(ends) != 2 or not whole or not 0 <= ends[0] <= ends[1] or ends[1] < 1:
+            raise ValueError(
+                f"Expected target to be (low, high) with 0 <= low <= high and high at least 1 {one}, got {target!r}"
+            )
+        return float(ends[0]), float(ends[1])
+    if isinstance(target, bool) or not isinstance(target, int) or target < 1:
+        raise ValueError(f"Expected target to be at least 1 {one}, got {target!r}")
+    return float(target), float(target)

@@ -1,0 +1,242 @@
+"""Diversity inside a response, and what it copies: n-grams of words and punctuation marks, in lower case.
+
+A unit is a run of letters, digits and underscores, or one other character that is no white space. So "!!!!" is four
+units, and repeats itself.
+
+    distinct     how many of its n-grams are different           1 is best: a positive weight
+    repetition   how many of its n-grams it has had before       0 is best: a negative weight
+    copying      how much of it stands in the prompt already     0 is best: a negative weight, unless copying is the task
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textenvs.example import Example
+from textenvs.rewards.base import Reward
+from textenvs.rewards.units import Matches, UnitScorer
+from textenvs.tokenizer import Tokenizer
+
+Gram = tuple[str, ...]
+
+_UNITS = Matches(r"\w+|[^\w\s]")
+
+
+@dataclass(slots=True)
+class _Lane:
+    """The n-grams of one growing response.
+
+    Attributes:
+        last: The last n units.
+        given: The n-grams that were known before it began.
+        known: Those that it has made known.
+        total: How many n-grams the response has.
+        seen: How many of them were known when they came.
+        news: The n-grams that it has made known since the mark.
+    """
+
+    last: Gram = ()
+    given: frozenset[Gram] = frozenset()
+    known: set[Gram] = field(default_factory=set)
+    total: int = 0
+    seen: int = 0
+    news: list[Gram] = field(default_factory=list)
+
+
+class GramReward(Reward):
+    """A score that is a function of how many n-grams a response has, and how many of them were known before.
+
+    Args:
+        n: How many units an n-gram has.
+        min_grams: The least number of n-grams to divide by.
+
+    Raises:
+        ValueError: If either is less than 1.
+    """
+
+    low, high = 0.0, 1.0
+    splitter = _UNITS
+    remembers = True  # whether an n-gram of the response is known from then on
+
+    def __init__(self, n: int, min_grams: int) -> None:
+        for name, value in (("n", n), ("min_grams", min_grams)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"Expected {name} to be at least 1, got {value!r}")
+        self.n = n
+        self.min_grams = min_grams
+
+    @abstractmethod
+    def phi(self, total: NDArray[np.float64], seen: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What counts are worth.
+
+        Args:
+            total: `(k,)` n-grams of each response.
+            seen: `(k,)` those of them that were known before.
+
+        Returns:
+            `(k,)` Phi.
+        """
+
+    def given(self, example: Example) -> frozenset[Gram]:
+        """The n-grams that are known before the response begins."""
+        return frozenset()
+
+    def score(self, example: Example, response: str) -> float:
+        """See `Reward.score`."""
+        given = self.given(example)
+        found = grams(self.splitter.split(response), self.n)
+        new = len(set(found) - given) if self.remembers else sum(gram not in given for gram in found)
+        return float(self.phi(np.array([float(len(found))]), np.array([float(len(found) - new)]))[0])
+
+    def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> UnitScorer:
+        """See `Reward.scorer`."""
+        return _GramScorer(self, num_lanes, tokenizer)
+
+
+def grams(units: Sequence[str], n: int) -> list[Gram]:
+    """All n-grams of some units, in their order."""
+    return [tuple(units[place : place + n]) for place in range(len(units) - n + 1)]
+
+
+@lru_cache(maxsize=1 << 12)
+def _prompt_grams(prompt: str, n: int) -> frozenset[Gram]:
+    return frozenset(grams(_UNITS.split(prompt), n))
+
+
+class _GramScorer(UnitScorer):
+    """A set of n-grams a lane: a loop over lanes, a fraction of a microsecond each, however long the response is."""
+
+    def __init__(self, reward: GramReward, num_lanes: int, tokenizer: Tokenizer) -> None:
+        super().__init__(reward, reward.splitter, num_lanes, tokenizer)
+        self._score = reward
+        self._lanes = [_Lane() for _ in range(num_lanes)]
+        self._saved: list[tuple[Gram, int, int]] = [((), 0, 0)] * num_lanes
+
+    def start(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
+        for lane, example in zip(lanes.tolist(), examples, strict=True):
+            self._lanes[lane] = _Lane(given=self._score.given(example))
+            self._saved[lane] = ((), 0, 0)
+
+    def read(self, lanes: NDArray[np.intp], units: NDArray[np.int64]) -> None:
+        n, remembers, name = self._score.n, self._score.remembers, self.units.name
+        for place, unit in zip(lanes.tolist(), units.tolist(), strict=True):
+            lane = self._lanes[place]
+            gram = lane.last = (*lane.last[1 - n or n :], name(unit))
+            if len(gram) == n:
+                lane.total += 1
+                if gram in lane.known or gram in lane.given:
+                    lane.seen += 1
+                elif remembers:
+                    lane.known.add(gram)
+                    lane.news.append(gram)
+
+    def mark(self, lanes: NDArray[np.intp]) -> None:
+        for place in lanes.tolist():
+            lane = self._lanes[place]
+            self._saved[place] = (lane.last, lane.total, lane.seen)
+            if lane.news:
+                lane.news.clear()
+
+    def undo(self, lanes: NDArray[np.intp]) -> None:
+        for place in lanes.tolist():
+            lane = self._lanes[place]
+            lane.last, lane.total, lane.seen = self._saved[place]
+            if lane.news:
+                lane.known.difference_update(lane.news)
+                lane.news.clear()
+
+    def phi(self, lanes: NDArray[np.intp]) -> NDArray[np.float64]:
+        counts = [(lane.total, lane.seen) for lane in map(self._lanes.__getitem__, lanes.tolist())]
+        total, seen = np.array(counts, dtype=np.float64).reshape(-1, 2).T
+        return self._score.phi(total, seen)
+
+
+class Distinct(GramReward):
+    """Distinct-n: the number of different n-grams divided by the number of n-grams, or by `min_grams` if it has fewer.
+
+    The floor is there because one word is as diverse as can be. With it, a response has to be long enough as well.
+
+    Args:
+        n: How many words an n-gram has.
+        min_grams: The least number of n-grams to divide by.
+
+    Raises:
+        ValueError: If either is less than 1.
+
+    Cost: a dictionary look-up a token and a set look-up a word, whatever the length. Source: Li et al. (2016), A
+    diversity-promoting objective function for neural conversation models, section 5.
+    """
+
+    name = "distinct"
+
+    def __init__(self, n: int = 2, min_grams: int = 8) -> None:
+        super().__init__(n, min_grams)
+
+    def phi(self, total: NDArray[np.float64], seen: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `GramReward.phi`."""
+        phi: NDArray[np.float64] = (total - seen) / np.maximum(total, self.min_grams)
+        return phi
+
+
+class Repetition(GramReward):
+    """The share of n-grams that the response has had before: 0 is best, so give it a negative weight.
+
+    Args:
+        n: How many words an n-gram has.
+        min_grams: The least number of n-grams to divide by, so that the first repetition of a short text is not half of
+            it.
+
+    Raises:
+        ValueError: If either is less than 1.
+
+    Cost: as `Distinct`. Source: seq-rep-n of Welleck et al. (2020), Neural text generation with unlikelihood training,
+    section 6.
+    """
+
+    name = "repetition"
+
+    def __init__(self, n: int = 3, min_grams: int = 8) -> None:
+        super().__init__(n, min_grams)
+
+    def phi(self, total: NDArray[np.float64], seen: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `GramReward.phi`."""
+        phi: NDArray[np.float64] = seen / np.maximum(total, self.min_grams)
+        return phi
+
+
+class Copying(GramReward):
+    """The share of n-grams of the response that stand in the prompt: 0 is best, so give it a negative weight.
+
+    It is the example's whole prompt, also where an environment cuts long ones.
+
+    Args:
+        n: How many words an n-gram has.
+        min_grams: The least number of n-grams to divide by.
+
+    Raises:
+        ValueError: If either is less than 1.
+
+    Cost: as `Distinct`; a prompt's n-grams are worked out once. Source: See, Liu & Manning (2017), Get to the point:
+    summarization with pointer-generator networks, figure 6 (share of novel n-grams, of which this is the rest).
+    """
+
+    name = "copying"
+    remembers = False
+
+    def __init__(self, n: int = 3, min_grams: int = 8) -> None:
+        super().__init__(n, min_grams)
+
+    def given(self, example: Example) -> frozenset[Gram]:
+        """The prompt's n-grams."""
+        return _prompt_grams(example.prompt, self.n)
+
+    def phi(self, total: NDArray[np.float64], seen: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `GramReward.phi`."""
+        phi: NDArray[np.float64] = seen / np.maximum(total, self.min_grams)
+        return phi
