@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -406,6 +406,20 @@ class TextGenEnv(gym.Env[Observation, Any]):
             latest = segments(lanes, lane)[before - int(lanes.length[lane]) :]
             print(views.ansi(latest, scale=self._largest_reward or None), end="\n" if terminated else "", flush=True)
         return self._observation(), reward, terminated, False, self._info()
+
+    def update_reward(
+        self, *, progress: float | None = None, scores: Mapping[str, NDArray[np.float64]] | None = None
+    ) -> None:
+        """Move a reward that changes over a training run: schedules, normalisers, constraints.
+
+        Episodes under way are paid as they began; the next ones, anew. A training loop calls this between its updates.
+
+        Args:
+            progress: How much of the training is over, from 0 to 1.
+            scores: Part to the `(episodes,)` final scores of episodes that ended: infos' `score/NAME` without
+                `score/`.
+        """
+        self.setting.reward.update(progress=progress, scores=scores)
 
     def render(self) -> Any:
         """The episode so far.
