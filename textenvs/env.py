@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from textenvs import render as views
 from textenvs.lanes import Lanes, Pool, PromptEncoder, build_pools, check_count, reply_room, seeds_of
 from textenvs.rewards import make_reward
-from textenvs.rewards.base import Reward
+from textenvs.rewards.base import PartScores, Reward
 from textenvs.tasks import SPLITS, Example, Task, make_task
 from textenvs.tokenizer import Tokenizer, decode_prompt, decode_tokens, make_tokenizer
 
@@ -407,9 +407,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
             print(views.ansi(latest, scale=self._largest_reward or None), end="\n" if terminated else "", flush=True)
         return self._observation(), reward, terminated, False, self._info()
 
-    def update_reward(
-        self, *, progress: float | None = None, scores: Mapping[str, NDArray[np.float64]] | None = None
-    ) -> None:
+    def update_reward(self, *, progress: float | None = None, scores: PartScores | None = None) -> None:
         """Move a reward that changes over a training run: schedules, normalisers, constraints.
 
         Episodes under way are paid as they began; the next ones, anew. A training loop calls this between its updates.

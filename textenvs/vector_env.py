@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from textenvs.env import RENDER_MODES, Observation, Setting, TextGenEnv, chosen_examples, render_lane
 from textenvs.lanes import check_count, seeds_of
+from textenvs.rewards.base import PartScores
 from textenvs.tasks import Task
 from textenvs.tokenizer import Tokenizer
 
@@ -196,9 +197,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         infos.update(final)
         return self._observations(), rewards, terminated, np.zeros(self.num_envs, dtype=np.bool_), infos
 
-    def update_reward(
-        self, *, progress: float | None = None, scores: Mapping[str, NDArray[np.float64]] | None = None
-    ) -> None:
+    def update_reward(self, *, progress: float | None = None, scores: PartScores | None = None) -> None:
         """Move a reward that changes over a training run: schedules, normalisers, constraints.
 
         Episodes under way are paid as they began; the next ones, anew. A training loop calls this between its updates.

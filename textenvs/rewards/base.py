@@ -13,13 +13,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textenvs.tasks.base import Example
 from textenvs.tokenizer import Tokenizer, decode_bytes
+
+PartScores: TypeAlias = Mapping[str, NDArray[np.float64]]
+"""Name of a part to the `(episodes,)` final scores that it gave."""
 
 
 class RewardError(RuntimeError):
@@ -93,7 +96,9 @@ class Reward(ABC):
 
     # Some combinations change over a training run, and only between episodes: a lane keeps what it was reset with.
 
-    def update(self, *, progress: float | None = None, scores: Mapping[str, NDArray[np.float64]] | None = None) -> None:
+    def update(  # noqa: B027 - a plain score has nothing to move
+        self, *, progress: float | None = None, scores: PartScores | None = None
+    ) -> None:
         """Move schedules and normalisers on. Episodes under way are scored as they began; the next ones, anew.
 
         Args:
@@ -166,7 +171,7 @@ class Reward(ABC):
 
     def __rsub__(self, other: Any) -> Reward:
         """A number less this score."""
-        return -self + other
+        return (-self).__add__(other)
 
     def __repr__(self) -> str:
         """Its class and name."""

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.rewards.base import Reward, Scorer, checked_score
+from textenvs.rewards.base import PartScores, Reward, Scorer, checked_score
 from textenvs.rewards.schedules import Constraint, Schedule, Weight, make_weight
 from textenvs.tasks.base import Example
 from textenvs.tokenizer import Tokenizer
@@ -93,7 +93,7 @@ class Combination(Reward):
         """See `Reward.scorer`."""
         return _CombinationScorer(self, num_lanes, tokenizer)
 
-    def update(self, *, progress: float | None = None, scores: Mapping[str, Scores] | None = None) -> None:
+    def update(self, *, progress: float | None = None, scores: PartScores | None = None) -> None:
         """See `Reward.update`."""
         for name, reward in self.inputs.items():
             prefix = f"{name}/"
@@ -261,7 +261,7 @@ class WeightedSum(Combination):
     def _moving(self) -> dict[str, Schedule | Constraint]:
         return {name: weight for name, (weight, _) in self.terms.items() if not isinstance(weight, float)}
 
-    def update(self, *, progress: float | None = None, scores: Mapping[str, Scores] | None = None) -> None:
+    def update(self, *, progress: float | None = None, scores: PartScores | None = None) -> None:
         """See `Reward.update`."""
         for name, weight in self._moving.items():
             if isinstance(weight, Schedule) and progress is not None:
@@ -285,7 +285,7 @@ class WeightedSum(Combination):
         return {**{f"{name}/weight": weight.value for name, weight in self._moving.items()}, **super().changing}
 
 
-def _final(scores: Mapping[str, Scores], part: str) -> Scores:
+def _final(scores: PartScores, part: str) -> Scores:
     """The final scores of one part."""
     if part not in scores:
         raise ValueError(f"Expected the final scores of part {part!r}, got those of {sorted(scores)}")
@@ -519,7 +519,7 @@ class Normalised(Combination):
         phi: Scores = (scores[0] - coefficients[0]) / coefficients[1]
         return phi
 
-    def update(self, *, progress: float | None = None, scores: Mapping[str, Scores] | None = None) -> None:
+    def update(self, *, progress: float | None = None, scores: PartScores | None = None) -> None:
         """See `Reward.update`."""
         if scores is not None:
             final = _final(scores, next(iter(self.inputs)))
