@@ -159,6 +159,11 @@ class _CombinationScorer(Scorer):
         return self._combined(lanes, asked)
 
     def _combined(self, lanes: NDArray[np.intp], found: list[Scores]) -> Scores:
+        for name, one in zip(self._scorers, found, strict=True):
+            if np.shape(one) != lanes.shape:
+                raise ValueError(
+                    f"Expected the scorer of part {name!r} to give {lanes.shape}, one number a lane, got {np.shape(one)}"
+                )
         scores = np.array(found)
         self._latest[:, lanes] = scores
         wrong = ~np.isfinite(scores).all(axis=0)
