@@ -162,7 +162,8 @@ class _CombinationScorer(Scorer):
         for name, one in zip(self._scorers, found, strict=True):
             if np.shape(one) != lanes.shape:
                 raise ValueError(
-                    f"Expected the scorer of part {name!r} to give {lanes.shape}, one number a lane, got {np.shape(one)}"
+                    f"Expected the scorer of part {name!r} to give {lanes.shape}, one number a lane, "
+                    f"got {np.shape(one)}"
                 )
         scores = np.array(found)
         self._latest[:, lanes] = scores
