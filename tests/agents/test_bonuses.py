@@ -15,7 +15,6 @@ from agents import PPO, REINFORCE, ActorCritic, Policy, load
 from agents.bonuses import BONUSES, Bonuses, last_hidden_states, self_bleu, text_hashes
 from agents.rollout import Rollout
 from agents.training import Algorithm
-from tests.agents.conftest import make_policy
 
 EOS, A, B, C, GOOD = 0, 3, 4, 5, 6
 
@@ -80,7 +79,10 @@ def test_novelty_of_whole_texts(policy: Policy) -> None:
     )
 
 
-@given(st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=7), min_size=2, max_size=6), st.sampled_from([1, 2, 3, None]))
+@given(
+    st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=7), min_size=2, max_size=6),
+    st.sampled_from([1, 2, 3, None]),
+)
 def test_hashes_are_equal_where_the_tokens_are(rows: list[list[int]], n: int | None) -> None:
     width = max(map(len, rows))
     ids = np.array([[*row, *[2] * (width - len(row))] for row in rows])
@@ -293,7 +295,9 @@ def test_every_algorithm_learns_from_them(algorithm: Algorithm, tiny: Policy) ->
         results.append(torch.cat([one.detach().flatten() for one in learner.policy.parameters()]))
     assert torch.equal(*results)
     plain = agent(algorithm, tiny)
-    algorithm.update(plain.policy, plain.optimizer, replace(batch, bonuses=None), plain.config, generator.manual_seed(0))
+    algorithm.update(
+        plain.policy, plain.optimizer, replace(batch, bonuses=None), plain.config, generator.manual_seed(0)
+    )
     assert not torch.equal(torch.cat([one.detach().flatten() for one in plain.policy.parameters()]), results[0])
 
 
@@ -321,7 +325,9 @@ def test_a_run_with_bonuses_resumes_exactly(tiny: Policy, tmp_path) -> None:
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pt", ".pkl", ".bin", ".npz")]
     again = [resumed._iterate(0.0) for _ in range(2)]
     for one, other in zip(rows[1:], again, strict=True):
-        assert {k: v for k, v in one.items() if "second" not in k} == {k: v for k, v in other.items() if "second" not in k}
+        assert {k: v for k, v in one.items() if "second" not in k} == {
+            k: v for k, v in other.items() if "second" not in k
+        }
 
 
 def test_settings_are_checked_when_the_agent_is_made(tiny: Policy) -> None:
