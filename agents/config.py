@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Literal, Self
 
@@ -39,6 +39,8 @@ class RunConfig:
     too, which is the exact objective, and so noisy that small batches drift far from the start model."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus in the loss, per nat and token."""
+    bonuses: dict[str, Any] = field(default_factory=dict)
+    """What is paid beside the score: name to weight, or to arguments of which `weight` is one (see agents.bonuses)."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -53,6 +55,8 @@ class RunConfig:
             self.check_number(name, low=0.0, open_low=True)
         for name in ("kl_coef", "entropy_coef"):
             self.check_number(name, low=0.0)
+        if not isinstance(self.bonuses, dict):
+            raise TypeError(f"Expected bonuses to be a dict of names to weights, got {self.bonuses!r}")
         self.check_number("gamma", low=0.0, high=1.0)
         if self.kl_limit is not None:
             self.check_number("kl_limit", low=0.0, open_low=True)

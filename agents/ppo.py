@@ -88,7 +88,7 @@ def update(
     mask = rollout.response_mask
     assert rollout.ref_log_probs is not None
     kl_price = config.kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1")
-    rewards = rollout.rewards - kl_price if config.kl_credit == "return" else rollout.rewards
+    rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
     advantages, returns = gae(
         rewards,
         rollout.values,

@@ -42,6 +42,8 @@ class Rollout:
         group: `(batch,)` int64, episodes with the same number share their example.
         scores: `(batch,)` float32, Phi of the whole response.
         examples: `(batch,)` int64, places in the environment's pool.
+        bonuses: `(batch, time)` float32, what `agents.bonuses` paid beside the rewards; None where there are none.
+        part_scores: Name of a part of the reward to the `(batch,)` float64 scores that it gave the whole responses.
         seconds: Where the time went: "policy", "environment".
     """
 
@@ -60,6 +62,8 @@ class Rollout:
     ref_log_probs: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None
+    bonuses: Tensor | None = None
+    part_scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -70,6 +74,11 @@ class Rollout:
     def num_tokens(self) -> int:
         """How many actions there are."""
         return int(self.response_mask.sum())
+
+    @property
+    def rewards_and_bonuses(self) -> Tensor:
+        """`(batch, time)`, what an algorithm learns from: the raw rewards, with the bonuses where there are any."""
+        return self.rewards if self.bonuses is None else self.rewards + self.bonuses
 
     def responses(self, policy: Policy) -> list[str]:
         """The text of each episode's response.
@@ -218,6 +227,7 @@ class _Recorder:
         self._terminated = np.zeros(num_episodes, dtype=np.bool_)
         self._truncated = np.zeros(num_episodes, dtype=np.bool_)
         self._scores = np.zeros(num_episodes)
+        self._part_scores: dict[str, NDArray[np.float64]] = {}
         self._examples = np.zeros(num_episodes, dtype=np.int64)
         self._group = np.zeros(num_episodes, dtype=np.int64)
         self._lengths = np.zeros(num_episodes, dtype=np.int64)
@@ -271,6 +281,10 @@ class _Recorder:
         self._terminated[episodes] = terminated[lanes]
         self._truncated[episodes] = truncated[lanes]
         self._scores[episodes] = infos["score"][lanes]
+        for key in infos:
+            if key.startswith("score/"):
+                name = key.removeprefix("score/")
+                self._part_scores.setdefault(name, np.zeros(len(self._scores)))[episodes] = infos[key][lanes]
 
     @torch.no_grad()
     def rollout(self, policy: Policy, seconds: dict[str, float]) -> Rollout:
@@ -303,6 +317,7 @@ class _Recorder:
             group=tensor(self._group),
             scores=tensor(self._scores.astype(np.float32)),
             examples=tensor(self._examples),
+            part_scores=self._part_scores,
             seconds=seconds,
         )
 

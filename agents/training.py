@@ -9,6 +9,7 @@ run that goes on from a checkpoint sees what it would have seen without the stop
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -28,18 +29,24 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from agents.bonuses import Bonuses
 from agents.config import RunConfig
 from agents.evaluation import Evaluation, evaluate, held_out_scores, reference_log_probs
 from agents.losses import kl_estimate
-from agents.metrics import MetricsLog, distinct_n
+from agents.metrics import MetricsLog, distinct_n, parted
 from agents.optimization import make_optimizer
 from agents.policy import Policy, read_json
 from agents.rollout import Rollout, collect
-from textenvs import TextGenEnv, TextGenVectorEnv, make_reward
+from textenvs import Reward, TextGenEnv, TextGenVectorEnv, make_reward
 from textenvs.rewards import make_payout
 
 FORMAT = 1
 """The version of the checkpoint's layout."""
+
+ALARM_WINDOW = 20
+"""Updates over which the score and the held-out metric are compared."""
+
+_LOG = logging.getLogger(__name__)
 
 Update = Callable[[Policy, torch.optim.Optimizer, Rollout, Any, torch.Generator], dict[str, float]]
 
@@ -113,6 +120,8 @@ class Agent:
     Attributes:
         timesteps: Tokens played so far.
         updates: Updates made so far.
+        memory: What is carried from one update to the next beside weights and optimiser: JSON values, saved with them.
+        bonuses: What is paid beside the score, and what that remembers.
     """
 
     def __init__(
@@ -133,7 +142,7 @@ class Agent:
         self.policy = policy
         self.seed = seed
         self.env_id, self.env_kwargs = _describe_env(env, env_kwargs)
-        self.env = env if isinstance(env, TextGenVectorEnv) else self.make_env(config.num_envs)
+        self.env = env if isinstance(env, TextGenVectorEnv) else self._new_env(config.num_envs)
         gamma = make_payout(self.env.setting.payout, 1, policy.tokenizer).gamma
         if gamma is not None and gamma != config.gamma:
             raise ValueError(
@@ -144,11 +153,15 @@ class Agent:
         self.optimizer = make_optimizer(policy, config)
         self.timesteps = 0
         self.updates = 0
+        self.memory: dict[str, Any] = {}
+        self.bonuses = Bonuses(config.bonuses, self.reference, seed)
         held_out = self.env.task.held_out_reward
         self._held_out = None if held_out is None else make_reward(held_out)
 
     def make_env(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
         """Lanes of the agent's environment, with the policy's tokenizer, for `collect` and `evaluate`.
+
+        A reward that changes over the run is as it is now.
 
         Args:
             num_envs: How many lanes.
@@ -160,6 +173,12 @@ class Agent:
         Raises:
             ValueError: If the agent was made with an environment object, which has no id to make another from.
         """
+        envs = self._new_env(num_envs, **changes)
+        if "reward" not in changes:
+            envs.setting.reward.load_state_dict(self.env.setting.reward.state_dict())
+        return envs
+
+    def _new_env(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
         if self.env_id is None:
             raise ValueError("Expected an agent made with an environment's id, got one made with an environment object")
         envs = gym.make_vec(
@@ -216,7 +235,7 @@ class Agent:
         ):
             try:
                 while self.timesteps < total_timesteps:
-                    row = self._iterate()
+                    row = self._iterate(self.timesteps / total_timesteps)
                     if metrics_log is not None:
                         metrics_log.write(self.timesteps, row)
                     if on_update is not None:
@@ -235,14 +254,20 @@ class Agent:
                     self.save(folder)
         return self
 
-    def _iterate(self) -> dict[str, float]:
-        """One update: play, compare with the reference, learn, and say how it went."""
+    def _iterate(self, progress: float) -> dict[str, float]:
+        """One update: play, compare with the reference, learn, and say how it went.
+
+        Args:
+            progress: Share of the run's tokens that are played, for the schedules.
+        """
         started = time.perf_counter()
         env_seed, policy_seed = (
             int(one) for one in np.random.SeedSequence([self.seed, self.updates]).generate_state(2, np.uint64) >> 1
         )
         generator = torch.Generator(self.policy.device).manual_seed(policy_seed)
         config = self.config
+        reward = self.env.setting.reward
+        reward.update(progress=progress)
         rollout = collect(
             self.env,
             self.policy,
@@ -258,7 +283,9 @@ class Agent:
                 self.reference, rollout, temperature=config.temperature, micro_batch_size=config.micro_batch_size
             ),
         )
-        row = self._describe(rollout)
+        rollout, paid = self.bonuses.pay(rollout, self.policy)
+        row = {**self._describe(rollout), **paid}
+        reward.update(scores=rollout.part_scores)  # after `_describe`, which says what these episodes were scored with
         described = time.perf_counter()
         if config.kl_limit is not None:
             kl = row["kl"] * len(rollout) / rollout.num_tokens
@@ -297,7 +324,25 @@ class Agent:
             pool = self.env.setting.pool
             examples = [pool.examples[place] for place in rollout.examples.tolist()]
             row["held_out"] = float(held_out_scores(self._held_out, examples, responses).mean())
+            row["alarm"] = self._alarm(row["score"], row["held_out"])
+        row.update({f"score/{name}": float(scores.mean()) for name, scores in rollout.part_scores.items()})
+        row.update({f"reward/{name}": value for name, value in self.env.setting.reward.changing.items()})
         return row
+
+    def _alarm(self, score: float, held_out: float) -> float:
+        """1 while the score rises and the held-out metric falls, 0 otherwise. Says so the first time."""
+        watched = self.memory["watched"] = [*self.memory.get("watched", []), [score, held_out]][-ALARM_WINDOW:]
+        scores, metrics = zip(*watched, strict=True)
+        if not parted(scores, metrics, window=ALARM_WINDOW):
+            return 0.0
+        if "parted_at" not in self.memory:
+            self.memory["parted_at"] = self.timesteps
+            _LOG.warning(
+                "At %s tokens the score rises while the held-out metric falls: the policy may be learning to please "
+                "the score and not to write well. Look at samples; a guard, a larger kl_coef or fewer tokens may help.",
+                f"{self.timesteps:,}",
+            )
+        return 1.0
 
     def predict(
         self, observation: Mapping[str, NDArray[Any]], *, deterministic: bool = False
@@ -352,6 +397,7 @@ class Agent:
         self.reference.save_pretrained(fresh / "reference")
         tensors, numbers = _flatten_optimizer(self.optimizer)
         save_file(tensors, fresh / "optimizer.safetensors")
+        save_file(self.bonuses.state_dict(), fresh / "bonuses.safetensors")
         state = {
             "format": FORMAT,
             "algorithm": self.algorithm.name,
@@ -361,6 +407,8 @@ class Agent:
             "env_kwargs": _jsonable(self.env_kwargs),
             "timesteps": self.timesteps,
             "updates": self.updates,
+            "memory": self.memory,
+            "reward": self.env.setting.reward.state_dict(),
             "optimizer": numbers,
         }
         (fresh / "agent.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
@@ -396,6 +444,7 @@ def load(
     Args:
         folder: What `Agent.save` or `Agent.learn` wrote, the run or its checkpoint.
         env: Another environment than the saved one. Needed where that one was an object or had objects as arguments.
+            Where its reward has the parts of the saved one's, their schedules and normalisers go on.
         env_kwargs: Arguments for it, with an id.
         device: Where to put the policy; None chooses.
 
@@ -437,6 +486,10 @@ def load(
         agent.reference.requires_grad_(False)
         _restore_optimizer(agent.optimizer, load_file(found / "optimizer.safetensors"), state["optimizer"])
         agent.timesteps, agent.updates = state["timesteps"], state["updates"]
+        agent.memory = state.get("memory", {})
+        if (found / "bonuses.safetensors").is_file():
+            agent.bonuses.load_state_dict(load_file(found / "bonuses.safetensors"))
+        _restore_reward(agent.env.setting.reward, state.get("reward", {}), required=env is None)
     except (KeyError, OSError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(found)!r}, but it is damaged: {error!r}") from error
     return agent
@@ -480,6 +533,17 @@ def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tens
                 numbers[f"{index}.{name}"] = value
     groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
     return tensors, {"numbers": numbers, "groups": groups}
+
+
+def _restore_reward(reward: Reward, state: dict[str, Any], *, required: bool) -> None:
+    """Schedules and normalisers go on, unless the user has chosen another reward."""
+    fresh = reward.state_dict()
+    try:
+        reward.load_state_dict(state)
+    except ValueError:
+        if required:
+            raise
+        reward.load_state_dict(fresh)
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
@@ -527,6 +591,7 @@ def _progress(total: int, done: int, shown: bool) -> Any:
 _SHOWN = {
     "score": "score",
     "held_out": "held-out",
+    "alarm": "alarm",
     "kl": "KL",
     "entropy": "entropy",
     "response_length": "length",

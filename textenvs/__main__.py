@@ -1,4 +1,4 @@
-"""The command line of the environments: python -m textenvs list | play | check --help."""
+"""The command line of the environments: python -m textenvs list | play | check | canaries --help."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.utils.env_checker import check_env
 
 from textenvs import RewardError, TextGenEnv, list_envs, render
+from textenvs.canaries import CANARIES, canary_scores
 from textenvs.env import Setting, segments
 from textenvs.testing import check_reward, check_task, check_vector_env
 from textenvs.tokenizer import decode
@@ -29,6 +30,10 @@ the episode, with what each token was paid. The text is taken as it is: begin it
 
 _CHECK = """Hold an environment to its contract: Gymnasium's check_env on it, and textenvs.testing's check_reward on its
 reward, check_task on its task and check_vector_env on its vector version. Exit code 1 where one does not hold."""
+
+_CANARIES = """Score degenerate responses beside the demonstrations: a row an id, a column a canary, each cell the mean
+score, with ! where it is not clearly below the demonstrations'. Exit code 1 where there is one. An id whose task has no
+demonstrations is left out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m textenvs", description="Token-level text environments.")
-    commands = parser.add_subparsers(required=True, metavar="list | play | check")
+    commands = parser.add_subparsers(required=True, metavar="list | play | check | canaries")
     listing = commands.add_parser("list", help="show every id", description=_LIST)
     listing.add_argument("--long", action="store_true", help="show more columns")
     listing.set_defaults(run=_list)
@@ -77,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="hold an environment to its contract", description=_CHECK)
     _add_id(check)
     check.set_defaults(run=_check)
+    canaries = commands.add_parser("canaries", help="score degenerate responses", description=_CANARIES)
+    canaries.add_argument("ids", nargs="*", metavar="ID", help="ids from `list`. Default: all of them")
+    canaries.add_argument("--reward", help="a reward's name, or JSON. Default: each environment's own")
+    canaries.add_argument("--examples", type=int, default=32, help="examples an id. Default: %(default)s")
+    canaries.set_defaults(run=_canaries)
     return parser
 
 
@@ -86,12 +96,9 @@ def _add_id(parser: argparse.ArgumentParser) -> None:
 
 def _list(given: argparse.Namespace) -> int:
     rows = [{name: _shown(value) for name, value in _listed(env_id).items()} for env_id in list_envs()]
-    names = list(rows[0]) if given.long else [name for name in rows[0] if name not in _LONG]
-    table = [dict(zip(names, names, strict=True)), *rows]
-    widths = {name: max(len(row[name]) for row in table) for name in names}
-    for row in table:
-        cells = [row[name].rjust(widths[name]) if name in _NUMBERS else row[name].ljust(widths[name]) for name in names]
-        print("  ".join(cells).rstrip())
+    names = [name for name in rows[0] if given.long or name not in _LONG]
+    table = [tuple(names), *(tuple(row[name] for name in names) for row in rows)]
+    _print_table(table, right=[place for place, name in enumerate(names) if name in _NUMBERS])
     return 0
 
 
@@ -194,6 +201,40 @@ def _check(given: argparse.Namespace) -> int:
     ]
     failures = [_failed(name, check) for name, check in checks]  # a list, so that every check runs
     return int(any(failures))
+
+
+def _canaries(given: argparse.Namespace) -> int:
+    reward = None if given.reward is None else _name_or_json("reward", given.reward)
+    rows: list[tuple[str, ...]] = [("id", "reward", "demonstration", *CANARIES)]
+    alive: list[str] = []
+    for env_id in given.ids or list_envs():
+        setting = _made(env_id, **({} if reward is None else {"reward": reward})).setting
+        try:
+            found = canary_scores(setting.task, setting.reward, num_examples=given.examples)
+        except ValueError as error:
+            print(f"{env_id}: {error}", file=sys.stderr)
+            continue
+        cells = [
+            "-" if name not in found.scores else f"{found.scores[name]:.3f}{'!' if name in found.alive else ' '}"
+            for name in CANARIES
+        ]
+        rows.append((env_id, found.reward, f"{found.demonstration:.3f} ", *cells))
+        alive += [f"{env_id}, {name}: {found.responses[name]!r}" for name in found.alive]
+    _print_table(rows, right=range(2, len(rows[0])))
+    if alive:
+        print("\nNot clearly below the demonstrations:\n  " + "\n  ".join(alive))
+    return int(bool(alive))
+
+
+def _print_table(rows: Sequence[tuple[str, ...]], right: Container[int]) -> None:
+    """Columns as wide as their widest cell; those in `right` end at their right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if place in right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
 
 
 def _failed(name: str, check: Callable[[], None]) -> bool:

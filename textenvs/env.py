@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from textenvs import render as views
 from textenvs.lanes import Lanes, Pool, PromptEncoder, build_pools, check_count, reply_room, seeds_of
 from textenvs.rewards import make_reward
-from textenvs.rewards.base import Reward
+from textenvs.rewards.base import PartScores, Reward
 from textenvs.tasks import Example, Task, make_task
 from textenvs.tokenizer import Tokenizer, decode_prompt, decode_tokens, make_tokenizer
 
@@ -406,6 +406,18 @@ class TextGenEnv(gym.Env[Observation, Any]):
             latest = segments(lanes, lane)[context - lanes.context_length.item(lane) - 1 :]  # the token, and a reply
             print(views.ansi(latest, scale=self._largest_reward or None), end="\n" if terminated else "", flush=True)
         return self._observation(), reward, terminated, False, self._info()
+
+    def update_reward(self, *, progress: float | None = None, scores: PartScores | None = None) -> None:
+        """Move a reward that changes over a training run: schedules, normalisers, constraints.
+
+        Episodes under way are paid as they began; the next ones, anew. A training loop calls this between its updates.
+
+        Args:
+            progress: How much of the training is over, from 0 to 1.
+            scores: Part to the `(episodes,)` final scores of episodes that ended: infos' `score/NAME` without
+                `score/`.
+        """
+        self.setting.reward.update(progress=progress, scores=scores)
 
     def render(self) -> Any:
         """The episode so far.

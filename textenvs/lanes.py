@@ -595,7 +595,9 @@ class Lanes:
         if np.count_nonzero(np.isfinite(phi)) < len(phi):
             row = int(np.flatnonzero(~np.isfinite(phi))[0])
             lane = lanes[row]
-            raise RewardError(self.reward.name, f"gave {phi[row]}", self.example(lane), self.response(lane))
+            parts = {name: float(scores[0]) for name, scores in self.part_scores(lanes[row : row + 1]).items()}
+            guilty = "".join(f", its part {name!r} {one}" for name, one in parts.items() if not np.isfinite(one))
+            raise RewardError(self.reward.name, f"gave {phi[row]}{guilty}", self.example(lane), self.response(lane))
 
     def _raise_reward_error(self, lanes: NDArray[np.intp], error: Exception) -> NoReturn:
         """Say which example and response a scorer failed on."""

@@ -1,8 +1,9 @@
 """The contract, as checks that anybody can run on a reward, a task or a vector environment of their own.
 
-    from textenvs.testing import check_reward, check_task, check_vector_env
+    from textenvs.testing import check_canaries, check_reward, check_task, check_vector_env
     check_reward(MyReward())
     check_task(MyTask())
+    check_canaries(MyTask(), MyReward())
     check_vector_env("MyEnv-v0")
 
 A check passes silently, or raises with the first thing that it found wrong.
@@ -26,6 +27,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from textenvs.canaries import check_canaries as check_canaries
 from textenvs.rewards import Reward, Scorer, checked_score, make_payout, make_reward
 from textenvs.tasks import Example, Task, make_task
 from textenvs.tokenizer import Tokenizer, decode, make_tokenizer

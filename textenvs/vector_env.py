@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from textenvs.env import RENDER_MODES, Observation, Setting, TextGenEnv, chosen_examples, render_lane
 from textenvs.lanes import check_count, seeds_of
+from textenvs.rewards.base import PartScores
 from textenvs.tasks import Task
 from textenvs.tokenizer import Tokenizer
 
@@ -211,6 +212,18 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         infos = self._infos(self._everyone)
         infos.update(final)
         return self._observations(), rewards, terminated, np.zeros(self.num_envs, dtype=np.bool_), infos
+
+    def update_reward(self, *, progress: float | None = None, scores: PartScores | None = None) -> None:
+        """Move a reward that changes over a training run: schedules, normalisers, constraints.
+
+        Episodes under way are paid as they began; the next ones, anew. A training loop calls this between its updates.
+
+        Args:
+            progress: How much of the training is over, from 0 to 1.
+            scores: Part to the `(episodes,)` final scores of episodes that ended: infos' `score/NAME` without
+                `score/`.
+        """
+        self.setting.reward.update(progress=progress, scores=scores)
 
     def render(self) -> tuple[Any, ...] | None:
         """Every lane's episode so far, as `TextGenEnv.render` gives it."""

@@ -7,11 +7,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from agents import PPO, REINFORCE, Agent, Policy, load
-from agents.training import Algorithm, limited_kl_coef
+from agents.training import ALARM_WINDOW, Algorithm, limited_kl_coef
 from tests.agents.conftest import make_policy
-from textenvs import RewardError
+from textenvs import RewardError, make_tokenizer
 
 SMALL = {"num_envs": 8, "episodes_per_update": 8}
 KWARGS = {"max_new_tokens": 6}
@@ -19,6 +20,15 @@ KWARGS = {"max_new_tokens": 6}
 
 def weights(agent):
     return torch.cat([parameter.detach().flatten() for parameter in agent.policy.parameters()])
+
+
+def make_stories_policy():
+    """A random one-layer model over the stories' vocabulary: as good as any where language does not matter."""
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokenizer = make_tokenizer("stories")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**shape, vocab_size=tokenizer.vocab_size, max_position_embeddings=128)
+    return Policy(transformers.LlamaForCausalLM(config), tokenizer)
 
 
 def small_agent(**settings):
@@ -107,27 +117,104 @@ def test_metrics_are_written_for_people_and_machines(tmp_path):
     assert not files & {".bin", ".pt", ".pth", ".pkl"}, "no pickles"
 
 
-def test_a_reward_that_fails_in_mid_run_leaves_a_usable_checkpoint(tmp_path):
+@pytest.mark.parametrize(
+    ("failure", "problem"),
+    [
+        (lambda: float("nan"), "gave nan"),
+        (lambda: -np.inf, "gave -inf"),
+        (lambda: "1.0", "gave '1.0' of type str"),
+        (lambda: None, "gave None of type NoneType"),
+        (lambda: np.zeros(2), r"gave array\(\[0., 0.\]\) of type ndarray"),
+        (lambda: [][0], "raised IndexError"),
+    ],
+    ids=["nan", "inf", "string", "none", "shape", "raises"],
+)
+def test_a_reward_that_fails_in_mid_run_leaves_a_usable_checkpoint(tmp_path, failure, problem):
     calls = [0]
 
     def fails_later(example, response):
         calls[0] += 1
-        return 0.5 if calls[0] < 150 else float("nan")
+        return 0.5 if calls[0] < 70 else failure()
 
     agent = REINFORCE(
-        Policy.from_pretrained("tiny", device="cpu"),
-        "TextGen-v0",
-        env_kwargs={**KWARGS, "reward": fails_later},
-        **SMALL,
+        make_stories_policy(), "TextGen-v0", env_kwargs={**KWARGS, "reward": fails_later, "payout": "sparse"}, **SMALL
     )
-    with pytest.raises(RewardError, match=r"'fails_later' gave nan"):
+    with pytest.raises(
+        RewardError, match=rf"'fails_later' {problem}(?s:.*)example: .*prompt=(?s:.*)response: '"
+    ) as got:
         agent.learn(10**9, folder=tmp_path)
+    assert got.value.example in agent.env.setting.pool.examples
     assert agent.updates > 0
     again = load(tmp_path, env="TextGen-v0", env_kwargs=KWARGS, device="cpu")
-    assert torch.equal(weights(again), weights(agent))
+    assert again.updates == agent.updates
+    assert torch.equal(weights(again), weights(agent)), "nothing that was learned is lost"
     again.learn(again.timesteps + 1)
     with pytest.raises(ValueError, match="cannot be saved"):
         load(tmp_path)
+
+
+CHANGING = {
+    "sum": [
+        {"normalised": "sentiment"},
+        {"length": {"target": 4, "weight": {"linear": [0, 1]}}},
+        {"vader": {"weight": {"constraint": {"at_least": 1.0, "rate": 0.5}}}},
+    ]
+}
+
+
+def test_a_reward_that_changes_resumes_exactly(tmp_path):
+    """Schedule, normaliser and constraint: each update goes on from where the one before left them."""
+    env_kwargs = {**KWARGS, "reward": CHANGING}
+    straight, stopped = (REINFORCE(make_stories_policy(), env_kwargs=env_kwargs, seed=4, **SMALL) for _ in range(2))
+    rows = [straight._iterate(progress) for progress in (0.0, 0.3, 0.6)]
+    stopped._iterate(0.0)
+    stopped.save(tmp_path)
+    resumed = load(tmp_path, device="cpu")
+    assert resumed.env.setting.reward.state_dict() == stopped.env.setting.reward.state_dict()
+    again = [resumed._iterate(progress) for progress in (0.3, 0.6)]
+    untimed = [{name: one for name, one in row.items() if "second" not in name} for row in rows[1:] + again]
+    assert untimed[:2] == untimed[2:]
+    assert [row["reward/length/weight"] for row in rows] == pytest.approx([0.0, 0.3, 0.6])
+    # What a row says was scored with what it says: the weights and moments of its own batch.
+    for row in rows:
+        mean, std = row["reward/normalised/mean"], max(row["reward/normalised/std"], 1e-3)
+        assert row["score/normalised"] == pytest.approx((row["score/normalised/sentiment"] - mean) / std, abs=1e-6)
+        terms = (("normalised", 1.0), ("length", row["reward/length/weight"]), ("vader", row["reward/vader/weight"]))
+        assert row["score"] == pytest.approx(sum(row[f"score/{name}"] * weight for name, weight in terms), abs=1e-5)
+    vader = [row["score/vader"] for row in rows]
+    weights_of_vader = [row["reward/vader/weight"] for row in rows]
+    assert weights_of_vader == pytest.approx([0.0, 0.5 * (1 - vader[0]), 0.5 * (2 - vader[0] - vader[1])])
+    evaluated = resumed.make_env(2, split="test").setting.reward
+    assert evaluated is not resumed.env.setting.reward
+    assert evaluated.state_dict() == resumed.env.setting.reward.state_dict(), "evaluated as it is trained on"
+    damage(tmp_path, "reward", {"own": {}})
+    with pytest.raises(ValueError, match="Expected the state of reward"):
+        load(tmp_path, device="cpu")
+    other = load(tmp_path, env="TextGen-v0", env_kwargs={**KWARGS, "reward": {"normalised": "length"}}, device="cpu")
+    assert other.env.setting.reward.state_dict()["own"]["count"] == 0, "another reward starts anew"
+
+
+def damage(folder, key, value):
+    file = folder / "checkpoint" / "agent.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+
+
+def test_an_alarm_when_score_and_held_out_metric_part(tmp_path, caplog):
+    agent = REINFORCE(make_stories_policy(), env_kwargs=KWARGS, **SMALL)
+    said = [agent._alarm(0.1 * step, 1 - 0.1 * step) for step in range(ALARM_WINDOW - 1)]
+    assert not any(said)
+    agent.save(tmp_path)
+    again = load(tmp_path, device="cpu")
+    assert not caplog.records
+    assert again._alarm(5.0, -5.0) == 1.0, "what came before the stop counts"
+    assert again._alarm(6.0, -6.0) == 1.0
+    assert len(caplog.records) == 1, "it is said once"
+    assert "the score rises while the held-out metric falls" in caplog.text
+    again.save(tmp_path)
+    assert load(tmp_path, device="cpu")._alarm(7.0, -7.0) == 1.0
+    assert len(caplog.records) == 1, "also in a run that goes on"
+    fresh = REINFORCE(make_stories_policy(), env_kwargs=KWARGS, **SMALL)
+    assert fresh._iterate(0.0)["alarm"] == 0.0
 
 
 def test_ctrl_c_leaves_a_checkpoint(tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from inspect import signature
 from typing import Any
 
 from textenvs.rewards.answers import CorrectPrefix, EditSimilarity, ExactMatch, TokenF1
@@ -14,7 +15,19 @@ from textenvs.rewards.automaton import AutomatonReward, Match
 from textenvs.rewards.base import FunctionReward, Reward, RewardError, Scorer, TextScorer, checked_score
 from textenvs.rewards.bleu import Bleu
 from textenvs.rewards.chrf import Chrf, ChrfPlusPlus
-from textenvs.rewards.combinators import WeightedSum
+from textenvs.rewards.combinators import (
+    Clip,
+    Combination,
+    Gate,
+    MeanMinusStd,
+    Minimum,
+    Normalised,
+    Product,
+    Scale,
+    WeightedSum,
+    guard,
+    sum_of,
+)
 from textenvs.rewards.content import (
     Concepts,
     Dates,
@@ -29,6 +42,7 @@ from textenvs.rewards.diversity import Copying, Distinct, Repetition
 from textenvs.rewards.length import Length, Sentences
 from textenvs.rewards.payouts import PAYOUTS, Payout, make_payout
 from textenvs.rewards.rouge import Rouge1, Rouge2, RougeL, RougeN
+from textenvs.rewards.schedules import Constraint, Schedule
 from textenvs.rewards.sentiment import Sentiment, Vader
 from textenvs.rewards.style import Formality, NgramFluency
 from textenvs.rewards.units import (
@@ -80,6 +94,19 @@ _REWARDS: dict[str, Callable[..., Reward]] = {
     "copying": Copying,
 }
 
+COMBINATORS: dict[str, Callable[..., Reward]] = {
+    "sum": sum_of,
+    "product": Product,
+    "min": Minimum,
+    "mean_minus_std": MeanMinusStd,
+    "gate": Gate,
+    "guard": guard,
+    "clip": Clip,
+    "scale": Scale,
+    "normalised": Normalised,
+}
+"""What `make_reward` makes of rewards, by the key that it reads. No reward can be registered under these names."""
+
 
 def register_reward(name: str, factory: Callable[..., Reward]) -> None:
     """Give a reward a name, so that `gym.make(..., reward=name)` finds it.
@@ -97,6 +124,8 @@ def register_reward(name: str, factory: Callable[..., Reward]) -> None:
         raise ValueError(f"Expected a name for the reward, got {name!r}")
     if name in _REWARDS:
         raise ValueError(f"Expected a new reward name, got {name!r}, which is taken by {_REWARDS[name]!r}")
+    if name in COMBINATORS:
+        raise ValueError(f"Expected a new reward name, got {name!r}, which combines rewards in make_reward")
     if not callable(factory):
         raise TypeError(f"Expected a Reward class or a function that returns a Reward, got {factory!r}")
     _REWARDS[name] = factory
@@ -110,22 +139,44 @@ def list_rewards() -> list[str]:
 def make_reward(reward: Any) -> Reward:
     """A `Reward` from whatever a user writes.
 
+    A **name** is a registered reward. A **dict** is a sum, and each of its keys a term:
+
+    - `{"sentiment": 0.7, "length": 0.3}`: the name of a reward, and its weight;
+    - `{"length": {"target": 12, "weight": 0.3}}`: or its arguments, of which `weight` is one;
+    - `{"sentiment": 1, "repetition": {"weight": {"linear": [0, -1]}}}`: a weight may change over a training run (see
+      `textenvs.rewards.schedules.make_weight` for its forms);
+    - `{"min": ["rm_a", "rm_b"]}`: a combinator from `COMBINATORS`, and what it combines, each written in any of these
+      forms again; or its arguments, of which `weight` is one, too: `{"min": {"of": [...], "weight": 0.5}}`.
+
+    | combinator | arguments | score |
+    |---|---|---|
+    | `sum`, `product`, `min` | `of`: a list of rewards | their sum, product, least |
+    | `mean_minus_std` | `of`, `k` (1) | mean less k standard deviations |
+    | `gate` | `reward`, `by`: a reward, `at_least`, `at_most`, `otherwise` (0) | `reward` where `by` is in range |
+    | `guard` | `reward`, `at_most`: `{name: cap}`, `at_least`: `{name: floor}`, `otherwise` | gates, one in another |
+    | `clip` | `reward`, `low`, `high` | `reward` within bounds |
+    | `scale` | `reward`, `factor` (1), `offset` (0) | `factor * reward + offset` |
+    | `normalised` | `reward`, `centre` (true), `least_std` (0.001) | (`reward` - mean) / std of final scores |
+
+    A list in place of arguments is `of`; a name, function or `Reward` there is `reward`: `{"normalised": "length"}`.
+
     Args:
-        reward: A name (`"sentiment"`), a dict of names to weights (`{"sentiment": 0.7, "length": 0.3}`) or to keyword
-            arguments, of which `weight` is one (`{"length": {"target": 12, "weight": 0.3}}`), a function
-            `f(example, response) -> float`, or a `Reward`.
+        reward: A name, a dict, a function `f(example, response) -> float`, or a `Reward`.
 
     Returns:
         The reward.
 
     Raises:
-        ValueError: If a name is unknown, a dict is empty or a weight is no finite number.
+        ValueError: If a name or key is unknown, a dict is empty or a number is out of range.
         TypeError: If it is none of these, or a reward does not take an argument.
 
     Example:
         >>> from textenvs.tasks import Example
-        >>> round(make_reward("length").score(Example("Say ten words:"), "one two three four five"), 2)
+        >>> five = "one two three four five"
+        >>> round(make_reward("length").score(Example("Say ten words:"), five), 2)
         0.25
+        >>> round(make_reward({"clip": {"reward": "length", "high": 0.1}}).score(Example("Say ten words:"), five), 2)
+        0.1
     """
     if isinstance(reward, Reward):
         return reward
@@ -134,6 +185,9 @@ def make_reward(reward: Any) -> Reward:
     if isinstance(reward, Mapping):
         terms: dict[str, tuple[Any, Reward]] = {}
         for name, setting in reward.items():
+            if name in COMBINATORS:
+                terms[name] = _combined(name, setting)
+                continue
             arguments = dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
             weight = arguments.pop("weight", 1.0)
             terms[name] = (weight, _by_name(name, arguments))
@@ -146,6 +200,49 @@ def make_reward(reward: Any) -> Reward:
         "Expected a reward's name, a dict of names to weights, a function f(example, response) -> float or a Reward, "
         f"got {reward!r} of type {type(reward).__name__}"
     )
+
+
+def minimum(*rewards: Any) -> Reward:
+    """The least of some scores: what `min` would be, were it not taken.
+
+    Args:
+        *rewards: Each as `make_reward` takes it.
+
+    Returns:
+        The reward `{"min": [...]}`.
+    """
+    return Minimum([make_reward(one) for one in rewards])
+
+
+def _combined(name: str, setting: Any) -> tuple[Any, Reward]:
+    """One combinator of a dict, and its weight."""
+    factory = COMBINATORS[name]
+    known = [*signature(factory).parameters, "weight"]
+    if isinstance(setting, (list, tuple)):
+        arguments: dict[str, Any] = {"of": list(setting)}
+    elif isinstance(setting, Mapping):
+        arguments = dict(setting)
+    elif isinstance(setting, (str, Reward)) or callable(setting):
+        arguments = {"reward": setting}
+    else:
+        raise TypeError(f"Expected combinator {name!r} with a dict from {known}, got {setting!r}")
+    for key in arguments:
+        if key not in known:
+            close = get_close_matches(str(key), known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"Expected combinator {name!r} with keys from {known}, got {key!r}.{hint}")
+    missing = [key for key in ("of", "reward", "by") if key in known and key not in arguments]
+    if missing:
+        raise ValueError(f"Expected combinator {name!r} with the keys {missing}, got {list(arguments)}")
+    weight = arguments.pop("weight", 1.0)
+    for key in ("reward", "by"):
+        if key in arguments:
+            arguments[key] = make_reward(arguments[key])
+    if "of" in arguments:
+        if not isinstance(arguments["of"], (list, tuple)):
+            raise TypeError(f"Expected combinator {name!r} with a list of rewards, got {arguments['of']!r}")
+        arguments["of"] = [make_reward(one) for one in arguments["of"]]
+    return weight, factory(**arguments)
 
 
 def _by_name(name: Any, arguments: dict[str, Any] | None = None) -> Reward:
@@ -163,6 +260,7 @@ def _by_name(name: Any, arguments: dict[str, Any] | None = None) -> Reward:
 
 
 __all__ = [
+    "COMBINATORS",
     "PAYOUTS",
     "AutomatonReward",
     "Bleu",
@@ -170,7 +268,10 @@ __all__ = [
     "Chrf",
     "ChrfPlusPlus",
     "Chunks",
+    "Clip",
+    "Combination",
     "Concepts",
+    "Constraint",
     "Copying",
     "CorrectPrefix",
     "Dates",
@@ -179,16 +280,21 @@ __all__ = [
     "ExactMatch",
     "Formality",
     "FunctionReward",
+    "Gate",
     "IncreasingNumbers",
     "Keywords",
     "Length",
     "Machine",
     "Match",
     "Matches",
+    "MeanMinusStd",
+    "Minimum",
     "NgramFluency",
+    "Normalised",
     "NumericAnswer",
     "Payout",
     "PlotPoints",
+    "Product",
     "Readability",
     "RegexProgress",
     "Repetition",
@@ -198,6 +304,8 @@ __all__ = [
     "Rouge2",
     "RougeL",
     "RougeN",
+    "Scale",
+    "Schedule",
     "Scorer",
     "Sentences",
     "Sentiment",
@@ -213,8 +321,11 @@ __all__ = [
     "WeightedSum",
     "Words",
     "checked_score",
+    "guard",
     "list_rewards",
     "make_payout",
     "make_reward",
+    "minimum",
     "register_reward",
+    "sum_of",
 ]

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textenvs.example import Example
 from textenvs.tokenizer import Tokenizer, decode_bytes
+
+PartScores: TypeAlias = Mapping[str, NDArray[np.float64]]
+"""Name of a part to the `(episodes,)` final scores that it gave."""
 
 
 class RewardError(RuntimeError):
@@ -91,9 +94,92 @@ class Reward(ABC):
         """The named components of a combination, empty for a plain score."""
         return {}
 
+    # Some combinations change over a training run, and only between episodes: a lane keeps what it was reset with.
+
+    def update(  # noqa: B027 - a plain score has nothing to move
+        self, *, progress: float | None = None, scores: PartScores | None = None
+    ) -> None:
+        """Move schedules and normalisers on. Episodes under way are scored as they began; the next ones, anew.
+
+        Args:
+            progress: How much of the training is over, from 0 to 1; None leaves schedules where they are.
+            scores: Part to the `(episodes,)` final scores of episodes that ended, each to be told once; None: none did.
+                Parts are called as in `parts`, and as in infos without `score/`.
+
+        Raises:
+            ValueError: If the scores of a part that is needed are missing or not finite.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `update` has changed, as JSON values; empty where it changes nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from such a state.
+
+        Args:
+            state: What `state_dict` of the same reward gave.
+
+        Raises:
+            ValueError: If it is another reward's.
+        """
+        if state:
+            raise ValueError(f"Expected no state for reward {self.name!r}, which never changes, got {dict(state)}")
+
+    @property
+    def changing(self) -> dict[str, float]:
+        """The numbers that `update` changes, as they are now, by name, for logs."""
+        return {}
+
+    # 0.7 * bleu + 0.3 * fluency, a * b. There is no min(a, b), which Python would take for a comparison: minimum(a, b).
+
+    def __add__(self, other: Any) -> Reward:
+        """The sum with another reward, or with a number."""
+        from textenvs.rewards.combinators import Scale, sum_of
+
+        if isinstance(other, Reward):
+            return sum_of([self, other])
+        if not _is_number(other):
+            return NotImplemented
+        return self if other == 0 else Scale(self, offset=other)  # 0: where `sum` starts
+
+    def __radd__(self, other: Any) -> Reward:
+        """The sum with a number."""
+        return self.__add__(other)
+
+    def __mul__(self, other: Any) -> Reward:
+        """The product with another reward, or with a number."""
+        from textenvs.rewards.combinators import Product, Scale
+
+        if isinstance(other, Reward):
+            return Product([self, other])
+        if not _is_number(other):
+            return NotImplemented
+        return Scale(self, other)
+
+    def __rmul__(self, other: Any) -> Reward:
+        """The product with a number."""
+        return self.__mul__(other)
+
+    def __neg__(self) -> Reward:
+        """Minus this score."""
+        return self * -1
+
+    def __sub__(self, other: Any) -> Reward:
+        """The difference to another reward, or to a number."""
+        return self + -other if isinstance(other, Reward) or _is_number(other) else NotImplemented
+
+    def __rsub__(self, other: Any) -> Reward:
+        """A number less this score."""
+        return (-self).__add__(other)
+
     def __repr__(self) -> str:
         """Its class and name."""
         return f"{type(self).__name__}({self.name!r})"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class Scorer(ABC):

@@ -1,0 +1,493 @@
+"""Bonuses: what an agent is paid for beside the score, and what depends on more than one episode's text.
+
+A score is a function of one episode. What depends on the other lanes, on the policy or on what was played before is a
+bonus: it has its own array on the rollout, `Rollout.bonuses`, its own line in the log, `bonus/NAME`, and never touches
+`Rollout.rewards`. The algorithms learn from `Rollout.rewards_and_bonuses`.
+
+    PPO("tiny", "TextGen-v0", bonuses={"novelty": 0.1, "diversity": {"weight": 0.2, "over": "batch"}})
+
+Every bonus sees a whole batch of episodes before any of it is learned from, so that their order does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from inspect import signature
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from agents.losses import kl_estimate
+from agents.policy import Policy
+from agents.rollout import Rollout
+
+
+class Bonus(ABC):
+    """One kind of bonus, and what it remembers from update to update."""
+
+    @abstractmethod
+    def pay(self, rollout: Rollout, policy: Policy) -> Tensor:
+        """What each action of a fresh batch of episodes earns; then remember the batch.
+
+        Args:
+            rollout: The episodes, `ref_log_probs` filled in.
+            policy: Who played them.
+
+        Returns:
+            `(batch, time)` float32. What stands at padding does not count.
+        """
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What it remembers; empty where it remembers nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - most remember nothing
+        """Go on from such a state."""
+
+
+class Novelty(Bonus):
+    """1 / sqrt(how often this was written before, and in this batch): what is new earns more.
+
+    Args:
+        n: Written means the n tokens that end with the action; None: the whole text so far, its prompt included.
+        bits: Counts are kept for 2^bits hashes, in 4 bytes each; texts whose hashes collide share a count.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Source: Tang et al. (2017), #Exploration: a study of count-based exploration for deep reinforcement learning,
+        arXiv:1611.04717, equation 1, with tokens hashed as they are.
+    """
+
+    def __init__(self, reference: Policy, seed: int, *, n: int | None = 3, bits: int = 18) -> None:
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+            raise ValueError(f"Expected n of bonus 'novelty' to be a whole number of at least 1, or None, got {n!r}")
+        if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 30:
+            raise ValueError(f"Expected bits of bonus 'novelty' to be a whole number from 1 to 30, got {bits!r}")
+        self.n, self.bits = n, bits
+        self._counts = np.zeros(1 << bits, dtype=np.int32)
+
+    def pay(self, rollout: Rollout, policy: Policy) -> Tensor:
+        """See `Bonus.pay`."""
+        mask = rollout.response_mask.cpu().numpy()
+        hashes = text_hashes(rollout.input_ids.cpu().numpy(), rollout.positions.cpu().numpy(), self.n)
+        places = (hashes >> np.uint64(64 - self.bits)).astype(np.int64)
+        np.add.at(self._counts, places[mask], 1)
+        paid = np.where(mask, 1 / np.sqrt(np.maximum(self._counts[places], 1)), 0)
+        return torch.from_numpy(paid.astype(np.float32)).to(rollout.rewards.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `Bonus.state_dict`."""
+        return {"counts": torch.from_numpy(self._counts.copy())}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See `Bonus.load_state_dict`."""
+        self._counts = state["counts"].cpu().numpy().copy()
+
+
+def text_hashes(input_ids: NDArray[np.int64], positions: NDArray[np.int64], n: int | None) -> NDArray[np.uint64]:
+    """A hash of the n tokens that end at each position, or of everything up to it: the same on every machine.
+
+    Args:
+        input_ids: `(batch, length)` token ids.
+        positions: `(batch, time)` where in its row each action stands.
+        n: How many tokens; None: all. What lies before a row's beginning counts as a token of its own.
+
+    Returns:
+        `(batch, time)` uint64.
+    """
+    tokens = input_ids.astype(np.uint64) + np.uint64(1)
+    if n is None:
+        hashed = np.zeros_like(tokens)
+        state = np.zeros(len(tokens), dtype=np.uint64)
+        for column in range(tokens.shape[1]):
+            state = hashed[:, column] = _mixed(state, tokens[:, column])
+        return np.take_along_axis(hashed, positions, axis=1)
+    state = np.zeros(positions.shape, dtype=np.uint64)
+    for back in range(n - 1, -1, -1):
+        places = positions - back
+        found = np.take_along_axis(tokens, np.maximum(places, 0), axis=1)
+        state = _mixed(state, np.where(places < 0, np.uint64(0), found))
+    return state
+
+
+def _mixed(state: NDArray[np.uint64], token: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """One token more: two rounds of multiply and shift, whose upper bits depend on all of the input."""
+    state = (state ^ token) * np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    return state ^ (state >> np.uint64(32))
+
+
+class RandomNetworkDistillation(Bonus):
+    """How badly a network that learns predicts a random one: large for states that are unlike those seen before.
+
+    A state is the start model's last hidden state after the action. The start model's, and not the policy's, whose own
+    learning would look like news. The error is divided by its running standard deviation, so that the weight means the
+    same throughout a run.
+
+    Args:
+        features: How many outputs the two networks have.
+        hidden: How many units their one hidden layer has.
+        learning_rate: Step size of the Adam that trains the predictor: one step for each `chunk` states.
+        chunk: States in a step.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Source: Burda et al. (2018), Exploration by random network distillation, arXiv:1810.12894, sections 2.2 and 2.4
+        (states whitened and clipped to 5). There the bonus is divided by the deviation of its returns.
+    """
+
+    def __init__(
+        self,
+        reference: Policy,
+        seed: int,
+        *,
+        features: int = 32,
+        hidden: int = 64,
+        learning_rate: float = 1e-3,
+        chunk: int = 1024,
+    ) -> None:
+        for name, number in (("features", features), ("hidden", hidden), ("chunk", chunk)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise ValueError(f"Expected {name} of bonus 'rnd' to be a whole number of at least 1, got {number!r}")
+        if not _is_number(learning_rate) or learning_rate <= 0:
+            raise ValueError(f"Expected learning_rate of bonus 'rnd' to be above 0, got {learning_rate!r}")
+        self._reference, self._chunk = reference, chunk
+        width = reference.value_head.in_features
+        generator = torch.Generator().manual_seed(seed)
+        self._target = _network(width, hidden, features, generator).to(reference.device).requires_grad_(False)
+        self._predictor = _network(width, hidden, features, generator).to(reference.device)
+        self._optimizer = torch.optim.Adam(self._predictor.parameters(), lr=learning_rate)
+        self._states = _Moments(width, reference.device)
+        self._errors = _Moments(1, reference.device)
+
+    def pay(self, rollout: Rollout, policy: Policy) -> Tensor:
+        """See `Bonus.pay`."""
+        mask = rollout.response_mask
+        states = last_hidden_states(self._reference, rollout)[mask]
+        self._states.join(states)
+        states = ((states - self._states.mean.float()) / self._states.std.float()).clamp(-5, 5)
+        errors = []
+        for chunk in states.split(self._chunk):
+            error = (self._predictor(chunk) - self._target(chunk)).square().mean(dim=1)
+            errors.append(error.detach())
+        self._errors.join(torch.cat(errors)[:, None])
+        for chunk in states.split(self._chunk):
+            (self._predictor(chunk) - self._target(chunk)).square().mean().backward()
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+        paid = torch.zeros_like(rollout.rewards)
+        paid[mask] = torch.cat(errors) / self._errors.std.float()
+        return paid
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `Bonus.state_dict`."""
+        networks = {"target": self._target, "predictor": self._predictor}
+        state = {f"{name}.{key}": one for name, net in networks.items() for key, one in net.state_dict().items()}
+        for name, moments in (("states", self._states), ("errors", self._errors)):
+            state.update({f"{name}.{key}": getattr(moments, key) for key in _Moments.fields})
+        for index, entries in self._optimizer.state_dict()["state"].items():
+            state.update({f"adam.{index}.{key}": one for key, one in entries.items()})
+        return {name: tensor.contiguous() for name, tensor in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See `Bonus.load_state_dict`."""
+        self._target.load_state_dict(_under("target", state))
+        self._predictor.load_state_dict(_under("predictor", state))
+        for name, moments in (("states", self._states), ("errors", self._errors)):
+            for key, one in _under(name, state).items():
+                setattr(moments, key, one.to(self._reference.device))
+        whole = self._optimizer.state_dict()
+        for key, one in _under("adam", state).items():
+            index, name = key.split(".", 1)
+            whole["state"].setdefault(int(index), {})[name] = one
+        self._optimizer.load_state_dict(whole)
+
+
+def _network(width: int, hidden: int, features: int, generator: torch.Generator) -> nn.Sequential:
+    """Two layers with weights from a generator, and from no global one."""
+    layers = [nn.utils.skip_init(nn.Linear, *sizes) for sizes in ((width, hidden), (hidden, features))]
+    for layer in layers:
+        nn.init.orthogonal_(layer.weight, gain=math.sqrt(2), generator=generator)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(layers[0], nn.ReLU(), layers[1])
+
+
+class _Moments:
+    """Running mean and variance of the columns of what it is told, in float64.
+
+    Source: Chan, Golub & LeVeque (1979), equation 2.1b.
+    """
+
+    fields: ClassVar = ("count", "mean", "variance")
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        # MPS has no float64.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.count = torch.zeros((), dtype=dtype, device=device)
+        self.mean = torch.zeros(width, dtype=dtype, device=device)
+        self.variance = torch.zeros(width, dtype=dtype, device=device)
+
+    def join(self, rows: Tensor) -> None:
+        rows = rows.to(self.mean.dtype)
+        share = len(rows) / (self.count + len(rows))
+        apart = rows.mean(dim=0) - self.mean
+        spread = rows.var(dim=0, correction=0)
+        self.variance = self.variance + share * (spread - self.variance) + share * (1 - share) * apart.square()
+        self.mean = self.mean + share * apart
+        self.count = self.count + len(rows)
+
+    @property
+    def std(self) -> Tensor:
+        return self.variance.sqrt().clamp(min=1e-6)
+
+
+@torch.no_grad()
+def last_hidden_states(policy: Policy, rollout: Rollout, micro_batch_size: int = 64) -> Tensor:
+    """The trunk's hidden state after each action.
+
+    Args:
+        policy: Whose trunk.
+        rollout: The episodes.
+        micro_batch_size: Episodes per forward pass.
+
+    Returns:
+        `(batch, time, hidden)` float32, zeros at padding.
+    """
+    found: list[Tensor] = []
+    for rows in torch.arange(len(rollout), device=rollout.input_ids.device).split(micro_batch_size):
+        states = policy.model.base_model(input_ids=rollout.input_ids[rows], use_cache=False).last_hidden_state
+        positions = rollout.positions[rows]
+        places = positions[:, :, None].expand(*positions.shape, states.shape[-1])
+        found.append(states.gather(1, places).float() * rollout.response_mask[rows][:, :, None])
+    return torch.cat(found)
+
+
+def _under(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): one for key, one in state.items() if key.startswith(f"{name}.")}
+
+
+class Entropy(Bonus):
+    """-log pi(a | s) of each action: in expectation the entropy of the policy there, as in maximum-entropy learning.
+
+    Unlike `entropy_coef`, which pulls on the distribution of the present state alone, it is part of the return, so that
+    the policy also seeks states in which it will have a choice.
+
+    Source: Haarnoja et al. (2018), Soft actor-critic, arXiv:1801.01290, equation 1, with the sample's estimate.
+    """
+
+    def __init__(self, reference: Policy, seed: int) -> None:
+        """Remembers nothing."""
+
+    def pay(self, rollout: Rollout, policy: Policy) -> Tensor:
+        """See `Bonus.pay`."""
+        return -rollout.log_probs
+
+
+class KL(Bonus):
+    """log pi(a | s) - log pi_start(a | s) of each action: in expectation the KL to the start model there.
+
+    With a negative weight, each token and those before it pay for the distance: `{"kl": -c}` is `kl_coef=c` with
+    `kl_credit="return"`, without a limit.
+
+    Source: Ziegler et al. (2019), arXiv:1909.08593, equation 2.
+    """
+
+    def __init__(self, reference: Policy, seed: int) -> None:
+        """Remembers nothing."""
+
+    def pay(self, rollout: Rollout, policy: Policy) -> Tensor:
+        """See `Bonus.pay`."""
+        assert rollout.ref_log_probs is not None
+        return kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1")
+
+
+class Diversity(Bonus):
+    """1 - self-BLEU of an episode's response, paid with its last token: from 0 (its words are the others') to 1.
+
+    Args:
+        over: Which others: "group", those that answer the same example, or "batch", all.
+        order: The longest n-grams that are compared.
+
+    Raises:
+        ValueError: If a setting is out of range.
+
+    Source: Zhu et al. (2018), Texygen, arXiv:1802.01886, section 3.2.3 (self-BLEU).
+    """
+
+    def __init__(self, reference: Policy, seed: int, *, over: str = "group", order: int = 4) -> None:
+        if over not in ("group", "batch"):
+            raise ValueError(f"Expected over of bonus 'diversity' to be 'group' or 'batch', got {over!r}")
+        if isinstance(order, bool) or not isinstance(order, int) or order < 1:
+            raise ValueError(f"Expected order of bonus 'diversity' to be a whole number of at least 1, got {order!r}")
+        self.over, self.order = over, order
+
+    def pay(self, rollout: Rollout, policy: Policy) -> Tensor:
+        """See `Bonus.pay`."""
+        responses = rollout.responses(policy)
+        groups: defaultdict[int, list[int]] = defaultdict(list)
+        for row, group in enumerate(rollout.group.tolist()):
+            groups[group if self.over == "group" else 0].append(row)
+        diversity = np.zeros(len(responses), dtype=np.float32)
+        for rows in groups.values():
+            if len(rows) == 1:
+                raise ValueError(
+                    "Expected several episodes of each example for bonus 'diversity', got one: make the environment "
+                    "with group_size=, or compare the whole batch, {'diversity': {'over': 'batch'}}"
+                )
+            similar = self_bleu([responses[row] for row in rows], self.order)
+            # An empty response resembles nothing, but that is not what is meant by diverse.
+            diversity[rows] = [
+                1 - one if responses[row].split() else 0.0 for row, one in zip(rows, similar, strict=True)
+            ]
+        paid = torch.zeros_like(rollout.rewards)
+        last = rollout.response_mask.sum(dim=1) - 1
+        paid[torch.arange(len(paid), device=paid.device), last] = torch.from_numpy(diversity).to(paid.device)
+        return paid
+
+
+def self_bleu(texts: Sequence[str], order: int = 4) -> list[float]:
+    """Sentence BLEU of each text with all the others as references, from 0 to 1.
+
+    As sacrebleu has it with `effective_order=True`, `smooth_method="exp"` and words between white space. Each text's
+    n-grams are counted once: what the others have of one is the most that any text has, or the second most.
+
+    Args:
+        texts: At least two.
+        order: The longest n-grams.
+
+    Returns:
+        One BLEU for each text; 0 for an empty one.
+
+    Source: Papineni et al. (2002), BLEU; smoothing 3 of Chen & Cherry (2014).
+    """
+    words = [text.split() for text in texts]
+    counts = [
+        [Counter(zip(*(row[start:] for start in range(n)), strict=False)) for n in range(1, order + 1)] for row in words
+    ]
+    most: dict[tuple[str, ...], tuple[int, int, int]] = {}  # n-gram: the most, in which text, the second most
+    for row, of_row in enumerate(counts):
+        for grams in of_row:
+            for gram, count in grams.items():
+                first, where, second = most.get(gram, (0, -1, 0))
+                most[gram] = (count, row, first) if count > first else (first, where, max(second, count))
+    scores = []
+    for row, of_row in enumerate(counts):
+        size = len(words[row])
+        matches = [
+            sum(min(count, most[gram][2 if most[gram][1] == row else 0]) for gram, count in grams.items())
+            for grams in of_row[:size]
+        ]
+        if not any(matches):  # without one common word, there is nothing to smooth
+            scores.append(0.0)
+            continue
+        log_precision, smooth = 0.0, 1.0
+        for n, matched in enumerate(matches):
+            smooth *= 1.0 if matched else 2.0
+            log_precision += math.log((matched or 1 / smooth) / (size - n))
+        closest = min((abs(len(other) - size), len(other)) for place, other in enumerate(words) if place != row)[1]
+        brevity = 1.0 if size >= closest else math.exp(1 - closest / size)
+        scores.append(brevity * math.exp(log_precision / len(matches)))
+    return scores
+
+
+BONUSES: dict[str, Callable[..., Bonus]] = {
+    "novelty": Novelty,
+    "rnd": RandomNetworkDistillation,
+    "entropy": Entropy,
+    "diversity": Diversity,
+    "kl": KL,
+}
+"""Name to bonus: `BONUSES[name](reference, seed, **arguments)`."""
+
+
+class Bonuses:
+    """The bonuses of a run.
+
+    Args:
+        settings: Name to weight, or to a dict of arguments, of which `weight` (1) is one. JSON values.
+        reference: The start model.
+        seed: Of what is random in them.
+
+    Raises:
+        ValueError: If a name is unknown, a weight is no finite number or an argument out of range.
+        TypeError: If an argument is unknown.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], reference: Policy, seed: int) -> None:
+        self._bonuses: dict[str, tuple[float, Bonus]] = {}
+        for place, (name, setting) in enumerate(sorted(settings.items())):
+            if name not in BONUSES:
+                close = get_close_matches(str(name), BONUSES, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise ValueError(f"Expected a bonus from {sorted(BONUSES)}, got {name!r}.{hint}")
+            arguments = dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
+            weight = arguments.pop("weight", 1.0)
+            if not _is_number(weight):
+                raise ValueError(f"Expected the weight of bonus {name!r} to be a finite number, got {weight!r}")
+            known = [*list(signature(BONUSES[name]).parameters)[2:], "weight"]
+            for key in arguments:
+                if key not in known:
+                    raise TypeError(f"Expected bonus {name!r} with arguments from {known}, got {key!r}")
+            own_seed = int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
+            self._bonuses[name] = (float(weight), BONUSES[name](reference, own_seed, **arguments))
+
+    def pay(self, rollout: Rollout, policy: Policy) -> tuple[Rollout, dict[str, float]]:
+        """The rollout with its bonuses, and what each paid.
+
+        Args:
+            rollout: Fresh episodes, `ref_log_probs` filled in.
+            policy: Who played them.
+
+        Returns:
+            The rollout, `bonuses` filled in where there are any; and `bonus/NAME`, what each paid an episode in the
+            mean, its weight included.
+
+        Raises:
+            ValueError: If a bonus is not finite.
+        """
+        if not self._bonuses:
+            return rollout, {}
+        total, row = torch.zeros_like(rollout.rewards), {}
+        for name, (weight, bonus) in self._bonuses.items():
+            paid = torch.where(rollout.response_mask, weight * bonus.pay(rollout, policy), 0.0)
+            row[f"bonus/{name}"] = float(paid.sum() / len(rollout))
+            if not math.isfinite(row[f"bonus/{name}"]):
+                raise ValueError(f"Expected bonus {name!r} to pay finite numbers, got {row[f'bonus/{name}']}")
+            total += paid
+        return replace(rollout, bonuses=total), row
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What they remember, as tensors by name."""
+        named = ((name, bonus.state_dict()) for name, (_, bonus) in self._bonuses.items())
+        return {f"{name}.{key}": one for name, state in named for key, one in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from such a state.
+
+        Args:
+            state: What `state_dict` of the same bonuses gave.
+
+        Raises:
+            ValueError: If it is that of other bonuses.
+        """
+        named = {key.split(".", 1)[0] for key in state}
+        remembering = {name for name, (_, bonus) in self._bonuses.items() if bonus.state_dict()}
+        if named != remembering:
+            raise ValueError(f"Expected the state of the bonuses {sorted(remembering)}, got that of {sorted(named)}")
+        for name in named:
+            self._bonuses[name][1].load_state_dict(_under(name, state))
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)

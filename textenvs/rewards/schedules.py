@@ -1,0 +1,197 @@
+"""Weights that change over a training run: with its progress, or to keep a bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from numbers import Real
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Schedule:
+    """A weight as a function of the training progress.
+
+    Args:
+        points: (progress, weight) pairs, progress from 0 to 1 and rising. Before the first and behind the last, the
+            weight stays as it is.
+        shape: How it goes from one point to the next: "linear", or "cosine", which starts and ends level.
+
+    Raises:
+        ValueError: If there is no point, progress does not rise from 0 to 1, or a number is not finite.
+
+    Attributes:
+        value: The weight now.
+        span: The least and the largest weight that there will be.
+
+    Example:
+        >>> schedule = Schedule([(0, 0), (1, 1)])
+        >>> schedule.update(0.25)
+        >>> schedule.value
+        0.25
+    """
+
+    def __init__(self, points: Sequence[Sequence[float]], shape: str = "linear") -> None:
+        if shape not in ("linear", "cosine"):
+            raise ValueError(f"Expected the shape of a schedule to be 'linear' or 'cosine', got {shape!r}")
+        if not points or not all(_is_pair(point) for point in points):
+            raise ValueError(f"Expected the points of a schedule as [[progress, weight], ...], got {points!r}")
+        self.points = tuple((float(progress), float(weight)) for progress, weight in points)
+        self.shape = shape
+        places = [place for place, _ in self.points]
+        if places[0] < 0 or places[-1] > 1 or any(one >= other for one, other in pairwise(places)):
+            raise ValueError(f"Expected the progress of a schedule's points to rise, from 0 to 1, got {places}")
+        weights = [weight for _, weight in self.points]
+        self.span = (min(weights), max(weights))
+        self.value = weights[0]
+
+    def update(self, progress: float) -> None:
+        """Move on.
+
+        Args:
+            progress: How much of the training is over, from 0 to 1.
+
+        Raises:
+            ValueError: If it is outside.
+        """
+        if not 0 <= progress <= 1:
+            raise ValueError(f"Expected the progress of training from 0 to 1, got {progress}")
+        (place, weight), *rest = self.points
+        for next_place, next_weight in rest:
+            if progress <= place:
+                break
+            if progress < next_place:
+                share = (progress - place) / (next_place - place)
+                if self.shape == "cosine":
+                    share = (1 - math.cos(math.pi * share)) / 2
+                weight += share * (next_weight - weight)
+                break
+            place, weight = next_place, next_weight
+        self.value = weight
+
+    def __str__(self) -> str:
+        """Its shape and weights, for the name of a sum."""
+        return f"{self.shape}({', '.join(f'{weight:g}' for _, weight in self.points)})"
+
+
+class Constraint:
+    """A weight that rises while the mean of a part breaks its bound, and falls while the bound holds.
+
+    After each batch of finished episodes, `multiplier += rate * (how far the mean is beyond the bound)`, kept from 0 to
+    `most`. The weight is the multiplier for a floor (more of the part is better), and minus it for a cap.
+
+    Args:
+        at_least: The floor of the part's mean; or
+        at_most: its cap. One of the two.
+        part: Which part is watched, as infos call it without `score/`; None: the term that this is the weight of.
+        rate: How far a mean that is off by 1 moves the multiplier at each update; above 0.
+        start: The multiplier at the start.
+        most: The largest multiplier.
+
+    Raises:
+        ValueError: If not exactly one bound is given, or a number is out of range.
+
+    Attributes:
+        value: The weight now.
+        span: The least and the largest weight that there can be.
+
+    Source: dual ascent on the Lagrangian, as in Tessler, Mankowitz & Mannor (2019), Reward constrained policy
+        optimization, arXiv:1805.11074, section 4.
+    """
+
+    def __init__(
+        self,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        part: str | None = None,
+        rate: float = 0.1,
+        start: float = 0.0,
+        most: float = 10.0,
+    ) -> None:
+        if (at_least is None) == (at_most is None):
+            raise ValueError(f"Expected one of at_least and at_most of a constraint, got {at_least} and {at_most}")
+        if part is not None and not isinstance(part, str):
+            raise ValueError(f"Expected the part of a constraint as a name, got {part!r}")
+        for name, number in (("rate", rate), ("start", start), ("most", most)):
+            if not _is_number(number) or number < 0 or (not number and name != "start"):
+                raise ValueError(f"Expected {name} of a constraint to be a number above 0, got {number!r}")
+        if start > most:
+            raise ValueError(f"Expected start <= most of a constraint, got {start} and {most}")
+        bound = at_most if at_least is None else at_least
+        if not _is_number(bound):
+            raise ValueError(f"Expected the bound of a constraint to be a finite number, got {bound!r}")
+        self.part, self.bound, self.rate, self.most = part, float(bound), float(rate), float(most)  # type: ignore[arg-type]
+        self.is_floor = at_least is not None
+        self.value = float(start) if self.is_floor else -float(start)
+        self.span = (0.0, self.most) if self.is_floor else (-self.most, 0.0)
+
+    def update(self, scores: NDArray[np.float64]) -> None:
+        """Answer to a batch.
+
+        Args:
+            scores: `(episodes,)` the final scores of the watched part.
+        """
+        if not len(scores):
+            return
+        # Up for a mean below a floor, and (towards minus) down for one above a cap: the same formula.
+        moved = self.value + self.rate * (self.bound - float(np.mean(scores)))
+        self.value = min(max(moved, self.span[0]), self.span[1])
+
+    def __str__(self) -> str:
+        """Its bound, for the name of a sum."""
+        return f"constraint({'>=' if self.is_floor else '<='} {self.bound:g})"
+
+
+Weight: TypeAlias = float | Schedule | Constraint
+
+_FORMS = "{'linear': [a, b]}, {'cosine': [a, b]}, {'piecewise': [[progress, weight], ...]} or {'constraint': {...}}"
+
+
+def make_weight(name: str, weight: Any) -> Weight:
+    """A weight from what a user writes.
+
+    Args:
+        name: What it is the weight of, for errors.
+        weight: A finite number, `{"linear": [a, b]}` or `{"cosine": [a, b]}` (from a at the start of training to b at
+            its end), `{"piecewise": [[progress, weight], ...]}`, `{"constraint": {arguments of Constraint}}`, or one of
+            the objects.
+
+    Returns:
+        A number, or an object whose `value` changes between episodes.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if isinstance(weight, (Schedule, Constraint)):
+        return weight
+    if _is_number(weight):
+        return float(weight)
+    if not isinstance(weight, Mapping):
+        raise ValueError(
+            f"Expected the weight of reward {name!r} to be a finite number, got {weight!r}. Weights that change are "
+            f"written as {_FORMS}"
+        )
+    kind: Any
+    setting: Any
+    kind, setting = next(iter(weight.items())) if len(weight) == 1 else (None, None)
+    try:
+        if kind in ("linear", "cosine") and _is_pair(setting):
+            return Schedule([(0.0, setting[0]), (1.0, setting[1])], shape=kind)
+        if kind == "piecewise" and isinstance(setting, (list, tuple)):
+            return Schedule(setting)
+        if kind == "constraint" and isinstance(setting, Mapping):
+            return Constraint(**setting)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The weight of reward {name!r} could not be made of {dict(weight)!r}: {error}") from error
+    raise ValueError(f"Expected the weight of reward {name!r} as a number or {_FORMS}, got {dict(weight)!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(_is_number(one) for one in value)
