@@ -49,7 +49,7 @@ def plain_log_probs(policy, rollout, temperature=1.0):
     return found
 
 
-# What is recorded is what is trained on ------------------------------------------------------------------------------
+# What is recorded is what is trained on -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -110,11 +110,11 @@ def test_the_reference_is_the_policy_at_first():
 def test_pad_and_special_tokens_inside_a_response_shift_nothing():
     """A policy that says PAD and BOS most of the time."""
     policy = make_policy(seed=1)
-    policy.model.lm_head = biased_head(policy, {BOS: 2.0, PAD: 2.0})
+    policy.model.lm_head = biased_head(policy, {BOS: 2.0, PAD: 4.0})
     rollout = play(policy)
     actions = rollout.input_ids.gather(1, rollout.positions)[rollout.response_mask]
-    assert (actions == PAD).sum() > 20
-    assert (actions == BOS).sum() > 20
+    assert (actions == PAD).sum() > 10
+    assert (actions == BOS).sum() > 10
     steps = rollout.response_mask.sum(dim=1)
     first, last = rollout.positions[:, 0], rollout.positions.gather(1, steps[:, None] - 1)[:, 0]
     assert torch.equal(last - first + 1, steps), "no place is skipped"
@@ -207,11 +207,19 @@ def padded(rollout, by=5):
     )
 
 
-@pytest.mark.parametrize("settings", [{}, {"kl_credit": "loss", "kl_estimator": "k3"}, {"loss_mean": "episode"}])
-@pytest.mark.parametrize("name", ALGORITHMS)
+IN_THE_LOSS = {"kl_credit": "loss", "kl_estimator": "k3"}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((name, settings) for name in ALGORITHMS for settings in ({}, IN_THE_LOSS)),
+        ("reinforce", {"loss_mean": "episode"}),
+        ("reinforce", {"baseline": "value"}),
+        ("actor_critic", {"n_steps": 2}),
+    ],
+)
 def test_cutting_ordering_and_padding_a_batch_change_neither_gradient_nor_metrics(name, settings):
-    if "loss_mean" in settings and name != "reinforce":
-        pytest.skip("a setting of REINFORCE alone")
     rollout = fresh_rollout(make_policy(seed=1))
     settings = {"kl_coef": 0.1, "entropy_coef": 0.1, **settings}
     whole = gradient(ALGORITHMS[name], rollout, **settings, **of_each(name, rollout))
@@ -344,9 +352,9 @@ def test_what_the_environment_says_has_no_gradient_no_value_and_no_place_in_time
     assert all((one == 0).all() for one in gradient(ALGORITHMS[name], rollout, **settings))
 
 
-# Action masks -----------------------------------------------------------------------------------------------------------
+# Action masks ---------------------------------------------------------------------------------------------------------
 
-WAYS = [" a good", " a bad", " b"]
+WAYS = [" a good", " a c", " b"]
 
 
 def masked_lanes(num_envs=8, **kwargs):
@@ -367,8 +375,8 @@ def test_under_masks_recorded_log_probs_are_those_of_the_masked_softmax(temperat
         place = int(rollout.positions[row, step])
         token = int(rollout.input_ids[row, place])
         said = rollout.input_ids[row, rollout.positions[row, :step]].tolist()
-        # By hand: the first token is " a" or " b"; after " a" comes " good" or " bad"; then there is only EOS.
-        expected = {0: {3, 4}, 1: {6, 7} if said == [3] else {EOS}}.get(step, {EOS})
+        # By hand: the first token is " a" or " b"; after " a" comes " good" or " c"; then there is only EOS.
+        expected = {0: {3, 4}, 1: {5, 6} if said == [3] else {EOS}}.get(step, {EOS})
         assert set(allowed[row, step].nonzero()[:, 0].tolist()) == expected
         logits = policy.model(rollout.input_ids[row : row + 1, :place]).logits[0, -1].detach() / temperature
         log_p = torch.log_softmax(logits[sorted(expected)], dim=-1)
@@ -391,10 +399,10 @@ def test_masks_never_make_nan_and_forbidden_tokens_get_no_gradient(name):
     found = gradient(ALGORITHMS[name], rollout, **settings)
     assert all(one.isfinite().all() for one in found)
     head = [one for one, (title, _) in zip(found, policy.named_parameters(), strict=False) if "lm_head" in title]
-    never = [token for token in range(10) if token not in (EOS, 3, 4, 6, 7)]
+    never = [token for token in range(10) if token not in (EOS, 3, 4, 5, 6)]
     assert len(head) == 1
     assert (head[0][never] == 0).all()
-    assert (head[0][[3, 4, 6, 7]] != 0).any()
+    assert (head[0][[3, 4, 5, 6]] != 0).any()
 
 
 def test_masks_are_honoured_by_greedy_evaluation_and_predict():
@@ -433,7 +441,7 @@ def test_learning_under_masks():
     assert rows[-1]["score"] > 1.0
 
 
-# A critic with a trunk of its own ----------------------------------------------------------------------------------------
+# A critic with a trunk of its own -------------------------------------------------------------------------------------
 
 
 def test_a_separate_critic_leaves_the_policy_to_its_own_gradient(tmp_path):
