@@ -15,6 +15,7 @@ each token pays for its KL to the start model.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -38,6 +39,8 @@ class ActorCriticConfig(RunConfig):
     """Rewards before the value that stands for the rest, in place of gae_lambda's average over all numbers of steps."""
     value_coef: float = 0.5
     """Weight of the value loss."""
+    critic: Literal["shared", "separate"] = "shared"
+    """Whether values are read off the policy's own trunk, or off a second one, which starts as a copy of it."""
     normalize_advantages: bool = True
     """Shift and scale advantages to mean 0 and standard deviation 1 over the batch's tokens."""
 
@@ -46,6 +49,7 @@ class ActorCriticConfig(RunConfig):
         super().__post_init__()
         self.check_number("gae_lambda", low=0.0, high=1.0)
         self.check_number("value_coef", low=0.0)
+        self.check_choice("critic", "shared", "separate")
         if self.n_steps is not None:
             self.check_count("n_steps")
 

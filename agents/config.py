@@ -1,4 +1,4 @@
-"""What every algorithm's config has in common. An algorithm's own config inherits these fields and adds its own."""
+"""What every config has in common. An algorithm's own config inherits these fields and adds its own."""
 
 from __future__ import annotations
 
@@ -12,26 +12,20 @@ Schedule = Literal["constant", "linear", "exponential", "inverse", "cosine", "st
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Settings of a training run, whatever the algorithm."""
+class OptimizerConfig:
+    """Settings of whatever is trained by gradients: reinforcement learning, and a warm start on demonstrations."""
 
-    num_envs: int = 128
-    """Lanes: episodes played side by side. More than episodes_per_update are of no use."""
-    episodes_per_update: int = 128
-    """Episodes collected for one update; every one of them is played to its end."""
-    group_size: int = 1
-    """Episodes of each example, played side by side: what leave_one_out and group baselines compare."""
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     """Which of torch's optimisers takes the steps."""
     learning_rate: float = 5e-4
     """Step size at the start (after the warm-up)."""
     learning_rate_schedule: Schedule = "constant"
-    """How the step size falls over total_timesteps: by a line, a half cosine, 1 / time, a constant factor, or in four
-    equal stages."""
+    """How the step size falls over the run: by a line, a half cosine, 1 / time, a constant factor, or in four equal
+    stages."""
     learning_rate_final: float = 0.1
     """Share of learning_rate that a schedule ends with."""
     warmup: float = 0.0
-    """Share of total_timesteps in which the step size grows from 0 in a line."""
+    """Share of the run in which the step size grows from 0 in a line."""
     weight_decay: float = 0.0
     """Pull of the weights towards 0: adamw's decoupled kind, the others' added to the gradient."""
     momentum: float = 0.0
@@ -42,34 +36,6 @@ class RunConfig:
     """Gradients are scaled down to this norm, once per optimiser step."""
     micro_batch_size: int = 64
     """Episodes per forward pass. Changes memory and speed, never the numbers."""
-    gamma: float = 1.0
-    """Discount per token."""
-    temperature: float = 1.0
-    """What logits are divided by, in sampling and in every log-prob."""
-    kl_coef: float | None = None
-    """Price of one nat of KL to the start model, in units of the score. 0 turns the penalty off. None: 0.015 where the
-    start model was pretrained, and 0 where its weights are random, and to stay near them means nothing."""
-    kl_limit: float | None = 0.35
-    """How many nats a token the policy may move from the start model at that price. Beyond, the price grows with the
-    square of the distance, which catches a policy that runs away. None keeps the price as it is."""
-    kl_target: float | None = None
-    """Nats a token to hold the policy at, by raising and lowering the price from update to update (Ziegler et al. 2019,
-    section 2.2). Takes the place of kl_limit. None: the price does not depend on the past."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    """How a token's KL is estimated, see `agents.losses.kl_estimate`."""
-    kl_credit: Literal["token", "return", "loss"] = "token"
-    """Who pays for a token's KL. "token": that token alone, whose gradient is then that of the KL at its own state,
-    and nearly free of noise. "return": it comes off the reward (Ziegler et al. 2019), so every token before it pays
-    too, which is the exact objective, and so noisy that small batches drift far from the start model. "loss": a term
-    of the loss, as in GRPO, in units of the loss; with k2 or k3, since k1 has no gradient there on average."""
-    entropy_coef: float = 0.0
-    """Weight of the entropy bonus in the loss, per nat and token."""
-    entropy_schedule: Schedule = "constant"
-    """How that weight falls over total_timesteps."""
-    entropy_final: float = 0.1
-    """Share of entropy_coef that its schedule ends with."""
-    critic: Literal["shared", "separate"] = "shared"
-    """Whether values are read off the policy's own trunk, or off a second one, which starts as a copy of it."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -78,41 +44,17 @@ class RunConfig:
             ValueError: If a number is out of range.
             TypeError: If a field is of the wrong type.
         """
-        for name in ("num_envs", "episodes_per_update", "micro_batch_size", "group_size"):
-            self.check_count(name)
-        for name in ("learning_rate", "adam_epsilon", "max_grad_norm", "temperature"):
+        self.check_count("micro_batch_size")
+        for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
             self.check_number(name, low=0.0, open_low=True)
-        for name in ("entropy_coef", "weight_decay", "momentum"):
+        for name in ("weight_decay", "momentum"):
             self.check_number(name, low=0.0)
-        for name in ("gamma", "warmup"):
-            self.check_number(name, low=0.0, high=1.0)
-        for name in ("learning_rate_final", "entropy_final"):
-            self.check_number(name, low=0.0, high=1.0, open_low=True)
-        for name in ("kl_limit", "kl_target"):
-            self.check_number(name, low=0.0, open_low=True, optional=True)
-        self.check_number("kl_coef", low=0.0, optional=True)
+        self.check_number("warmup", low=0.0, high=1.0)
+        self.check_number("learning_rate_final", low=0.0, high=1.0, open_low=True)
         self.check_choice("optimizer", "adam", "adamw", "sgd", "rmsprop")
         self.check_choice("learning_rate_schedule", *get_args(Schedule))
-        self.check_choice("entropy_schedule", *get_args(Schedule))
-        self.check_choice("kl_estimator", "k1", "k2", "k3")
-        self.check_choice("kl_credit", "token", "return", "loss")
-        self.check_choice("critic", "shared", "separate")
-        if self.kl_credit == "loss" and self.kl_estimator == "k1":
-            raise ValueError(
-                "Expected kl_estimator 'k2' or 'k3' with kl_credit='loss', got 'k1', whose gradient averages to 0"
-            )
         if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
             raise ValueError(f"Expected momentum only with sgd or rmsprop, got {self.momentum} with {self.optimizer}")
-        if self.group_size > 1:  # only whole groups can be compared
-            if self.num_envs % self.group_size:
-                raise ValueError(
-                    f"Expected num_envs to be a multiple of group_size={self.group_size}, got {self.num_envs}"
-                )
-            if self.episodes_per_update % self.num_envs:
-                raise ValueError(
-                    f"Expected episodes_per_update to be a multiple of num_envs={self.num_envs}, so that every group "
-                    f"is filled, got {self.episodes_per_update}"
-                )
 
     def check_count(self, name: str, least: int = 1) -> None:
         """Raise unless a field is a whole number of at least `least`."""
@@ -169,3 +111,71 @@ class RunConfig:
         """The fields as JSON values."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(OptimizerConfig):
+    """Settings of a training run, whatever the algorithm."""
+
+    num_envs: int = 128
+    """Lanes: episodes played side by side. More than episodes_per_update are of no use."""
+    episodes_per_update: int = 128
+    """Episodes collected for one update; every one of them is played to its end."""
+    group_size: int = 1
+    """Episodes of each example, played side by side: what leave_one_out and group baselines compare."""
+    gamma: float = 1.0
+    """Discount per token."""
+    temperature: float = 1.0
+    """What logits are divided by, in sampling and in every log-prob."""
+    kl_coef: float | None = None
+    """Price of one nat of KL to the start model, in units of the score. 0 turns the penalty off. None: 0.015 where the
+    start model was pretrained, and 0 where its weights are random, and to stay near them means nothing."""
+    kl_limit: float | None = 0.35
+    """How many nats a token the policy may move from the start model at that price. Beyond, the price grows with the
+    square of the distance, which catches a policy that runs away. None keeps the price as it is."""
+    kl_target: float | None = None
+    """Nats a token to hold the policy at, by raising and lowering the price from update to update (Ziegler et al. 2019,
+    section 2.2). Takes the place of kl_limit. None: the price does not depend on the past."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """How a token's KL is estimated, see `agents.losses.kl_estimate`."""
+    kl_credit: Literal["token", "return", "loss"] = "token"
+    """Who pays for a token's KL. "token": that token alone, whose gradient is then that of the KL at its own state,
+    and nearly free of noise. "return": it comes off the reward (Ziegler et al. 2019), so every token before it pays
+    too, which is the exact objective, and so noisy that small batches drift far from the start model. "loss": a term
+    of the loss, as in GRPO, in units of the loss; with k2 or k3, since k1 has no gradient there on average."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus in the loss, per nat and token."""
+    entropy_schedule: Schedule = "constant"
+    """How that weight falls over total_timesteps."""
+    entropy_final: float = 0.1
+    """Share of entropy_coef that its schedule ends with."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        for name in ("num_envs", "episodes_per_update", "group_size"):
+            self.check_count(name)
+        self.check_number("temperature", low=0.0, open_low=True)
+        self.check_number("gamma", low=0.0, high=1.0)
+        for name in ("kl_limit", "kl_target"):
+            self.check_number(name, low=0.0, open_low=True, optional=True)
+        self.check_number("kl_coef", low=0.0, optional=True)
+        self.check_number("entropy_coef", low=0.0)
+        self.check_number("entropy_final", low=0.0, high=1.0, open_low=True)
+        self.check_choice("entropy_schedule", *get_args(Schedule))
+        self.check_choice("kl_estimator", "k1", "k2", "k3")
+        self.check_choice("kl_credit", "token", "return", "loss")
+        if self.kl_credit == "loss" and self.kl_estimator == "k1":
+            raise ValueError(
+                "Expected kl_estimator 'k2' or 'k3' with kl_credit='loss', got 'k1', whose gradient averages to 0"
+            )
+        if self.group_size > 1:  # only whole groups can be compared
+            if self.num_envs % self.group_size:
+                raise ValueError(
+                    f"Expected num_envs to be a multiple of group_size={self.group_size}, got {self.num_envs}"
+                )
+            if self.episodes_per_update % self.num_envs:
+                raise ValueError(
+                    f"Expected episodes_per_update to be a multiple of num_envs={self.num_envs}, so that every group "
+                    f"is filled, got {self.episodes_per_update}"
+                )

@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from agents.config import RunConfig, Schedule
+from agents.config import OptimizerConfig, Schedule
 from agents.policy import Policy
 
 STAGES = 4
 """Equal stages of the stepwise schedule."""
 
 
-def make_optimizer(policy: Policy, config: RunConfig) -> torch.optim.Optimizer:
+def make_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optimizer:
     """The optimiser that a config names, over everything that is trained.
 
     Args:
@@ -76,7 +76,7 @@ def schedule(name: Schedule, progress: float, final: float) -> float:
     )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, config: RunConfig, progress: float) -> float:
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig, progress: float) -> float:
     """Put the step size in force that the config's schedule and warm-up give at this point of the run.
 
     Args:

@@ -17,6 +17,7 @@ OpenAI's code.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -52,6 +53,8 @@ class PPOConfig(RunConfig):
     """How far values may move from the old ones before their gradient stops; None: any distance."""
     value_coef: float = 0.5
     """Weight of the value loss."""
+    critic: Literal["shared", "separate"] = "shared"
+    """Whether values are read off the policy's own trunk, or off a second one, which starts as a copy of it."""
     normalize_advantages: bool = True
     """Shift and scale advantages to mean 0 and standard deviation 1 over the batch's tokens."""
     target_kl: float | None = 0.05
@@ -67,6 +70,7 @@ class PPOConfig(RunConfig):
         self.check_number("gae_lambda", low=0.0, high=1.0)
         self.check_number("clip_range", low=0.0, open_low=True)
         self.check_number("value_coef", low=0.0)
+        self.check_choice("critic", "shared", "separate")
         for name in ("clip_range_high", "value_clip_range", "target_kl"):
             self.check_number(name, low=0.0, open_low=True, optional=True)
 

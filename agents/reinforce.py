@@ -64,6 +64,8 @@ class REINFORCEConfig(RunConfig):
     """What a token is credited with: what the episode earned from there on, or all that it earned."""
     value_coef: float = 0.5
     """Weight of the value loss, where the baseline is a learned value."""
+    critic: Literal["shared", "separate"] = "shared"
+    """Whether values are read off the policy's own trunk, or off a second one, which starts as a copy of it."""
     normalize_advantages: bool = True
     """Divide advantages by their root mean square over the batch, which keeps their signs."""
     loss_mean: Literal["token", "episode"] = "token"
@@ -78,6 +80,7 @@ class REINFORCEConfig(RunConfig):
         self.check_number("baseline_decay", low=0.0, high=1.0)
         self.check_choice("credit", "to_go", "episode")
         self.check_number("value_coef", low=0.0)
+        self.check_choice("critic", "shared", "separate")
         self.check_choice("loss_mean", "token", "episode")
         if self.baseline == "group" and self.group_size < 2:
             raise ValueError(

@@ -145,7 +145,7 @@ class Agent:
         if config.kl_coef is None:  # KL to random weights means nothing, and its price would hold the policy to them
             config = replace(config, kl_coef=PRETRAINED_KL_COEF if self.reference.pretrained else 0.0)
         self.config = config
-        if config.critic == "separate":
+        if getattr(config, "critic", "shared") == "separate":
             policy.separate_critic()
         self.seed = seed
         self.env_id, self.env_kwargs = _describe_env(env, env_kwargs)
