@@ -130,8 +130,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(settings, tmp_path):
 
     def fresh():
         settings_of_all = {"num_envs": 8, "episodes_per_update": 8, "learning_rate": 0.01, **settings}
-        kwargs = {"max_new_tokens": 5}
-        return PPO("tiny", "TextGen-v0", env_kwargs=kwargs, device="cpu", seed=2, **settings_of_all)
+        return PPO(make_policy(seed=1), lanes(8), seed=2, **settings_of_all)
 
     straight, stopped, rows, resumed_rows = fresh(), fresh(), [], []
     straight.learn(160, on_update=rows.append)
@@ -144,7 +143,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(settings, tmp_path):
     with pytest.raises(Stop):
         stopped.learn(160, on_update=stop)
     stopped.save(tmp_path)
-    resumed = load(tmp_path, device="cpu")
+    resumed = load(tmp_path, env=lanes(8), device="cpu")
     resumed.learn(160, on_update=resumed_rows.append)
     names = ("score", "learning_rate", "entropy_coef", "kl_coef", "policy_loss")
     assert [[row[name] for name in names] for row in resumed_rows] == [[row[name] for name in names] for row in rows]

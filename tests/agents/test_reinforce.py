@@ -295,14 +295,16 @@ def test_a_run_that_goes_on_with_a_baseline_is_the_run_that_never_stopped(baseli
     settings = {"baseline": baseline, "num_envs": 8, "episodes_per_update": 8}
     settings |= {"group_size": 4} if baseline == "group" else {}
 
+    env = lanes(8, group_size=settings.get("group_size", 1))
+
     def fresh():
-        return REINFORCE("tiny", "TextGen-v0", env_kwargs={"max_new_tokens": 5}, device="cpu", seed=3, **settings)
+        return REINFORCE(make_policy(seed=1), env, seed=3, **settings)
 
     straight, stopped = fresh(), fresh()
     straight.learn(160)
     stopped.learn(80)
     stopped.save(tmp_path)
-    resumed = load(tmp_path, device="cpu")
+    resumed = load(tmp_path, env=env, device="cpu")
     assert resumed.memory == stopped.memory
     assert (baseline == "moving_average") == ("moving_average" in resumed.memory)
     resumed.learn(160)
