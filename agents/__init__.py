@@ -14,11 +14,13 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from agents.actor_critic import ActorCritic, ActorCriticConfig
+from agents.best_of_n import BestOfN, BestOfNConfig
 from agents.evaluation import Evaluation, evaluate
 from agents.policy import Policy
 from agents.ppo import PPO, PPOConfig
 from agents.reinforce import REINFORCE, REINFORCEConfig
 from agents.rollout import Rollout, collect
+from agents.sft import SFTConfig, fine_tune
 from agents.training import Agent, Algorithm, load
 
 __all__ = [
@@ -28,12 +30,16 @@ __all__ = [
     "ActorCriticConfig",
     "Agent",
     "Algorithm",
+    "BestOfN",
+    "BestOfNConfig",
     "Evaluation",
     "PPOConfig",
     "Policy",
     "REINFORCEConfig",
     "Rollout",
+    "SFTConfig",
     "collect",
     "evaluate",
+    "fine_tune",
     "load",
 ]

@@ -1,4 +1,4 @@
-"""The command line: python -m agents train | evaluate | generate --help."""
+"""The command line: python -m agents train | sft | evaluate | generate --help."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, fields, make_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,9 +15,11 @@ import gymnasium as gym
 import torch
 import tyro
 
-from agents import Agent, Algorithm, Evaluation, Policy, collect, load
+from agents import Agent, Algorithm, Evaluation, Policy, SFTConfig, collect, fine_tune, load
 from agents.evaluation import evaluate as evaluate_policy
 from agents.metrics import plot_learning_curve, read_metrics
+from agents.policy import read_json
+from agents.training import start_policy
 from textenvs import Example, RewardError, Task, TextGenVectorEnv, render
 from textenvs.tasks.base import check_split
 
@@ -59,9 +62,15 @@ class Train(EnvironmentArguments):
     """Train a language model in an environment."""
 
     algorithm: str = "ppo"
-    """ppo, actor_critic or reinforce. Its settings are the options below."""
+    """ppo, actor_critic, reinforce or best_of_n. Its settings are the options below."""
+    config: Path | None = None
+    """A JSON or YAML file with any of these options, written with underscores; what the command line says wins. A run
+    leaves one, config.json, which makes the same run again."""
     model: str = "tiny"
-    """tiny (the bundled model), a folder of a Transformers model, or an id on the Hugging Face hub."""
+    """tiny (the bundled model, or a fresh small one where the environment has another vocabulary), a folder of a
+    Transformers model, or an id on the Hugging Face hub."""
+    init: Path | None = None
+    """Start from the policy of a run, of sft or of train, in place of --model."""
     total_timesteps: int = 400_000
     """Tokens to play in all."""
     max_seconds: float | None = None
@@ -78,6 +87,21 @@ class Train(EnvironmentArguments):
     """cpu, cuda, mps. Default: the best there is."""
     wandb_project: str | None = None
     """Also log to this Weights & Biases project."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFT(EnvironmentArguments):
+    """Train a language model on an environment's demonstrations: a warm start for reinforcement learning."""
+
+    model: str = "tiny"
+    """As for train: tiny, a folder, or a hub id."""
+    output: Path | None = None
+    """The run's folder. Default: runs/ and a name made of the environment and the time."""
+    seed: int = 0
+    """Of the order of the demonstrations, and of the sampling."""
+    device: str | None = None
+    """cpu, cuda, mps. Default: the best there is."""
+    settings: tyro.conf.OmitArgPrefixes[SFTConfig] = SFTConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +160,10 @@ def train(arguments: Any) -> None:
     )
     if (folder / "metrics.jsonl").exists():
         raise ValueError(f"Expected a new folder for this run, got {str(folder)!r}, which holds another run")
-    settings = arguments.config.to_dict()
+    settings = arguments.settings.to_dict()
+    source: str | Path = arguments.model if arguments.init is None else _policy_folder(arguments.init)
     agent = algorithm(
-        arguments.model,
+        source,
         arguments.env,
         seed=arguments.seed,
         env_kwargs=arguments.kwargs(),
@@ -149,6 +174,7 @@ def train(arguments: Any) -> None:
     where = f"{agent.policy.device}, {parameters:,} parameters"
     print(f"{algorithm.name} on {arguments.env} ({agent.env.task.name}), {where}")
     folder.mkdir(parents=True, exist_ok=True)
+    _write_config(folder / "config.json", arguments, agent)
     before = agent.evaluate(arguments.eval_episodes, split="test")
     print(_line("before", before))
     started = time.perf_counter()
@@ -170,6 +196,54 @@ def train(arguments: Any) -> None:
     after = agent.evaluate(arguments.eval_episodes, split="test")
     print(_line("after", after))
     _write_results(folder, agent, before, after, seconds, arguments.samples)
+
+
+def _policy_folder(run: Path) -> Path:
+    """Where a run, of sft or of train, keeps its policy."""
+    places = (run / "policy", run / "checkpoint" / "policy", run)
+    found = next(
+        (place for place in places if (place / "config.json").is_file() and (place / "model.safetensors").is_file()),
+        None,
+    )
+    if found is None:
+        raise ValueError(f"Expected the folder of a run, with a policy in it, got {str(run)!r}, which has none")
+    return found
+
+
+def _write_config(file: Path, arguments: Train, agent: Agent) -> None:
+    """Every option as it is in force, for `--config`. The folder is left out: another run needs another."""
+    plain = {one.name: getattr(arguments, one.name) for one in fields(Train) if one.name not in ("config", "output")}
+    paths = {name: str(value.absolute()) for name, value in plain.items() if isinstance(value, Path)}
+    state = {**plain, **paths, **agent.config.to_dict()}
+    file.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+
+def sft(arguments: SFT) -> None:
+    """Train on demonstrations, and say how it went after each epoch."""
+    folder = arguments.output or Path("runs") / (
+        f"sft-{arguments.env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
+    policy = start_policy(
+        arguments.model, arguments.env, arguments.kwargs(), seed=arguments.seed, device=arguments.device
+    )
+
+    def show(row: dict[str, float]) -> None:
+        parts = [f"epoch {row['epoch']:.0f}: perplexity {row['validation_perplexity']:.3f}"]
+        if "validation_score" in row:
+            parts.append(f"score {row['validation_score']:+.3f}")
+        print("  ".join(parts) + "  (validation)", flush=True)
+
+    rows = fine_tune(
+        policy,
+        arguments.env,
+        config=arguments.settings,
+        seed=arguments.seed,
+        env_kwargs=arguments.kwargs(),
+        folder=folder,
+        on_epoch=show,
+    )
+    best = min(rows, key=lambda row: row["validation_perplexity"])
+    print(f"The policy of epoch {best['epoch']:.0f} is in {folder}; go on with python -m agents train --init {folder}")
 
 
 def _write_results(
@@ -294,23 +368,54 @@ def _name_or_json(text: str) -> Any:
         raise ValueError(f"Expected a name or JSON, got {text!r}, which could not be read: {error}") from error
 
 
+def _option(argv: Sequence[str], name: str) -> str | None:
+    """What the command line says of one option, which decides what the others are."""
+    found = None
+    for place, word in enumerate(argv):
+        if word.startswith(f"{name}="):
+            found = word.partition("=")[2]
+        elif word == name and place + 1 < len(argv):
+            found = argv[place + 1]
+    return found
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    """Options from a JSON or YAML file, paths and JSON values as the command line has them."""
+    if file.suffix in (".yaml", ".yml"):
+        yaml: Any = import_module("yaml")
+        try:
+            given = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ValueError(f"Expected {str(file)!r} to hold YAML, but it could not be read: {error}") from error
+        if not isinstance(given, dict):
+            raise ValueError(f"Expected {str(file)!r} to hold a mapping of options, got {type(given).__name__}")
+    else:
+        given = read_json(file)
+    for name in ("reward", "payout"):
+        if isinstance(given.get(name), (dict, list)):
+            given[name] = json.dumps(given[name])
+    for name in ("init", "output", "prompts"):
+        if given.get(name) is not None:
+            given[name] = Path(given[name])
+    return {key: value for key, value in given.items() if key != "config"}
+
+
 def _train_arguments(argv: Sequence[str]) -> Any:
     """`Train` with the settings of the algorithm that the command line names."""
-    name = "ppo"
-    for place, word in enumerate(argv):
-        if word.startswith("--algorithm="):
-            name = word.partition("=")[2]
-        elif word == "--algorithm" and place + 1 < len(argv):
-            name = argv[place + 1]
+    file = _option(argv, "--config")
+    given = {} if file is None else _read_config(Path(file))
+    name = _option(argv, "--algorithm") or given.get("algorithm", "ppo")
     if name not in Algorithm.known:
         raise ValueError(f"Expected --algorithm to be one of {sorted(Algorithm.known)}, got {name!r}")
     config: Any = Algorithm.known[name].config
-    flat: Any = Annotated[config, tyro.conf.OmitArgPrefixes]  # its fields are options of their own, not --config.gamma
-    whole: Any = make_dataclass("Train", [("config", flat)], bases=(Train,), frozen=True, kw_only=True)
+    own = {one.name for one in fields(Train)}
+    flat: Any = Annotated[config, tyro.conf.OmitArgPrefixes]  # its fields are options of their own: --gamma
+    whole: Any = make_dataclass("Train", [("settings", flat)], bases=(Train,), frozen=True, kw_only=True)
+    settings = config.of({key: value for key, value in given.items() if key not in own})
     return tyro.cli(
         whole,
         args=list(argv),
-        default=whole(config=config()),
+        default=whole(settings=settings, **{key: value for key, value in given.items() if key in own}),
         description=Train.__doc__,
         prog="python -m agents train",
     )
@@ -325,6 +430,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[list[str]], None]] = {
         "train": lambda rest: train(_train_arguments(rest)),
+        "sft": lambda rest: sft(tyro.cli(SFT, args=rest, prog="python -m agents sft")),
         "evaluate": lambda rest: evaluate(tyro.cli(Evaluate, args=rest, prog="python -m agents evaluate")),
         "generate": lambda rest: generate(tyro.cli(Generate, args=rest, prog="python -m agents generate")),
     }

@@ -7,17 +7,19 @@ Source: Mnih et al. (2016), Asynchronous methods for deep reinforcement learning
 asynchrony; advantages by Schulman et al. (2016), arXiv:1506.02438, equation 16.
 
 What differs from the paper: episodes are whole, so nothing is cut after n steps (gae_lambda = 1 gives the Monte Carlo
-return); actor and critic share the language model's trunk; Adam instead of RMSprop; advantages are divided by their
-standard deviation; each token pays for its KL to the start model.
+return; n_steps looks n steps ahead of every action, where A3C looks to the end of its segment); actor and critic share
+the language model's trunk unless critic="separate"; Adam instead of RMSprop; advantages are normalised over the batch;
+each token pays for its KL to the start model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
-from agents.advantages import gae, normalize
+from agents.advantages import gae, n_step_advantages, normalize
 from agents.config import RunConfig
 from agents.losses import explained_variance, kl_estimate, masked_mean, policy_gradient_loss, value_loss
 from agents.metrics import Meter
@@ -33,8 +35,12 @@ class ActorCriticConfig(RunConfig):
 
     gae_lambda: float = 1.0
     """Between 0 (one-step temporal differences) and 1 (Monte Carlo)."""
+    n_steps: int | None = None
+    """Rewards before the value that stands for the rest, in place of gae_lambda's average over all numbers of steps."""
     value_coef: float = 0.5
     """Weight of the value loss."""
+    critic: Literal["shared", "separate"] = "shared"
+    """Whether values are read off the policy's own trunk, or off a second one, which starts as a copy of it."""
     normalize_advantages: bool = True
     """Shift and scale advantages to mean 0 and standard deviation 1 over the batch's tokens."""
 
@@ -43,6 +49,9 @@ class ActorCriticConfig(RunConfig):
         super().__post_init__()
         self.check_number("gae_lambda", low=0.0, high=1.0)
         self.check_number("value_coef", low=0.0)
+        self.check_choice("critic", "shared", "separate")
+        if self.n_steps is not None:
+            self.check_count("n_steps")
 
 
 def update(
@@ -65,19 +74,24 @@ def update(
         Metrics.
     """
     mask = rollout.response_mask
+    kl_coef = config.kl_coef or 0.0
     assert rollout.ref_log_probs is not None
-    kl_price = config.kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1")
+    kl_price = kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask)
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
-    advantages, returns = gae(
-        rewards,
-        rollout.values,
-        rollout.terminated,
-        rollout.truncated,
-        mask,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        last_values=rollout.last_values,
-    )
+    ends = (rollout.terminated, rollout.truncated, mask)
+    if config.n_steps is None:
+        advantages, returns = gae(
+            rewards,
+            rollout.values,
+            *ends,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+            last_values=rollout.last_values,
+        )
+    else:
+        advantages, returns = n_step_advantages(
+            rewards, rollout.values, *ends, n_steps=config.n_steps, gamma=config.gamma, last_values=rollout.last_values
+        )
     meter = Meter()
     meter.add(1.0, {"explained_variance": explained_variance(rollout.values, returns, mask)})
     if config.kl_credit == "token":
@@ -91,14 +105,22 @@ def update(
         part = rollout.select(rows)
         assert part.advantages is not None
         assert part.returns is not None
-        now = policy.evaluate(part.input_ids, part.positions, part.response_mask, temperature=config.temperature)
-        policy_loss = policy_gradient_loss(now.log_probs, part.advantages, part.response_mask, normalizer=tokens)
-        critic_loss = value_loss(now.values, part.returns, part.response_mask, normalizer=tokens)
-        entropy = masked_mean(now.entropies, part.response_mask, normalizer=tokens)
-        (policy_loss + config.value_coef * critic_loss - config.entropy_coef * entropy).backward()
-        share = part.response_mask.sum() / tokens
-        terms = {"policy_loss": policy_loss, "value_loss": critic_loss, "entropy": entropy}
-        meter.add(share, {name: term / share for name, term in terms.items()})
+        counted = part.response_mask
+        now = policy.evaluate(
+            part.input_ids, part.positions, counted, temperature=config.temperature, allowed=part.action_masks
+        )
+        terms = {
+            "policy_loss": policy_gradient_loss(now.log_probs, part.advantages, counted, normalizer=tokens),
+            "value_loss": value_loss(now.values, part.returns, counted, normalizer=tokens),
+            "entropy": masked_mean(now.entropies, counted, normalizer=tokens),
+        }
+        loss = terms["policy_loss"] + config.value_coef * terms["value_loss"] - config.entropy_coef * terms["entropy"]
+        if config.kl_credit == "loss":
+            assert part.ref_log_probs is not None
+            kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
+            loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
+        loss.backward()
+        meter.add_shares(1.0, counted.sum() / tokens.clamp(min=1), terms)
     meter.add(1.0, {"grad_norm": gradient_step(policy, optimizer, config.max_grad_norm)})
     return meter.means()
 

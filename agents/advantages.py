@@ -207,10 +207,174 @@ def per_step_baseline(returns: Tensor, response_mask: Tensor) -> Tensor:
     """
     _check_matrix("returns", returns)
     _check_mask("response_mask", response_mask, "returns", returns)
+    means, _ = per_step_means(returns, response_mask)
+    return torch.where(response_mask, means, 0).to(_accurate(returns.dtype))
+
+
+def per_step_means(returns: Tensor, response_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Computes the mean, at each time step, over the rows that are still alive, and where there are any.
+
+    Args:
+        returns: (batch, time), the return of each action.
+        response_mask: (batch, time) bool, True where an action counts.
+
+    Returns:
+        means: (time,) float64, 0 where no row is alive.
+        alive: (time,) bool, whether any row is.
+
+    Raises:
+        ValueError: on a shape or dtype that does not fit.
+
+    Example:
+        >>> per_step_means(torch.tensor([[4.0, 2.0], [8.0, 9.0]]), torch.tensor([[True, False], [True, False]]))[0]
+        tensor([6., 0.], dtype=torch.float64)
+    """
+    _check_matrix("returns", returns)
+    _check_mask("response_mask", response_mask, "returns", returns)
     with torch.no_grad():
         totals = torch.where(response_mask, returns, 0).double().sum(0)
-        means = totals / response_mask.sum(0).clamp(min=1)
-        return torch.where(response_mask, means, 0).to(_accurate(returns.dtype))
+        return totals / response_mask.sum(0).clamp(min=1), response_mask.any(0)
+
+
+def moving_average(before: Tensor, now: Tensor, decay: float) -> Tensor:
+    """Computes `decay * before + (1 - decay) * now`, time step by time step; a step seen once only is what was seen.
+
+    Args:
+        before: (m,), the average so far; m may be 0.
+        now: (n,), the newest means.
+        decay: weight of the past in [0, 1].
+
+    Returns:
+        (max(m, n),) float64, on the CPU.
+
+    Raises:
+        ValueError: on a shape that does not fit, and on `decay` outside [0, 1].
+
+    Example:
+        >>> moving_average(torch.tensor([4.0]), torch.tensor([8.0, 2.0]), 0.75).tolist()
+        [5.0, 2.0]
+    """
+    for name, x in (("before", before), ("now", now)):
+        if x.ndim != 1:
+            raise ValueError(f"Expected {name} of shape (time,), got {tuple(x.shape)}")
+    _check_unit_interval("decay", decay)
+    with torch.no_grad():
+        before, now = before.detach().double().cpu(), now.detach().double().cpu()
+        both = min(len(before), len(now))
+        mixed = decay * before[:both] + (1 - decay) * now[:both]
+        return torch.cat([mixed, before[both:], now[both:]])
+
+
+def group_normalize(returns: Tensor, response_mask: Tensor, group: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """Computes, at each time step, how many standard deviations a return lies above the mean of its group.
+
+    Only rows that are still alive are compared. A group whose returns do not differ, or with one row, is worth 0.
+
+    The standard deviation is the population's, as in `normalize`; implementations of GRPO that divide by n - 1 (torch's
+    `std`) get sqrt((n - 1) / n) times as much.
+
+    Args:
+        returns: (batch, time), the return of each action.
+        response_mask: (batch, time) bool, True where an action counts.
+        group: (batch,) integers. Rows with the same number are compared.
+        eps: added to the standard deviation, in units of the return.
+
+    Returns:
+        (batch, time) in the dtype of `returns` (at least float32), 0 where masked.
+
+    Raises:
+        ValueError: on a shape or dtype that does not fit.
+
+    Source:
+        Shao et al. 2024 (arXiv:2402.03300), section 4.1.2, the advantage under outcome supervision, which is a constant
+        over a response. Its extension to each time step is ours.
+
+    Example:
+        >>> group_normalize(torch.tensor([[3.0], [5.0]]), torch.ones(2, 1, dtype=torch.bool), torch.tensor([7, 7]))
+        tensor([[-1.0000],
+                [ 1.0000]])
+    """
+    _check_matrix("returns", returns)
+    _check_mask("response_mask", response_mask, "returns", returns)
+    _check_group(group, returns)
+    if not eps > 0:
+        raise ValueError(f"Expected a positive eps, got {eps}")
+    with torch.no_grad():
+        counted = torch.where(response_mask, returns, 0).double()
+        ids, row_group = torch.unique(group, return_inverse=True)
+
+        def of_group(x: Tensor) -> Tensor:
+            return x.new_zeros(len(ids), returns.shape[1]).index_add(0, row_group, x)[row_group]
+
+        count = of_group(response_mask.double()).clamp(min=1)
+        centred = torch.where(response_mask, counted - of_group(counted) / count, 0)
+        deviation = (of_group(centred.square()) / count).sqrt()
+        return (centred / (deviation + eps)).to(_accurate(returns.dtype))
+
+
+def n_step_advantages(
+    rewards: Tensor,
+    values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    response_mask: Tensor,
+    *,
+    n_steps: int,
+    gamma: float = 1.0,
+    last_values: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Computes n-step advantages and the value function's targets.
+
+    The return of an action is the next `n_steps` rewards and then the value of the state that they lead to,
+    `sum_{k < n} gamma^k r_{t+k} + gamma^n V(s_{t+n})`; nearer the end of its row, all rewards to the end, and what
+    follows there as in `gae`. The advantage is the return minus V(s_t).
+
+    Args:
+        rewards: (batch, time), the reward of each action.
+        values: (batch, time) floating point, V of the state in which each action was taken.
+        terminated: (batch,) bool, as for `gae`.
+        truncated: (batch,) bool, as for `gae`.
+        response_mask: (batch, time) bool, True where an action counts.
+        n_steps: how many rewards, at least 1.
+        gamma: discount in [0, 1].
+        last_values: (batch,), as for `gae`.
+
+    Returns:
+        advantages: (batch, time) in the dtype of `values` (float32 for half precision), 0 where masked.
+        returns: (batch, time) alike, `advantages + values`.
+
+    Raises:
+        ValueError: as `gae`, and on `n_steps` below 1.
+
+    Source:
+        Mnih et al. 2016 (arXiv:1602.01783), section 4; Sutton & Barto 2018, equation 7.1. (A3C bootstraps all steps of
+        a segment from its end; here every action looks n steps ahead of itself.)
+
+    Example:
+        >>> yes, no = torch.tensor([True]), torch.tensor([False])
+        >>> rewards, values = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[0.5, 0.25, 4.0]])
+        >>> n_step_advantages(rewards, values, yes, no, torch.ones(1, 3, dtype=torch.bool), n_steps=2)[1]
+        tensor([[5., 3., 2.]])
+    """
+    if n_steps < 1:
+        raise ValueError(f"Expected n_steps of at least 1, got {n_steps}")
+    # The n-step advantage is the first n terms of GAE's sum at lambda 1: delta_t + gamma delta_{t+1} + ...
+    deltas, _ = gae(
+        rewards,
+        values,
+        terminated,
+        truncated,
+        response_mask,
+        gamma=gamma,
+        gae_lambda=0.0,
+        last_values=last_values,
+    )
+    with torch.no_grad():
+        advantages, shifted, nothing = deltas, deltas, deltas.new_zeros(len(deltas))
+        for _ in range(min(n_steps, deltas.shape[1]) - 1):
+            shifted = torch.where(response_mask, gamma * _next_values(shifted, nothing, response_mask), 0)
+            advantages = advantages + shifted
+        return advantages, torch.where(response_mask, advantages + values.to(advantages.dtype), 0)
 
 
 def leave_one_out_baseline(returns: Tensor, response_mask: Tensor, group: Tensor | None = None) -> Tensor:
@@ -243,9 +407,7 @@ def leave_one_out_baseline(returns: Tensor, response_mask: Tensor, group: Tensor
     _check_matrix("returns", returns)
     _check_mask("response_mask", response_mask, "returns", returns)
     if group is not None:
-        _check_vector("group", group, returns)
-        if group.is_floating_point() or group.is_complex() or group.dtype == torch.bool:
-            raise ValueError(f"Expected group of an integer dtype, got {group.dtype}")
+        _check_group(group, returns)
     with torch.no_grad():
         # float64: a row's own return is taken out of the sum again, and must not leave its rounding error behind.
         counted = torch.where(response_mask, returns, 0).double()
@@ -338,6 +500,12 @@ def _check_mask(name: str, mask: Tensor, other_name: str, other: Tensor) -> None
 def _check_vector(name: str, x: Tensor, rows: Tensor) -> None:
     if x.shape != rows.shape[:1]:
         raise ValueError(f"Expected {name} of shape ({rows.shape[0]},), one for each row, got {tuple(x.shape)}")
+
+
+def _check_group(group: Tensor, rows: Tensor) -> None:
+    _check_vector("group", group, rows)
+    if group.is_floating_point() or group.is_complex() or group.dtype == torch.bool:
+        raise ValueError(f"Expected group of an integer dtype, got {group.dtype}")
 
 
 def _check_flags(name: str, flags: Tensor, rows: Tensor) -> None:

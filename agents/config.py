@@ -1,46 +1,41 @@
-"""What every algorithm's config has in common. An algorithm's own config inherits these fields and adds its own."""
+"""What every config has in common. An algorithm's own config inherits these fields and adds its own."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
+
+Schedule = Literal["constant", "linear", "exponential", "inverse", "cosine", "stepwise"]
+"""How a number goes from 1 to its final share: see `agents.optimization.schedule`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Settings of a training run, whatever the algorithm."""
+class OptimizerConfig:
+    """Settings of whatever is trained by gradients: reinforcement learning, and a warm start on demonstrations."""
 
-    num_envs: int = 128
-    """Lanes: episodes played side by side. More than episodes_per_update are of no use."""
-    episodes_per_update: int = 128
-    """Episodes collected for one update; every one of them is played to its end."""
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    """Which of torch's optimisers takes the steps."""
     learning_rate: float = 5e-4
-    """Step size of Adam."""
+    """Step size at the start (after the warm-up)."""
+    learning_rate_schedule: Schedule = "constant"
+    """How the step size falls over the run: by a line, a half cosine, 1 / time, a constant factor, or in four equal
+    stages."""
+    learning_rate_final: float = 0.1
+    """Share of learning_rate that a schedule ends with."""
+    warmup: float = 0.0
+    """Share of the run in which the step size grows from 0 in a line."""
+    weight_decay: float = 0.0
+    """Pull of the weights towards 0: adamw's decoupled kind, the others' added to the gradient."""
+    momentum: float = 0.0
+    """Momentum of sgd and rmsprop."""
     adam_epsilon: float = 1e-5
-    """Adam's epsilon; 1e-5 is PPO's, larger than torch's 1e-8."""
+    """Epsilon of adam, adamw and rmsprop; 1e-5 is PPO's, larger than torch's 1e-8."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm, once per optimiser step."""
     micro_batch_size: int = 64
     """Episodes per forward pass. Changes memory and speed, never the numbers."""
-    gamma: float = 1.0
-    """Discount per token."""
-    temperature: float = 1.0
-    """What logits are divided by, in sampling and in every log-prob."""
-    kl_coef: float = 0.015
-    """Price of one nat of KL to the start model, in units of the score. 0 turns the penalty off."""
-    kl_limit: float | None = 0.35
-    """How many nats a token the policy may move from the start model at that price. Beyond, the price grows with the
-    square of the distance, which catches a policy that runs away. None keeps the price as it is."""
-    kl_credit: Literal["token", "return"] = "token"
-    """Who pays for a token's KL. "token": that token alone, whose gradient is then that of the KL at its own state,
-    and nearly free of noise. "return": it comes off the reward (Ziegler et al. 2019), so every token before it pays
-    too, which is the exact objective, and so noisy that small batches drift far from the start model."""
-    entropy_coef: float = 0.0
-    """Weight of the entropy bonus in the loss, per nat and token."""
-    bonuses: dict[str, Any] = field(default_factory=dict)
-    """What is paid beside the score: name to weight, or to arguments of which `weight` is one (see agents.bonuses)."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -49,19 +44,17 @@ class RunConfig:
             ValueError: If a number is out of range.
             TypeError: If a field is of the wrong type.
         """
-        for name in ("num_envs", "episodes_per_update", "micro_batch_size"):
-            self.check_count(name)
-        for name in ("learning_rate", "adam_epsilon", "max_grad_norm", "temperature"):
+        self.check_count("micro_batch_size")
+        for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
             self.check_number(name, low=0.0, open_low=True)
-        for name in ("kl_coef", "entropy_coef"):
+        for name in ("weight_decay", "momentum"):
             self.check_number(name, low=0.0)
-        if not isinstance(self.bonuses, dict):
-            raise TypeError(f"Expected bonuses to be a dict of names to weights, got {self.bonuses!r}")
-        self.check_number("gamma", low=0.0, high=1.0)
-        if self.kl_limit is not None:
-            self.check_number("kl_limit", low=0.0, open_low=True)
-        if self.kl_credit not in ("token", "return"):
-            raise ValueError(f"Expected kl_credit to be 'token' or 'return', got {self.kl_credit!r}")
+        self.check_number("warmup", low=0.0, high=1.0)
+        self.check_number("learning_rate_final", low=0.0, high=1.0, open_low=True)
+        self.check_choice("optimizer", "adam", "adamw", "sgd", "rmsprop")
+        self.check_choice("learning_rate_schedule", *get_args(Schedule))
+        if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
+            raise ValueError(f"Expected momentum only with sgd or rmsprop, got {self.momentum} with {self.optimizer}")
 
     def check_count(self, name: str, least: int = 1) -> None:
         """Raise unless a field is a whole number of at least `least`."""
@@ -71,9 +64,20 @@ class RunConfig:
         if value < least:
             raise ValueError(f"Expected {name} to be at least {least}, got {value}")
 
-    def check_number(self, name: str, low: float, high: float = float("inf"), open_low: bool = False) -> None:
-        """Raise unless a field is a finite number in [low, high], or (low, high] where `open_low`."""
+    def check_choice(self, name: str, *choices: str) -> None:
+        """Raise unless a field is one of some words."""
         value = getattr(self, name)
+        if value not in choices:
+            *others, last = (repr(one) for one in choices)
+            raise ValueError(f"Expected {name} to be {', '.join(others)} or {last}, got {value!r}")
+
+    def check_number(
+        self, name: str, low: float, high: float = float("inf"), open_low: bool = False, optional: bool = False
+    ) -> None:
+        """Raise unless a field is a finite number in [low, high] (`open_low`: above low), or None where `optional`."""
+        value = getattr(self, name)
+        if value is None and optional:
+            return
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"Expected {name} to be a number, got {value!r}")
         if not (low < value if open_low else low <= value) or not value <= high or value == float("inf"):
@@ -107,3 +111,75 @@ class RunConfig:
         """The fields as JSON values."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(OptimizerConfig):
+    """Settings of a training run, whatever the algorithm."""
+
+    num_envs: int = 128
+    """Lanes: episodes played side by side. More than episodes_per_update are of no use."""
+    episodes_per_update: int = 128
+    """Episodes collected for one update; every one of them is played to its end."""
+    group_size: int = 1
+    """Episodes of each example, played side by side: what leave_one_out and group baselines compare."""
+    gamma: float = 1.0
+    """Discount per token."""
+    temperature: float = 1.0
+    """What logits are divided by, in sampling and in every log-prob."""
+    kl_coef: float | None = None
+    """Price of one nat of KL to the start model, in units of the score. 0 turns the penalty off. None: 0.015 where the
+    start model was pretrained, and 0 where its weights are random, and to stay near them means nothing."""
+    kl_limit: float | None = 0.35
+    """How many nats a token the policy may move from the start model at that price. Beyond, the price grows with the
+    square of the distance, which catches a policy that runs away. None keeps the price as it is."""
+    kl_target: float | None = None
+    """Nats a token to hold the policy at, by raising and lowering the price from update to update (Ziegler et al. 2019,
+    section 2.2). Takes the place of kl_limit. None: the price does not depend on the past."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """How a token's KL is estimated, see `agents.losses.kl_estimate`."""
+    kl_credit: Literal["token", "return", "loss"] = "token"
+    """Who pays for a token's KL. "token": that token alone, whose gradient is then that of the KL at its own state,
+    and nearly free of noise. "return": it comes off the reward (Ziegler et al. 2019), so every token before it pays
+    too, which is the exact objective, and so noisy that small batches drift far from the start model. "loss": a term
+    of the loss, as in GRPO, in units of the loss; with k2 or k3, since k1 has no gradient there on average."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus in the loss, per nat and token."""
+    entropy_schedule: Schedule = "constant"
+    """How that weight falls over total_timesteps."""
+    entropy_final: float = 0.1
+    """Share of entropy_coef that its schedule ends with."""
+    bonuses: dict[str, Any] = field(default_factory=dict)
+    """What is paid beside the score: name to weight, or to arguments of which `weight` is one (see agents.bonuses)."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        for name in ("num_envs", "episodes_per_update", "group_size"):
+            self.check_count(name)
+        self.check_number("temperature", low=0.0, open_low=True)
+        self.check_number("gamma", low=0.0, high=1.0)
+        for name in ("kl_limit", "kl_target"):
+            self.check_number(name, low=0.0, open_low=True, optional=True)
+        self.check_number("kl_coef", low=0.0, optional=True)
+        self.check_number("entropy_coef", low=0.0)
+        self.check_number("entropy_final", low=0.0, high=1.0, open_low=True)
+        self.check_choice("entropy_schedule", *get_args(Schedule))
+        self.check_choice("kl_estimator", "k1", "k2", "k3")
+        self.check_choice("kl_credit", "token", "return", "loss")
+        if self.kl_credit == "loss" and self.kl_estimator == "k1":
+            raise ValueError(
+                "Expected kl_estimator 'k2' or 'k3' with kl_credit='loss', got 'k1', whose gradient averages to 0"
+            )
+        if not isinstance(self.bonuses, dict):
+            raise TypeError(f"Expected bonuses to be a dict of names to weights, got {self.bonuses!r}")
+        if self.group_size > 1:  # only whole groups can be compared
+            if self.num_envs % self.group_size:
+                raise ValueError(
+                    f"Expected num_envs to be a multiple of group_size={self.group_size}, got {self.num_envs}"
+                )
+            if self.episodes_per_update % self.num_envs:
+                raise ValueError(
+                    f"Expected episodes_per_update to be a multiple of num_envs={self.num_envs}, so that every group "
+                    f"is filled, got {self.episodes_per_update}"
+                )

@@ -124,7 +124,12 @@ def reference_log_probs(
     for rows in torch.arange(len(rollout), device=log_probs.device).split(micro_batch_size):
         part = rollout.select(rows)
         found = reference.evaluate(
-            part.input_ids, part.positions, part.response_mask, temperature=temperature, entropy=False
+            part.input_ids,
+            part.positions,
+            part.response_mask,
+            temperature=temperature,
+            entropy=False,
+            allowed=part.action_masks,
         )
         log_probs[rows, : part.response_mask.shape[1]] = found.log_probs
     return log_probs

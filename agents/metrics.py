@@ -38,6 +38,19 @@ class Meter:
             self._sums[name] = self._sums[name] + scaled if name in self._sums else scaled
             self._weights[name] = self._weights.get(name, torch.zeros(())) + torch.as_tensor(weight).cpu()
 
+    def add_shares(self, weight: Tensor | float, share: Tensor | float, values: Mapping[str, Tensor]) -> None:
+        """Count parts of a mean, such as the losses of micro-batches that are all divided by their batch's count.
+
+        Args:
+            weight: Over how many things the whole mean is.
+            share: Which part of them this is.
+            values: Name to what the part contributes to the mean, scalars.
+        """
+        for name, value in values.items():
+            scaled = value.detach() * weight
+            self._sums[name] = self._sums[name] + scaled if name in self._sums else scaled
+            self._weights[name] = self._weights.get(name, torch.zeros(())) + torch.as_tensor(weight * share).cpu()
+
     def means(self) -> dict[str, float]:
         """Name to average; NaN for what was counted with no weight at all."""
         if not self._sums:

@@ -1,26 +1,97 @@
-"""The optimiser, and one step of it."""
+"""The optimiser, how its step size falls, and one step of it."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 
-from agents.config import RunConfig
+from agents.config import OptimizerConfig, Schedule
 from agents.policy import Policy
 
+STAGES = 4
+"""Equal stages of the stepwise schedule."""
 
-def make_optimizer(policy: Policy, config: RunConfig) -> torch.optim.Optimizer:
-    """Adam over everything that is trained.
+
+def make_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimiser that a config names, over everything that is trained.
 
     Args:
         policy: Whose parameters.
-        config: Learning rate and epsilon.
+        config: Which optimiser, its step size, epsilon, momentum and weight decay.
 
     Returns:
         The optimiser.
     """
     parameters = [one for one in policy.parameters() if one.requires_grad]
-    return torch.optim.Adam(parameters, lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
+    lr, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=decay)
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(
+            parameters, lr=lr, eps=config.adam_epsilon, momentum=config.momentum, weight_decay=decay
+        )
+    adam = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return adam(parameters, lr=lr, eps=config.adam_epsilon, weight_decay=decay, fused=True)
+
+
+def schedule(name: Schedule, progress: float, final: float) -> float:
+    """The factor of a schedule: 1 at the start of training, `final` at its end.
+
+    A function of the progress alone, so a run that goes on from a checkpoint needs no state for it.
+
+    Args:
+        name: "constant"; "linear"; "cosine", half a period; "exponential", the same factor over equal times, as torch's
+            `ExponentialLR`; "inverse", `1 / (1 + c * progress)`; "stepwise", four equal stages, each the same factor
+            below the one before, as torch's `StepLR`.
+        progress: From 0 to 1; beyond, it counts as 1.
+        final: The factor at the end, in (0, 1]. "constant" does not read it.
+
+    Returns:
+        The factor.
+
+    Raises:
+        ValueError: If there is no such schedule.
+
+    Example:
+        >>> [round(schedule("linear", progress, 0.5), 3) for progress in (0.0, 0.5, 1.0)]
+        [1.0, 0.75, 0.5]
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    if name == "constant":
+        return 1.0
+    if name == "linear":
+        return 1 - (1 - final) * progress
+    if name == "exponential":
+        return float(final**progress)
+    if name == "inverse":
+        return 1 / (1 + (1 / final - 1) * progress)
+    if name == "cosine":
+        return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+    if name == "stepwise":
+        return float(final ** (min(math.floor(STAGES * progress), STAGES - 1) / (STAGES - 1)))
+    raise ValueError(
+        f"Expected schedule 'constant', 'linear', 'exponential', 'inverse', 'cosine' or 'stepwise', got {name!r}"
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig, progress: float) -> float:
+    """Put the step size in force that the config's schedule and warm-up give at this point of the run.
+
+    Args:
+        optimizer: Whose step size.
+        config: The schedule.
+        progress: Share of the run's tokens that are played, from 0 to 1.
+
+    Returns:
+        The step size. The very first update of a warm-up has one of 0.
+    """
+    warm = 1.0 if progress >= config.warmup else progress / config.warmup
+    rate = config.learning_rate * warm * schedule(config.learning_rate_schedule, progress, config.learning_rate_final)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
 
 
 def gradient_step(policy: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> Tensor:

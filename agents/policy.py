@@ -24,7 +24,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 from agents.lane_cache import CachedContext, Context, FullContext
@@ -36,6 +43,7 @@ BUNDLED_MODELS = {"tiny": Path(__file__).parent / "data" / "tiny"}
 """Name to folder, for the models that come with the package."""
 
 _VALUE_HEAD_FILE = "value_head.safetensors"
+_CRITIC_FILE = "critic.safetensors"
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -107,10 +115,14 @@ class Policy(nn.Module):
         model: The Transformers model; `policy.model.generate` and everything else works as ever.
         tokenizer: A `textenvs.Tokenizer`.
         value_head: Linear, from the trunk's last hidden state to one number. Starts at 0.
+        critic: The trunk that values are read off; None: the model's own.
+        pretrained: Whether the model's weights were loaded from somewhere, rather than drawn at random.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
         super().__init__()
+        self.critic: nn.Module | None = None
+        self.pretrained = bool(model.name_or_path)  # Transformers notes there where it loaded weights from
         self.tokenizer: Tokenizer = make_tokenizer(tokenizer)
         self._tokenizer_source = tokenizer
         self.model = model
@@ -177,7 +189,40 @@ class Policy(nn.Module):
         value_head = Path(source) / _VALUE_HEAD_FILE
         if value_head.is_file():
             policy.value_head.load_state_dict(load_file(value_head, device=str(chosen)))
+        critic = Path(source) / _CRITIC_FILE
+        if critic.is_file():
+            policy.separate_critic().load_state_dict(load_file(critic, device=str(chosen)))
         return policy
+
+    @classmethod
+    def fresh(cls, tokenizer: Any, *, seed: int = 0, device: str | torch.device | None = None) -> Policy:
+        """A small Llama with random weights over any tokenizer, for tasks that need no language.
+
+        Args:
+            tokenizer: As `textenvs.make_tokenizer` takes it.
+            seed: Of the weights.
+            device: Where to put it; None takes CUDA, then MPS, then the CPU.
+
+        Returns:
+            The policy, two layers of width 64, with room for 1024 tokens.
+        """
+        made = make_tokenizer(tokenizer)
+        config = LlamaConfig(
+            vocab_size=made.vocab_size,
+            hidden_size=64,
+            intermediate_size=176,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=1024,
+            bos_token_id=made.bos_token_id,
+            eos_token_id=made.eos_token_id,
+            pad_token_id=made.pad_token_id,
+        )
+        with torch.random.fork_rng(devices=[]):  # Transformers draws from the global generator, which stays as it was
+            torch.manual_seed(seed)
+            model = LlamaForCausalLM(config)
+        nn.Module.to(model, choose_device(device))
+        return cls(model, tokenizer)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that plain Transformers loads, with the value head in a file beside it.
@@ -211,10 +256,28 @@ class Policy(nn.Module):
             {name: tensor.contiguous() for name, tensor in self.value_head.state_dict().items()},
             folder / _VALUE_HEAD_FILE,
         )
+        if self.critic is not None:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in self.critic.state_dict().items()}, folder / _CRITIC_FILE
+            )
+
+    def separate_critic(self) -> nn.Module:
+        """Give values a trunk of their own, a copy of the model's as it is now, unless they have one already.
+
+        Returns:
+            The critic's trunk.
+        """
+        if self.critic is None:
+            self.critic = copy.deepcopy(self.model.base_model)
+        return self.critic
 
     def frozen_copy(self) -> Policy:
-        """This policy as it is now, for good: the reference that KL is measured against."""
-        frozen = copy.deepcopy(self)
+        """This policy as it is now, for good: the reference that KL is measured against. It has no critic."""
+        critic, self.critic = self.critic, None
+        try:
+            frozen = copy.deepcopy(self)
+        finally:
+            self.critic = critic
         frozen.requires_grad_(False)
         return frozen
 
@@ -261,6 +324,7 @@ class Policy(nn.Module):
         temperature: float = 1.0,
         deterministic: bool = False,
         generator: torch.Generator | None = None,
+        allowed: NDArray[np.bool_] | None = None,
     ) -> Step:
         """One action for each lane.
 
@@ -269,14 +333,23 @@ class Policy(nn.Module):
             temperature: What the logits are divided by.
             deterministic: The likeliest token instead of a sample.
             generator: Source of randomness, on the policy's device. None draws from torch's default generator.
+            allowed: `(lanes, vocab_size)`, True where a token may be taken; None: everywhere.
 
         Returns:
             Actions, their log-probs under exactly the distribution that was sampled, and values.
+
+        Raises:
+            ValueError: If a lane may take no token at all.
         """
         head = self.model.get_output_embeddings()
         logits = head(hidden).float() / temperature
         if self._allowed is not None:
             logits = logits.masked_fill(~self._allowed, -torch.inf)
+        if allowed is not None:
+            if not allowed.any(axis=1).all():
+                lanes = np.flatnonzero(~allowed.any(axis=1)).tolist()
+                raise ValueError(f"Expected an action mask that allows some token in every lane, got none in {lanes}")
+            logits[:, : allowed.shape[1]].masked_fill_(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
         log_probs = torch.log_softmax(logits, dim=-1)
         if deterministic:
             actions = logits.argmax(dim=-1)
@@ -299,6 +372,7 @@ class Policy(nn.Module):
         temperature: float = 1.0,
         deterministic: bool = False,
         generator: torch.Generator | None = None,
+        action_masks: NDArray[Any] | None = None,
     ) -> NDArray[np.int64]:
         """Actions for a batch of observations, with no memory of earlier ones.
 
@@ -307,20 +381,31 @@ class Policy(nn.Module):
             temperature: What the logits are divided by.
             deterministic: The likeliest token instead of a sample.
             generator: Source of randomness.
+            action_masks: `(lanes, vocab_size)`, nonzero where a token may be taken; None: everywhere.
 
         Returns:
             `(lanes,)` token ids.
         """
         lengths = observation["attention_mask"].sum(axis=1, dtype=np.int64)
         hidden = FullContext(self.model, len(lengths)).extend(observation["input_ids"], lengths)
-        step = self.act(hidden, temperature=temperature, deterministic=deterministic, generator=generator)
+        allowed = None if action_masks is None else np.asarray(action_masks) != 0
+        step = self.act(
+            hidden, temperature=temperature, deterministic=deterministic, generator=generator, allowed=allowed
+        )
         actions: NDArray[np.int64] = step.actions.cpu().numpy()
         return actions
 
     # Learning --------------------------------------------------------------------------------------------------------
 
     def evaluate(
-        self, input_ids: Tensor, positions: Tensor, mask: Tensor, *, temperature: float = 1.0, entropy: bool = True
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        *,
+        temperature: float = 1.0,
+        entropy: bool = True,
+        allowed: Tensor | None = None,
     ) -> ActionEvaluation:
         """Log-probs, entropies and values of the actions in whole episodes, in one forward pass, with gradients.
 
@@ -333,6 +418,7 @@ class Policy(nn.Module):
             mask: `(batch, time)` bool, which actions count.
             temperature: What the logits are divided by, as in `act`.
             entropy: Whether to compute entropies.
+            allowed: `(batch, time, ceil(vocab_size / 8))` uint8, `Rollout.action_masks`; None: all tokens.
 
         Returns:
             The evaluation.
@@ -342,21 +428,50 @@ class Policy(nn.Module):
         places = positions[rows, steps]
         hidden = states[rows, places - 1]
         head = self.model.get_output_embeddings()
+        may = self._allowed
+        if allowed is not None:
+            may = unpack_masks(allowed[rows, steps], self.tokenizer.vocab_size)
+            may = nn.functional.pad(may, (0, head.out_features - may.shape[1]))
         log_probs, entropies = linear_log_probs(
             hidden,
             head.weight,
             head.bias,
             input_ids[rows, places],
             temperature=temperature,
-            allowed=self._allowed,
+            allowed=may,
             entropy=entropy,
         )
+        if self.critic is not None:
+            hidden = self.critic(input_ids=input_ids, use_cache=False).last_hidden_state[rows, places - 1]
         values = self.value_head(hidden.float())[:, 0]
 
         def on_grid(flat: Tensor) -> Tensor:
             return flat.new_zeros(mask.shape).index_put((rows, steps), flat)
 
         return ActionEvaluation(on_grid(log_probs.float()), on_grid(entropies.float()), on_grid(values))
+
+    @torch.no_grad()
+    def state_values(self, input_ids: Tensor, positions: Tensor, mask: Tensor, *, micro_batch_size: int = 64) -> Tensor:
+        """V of the states before some positions, without gradients.
+
+        Args:
+            input_ids: `(batch, length)` int64, right-padded.
+            positions: `(batch, time)` int64, where in its row each action stands, or would stand.
+            mask: `(batch, time)` bool, which of them count.
+            micro_batch_size: Rows per forward pass.
+
+        Returns:
+            `(batch, time)` float32, zeros where the mask is False.
+        """
+        trunk = self.model.base_model if self.critic is None else self.critic
+        values = torch.zeros(mask.shape, device=input_ids.device)
+        for rows in torch.arange(len(input_ids), device=input_ids.device).split(micro_batch_size):
+            length = int((positions[rows] * mask[rows]).max().clamp(min=1))
+            states = trunk(input_ids=input_ids[rows, :length], use_cache=False).last_hidden_state
+            before = (positions[rows] - 1).clamp(max=length - 1)
+            hidden = states.gather(1, before[..., None].expand(-1, -1, states.shape[-1]))
+            values[rows] = torch.where(mask[rows], self.value_head(hidden.float())[..., 0], 0.0)
+        return values
 
     # Checks ----------------------------------------------------------------------------------------------------------
 
@@ -392,6 +507,20 @@ class Policy(nn.Module):
             )
             return False
         return True
+
+
+def unpack_masks(packed: Tensor, vocab_size: int) -> Tensor:
+    """Action masks as booleans again.
+
+    Args:
+        packed: `(..., ceil(vocab_size / 8))` uint8, as a `Rollout` keeps them.
+        vocab_size: Tokens of the tokenizer.
+
+    Returns:
+        `(..., vocab_size)` bool, True where a token was allowed.
+    """
+    bits = packed.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=packed.device) & 1
+    return bits.flatten(-2)[..., :vocab_size].bool()
 
 
 class _quiet_loading:

@@ -9,12 +9,15 @@ arXiv:1506.02438, equation 16; the KL penalty per token from Ziegler et al. (201
 
 What differs from the papers: episodes are whole responses and are not cut into fixed horizons; losses are means over
 the tokens of a minibatch; advantages are normalised once over the batch, not in each minibatch; an epoch stops the
-update when the policy has moved further than `target_kl`; actor and critic share the language model's trunk.
+update when the policy has moved further than `target_kl`; minibatches have about as many tokens each; actor and critic
+share the language model's trunk unless critic="separate"; value clipping takes the larger of the two errors, as in
+OpenAI's code.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -33,11 +36,13 @@ class PPOConfig(RunConfig):
     """Settings of PPO."""
 
     learning_rate: float = 3e-4
-    """Step size of Adam; smaller than its siblings', since each batch is used for several steps."""
+    """Step size at the start; smaller than its siblings', since each batch is used for several steps."""
     epochs: int = 2
     """Passes over each batch."""
     minibatch_size: int = 64
-    """Episodes in a minibatch: one optimiser step each."""
+    """Episodes in a minibatch, on average: they are cut so that each optimiser step has about as many tokens."""
+    minibatch_tokens: int | None = None
+    """Tokens in a minibatch, on average; takes the place of minibatch_size, and stays when responses get longer."""
     gae_lambda: float = 1.0
     """Between 0 (one-step temporal differences) and 1 (Monte Carlo)."""
     clip_range: float = 0.2
@@ -48,6 +53,8 @@ class PPOConfig(RunConfig):
     """How far values may move from the old ones before their gradient stops; None: any distance."""
     value_coef: float = 0.5
     """Weight of the value loss."""
+    critic: Literal["shared", "separate"] = "shared"
+    """Whether values are read off the policy's own trunk, or off a second one, which starts as a copy of it."""
     normalize_advantages: bool = True
     """Shift and scale advantages to mean 0 and standard deviation 1 over the batch's tokens."""
     target_kl: float | None = 0.05
@@ -58,12 +65,14 @@ class PPOConfig(RunConfig):
         super().__post_init__()
         self.check_count("epochs")
         self.check_count("minibatch_size")
+        if self.minibatch_tokens is not None:
+            self.check_count("minibatch_tokens")
         self.check_number("gae_lambda", low=0.0, high=1.0)
         self.check_number("clip_range", low=0.0, open_low=True)
         self.check_number("value_coef", low=0.0)
+        self.check_choice("critic", "shared", "separate")
         for name in ("clip_range_high", "value_clip_range", "target_kl"):
-            if getattr(self, name) is not None:
-                self.check_number(name, low=0.0, open_low=True)
+            self.check_number(name, low=0.0, open_low=True, optional=True)
 
 
 def update(
@@ -86,8 +95,9 @@ def update(
         Metrics.
     """
     mask = rollout.response_mask
+    kl_coef = config.kl_coef or 0.0
     assert rollout.ref_log_probs is not None
-    kl_price = config.kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1")
+    kl_price = kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask)
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
     advantages, returns = gae(
         rewards,
@@ -110,20 +120,21 @@ def update(
     epochs = 0
     for _ in range(config.epochs):
         moved = Meter()
-        for minibatch in minibatches(rollout, config.minibatch_size, generator):
+        for minibatch in minibatches(rollout, config.minibatch_size, generator, tokens=config.minibatch_tokens):
             tokens = mask[minibatch].sum()
             for rows in minibatch.split(config.micro_batch_size):
                 part = rollout.select(rows)
                 assert part.advantages is not None
                 assert part.returns is not None
+                counted = part.response_mask
                 now = policy.evaluate(
-                    part.input_ids, part.positions, part.response_mask, temperature=config.temperature
+                    part.input_ids, part.positions, counted, temperature=config.temperature, allowed=part.action_masks
                 )
                 policy_loss, stats = ppo_policy_loss(
                     now.log_probs,
                     part.log_probs,
                     part.advantages,
-                    part.response_mask,
+                    counted,
                     clip_range=config.clip_range,
                     clip_range_high=config.clip_range_high,
                     normalizer=tokens,
@@ -131,18 +142,22 @@ def update(
                 critic_loss = value_loss(
                     now.values,
                     part.returns,
-                    part.response_mask,
+                    counted,
                     old_values=part.values,
                     clip_range=config.value_clip_range,
                     normalizer=tokens,
                 )
-                entropy = masked_mean(now.entropies, part.response_mask, normalizer=tokens)
-                (policy_loss + config.value_coef * critic_loss - config.entropy_coef * entropy).backward()
-                share = part.response_mask.sum() / tokens
+                entropy = masked_mean(now.entropies, counted, normalizer=tokens)
+                loss = policy_loss + config.value_coef * critic_loss - config.entropy_coef * entropy
+                if config.kl_credit == "loss":
+                    assert part.ref_log_probs is not None
+                    kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
+                    loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
+                loss.backward()
                 terms = {"policy_loss": policy_loss, "value_loss": critic_loss, "entropy": entropy}
-                meter.add(part.response_mask.sum(), {name: term / share for name, term in terms.items()})
-                meter.add(part.response_mask.sum(), stats)
-                moved.add(part.response_mask.sum(), {"approx_kl": stats["approx_kl"]})
+                meter.add_shares(tokens, counted.sum() / tokens.clamp(min=1), terms)
+                meter.add(counted.sum(), stats)
+                moved.add(counted.sum(), {"approx_kl": stats["approx_kl"]})
             meter.add(1.0, {"grad_norm": gradient_step(policy, optimizer, config.max_grad_norm)})
         epochs += 1
         if config.target_kl is not None and moved.means()["approx_kl"] > config.target_kl:

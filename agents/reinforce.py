@@ -6,47 +6,128 @@
 Source: Williams (1992), Simple statistical gradient-following algorithms, Machine Learning 8; reward-to-go and
 baselines as in Sutton & Barto (2018), section 13.4.
 
-What differs from the paper: one step of Adam on a batch of episodes instead of a step of SGD an episode; the baseline
-is the batch's mean at the same token position, which is nearly free of bias at a hundred episodes and needs no value
-function; advantages are divided by their standard deviation, so that one learning rate serves any scale of reward;
-and each token pays for its KL to the start model.
+Baselines: self-critical, Rennie et al. (2017), arXiv:1612.00563; leave-one-out, Kool et al. (2019) and, as RLOO,
+Ahmadian et al. (2024), arXiv:2402.14740; group mean and standard deviation, Shao et al. (2024), arXiv:2402.03300 (GRPO,
+section 4.1.2).
+
+What differs from the papers: one step of Adam on a batch of episodes instead of a step of SGD an episode; the baseline
+is by default the batch's mean at the same token position, which is nearly free of bias at a hundred episodes and needs
+no value function; leave_one_out and group compare returns at the same token position too, among the episodes that are
+still alive there, unless credit="episode", which is theirs; advantages are divided by their standard deviation, so that
+one learning rate serves any scale of reward; and each token pays for its KL to the start model.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
 
-from agents.advantages import discounted_returns, leave_one_out_baseline, normalize, per_step_baseline
+from agents.advantages import (
+    discounted_returns,
+    group_normalize,
+    leave_one_out_baseline,
+    moving_average,
+    normalize,
+    per_step_baseline,
+    per_step_means,
+)
 from agents.config import RunConfig
-from agents.losses import kl_estimate, masked_mean, policy_gradient_loss, sequence_mean
+from agents.losses import kl_estimate, masked_mean, policy_gradient_loss, sequence_mean, value_loss
 from agents.metrics import Meter
 from agents.optimization import gradient_step
 from agents.policy import Policy
-from agents.rollout import Rollout
+from agents.rollout import Rollout, collect
 from agents.training import Algorithm
+
+if TYPE_CHECKING:
+    from agents.training import Agent
 
 
 @dataclass(frozen=True, kw_only=True)
 class REINFORCEConfig(RunConfig):
     """Settings of REINFORCE."""
 
-    baseline: Literal["none", "batch_mean", "leave_one_out"] = "batch_mean"
-    """What is taken off the return: nothing, the mean return at the same token position, or that of the others."""
+    baseline: Literal["none", "moving_average", "batch_mean", "greedy", "leave_one_out", "group", "value"] = (
+        "batch_mean"
+    )
+    """What is taken off the return. none: nothing. moving_average: the mean return at the same token position over
+    earlier batches. batch_mean: that of this batch. greedy: the return of the episode that the likeliest tokens make
+    of the same example (self-critical). leave_one_out: the mean of the other episodes of the same example, or of the
+    whole batch where group_size is 1 (RLOO). group: the mean of the episodes of the same example, and the difference is
+    divided by their standard deviation (GRPO). value: a learned V of the state."""
+    baseline_decay: float = 0.9
+    """What each batch leaves of the moving average before it."""
+    credit: Literal["to_go", "episode"] = "to_go"
+    """What a token is credited with: what the episode earned from there on, or all that it earned."""
+    value_coef: float = 0.5
+    """Weight of the value loss, where the baseline is a learned value."""
+    critic: Literal["shared", "separate"] = "shared"
+    """Whether values are read off the policy's own trunk, or off a second one, which starts as a copy of it."""
     normalize_advantages: bool = True
-    """Divide advantages by their standard deviation over the batch."""
+    """Divide advantages by their root mean square over the batch, which keeps their signs."""
     loss_mean: Literal["token", "episode"] = "token"
     """Average the loss over tokens, or sum it over each episode and average over episodes."""
 
     def __post_init__(self) -> None:
         """Check every field."""
         super().__post_init__()
-        if self.baseline not in ("none", "batch_mean", "leave_one_out"):
-            raise ValueError(f"Expected baseline 'none', 'batch_mean' or 'leave_one_out', got {self.baseline!r}")
-        if self.loss_mean not in ("token", "episode"):
-            raise ValueError(f"Expected loss_mean 'token' or 'episode', got {self.loss_mean!r}")
+        self.check_choice(
+            "baseline", "none", "moving_average", "batch_mean", "greedy", "leave_one_out", "group", "value"
+        )
+        self.check_number("baseline_decay", low=0.0, high=1.0)
+        self.check_choice("credit", "to_go", "episode")
+        self.check_number("value_coef", low=0.0)
+        self.check_choice("critic", "shared", "separate")
+        self.check_choice("loss_mean", "token", "episode")
+        if self.baseline == "group" and self.group_size < 2:
+            raise ValueError(
+                f"Expected group_size of at least 2 with baseline='group', which compares episodes of the same "
+                f"example, got {self.group_size}"
+            )
+
+
+def credits(rollout: Rollout, rewards: Tensor, config: REINFORCEConfig) -> Tensor:
+    """What each token is credited with, `(batch, time)`: the return from there on, or the whole episode's."""
+    returns = discounted_returns(rewards, rollout.response_mask, gamma=config.gamma)
+    if config.credit == "episode":
+        returns = torch.where(rollout.response_mask, returns[:, :1], 0)
+    return returns
+
+
+def prepare(agent: Agent, rollout: Rollout) -> Rollout:
+    """The baselines that take more than the rollout: other episodes, or memory of earlier ones.
+
+    Args:
+        agent: Whose environment is played in, and whose memory is used.
+        rollout: Fresh episodes.
+
+    Returns:
+        The rollout, with `baselines` where the config asks for them.
+    """
+    config = agent.config
+    assert isinstance(config, REINFORCEConfig)
+    if config.baseline == "moving_average":
+        means, alive = per_step_means(credits(rollout, rollout.rewards, config), rollout.response_mask)
+        before = torch.tensor(agent.memory.get("moving_average", []), dtype=torch.float64)
+        agent.memory["moving_average"] = moving_average(before, means[alive], config.baseline_decay).tolist()
+        known = means.new_zeros(means.shape)
+        count = min(len(before), len(known))
+        known[:count] = before[:count].to(known)
+        return replace(rollout, baselines=torch.where(rollout.response_mask, known.float(), 0))
+    if config.baseline == "greedy":
+        if agent.env.group_size == 1:
+            examples, place = rollout.examples.unique(return_inverse=True)
+        else:  # collect fills whole groups only
+            examples, place = rollout.examples, torch.arange(len(rollout), device=rollout.examples.device)
+        greedy = collect(agent.env, agent.policy, len(examples), deterministic=True, examples=examples.tolist())
+        expected = credits(greedy, greedy.rewards, config)[place]
+        steps = rollout.response_mask.shape[1]
+        expected = torch.nn.functional.pad(expected[:, :steps], (0, max(steps - expected.shape[1], 0)))
+        return replace(rollout, baselines=torch.where(rollout.response_mask, expected, 0))
+    return rollout
 
 
 def update(
@@ -61,23 +142,23 @@ def update(
     Args:
         policy: Who is trained.
         optimizer: Over the policy's parameters.
-        rollout: Fresh episodes of that policy, `ref_log_probs` filled in.
+        rollout: Fresh episodes of that policy, `ref_log_probs` filled in, and `baselines` by `prepare`.
         config: The settings.
         generator: Unused: the whole batch is one step.
 
     Returns:
         Metrics.
+
+    Raises:
+        ValueError: If the baseline needs `prepare`, and it has not been called.
     """
     mask = rollout.response_mask
+    kl_coef = config.kl_coef or 0.0
     assert rollout.ref_log_probs is not None
-    kl_price = config.kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1")
+    kl_price = kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask)
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
-    returns = discounted_returns(rewards, mask, gamma=config.gamma)
-    advantages = returns
-    if config.baseline == "batch_mean":
-        advantages = returns - per_step_baseline(returns, mask)
-    elif config.baseline == "leave_one_out":
-        advantages = returns - leave_one_out_baseline(returns, mask)
+    returns = credits(rollout, rewards, config)
+    advantages = baseline_advantages(rollout, returns, config)
     if config.kl_credit == "token":
         advantages = advantages - kl_price
     if config.normalize_advantages:
@@ -87,21 +168,64 @@ def update(
     tokens = mask.sum()
     for rows in torch.arange(len(rollout), device=mask.device).split(config.micro_batch_size):
         part = rollout.select(rows)
-        steps = part.response_mask.shape[1]
-        now = policy.evaluate(part.input_ids, part.positions, part.response_mask, temperature=config.temperature)
+        counted, steps = part.response_mask, part.response_mask.shape[1]
+        now = policy.evaluate(
+            part.input_ids, part.positions, counted, temperature=config.temperature, allowed=part.action_masks
+        )
         if config.loss_mean == "token":
-            policy_loss = policy_gradient_loss(
-                now.log_probs, advantages[rows, :steps], part.response_mask, normalizer=tokens
-            )
+            policy_loss = policy_gradient_loss(now.log_probs, advantages[rows, :steps], counted, normalizer=tokens)
         else:
             weighted = now.log_probs * advantages[rows, :steps]
-            policy_loss = -sequence_mean(weighted, part.response_mask) * len(rows) / len(rollout)
-        entropy = masked_mean(now.entropies, part.response_mask, normalizer=tokens)
-        (policy_loss - config.entropy_coef * entropy).backward()
-        meter.add(part.response_mask.sum(), {"entropy": masked_mean(now.entropies, part.response_mask)})
-        meter.add(len(rows) / len(rollout), {"policy_loss": policy_loss * len(rollout) / len(rows)})
+            policy_loss = -sequence_mean(weighted, counted, normalizer=mask.any(dim=1).sum())
+        entropy = masked_mean(now.entropies, counted, normalizer=tokens)
+        loss = policy_loss - config.entropy_coef * entropy
+        terms = {"policy_loss": policy_loss, "entropy": entropy}
+        if config.baseline == "value":
+            terms["value_loss"] = value_loss(now.values, returns[rows, :steps], counted, normalizer=tokens)
+            loss = loss + config.value_coef * terms["value_loss"]
+        if config.kl_credit == "loss":
+            assert part.ref_log_probs is not None
+            kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
+            loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
+        loss.backward()
+        meter.add_shares(1.0, counted.sum() / tokens.clamp(min=1), terms)
     meter.add(1.0, {"grad_norm": gradient_step(policy, optimizer, config.max_grad_norm)})
     return meter.means()
 
 
-REINFORCE = Algorithm("reinforce", REINFORCEConfig, update)
+def baseline_advantages(rollout: Rollout, returns: Tensor, config: REINFORCEConfig) -> Tensor:
+    """Returns minus the config's baseline.
+
+    Args:
+        rollout: The episodes, with `baselines` where `prepare` makes them.
+        returns: `(batch, time)` float32, what each token is credited with.
+        config: Which baseline.
+
+    Returns:
+        `(batch, time)` float32, 0 where masked.
+
+    Raises:
+        ValueError: If the baseline needs `prepare`, and it has not been called.
+    """
+    mask = rollout.response_mask
+    group = rollout.group if config.group_size > 1 else None
+    if config.baseline in ("batch_mean", "leave_one_out", "group"):
+        whole = config.credit == "episode"  # compared at the first token, where every episode is still alive
+        compared, alive = (returns[:, :1], mask[:, :1]) if whole else (returns, mask)
+        if config.baseline == "group":
+            advantages = group_normalize(compared, alive, rollout.group)
+        elif config.baseline == "leave_one_out":
+            advantages = compared - leave_one_out_baseline(compared, alive, group)
+        else:
+            advantages = compared - per_step_baseline(compared, alive)
+        return torch.where(mask, advantages, 0)
+    if config.baseline == "value":
+        return returns - rollout.values
+    if config.baseline in ("moving_average", "greedy"):
+        if rollout.baselines is None:
+            raise ValueError(f"Expected a rollout with baselines for {config.baseline!r}: call prepare(agent, rollout)")
+        return returns - rollout.baselines
+    return returns
+
+
+REINFORCE = Algorithm("reinforce", REINFORCEConfig, update, prepare)

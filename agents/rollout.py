@@ -44,6 +44,10 @@ class Rollout:
         examples: `(batch,)` int64, places in the environment's pool.
         bonuses: `(batch, time)` float32, what `agents.bonuses` paid beside the rewards; None where there are none.
         part_scores: Name of a part of the reward to the `(batch,)` float64 scores that it gave the whole responses.
+        action_masks: `(batch, time, ceil(vocab_size / 8))` uint8, what the agent was allowed, a bit a token as
+            `numpy.packbits(..., bitorder="little")` lays them out; None: anything, always.
+        baselines: `(batch, time)` float32, what an algorithm's baseline expects of each action, where it does not come
+            from the rollout itself; None likewise.
         seconds: Where the time went: "policy", "environment".
     """
 
@@ -64,6 +68,8 @@ class Rollout:
     returns: Tensor | None = None
     bonuses: Tensor | None = None
     part_scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    action_masks: Tensor | None = None
+    baselines: Tensor | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -109,26 +115,33 @@ class Rollout:
         }
         steps = max(int(picked["response_mask"].sum(dim=1).max()), 1)
         for name, value in picked.items():
-            if value.ndim == 2 and name != "input_ids":
+            if value.ndim >= 2 and name != "input_ids":
                 picked[name] = value[:, :steps]
         length = int(picked["positions"].max()) + 1
         picked["input_ids"] = picked["input_ids"][:, :length]
         return replace(self, **picked)
 
 
-def minibatches(rollout: Rollout, size: int, generator: torch.Generator) -> list[Tensor]:
-    """The episodes of a rollout in random order, cut into minibatches.
+def minibatches(rollout: Rollout, size: int, generator: torch.Generator, *, tokens: int | None = None) -> list[Tensor]:
+    """The episodes of a rollout in random order, cut into minibatches of about the same number of tokens.
 
     Args:
         rollout: The rollout.
-        size: Episodes a minibatch; the last may have fewer.
+        size: Episodes in a minibatch, on average.
         generator: Source of the order.
+        tokens: Tokens in a minibatch, on average; takes the place of `size`.
 
     Returns:
-        Row numbers, `(<= size,)` int64 each; every episode in exactly one.
+        Row numbers, `(k,)` int64 each and never empty; every episode in exactly one. Each has as many tokens as the
+        others, but for the half of an episode that its ends were rounded by.
     """
-    order = torch.randperm(len(rollout), generator=generator, device=generator.device)
-    return list(order.to(rollout.input_ids.device).split(size))
+    order = torch.randperm(len(rollout), generator=generator, device=generator.device).to(rollout.input_ids.device)
+    lengths = rollout.response_mask.sum(dim=1)[order]
+    ends = lengths.cumsum(0)
+    count = -(-len(rollout) // size) if tokens is None else max(1, round(int(ends[-1]) / tokens))
+    places = (ends - lengths / 2) * count / ends[-1].clamp(min=1)  # where an episode's middle lies, in minibatches
+    chosen = places.long().clamp(max=count - 1)
+    return [part for part in order.split(torch.bincount(chosen, minlength=count).tolist()) if len(part)]
 
 
 def collect(
@@ -143,6 +156,8 @@ def collect(
     examples: Sequence[int] | None = None,
 ) -> Rollout:
     """Play whole episodes in an environment, all its lanes at once.
+
+    Where the environment's infos have an `action_mask`, nothing else is sampled, and log-probs are under it.
 
     Args:
         env: A vector environment whose `autoreset_mode` is DISABLED: `collect` says which lane gets a new episode.
@@ -173,6 +188,7 @@ def collect(
     options: dict[str, Any] = {} if examples is None else {"example": _padded(examples[:begun], num_lanes)}
     observation, infos = env.reset(seed=seed, options=options)  # lanes that do not play are reset too, and idle
     recorder.begin(np.flatnonzero(playing), np.arange(begun), infos)
+    masks: NDArray[np.int8] | None = infos.get("action_mask")  # (lanes, vocab_size), what each lane may write next
     while playing.any():
         if playing[rows].mean() <= 0.5:  # the tail: stop computing lanes that have nothing left to do
             kept = np.flatnonzero(playing[rows])
@@ -181,13 +197,17 @@ def collect(
         input_ids = observation["input_ids"][rows]
         lengths = observation["attention_mask"][rows].sum(axis=1, dtype=np.int64)
         hidden = context.extend(input_ids, lengths)
-        step = policy.act(hidden, temperature=temperature, deterministic=deterministic, generator=generator)
+        allowed = None if masks is None else masks[rows] == 1
+        step = policy.act(
+            hidden, temperature=temperature, deterministic=deterministic, generator=generator, allowed=allowed
+        )
         actions = np.full(num_lanes, env.tokenizer.eos_token_id)
         actions[rows] = step.actions.cpu().numpy()
         seconds["policy"] += (now := time.perf_counter()) - started
 
         observation, rewards, terminated, truncated, infos = env.step(actions)
-        recorder.step(playing, rows, lengths, step.log_probs, step.values, rewards)
+        recorder.step(playing, rows, lengths, step.log_probs, step.values, rewards, allowed)
+        masks = infos.get("action_mask")
         over = playing & (terminated | truncated)
         if over.any():
             lanes = np.flatnonzero(over)
@@ -205,6 +225,8 @@ def collect(
                     options["example"] = np.asarray(examples)[episodes]
                 observation, infos = env.reset(options=options)
                 recorder.begin(lanes, episodes, infos)
+                if masks is not None:  # infos of a reset are those of the lanes that were reset
+                    masks[lanes] = infos["action_mask"][lanes]
                 context.reset(np.flatnonzero(np.isin(rows, lanes)))
                 playing[lanes] = True
                 begun += len(lanes)
@@ -235,6 +257,7 @@ class _Recorder:
         self.turns = np.zeros(env.num_envs, dtype=np.int64)  # how many each lane has begun
         self._steps = np.zeros(env.num_envs, dtype=np.int64)
         self._recorded = 0
+        self._masks: NDArray[np.uint8] | None = None  # (episodes, steps, ceil(vocab_size / 8)), a bit a token
         self._log_probs: list[Tensor] = []
         self._values: list[Tensor] = []
 
@@ -254,6 +277,7 @@ class _Recorder:
         log_probs: Tensor,
         values: Tensor,
         rewards: NDArray[np.float64],
+        allowed: NDArray[np.bool_] | None,
     ) -> None:
         place = np.flatnonzero(playing[rows])
         lanes = rows[place]
@@ -262,6 +286,11 @@ class _Recorder:
         self._mask[episodes, steps] = True
         self._rewards[episodes, steps] = rewards[lanes]
         self._source[episodes, steps] = self._recorded + place
+        if allowed is not None:
+            if self._masks is None:
+                width = -(-allowed.shape[1] // 8)
+                self._masks = np.zeros((*self._mask.shape, width), dtype=np.uint8)
+            self._masks[episodes, steps] = np.packbits(allowed[place], axis=1, bitorder="little")
         self._steps[lanes] += 1
         self._recorded += len(rows)
         self._log_probs.append(log_probs)
@@ -298,15 +327,17 @@ class _Recorder:
         mask, source = tensor(self._mask[:, :steps]), tensor(self._source[:, :steps])
         log_probs = torch.where(mask, torch.cat(self._log_probs)[source], 0.0)
         values = torch.where(mask, torch.cat(self._values)[source], 0.0)
-        input_ids = tensor(self._input_ids[:, :length])
+        input_ids, positions = tensor(self._input_ids[:, :length]), tensor(self._positions[:, :steps])
+        if policy.critic is not None:  # a trunk of its own: one pass over whole episodes, rather than a second cache
+            values = policy.state_values(input_ids, positions, mask)
         last_values = torch.zeros(len(input_ids), device=device)
         if self._truncated.any():
-            cut = np.flatnonzero(self._truncated)
-            hidden = policy.context(len(cut), length).extend(self._input_ids[cut, :length], self._lengths[cut])
-            last_values[tensor(cut)] = policy.value_head(hidden.float())[:, 0]
+            cut = tensor(np.flatnonzero(self._truncated))
+            ends = tensor(self._lengths)[cut, None]  # where the next action would stand
+            last_values[cut] = policy.state_values(input_ids[cut], ends, torch.ones_like(ends, dtype=torch.bool))[:, 0]
         return Rollout(
             input_ids=input_ids,
-            positions=tensor(self._positions[:, :steps]),
+            positions=positions,
             response_mask=mask,
             rewards=tensor(self._rewards[:, :steps].astype(np.float32)),
             log_probs=log_probs,
@@ -318,6 +349,7 @@ class _Recorder:
             scores=tensor(self._scores.astype(np.float32)),
             examples=tensor(self._examples),
             part_scores=self._part_scores,
+            action_masks=None if self._masks is None else tensor(self._masks[:, :steps]),
             seconds=seconds,
         )
 

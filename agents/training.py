@@ -34,11 +34,12 @@ from agents.config import RunConfig
 from agents.evaluation import Evaluation, evaluate, held_out_scores, reference_log_probs
 from agents.losses import kl_estimate
 from agents.metrics import MetricsLog, distinct_n, parted
-from agents.optimization import make_optimizer
+from agents.optimization import make_optimizer, schedule, set_learning_rate
 from agents.policy import Policy, read_json
 from agents.rollout import Rollout, collect
-from textenvs import Reward, TextGenEnv, TextGenVectorEnv, make_reward
+from textenvs import Reward, TextGenEnv, TextGenVectorEnv, make_reward, make_tokenizer
 from textenvs.rewards import make_payout
+from textenvs.tokenizer import fingerprint
 
 FORMAT = 1
 """The version of the checkpoint's layout."""
@@ -47,8 +48,11 @@ ALARM_WINDOW = 20
 """Updates over which the score and the held-out metric are compared."""
 
 _LOG = logging.getLogger(__name__)
+PRETRAINED_KL_COEF = 0.015
+"""What `kl_coef=None` means for a start model whose weights are not random."""
 
 Update = Callable[[Policy, torch.optim.Optimizer, Rollout, Any, torch.Generator], dict[str, float]]
+Prepare = Callable[["Agent", Rollout], Rollout]
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Algorithm:
         name: What checkpoints and the command line call it.
         config: Its config class, a frozen dataclass that inherits `RunConfig`.
         update: `update(policy, optimizer, rollout, config, generator) -> metrics`.
+        prepare: `prepare(agent, rollout) -> rollout`, called before each update, for what an update cannot do: play in
+            the agent's environment, or remember something from one update to the next in `agent.memory`.
 
     Example:
         agent = PPO("tiny", "TextGen-v0", seed=0, gae_lambda=0.9)
@@ -67,6 +73,7 @@ class Algorithm:
     name: str
     config: type[RunConfig]
     update: Update
+    prepare: Prepare | None = None
     known: ClassVar[dict[str, Algorithm]] = {}
 
     def __post_init__(self) -> None:
@@ -86,7 +93,8 @@ class Algorithm:
         """An agent of this algorithm.
 
         Args:
-            policy: A policy, or what `Policy.from_pretrained` takes.
+            policy: A policy, or what `Policy.from_pretrained` takes. "tiny" is the bundled language model where the
+                environment speaks its tokenizer by default, and else a small model with random weights.
             env: A registered id, or an environment whose tokenizer is the policy's.
             seed: Decides everything that is random.
             env_kwargs: Arguments of the environment, with an id.
@@ -101,7 +109,7 @@ class Algorithm:
             ValueError: If a value is out of range, or policy and environment do not fit.
         """
         if not isinstance(policy, Policy):
-            policy = Policy.from_pretrained(policy, device=device)
+            policy = start_policy(policy, env, env_kwargs, seed=seed, device=device)
         return Agent(self, policy, env, self.config.of(settings), seed=seed, env_kwargs=env_kwargs)
 
 
@@ -118,6 +126,7 @@ class Agent:
         reference: The policy that KL is measured to; None takes a copy of `policy` as it is now.
 
     Attributes:
+        config: The settings, with what was left open (`kl_coef=None`) filled in.
         timesteps: Tokens played so far.
         updates: Updates made so far.
         memory: What is carried from one update to the next beside weights and optimiser: JSON values, saved with them.
@@ -138,18 +147,29 @@ class Agent:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise ValueError(f"Expected seed to be a whole number of at least 0, got {seed!r}")
         self.algorithm = algorithm
-        self.config = config
         self.policy = policy
+        self.reference = policy.frozen_copy() if reference is None else reference
+        if config.kl_coef is None:  # KL to random weights means nothing, and its price would hold the policy to them
+            config = replace(config, kl_coef=PRETRAINED_KL_COEF if self.reference.pretrained else 0.0)
+        self.config = config
+        if getattr(config, "critic", "shared") == "separate":
+            policy.separate_critic()
         self.seed = seed
         self.env_id, self.env_kwargs = _describe_env(env, env_kwargs)
-        self.env = env if isinstance(env, TextGenVectorEnv) else self._new_env(config.num_envs)
+        if isinstance(env, TextGenVectorEnv):
+            if env.group_size != config.group_size:
+                raise ValueError(
+                    f"Expected an environment with the config's group_size={config.group_size}, got {env.group_size}"
+                )
+            self.env = env
+        else:
+            self.env = self._new_env(config.num_envs, group_size=config.group_size)
         gamma = make_payout(self.env.setting.payout, 1, policy.tokenizer).gamma
         if gamma is not None and gamma != config.gamma:
             raise ValueError(
                 f"Expected the agent's gamma to be the shaped payout's, {gamma}, got {config.gamma}: shaping leaves "
                 "the best policy as it is only where the two agree"
             )
-        self.reference = policy.frozen_copy() if reference is None else reference
         self.optimizer = make_optimizer(policy, config)
         self.timesteps = 0
         self.updates = 0
@@ -207,7 +227,8 @@ class Agent:
         """Train until that many tokens have been played, counting those of earlier calls.
 
         Args:
-            total_timesteps: Tokens (actions) in all; the update that crosses the mark is finished.
+            total_timesteps: Tokens (actions) in all; the update that crosses the mark is finished. Schedules reach
+                their end there.
             folder: Where checkpoints, metrics.jsonl and TensorBoard logs go; None keeps nothing.
             progress_bar: Show one.
             checkpoint_seconds: Seconds between checkpoints. One is also written at the end, at Ctrl-C and at an error.
@@ -287,17 +308,19 @@ class Agent:
         row = {**self._describe(rollout), **paid}
         reward.update(scores=rollout.part_scores)  # after `_describe`, which says what these episodes were scored with
         described = time.perf_counter()
-        if config.kl_limit is not None:
-            kl = row["kl"] * len(rollout) / rollout.num_tokens
-            config = replace(config, kl_coef=limited_kl_coef(config.kl_coef, kl, config.kl_limit))
+        config = self._config_in_force(progress, row["kl"] * len(rollout) / rollout.num_tokens)
+        learning_rate = set_learning_rate(self.optimizer, config, progress)
+        if self.algorithm.prepare is not None:
+            rollout = self.algorithm.prepare(self, rollout)
         row.update(self.algorithm.update(self.policy, self.optimizer, rollout, config, generator))
         ended = time.perf_counter()
         self.updates += 1
         self.timesteps += rollout.num_tokens
-        row["kl_coef"] = config.kl_coef
         row.update(
             {
-                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "kl_coef": config.kl_coef or 0.0,
+                "entropy_coef": config.entropy_coef,
+                "learning_rate": learning_rate,
                 "tokens_per_second": rollout.num_tokens / (ended - started),
                 "seconds_policy": rollout.seconds["policy"],
                 "seconds_environment": rollout.seconds["environment"],
@@ -306,6 +329,24 @@ class Agent:
             }
         )
         return row
+
+    def _config_in_force(self, progress: float, kl: float) -> RunConfig:
+        """The config with every schedule at its present number. Algorithms see plain constants.
+
+        Args:
+            progress: Share of the run's tokens that are played.
+            kl: Nats a token to the start model, of the batch that is about to be learned from.
+        """
+        config = self.config
+        kl_coef = config.kl_coef or 0.0
+        if config.kl_target is not None:
+            kl_coef = self.memory["kl_coef"] = adapted_kl_coef(
+                self.memory.get("kl_coef", kl_coef), kl, config.kl_target
+            )
+        elif config.kl_limit is not None:
+            kl_coef = limited_kl_coef(kl_coef, kl, config.kl_limit)
+        factor = schedule(config.entropy_schedule, progress, config.entropy_final)
+        return replace(config, kl_coef=kl_coef, entropy_coef=config.entropy_coef * factor)
 
     def _describe(self, rollout: Rollout) -> dict[str, float]:
         """What a rollout looks like, before anything is learned from it."""
@@ -345,20 +386,28 @@ class Agent:
         return 1.0
 
     def predict(
-        self, observation: Mapping[str, NDArray[Any]], *, deterministic: bool = False
+        self,
+        observation: Mapping[str, NDArray[Any]],
+        *,
+        deterministic: bool = False,
+        action_masks: NDArray[Any] | None = None,
     ) -> tuple[NDArray[np.int64] | int, None]:
         """The next token of an observation, or of a batch of them. As in Stable-Baselines3.
 
         Args:
             observation: What `TextGenEnv` gives, or `TextGenVectorEnv`.
             deterministic: The likeliest token instead of a sample.
+            action_masks: What may be taken, `info["action_mask"]` of the environment, as in sb3-contrib.
 
         Returns:
             A token id, or `(lanes,)` of them, and None (there is no hidden state).
         """
         single = np.ndim(observation["input_ids"]) == 1
         batch = {key: np.asarray(value)[None] for key, value in observation.items()} if single else observation
-        actions = self.policy.predict(batch, temperature=self.config.temperature, deterministic=deterministic)
+        masks = np.asarray(action_masks)[None] if single and action_masks is not None else action_masks
+        actions = self.policy.predict(
+            batch, temperature=self.config.temperature, deterministic=deterministic, action_masks=masks
+        )
         return (int(actions[0]) if single else actions), None
 
     def evaluate(self, num_episodes: int = 300, *, split: str = "validation", **settings: Any) -> Evaluation:
@@ -434,6 +483,54 @@ def limited_kl_coef(kl_coef: float, kl: float, limit: float) -> float:
         The price: `kl_coef * max(1, kl / limit) ** 2`.
     """
     return kl_coef * max(1.0, kl / limit) ** 2
+
+
+def adapted_kl_coef(kl_coef: float, kl: float, target: float) -> float:
+    """The price of KL by a proportional controller in log space, one step of it.
+
+    Args:
+        kl_coef: The price in the update before.
+        kl: Nats a token, measured on the batch that is about to be learned from.
+        target: Nats a token.
+
+    Returns:
+        The price: a tenth of the relative error up or down, the error clipped to a fifth.
+
+    Source: Ziegler et al. (2019), arXiv:1909.08593, section 2.2, with their K = 0.1; theirs is the KL of a response.
+    """
+    error = min(max((kl - target) / target, -0.2), 0.2)
+    return kl_coef * (1 + 0.1 * error)
+
+
+def start_policy(
+    source: str | Path,
+    env: str | gym.Env[Any, Any] | TextGenVectorEnv,
+    env_kwargs: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> Policy:
+    """The policy that a name means in an environment.
+
+    Args:
+        source: What `Policy.from_pretrained` takes. "tiny" is the bundled language model where the environment speaks
+            its tokenizer by default, and else a small model with random weights over the environment's vocabulary.
+        env: A registered id, or an environment.
+        env_kwargs: Arguments of the environment, with an id.
+        seed: Of random weights.
+        device: Where to put it.
+
+    Returns:
+        The policy.
+    """
+    if source != "tiny":
+        return Policy.from_pretrained(source, device=device)
+    made = gym.make_vec(env, num_envs=1, **(env_kwargs or {})) if isinstance(env, str) else env
+    tokenizer = getattr(made.unwrapped, "tokenizer", None)
+    bundled = make_tokenizer("stories")
+    if tokenizer is None or tokenizer is bundled or fingerprint(tokenizer) == fingerprint(bundled):
+        return Policy.from_pretrained("tiny", device=device)
+    return Policy.fresh(tokenizer, seed=seed, device=device)
 
 
 def load(

@@ -14,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agents.advantages import discounted_returns, gae, leave_one_out_baseline, normalize, per_step_baseline
+from agents.advantages import (
+    discounted_returns,
+    gae,
+    group_normalize,
+    leave_one_out_baseline,
+    moving_average,
+    n_step_advantages,
+    normalize,
+    per_step_baseline,
+    per_step_means,
+)
 
 NAN, INF = math.nan, math.inf
 
@@ -495,3 +505,89 @@ class TestBaselines:
                 ValueError, match=r"Expected response_mask of shape \(2, 3\) like returns, got \(2, 2\)"
             ):
                 baseline(ones, torch.ones(2, 2).bool())
+
+
+class TestNStepAdvantages:
+    @given(seed=st.integers(0, 2**32), gamma=st.floats(0, 1), n_steps=st.integers(1, 9), holes=st.booleans())
+    def test_is_the_sum_of_n_rewards_and_the_value_behind_them(
+        self, seed: int, gamma: float, n_steps: int, holes: bool
+    ) -> None:
+        batch = random_batch(seed, holes=holes)
+        *arrays, last_values = batch
+        advantages, returns = n_step_advantages(*arrays, n_steps=n_steps, gamma=gamma, last_values=last_values)
+        for row in range(len(batch.rewards)):
+            positions, rewards, values = counted(batch, row)
+            for t, position in enumerate(positions):
+                steps = min(n_steps, len(positions) - t)
+                target = sum(gamma**k * rewards[t + k] for k in range(steps)) + gamma**steps * values[t + steps]
+                assert float(returns[row, position]) == pytest.approx(target, abs=1e-4)
+                assert float(advantages[row, position]) == pytest.approx(target - values[t], abs=1e-4)
+        assert (advantages[~batch.response_mask] == 0).all()
+        assert (returns[~batch.response_mask] == 0).all()
+
+    @given(seed=st.integers(0, 2**32))
+    def test_one_step_is_lambda_zero_and_all_steps_are_lambda_one(self, seed: int) -> None:
+        batch = random_batch(seed)
+        *arrays, last_values = batch
+        for n_steps, gae_lambda in ((1, 0.0), (7, 1.0), (100, 1.0)):
+            actual = n_step_advantages(*arrays, n_steps=n_steps, gamma=0.9, last_values=last_values)
+            for one, two in zip(actual, run_gae(batch, 0.9, gae_lambda), strict=True):
+                close(one, two)
+
+    def test_wrong_arguments_are_named(self) -> None:
+        *arrays, last_values = random_batch(0)
+        with pytest.raises(ValueError, match="Expected n_steps of at least 1, got 0"):
+            n_step_advantages(*arrays, n_steps=0, last_values=last_values)
+
+
+class TestGroupNormalize:
+    def test_hand_worked(self) -> None:
+        """Alive at the second step: 2 and 4 of the first group, and 9 alone."""
+        returns = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, NAN], [7.0, 9.0]])
+        mask = lengths_mask(torch.tensor([2, 2, 1, 2]), 2)
+        found = group_normalize(returns, mask, torch.tensor([3, 3, 3, 8]))
+        root = math.sqrt(1.5)
+        close(found, torch.tensor([[-root, -1.0], [0.0, 1.0], [root, 0.0], [0.0, 0.0]]))
+
+    @given(seed=st.integers(0, 2**32), scale=st.floats(0.1, 100), shift=st.floats(-100, 100))
+    def test_does_not_depend_on_scale_and_offset_of_a_group(self, seed: int, scale: float, shift: float) -> None:
+        returns = torch.randn(6, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        group, mask = torch.tensor([0, 0, 0, 1, 1, 1]), torch.ones(6, 3, dtype=torch.bool)
+        moved = torch.where(group[:, None] == 0, returns * scale + shift, returns)
+        close(group_normalize(moved, mask, group), group_normalize(returns, mask, group), 1e-3)
+        means = group_normalize(returns, mask, group).reshape(2, 3, 3).mean(dim=1)
+        close(means, torch.zeros(2, 3))
+
+    @pytest.mark.parametrize("value", [0.0, 0.1, -3.0, 1e6])
+    def test_no_variance_is_zero(self, value: float) -> None:
+        found = group_normalize(torch.full((4, 3), value), torch.ones(4, 3).bool(), torch.tensor([0, 0, 0, 1]))
+        assert found.tolist() == torch.zeros(4, 3).tolist()
+
+    def test_wrong_arguments_are_named(self) -> None:
+        ones = torch.ones(2, 3)
+        with pytest.raises(ValueError, match=r"Expected group of an integer dtype, got torch.float32"):
+            group_normalize(ones, ones.bool(), torch.zeros(2))
+        with pytest.raises(ValueError, match="Expected a positive eps, got 0"):
+            group_normalize(ones, ones.bool(), torch.zeros(2, dtype=torch.int64), eps=0)
+
+
+class TestMovingAverage:
+    def test_hand_worked(self) -> None:
+        first = moving_average(torch.zeros(0), torch.tensor([4.0, 8.0]), 0.75)
+        assert first.tolist() == [4.0, 8.0]
+        second = moving_average(first, torch.tensor([8.0]), 0.75)
+        assert second.tolist() == [5.0, 8.0], "a step that nobody reached keeps its average"
+        assert moving_average(second, torch.tensor([1.0, 0.0, 6.0]), 0.75).tolist() == [4.0, 6.0, 6.0]
+
+    def test_means_are_over_the_rows_that_are_alive(self) -> None:
+        means, alive = per_step_means(
+            torch.tensor([[4.0, 2.0, NAN], [8.0, INF, NAN]]), flags(1, 1, 0, 1, 0, 0).view(2, 3)
+        )
+        assert means.tolist() == [6.0, 2.0, 0.0]
+        assert alive.tolist() == [True, True, False]
+
+    def test_wrong_arguments_are_named(self) -> None:
+        with pytest.raises(ValueError, match=r"Expected decay in \[0, 1\], got 1.5"):
+            moving_average(torch.zeros(1), torch.zeros(1), 1.5)
+        with pytest.raises(ValueError, match=r"Expected now of shape \(time,\), got \(1, 1\)"):
+            moving_average(torch.zeros(1), torch.zeros(1, 1), 0.5)

@@ -1,5 +1,6 @@
 """The training loop and its checkpoints: nothing that was learned is lost."""
 
+import itertools
 import json
 import signal
 
@@ -10,8 +11,9 @@ import torch
 import transformers
 
 from agents import PPO, REINFORCE, Agent, Policy, load
-from agents.training import ALARM_WINDOW, Algorithm, limited_kl_coef
+from agents.training import ALARM_WINDOW, Algorithm, adapted_kl_coef, limited_kl_coef
 from tests.agents.conftest import make_policy
+from tests.agents.test_rollout import lanes
 from textenvs import RewardError, make_tokenizer
 
 SMALL = {"num_envs": 8, "episodes_per_update": 8}
@@ -355,3 +357,48 @@ def test_the_price_of_kl_grows_beyond_the_limit():
     rows = []
     run(small_agent(kl_coef=0.5, kl_limit=None, learning_rate=0.01), 3, rows)
     assert rows[-1]["kl_coef"] == 0.5
+
+
+def test_the_adaptive_price_is_ziegler_s_controller():
+    """By hand: a tenth of the relative error, which is clipped to a fifth."""
+    assert adapted_kl_coef(0.5, kl=0.2, target=0.2) == pytest.approx(0.5)
+    assert adapted_kl_coef(0.5, kl=0.22, target=0.2) == pytest.approx(0.5 * 1.01)
+    assert adapted_kl_coef(0.5, kl=5.0, target=0.2) == pytest.approx(0.5 * 1.02)
+    assert adapted_kl_coef(0.5, kl=-1.0, target=0.2) == pytest.approx(0.5 * 0.98)
+    rows = []
+    agent = small_agent(kl_coef=0.5, kl_target=0.1, learning_rate=0.01)
+    run(agent, 3, rows)
+    assert rows[0]["kl_coef"] == pytest.approx(0.49), "nothing has moved yet: cheaper"
+    for before, row in itertools.pairwise(rows):
+        kl = row["kl"] / row["response_length"]
+        assert row["kl_coef"] == pytest.approx(adapted_kl_coef(before["kl_coef"], kl, 0.1))
+    assert agent.memory["kl_coef"] == rows[-1]["kl_coef"]
+
+
+def test_random_weights_are_no_start_model_to_stay_near(tmp_path):
+    """The price of KL is that of a pretrained start model, and nothing where the start model's weights are random."""
+    assert small_agent().config.kl_coef == 0.015
+    assert small_agent(kl_coef=0.2).config.kl_coef == 0.2
+    random = PPO(make_policy(), lanes(8), **SMALL)
+    assert random.config.kl_coef == 0.0
+    assert PPO(make_policy(), lanes(8), kl_coef=0.2, **SMALL).config.kl_coef == 0.2
+    rows = []
+    run(random, 2, rows)
+    assert [row["kl_coef"] for row in rows] == [0.0, 0.0]
+    random.policy.save_pretrained(tmp_path)
+    assert Policy.from_pretrained(tmp_path, device="cpu").pretrained, "what was saved is a model to start from"
+
+
+def test_tiny_is_the_bundled_model_or_a_fresh_one_for_another_vocabulary(tmp_path):
+    """Fresh weights come from the run's seed, the global generator stays as it was, and a checkpoint is not fresh."""
+    state = torch.random.get_rng_state()
+    one, two, other = (REINFORCE("tiny", lanes(8), seed=seed, device="cpu", **SMALL) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not one.policy.pretrained
+    assert one.policy.tokenizer.vocab_size == 10
+    assert torch.equal(weights(one), weights(two))
+    assert not torch.equal(weights(one), weights(other))
+    one.learn(30, folder=tmp_path)
+    again = load(tmp_path, env=lanes(8), device="cpu")
+    assert again.config.kl_coef == 0.0
+    assert again.config == one.config
