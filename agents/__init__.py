@@ -13,6 +13,7 @@ import os
 # the cores from whatever else runs, and beside one busy process makes small models up to twenty times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from agents import scores  # registers them with textenvs
 from agents.actor_critic import ActorCritic, ActorCriticConfig
 from agents.evaluation import Evaluation, evaluate
 from agents.policy import Policy
@@ -36,4 +37,5 @@ __all__ = [
     "collect",
     "evaluate",
     "load",
+    "scores",
 ]

@@ -14,8 +14,9 @@ against the last push, from the first token that differs on, is all that the mod
 from __future__ import annotations
 
 import codecs
+import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from torch import Tensor
 from agents.lane_cache import Context
 from agents.linear_log_probs import linear_log_probs
 from agents.policy import BUNDLED_MODELS, Policy, choose_device
-from textenvs import Example, Tokenizer
+from textenvs import Example, RewardError, Tokenizer
 from textenvs.tokenizer import SubwordTokenizer
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -42,8 +43,8 @@ class TextModel:
     """A causal language model that reads prompts and responses as text.
 
     Args:
-        policy: The model, its tokenizer and its head. It becomes this reader's own: the text of a special token in a
-            prompt or response is from then on spelled like any other.
+        policy: The model, its tokenizer and its head. The tokenizer is copied: to a reader, the text of a special
+            token in a prompt or response is text like any other.
 
     Raises:
         ValueError: If the tokenizer is not one of the tokenizers library.
@@ -60,7 +61,7 @@ class TextModel:
                 f"{type(policy.tokenizer).__name__}"
             )
         self.policy = policy
-        self._tokenizer = policy.tokenizer
+        self._tokenizer = copy.deepcopy(policy.tokenizer)
         self._tokenizer.backend.encode_special_tokens = True
         self.limit: int = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1
         self._spellings: dict[str, tuple[int, ...]] = {}
@@ -147,9 +148,9 @@ class TextModel:
                 before.append(state[prompt_lengths[row] - 1])
         return self.head_values(torch.stack(last)), self.head_values(torch.stack(before))
 
-    def _passes(self, rows: Sequence[Sequence[int]]) -> list[tuple[Tensor, range]]:
+    def _passes(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, range]]:
         """The trunk's states of whole rows, right-padded, a few rows at a time, in order."""
-        found, begin, device = [], 0, self.policy.device
+        trunk, begin, device = self.policy.model.base_model, 0, self.policy.device
         while begin < len(rows):
             end, width = begin, 0
             while end < len(rows) and max(width, len(rows[end])) * (end + 1 - begin) <= _TOKENS_PER_PASS:
@@ -160,10 +161,8 @@ class TextModel:
             table = torch.zeros(len(part), width, dtype=torch.int64)
             for place, row in enumerate(part):
                 table[place, : len(rows[row])] = torch.tensor(rows[row])
-            trunk = self.policy.model.base_model
-            found.append((trunk(input_ids=table.to(device), use_cache=False).last_hidden_state, part))
+            yield trunk(input_ids=table.to(device), use_cache=False).last_hidden_state, part
             begin = end
-        return found
 
     @torch.no_grad()
     def token_log_probs(self, states: Tensor, tokens: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
@@ -283,6 +282,7 @@ class TextReader:
         model: Who reads.
         num_lanes: How many texts grow side by side.
         tokenizer: Whose ids are pushed.
+        reward: The name of the reward that it reads for, for errors.
 
     Attributes:
         model: The same.
@@ -291,8 +291,9 @@ class TextReader:
         length: `(num_lanes,)` int64, tokens of each prompt and response.
     """
 
-    def __init__(self, model: TextModel, num_lanes: int, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: TextModel, num_lanes: int, tokenizer: Tokenizer, reward: str) -> None:
         self.model = model
+        self._reward = reward
         self.examples: list[Example | None] = [None] * num_lanes
         self.prompt_length = np.zeros(num_lanes, dtype=np.int64)
         self.length = np.zeros(num_lanes, dtype=np.int64)
@@ -333,7 +334,7 @@ class TextReader:
             `(changed,)` the lanes in which the model's tokens changed, rising, and for each the first one that did.
 
         Raises:
-            ValueError: If a text has become longer than the model can read.
+            RewardError: If a text has become longer than the model can read.
             RuntimeError: If a lane was never reset.
         """
         first_new: dict[int, int] = {}
@@ -375,7 +376,11 @@ class TextReader:
         same = min(len(old), len(new)) if same is None else same
         if same == len(old) == len(new):
             return None
-        self.model.check_length(new_end)
+        try:
+            self.model.check_length(new_end)
+        except ValueError as error:
+            problem = f"raised ValueError: {error}"
+            raise RewardError(self._reward, problem, self.examples[lane], self.text(lane)) from error
         self._write(lane, begin, new)
         self.length[lane] = new_end
         return begin + same
@@ -431,13 +436,14 @@ class LogProbReader:
         model: The language model.
         num_lanes: How many texts grow side by side.
         tokenizer: Whose ids are pushed.
+        reward: The name of the reward that it reads for, for errors.
 
     Attributes:
         reader: What reads the texts.
     """
 
-    def __init__(self, model: TextModel, num_lanes: int, tokenizer: Tokenizer) -> None:
-        self.reader = TextReader(model, num_lanes, tokenizer)
+    def __init__(self, model: TextModel, num_lanes: int, tokenizer: Tokenizer, reward: str) -> None:
+        self.reader = TextReader(model, num_lanes, tokenizer, reward)
         # sums[lane, place]: of the response's tokens before that place of the row
         self._sums = np.zeros((num_lanes, 64))
 
@@ -447,9 +453,7 @@ class LogProbReader:
         self._grow()
         self._sums[lanes, self.reader.prompt_length[lanes]] = 0.0
 
-    def push(
-        self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Append one token to each of some lanes.
 
         Args:
