@@ -2,9 +2,9 @@
 
 import sys
 
-from benchmarks import sentiment
+from benchmarks import preferences, sentiment
 
-COMMANDS = {"sentiment": sentiment.main}
+COMMANDS = {"preferences": preferences.main, "sentiment": sentiment.main}
 
 
 def main() -> None:
