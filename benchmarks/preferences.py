@@ -41,17 +41,17 @@ class Arguments:
 
     model: str = "tiny"
     """Who writes, and what every model starts from: tiny, or a folder."""
-    pairs: int = 5000
+    pairs: int = 12_000
     """Pairs of responses to label; 80 % of them are trained on."""
     max_new_tokens: int = 16
     """Tokens of a response."""
     scale: float = 25.0
     """Nats of log-odds that a sentiment of 1 is worth: the larger, the less noise is in the labels."""
-    epochs: int = 3
+    epochs: int = 1
     """Passes over the pairs."""
     learning_rate: float = 1e-3
     """Of the preference models."""
-    tokens: int = 40_000
+    tokens: int = 30_000
     """Budget of a run of PPO, in tokens."""
     kl_coef: float = 0.3
     """PPO's price of a nat of KL, in nats of log-odds."""
@@ -199,18 +199,18 @@ def report(found: dict[str, Any], command: str) -> str:
         The text of a Markdown file.
     """
     first = found["models"][0]
+    splits = first["splits"]
     lines = [
         "# Preference models: from noisy labels of a known utility to a policy",
         "",
         f"    {command}",
         "",
         f"CPU, {platform.machine()}, one thread; torch {torch.__version__}. Utility: how happy a response sounds",
-        f"(`sentiment`, whatever mood the prompt asks for), times {found['arguments']['scale']:g}: nats of log-odds. "
-        f"{sum(first['splits'].values())} pairs",
-        f"of responses of the bundled model, {first['splits']['train']} trained on, {first['splits']['validation']} for "
-        f"the epoch and the temperature, {first['splits']['test']} of",
-        "other prompts to test. Every number below is of the test pairs or of held-out prompts. Brackets: 95 %",
-        "intervals.",
+        f"(`sentiment`, whatever mood the prompt asks for), times {found['arguments']['scale']:g}: nats of log-odds.",
+        f"{sum(splits.values())} pairs of responses of the bundled model: {splits['train']} to train on, "
+        f"{splits['validation']} for the",
+        f"temperature, and {splits['test']} of other prompts to test. Every number below is of the test pairs or of",
+        "prompts that nothing was trained on. Brackets: 95 % intervals.",
         "",
         "## The models, on held-out pairs",
         "",
@@ -277,8 +277,7 @@ def main(argv: Sequence[str]) -> None:
             known = next((row["before"] for row in runs if row["reward"] == reward), None)
             runs.append(run_ppo(arguments, rewards[reward], reward, payout, utility, known))
             print(json.dumps(runs[-1]), flush=True)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(arguments).items()}
-    settings["output"] = arguments.output.name
+    settings = {key: value for key, value in asdict(arguments).items() if key != "output"}
     found = {"arguments": settings, "models": models, "runs": runs}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
