@@ -13,6 +13,7 @@ import os
 # the cores from whatever else runs, and beside one busy process makes small models up to twenty times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from agents import scores  # registers them with textenvs
 from agents.actor_critic import ActorCritic, ActorCriticConfig
 from agents.best_of_n import BestOfN, BestOfNConfig
 from agents.evaluation import Evaluation, evaluate
@@ -42,4 +43,5 @@ __all__ = [
     "evaluate",
     "fine_tune",
     "load",
+    "scores",
 ]

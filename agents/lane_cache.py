@@ -37,6 +37,29 @@ class Context(Protocol):
             `(lanes, hidden)` the last hidden state of each lane.
         """
 
+    def states(
+        self,
+        input_ids: NDArray[np.integer[Any]],
+        lanes: NDArray[np.intp],
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> Tensor:
+        """Read some lanes from a place on, and give the trunk's state at every token read.
+
+        What a lane has read before its start still counts, and what it had read behind is forgotten: this is how the
+        last tokens of a text are taken back and others put in their place.
+
+        Args:
+            input_ids: `(lanes, max_length)` whole rows.
+            lanes: `(k,)` which lanes, rising.
+            starts: `(k,)` the first token to read in each; at most what the lane has read.
+            lengths: `(k,)` tokens in each row so far, more than its start.
+
+        Returns:
+            `(k, width, hidden)` the states of tokens starts, starts + 1, ..., and past `lengths` numbers without
+            meaning; width is the largest `lengths - starts`.
+        """
+
     def reset(self, lanes: NDArray[np.intp]) -> None:
         """Forget these lanes: their next rows are read from the start."""
 
@@ -196,6 +219,19 @@ class CachedContext:
         self._read = lengths.astype(np.int64)
         return hidden
 
+    @torch.no_grad()
+    def states(
+        self,
+        input_ids: NDArray[np.integer[Any]],
+        lanes: NDArray[np.intp],
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> Tensor:
+        """See `Context.states`."""
+        states = self._forward(input_ids, lanes, starts, int((lengths - starts).max()))
+        self._read[lanes] = lengths
+        return states
+
     def _forward(
         self, input_ids: NDArray[np.integer[Any]], lanes: NDArray[np.intp], starts: NDArray[np.int64], width: int
     ) -> Tensor:
@@ -246,3 +282,18 @@ class FullContext:
         states: Tensor = self._trunk(input_ids=tokens, use_cache=False).last_hidden_state
         last = torch.from_numpy(np.maximum(lengths, 1) - 1).to(self._device)
         return states[torch.arange(len(lengths), device=self._device), last]
+
+    @torch.no_grad()
+    def states(
+        self,
+        input_ids: NDArray[np.integer[Any]],
+        lanes: NDArray[np.intp],
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> Tensor:
+        """See `Context.states`."""
+        rows = torch.from_numpy(input_ids[lanes, : int(lengths.max())].astype(np.int64)).to(self._device)
+        states: Tensor = self._trunk(input_ids=rows, use_cache=False).last_hidden_state
+        places = starts[:, None] + np.arange(int((lengths - starts).max()))
+        inside = torch.from_numpy(np.minimum(places, rows.shape[1] - 1)).to(self._device)
+        return states[torch.arange(len(lanes), device=self._device)[:, None], inside]

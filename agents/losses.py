@@ -11,6 +11,8 @@ Sources:
     Williams 1992, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning".
     Schulman et al. 2017, "Proximal Policy Optimization Algorithms" (arXiv:1707.06347).
     Schulman 2020, "Approximating KL Divergence", http://joschu.net/blog/kl-approx.html.
+    Bradley & Terry 1952, "Rank Analysis of Incomplete Block Designs"; as a loss: Christiano et al. 2017, "Deep
+        Reinforcement Learning from Human Preferences" (arXiv:1706.03741).
 """
 
 from __future__ import annotations
@@ -322,6 +324,36 @@ def entropy_bonus(entropies: Tensor, mask: Tensor, *, normalizer: float | Tensor
         tensor(1.)
     """
     return masked_mean(entropies, mask, normalizer=normalizer)
+
+
+def preference_loss(margins: Tensor, *, normalizer: float | None = None) -> Tensor:
+    """Computes the mean of -log sigmoid(margin): the negative log-likelihood of preferences, after Bradley and Terry.
+
+    With margin = r(chosen) - r(rejected), the loss of a reward model; with r the implicit reward
+    beta log(pi / pi_ref), that of DPO.
+
+    Args:
+        margins: (pairs,) floating point.
+        normalizer: what to divide by; None is the number of pairs. Micro-batches pass the whole batch's.
+
+    Returns:
+        () in the dtype of `margins` (float32 for half precision), in nats.
+
+    Raises:
+        ValueError: on another rank, or a dtype that is not floating point.
+
+    Source:
+        Christiano et al. 2017 (arXiv:1706.03741), equation 1; Rafailov et al. 2023 (arXiv:2305.18290), equation 7.
+
+    Example:
+        >>> import torch
+        >>> preference_loss(torch.tensor([0.0, 0.0]))
+        tensor(0.6931)
+    """
+    if margins.ndim != 1 or not margins.is_floating_point():
+        raise ValueError(f"Expected margins (pairs,) of floating point, got {margins.dtype} {tuple(margins.shape)}")
+    losses = torch.nn.functional.softplus(-margins.to(torch.promote_types(margins.dtype, torch.float32)))
+    return losses.sum() / max(len(margins) if normalizer is None else normalizer, 1)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

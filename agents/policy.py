@@ -174,7 +174,7 @@ class Policy(nn.Module):
         if local and not (Path(source) / "config.json").is_file():
             raise ValueError(f"Expected a model folder with a config.json, got {source!r}, which has none")
         try:
-            with _quiet_loading():
+            with quiet_loading():
                 model = AutoModelForCausalLM.from_pretrained(
                     source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
                 )
@@ -235,7 +235,7 @@ class Policy(nn.Module):
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with _quiet_loading():
+        with quiet_loading():
             self.model.save_pretrained(folder, safe_serialization=True)
         if hasattr(self._tokenizer_source, "save_pretrained"):
             self._tokenizer_source.save_pretrained(folder)
@@ -523,7 +523,7 @@ def unpack_masks(packed: Tensor, vocab_size: int) -> Tensor:
     return bits.flatten(-2)[..., :vocab_size].bool()
 
 
-class _quiet_loading:
+class quiet_loading:
     """No progress bars from Transformers while a model loads or is saved."""
 
     def __enter__(self) -> None:
