@@ -61,7 +61,13 @@ EXAMPLES = (
     Example(
         "",
         ("Nothing came before this.",),
-        {"keywords": ["漢字"], "concepts": ["come"], "plot_points": ["Ä", "😀 x"], "pattern": "(Ä|漢字|😀)*", "answer": 1},
+        {
+            "keywords": ["漢字"],
+            "concepts": ["come"],
+            "plot_points": ["Ä", "😀 x"],
+            "pattern": "(Ä|漢字|😀)*",
+            "answer": 1,
+        },
     ),
 )
 """What a reward is checked with when its checker names no examples. The metadata are those of our own scores."""

@@ -201,7 +201,9 @@ def _load(file: Path, written: int) -> NgramModel:
                 counts[(*before, int(word))] = int(count)
         return NgramModel([str(word) for word in model["words"]], counts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"Expected {str(file)!r} to hold an n-gram model, but it could not be read: {error}") from error
+        raise ValueError(
+            f"Expected {str(file)!r} to hold an n-gram model, but it could not be read: {error}"
+        ) from error
 
 
 def _discount(counts: Iterable[int]) -> float:
