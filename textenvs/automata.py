@@ -107,6 +107,8 @@ class Regex(Language):
     Source: Antimirov (1996), Partial derivatives of regular expressions and finite automaton constructions.
     """
 
+    start: frozenset[_Term]
+
     def __init__(self, pattern: str) -> None:
         self.start = frozenset(_Parser(pattern).parse())
 

@@ -74,8 +74,9 @@ class Keywords(PhraseReward):
 
     Args:
         keywords: The same for all examples. None takes each example's own.
-        whole_words: Whether a keyword has to be whole words: "cat" is then not in "catch". What stands between the words
-            of a phrase (white space, commas) does not matter. False finds it anywhere, as scripts without spaces need.
+        whole_words: Whether a keyword has to be whole words: "cat" is then not in "catch". What stands between the
+            words of a phrase (white space, commas) does not matter. False finds it anywhere, as scripts without spaces
+            need.
         inflections: Whether other forms of an English word count: "run" is in "they were running" and in "he ran".
 
     Raises:
@@ -275,7 +276,7 @@ class Readability(UnitSums):
     words has only its share of the score, so that one short word is not the best text.
 
     Args:
-        grade: The wanted grade in US school years. None takes `metadata["grade"]`, and reading ease where there is none.
+        grade: The wanted grade in US school years. None takes `metadata["grade"]`, and reading ease without one.
         min_words: From how many words on a score counts in full.
 
     Raises:

@@ -5,7 +5,7 @@ units, and repeats itself.
 
     distinct     how many of its n-grams are different           1 is best: a positive weight
     repetition   how many of its n-grams it has had before       0 is best: a negative weight
-    copying      how much of it stands in the prompt already     0 is best: a negative weight, unless copying is the task
+    copying      how much of it stands in the prompt already     0 is best: a negative weight, or a positive one to copy
 """
 
 from __future__ import annotations

@@ -5,26 +5,28 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-# base: past, participle (where it differs), and other irregular forms. Regular forms are added by rule.
+# base: the past, the participle where it differs, and other irregular forms; + where the regular past is used as well.
 _IRREGULAR_VERBS = """
     be:am,is,are,was,were,been arise:arose,arisen awake:awoke,awoken bear:bore,borne beat:beaten become:became
     begin:began,begun bend:bent bet:bet bind:bound bite:bit,bitten bleed:bled blow:blew,blown break:broke,broken
-    breed:bred bring:brought build:built burn:burnt burst:burst buy:bought cast:cast catch:caught choose:chose,chosen
-    cling:clung come:came cost:cost creep:crept cut:cut deal:dealt dig:dug dive:dove do:did,done,does draw:drew,drawn
-    dream:dreamt drink:drank,drunk drive:drove,driven eat:ate,eaten fall:fell,fallen feed:fed feel:felt fight:fought
-    find:found flee:fled fling:flung fly:flew,flown forbid:forbade,forbidden forget:forgot,forgotten
-    forgive:forgave,forgiven freeze:froze,frozen get:got,gotten give:gave,given go:went,gone,goes grind:ground
-    grow:grew,grown hang:hung have:has,had hear:heard hide:hid,hidden hit:hit hold:held hurt:hurt keep:kept kneel:knelt
-    knit:knit know:knew,known lay:laid lead:led lean:leant leap:leapt learn:learnt leave:left lend:lent let:let
-    lie:lay,lain,lied light:lit lose:lost make:made mean:meant meet:met pay:paid put:put quit:quit read:read
-    ride:rode,ridden ring:rang,rung rise:rose,risen run:ran say:said see:saw,seen seek:sought sell:sold send:sent
-    set:set sew:sewn shake:shook,shaken shine:shone shoot:shot show:shown shrink:shrank,shrunk shut:shut sing:sang,sung
-    sink:sank,sunk sit:sat sleep:slept slide:slid sling:slung smell:smelt sow:sown speak:spoke,spoken speed:sped
-    spell:spelt spend:spent spill:spilt spin:spun spit:spat split:split spread:spread spring:sprang,sprung
-    stand:stood steal:stole,stolen stick:stuck sting:stung stink:stank,stunk stride:strode strike:struck,stricken
-    string:strung strive:strove,striven swear:swore,sworn sweep:swept swell:swollen swim:swam,swum swing:swung
-    take:took,taken teach:taught tear:tore,torn tell:told think:thought throw:threw,thrown tread:trod,trodden understand:understood upset:upset wake:woke,woken wear:wore,worn weave:wove,woven weep:wept
-    win:won wind:wound wring:wrung write:wrote,written
+    breed:bred bring:brought build:built burn:burnt,+ burst:burst buy:bought cast:cast catch:caught
+    choose:chose,chosen cling:clung come:came cost:cost creep:crept cut:cut deal:dealt dig:dug dive:dove,+
+    do:did,done,does draw:drew,drawn dream:dreamt,+ drink:drank,drunk drive:drove,driven eat:ate,eaten
+    fall:fell,fallen feed:fed feel:felt fight:fought find:found flee:fled fling:flung fly:flew,flown
+    forbid:forbade,forbidden forget:forgot,forgotten forgive:forgave,forgiven freeze:froze,frozen get:got,gotten
+    give:gave,given go:went,gone,goes grind:ground grow:grew,grown hang:hung,+ have:has,had hear:heard
+    hide:hid,hidden hit:hit hold:held hurt:hurt keep:kept kneel:knelt,+ knit:knit,+ know:knew,known lay:laid
+    lead:led lean:leant,+ leap:leapt,+ learn:learnt,+ leave:left lend:lent let:let lie:lay,lain,lied light:lit,+
+    lose:lost make:made mean:meant meet:met pay:paid put:put quit:quit read:read ride:rode,ridden ring:rang,rung
+    rise:rose,risen run:ran say:said see:saw,seen seek:sought sell:sold send:sent set:set sew:sewn,+
+    shake:shook,shaken shine:shone,+ shoot:shot show:shown,+ shrink:shrank,shrunk shut:shut sing:sang,sung
+    sink:sank,sunk sit:sat sleep:slept slide:slid sling:slung smell:smelt,+ sow:sown,+ speak:spoke,spoken
+    speed:sped,+ spell:spelt,+ spend:spent spill:spilt,+ spin:spun spit:spat split:split spread:spread
+    spring:sprang,sprung stand:stood steal:stole,stolen stick:stuck sting:stung stink:stank,stunk stride:strode
+    strike:struck,stricken string:strung strive:strove,striven,+ swear:swore,sworn sweep:swept swell:swollen,+
+    swim:swam,swum swing:swung take:took,taken teach:taught tear:tore,torn tell:told think:thought
+    throw:threw,thrown tread:trod,trodden understand:understood upset:upset wake:woke,woken,+ wear:wore,worn
+    weave:wove,woven,+ weep:wept win:won wind:wound wring:wrung write:wrote,written
 """
 _IRREGULAR_NOUNS = """
     man:men woman:women child:children person:people foot:feet tooth:teeth goose:geese mouse:mice ox:oxen sheep:sheep
@@ -78,7 +80,10 @@ def inflections(word: str, kind: str = "") -> tuple[str, ...]:
     if kind in ("", "V"):
         stems = _stems(word)
         forms += [stem + "ing" for stem in stems if not word.endswith("ie")] or [word[:-2] + "ying"]
-        forms += _VERBS[word] if word in _VERBS else [stem + "ed" for stem in _stems_before_e(word, stems)]
+        irregular = _VERBS.get(word, ("+",))
+        forms += [form for form in irregular if form != "+"]
+        if "+" in irregular:
+            forms += [stem + "ed" for stem in _stems_before_e(word, stems)]
     if kind == "A":
         stems = _stems_before_e(word, _stems(word))
         forms += [stem + ending for stem in stems for ending in ("er", "est")]

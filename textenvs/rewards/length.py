@@ -35,7 +35,7 @@ class Length(UnitSums):
 
     Args:
         target: The wanted number, or a range `(low, high)` in which all numbers are as good; then 0 is at twice the
-            high end, and below the low end it falls to 0 at nothing. None takes the example's, and 20 where it has none.
+            high end, and below the low end it falls to 0 at nothing. None takes the example's, and 20 without one.
         unit: "words" (pieces of text between white space), "characters" (of Unicode, white space included) or
             "sentences" (see `textenvs.rewards.sentences`).
 

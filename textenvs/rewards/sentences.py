@@ -17,32 +17,7 @@ _FULL_ENDS = "。！？｡"  # noqa: RUF001 - they are what is meant
 _CLOSERS = "\"')]}»”’›」』）"  # noqa: RUF001
 _OPENERS = "\"'([{«“‘‹「『（"  # noqa: RUF001
 _SHORT_FORMS = frozenset(
-    [
-        "mr.",
-        "mrs.",
-        "ms.",
-        "dr.",
-        "st.",
-        "prof.",
-        "sr.",
-        "jr.",
-        "vs.",
-        "no.",
-        "e.g.",
-        "i.e.",
-        "cf.",
-        "fig.",
-        "al.",
-        "gen.",
-        "col.",
-        "capt.",
-        "rev.",
-        "hon.",
-        "mt.",
-        "co.",
-        "inc.",
-        "ltd.",
-    ]
+    ("mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "sr.", "jr.", "vs.", "e.g.", "i.e.", "cf.", "capt.", "gen.", "mt.")
 )
 _PARTS = re.compile(f"[^{_FULL_ENDS}]*[{_FULL_ENDS}]|[^{_FULL_ENDS}]+")
 _LONGEST = max(map(len, _SHORT_FORMS))

@@ -7,6 +7,7 @@ import math
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,16 +142,16 @@ class NgramFluency(UnitSums):
             raise ValueError(f"Expected min_words to be at least 1, got {min_words!r}")
         self.model, self.raw, self.min_words = model, raw, min_words
         self.low, self.high = (-math.inf, 0.0) if raw else (0.0, 1.0)
-        self._ngrams = load_ngrams(model)
+        self._ngrams: NgramModel = load_ngrams(model)
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         """Without the model, which the copy reads again."""
         return {name: value for name, value in super().__getstate__().items() if name != "_ngrams"}
 
-    def __setstate__(self, state: dict[str, object]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         """Read the model again."""
         self.__dict__.update(state)
-        self._ngrams: NgramModel = load_ngrams(self.model)
+        self._ngrams = load_ngrams(self.model)
 
     def start(self, example: Example) -> Ids:
         """The numbers of the prompt's last words."""
