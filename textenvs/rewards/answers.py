@@ -233,8 +233,8 @@ class EditSimilarity(ReferenceReward[list[list[str]]]):
 def _similarity(
     distance: NDArray[np.int64], written: NDArray[np.int64], wanted: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    longest = np.maximum(written, wanted)
-    return 1 - distance / np.maximum(longest, 1)
+    similarity: NDArray[np.float64] = 1 - distance / np.maximum(np.maximum(written, wanted), 1)
+    return similarity
 
 
 def _distance(text: list[str], units: list[str]) -> int:

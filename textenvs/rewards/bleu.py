@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.rewards.overlap import Grams, Matches, NgramReward, check_choice, check_whole, num_grams
+from textenvs.rewards.overlap import Grams, Matches, NgramReward, check_choice, check_number, check_whole, num_grams
 from textenvs.rewards.units import Characters, Splitter, Words
 
 # The order of replacements and rules is mteval-v13a's. What each leaves behind, the next one sees.
@@ -34,7 +33,7 @@ _SEAM = re.compile(r"(?<=[!-%(-+/=?@[-\]_{-~])(?=.)|(?<=[.,])(?=[A-Za-z])", re.D
 
 
 class Tokens13a(Splitter):
-    """The tokens of mteval-v13a, sacrebleu's default.
+    r"""The tokens of mteval-v13a, sacrebleu's default.
 
     A text falls into parts at white space, but for a newline behind a hyphen: "-\n" is removed, which joins two words,
     unless it ends the text.
@@ -158,9 +157,9 @@ class Bleu(NgramReward):
     It falls on every token that no reference has there, and rises with the length until the reference's is reached.
 
     Args:
-        smooth_method: What becomes of an order without a match: "exp" halves it further for each such order (sacrebleu's
-            default), "floor" gives it `smooth_value` matches, "add-k" gives every order above 1 that many more matches
-            and n-grams, "none" makes the score 0.
+        smooth_method: What becomes of an order without a match: "exp" (sacrebleu's default) gives the first half a
+            match, the next a quarter, and so on; "floor" gives it `smooth_value` matches; "add-k" gives every order
+            above 1 that many more matches and n-grams; "none" makes the score 0.
         smooth_value: For "floor" (None: 0.1) and "add-k" (None: 1).
         tokenize: "13a" (sacrebleu's default), "none" (white space) or "char".
         lowercase: Whether upper and lower case are the same.
@@ -187,17 +186,9 @@ class Bleu(NgramReward):
     ) -> None:
         self.smooth_method = check_choice("smooth_method", smooth_method, tuple(_SMOOTH_VALUES))
         default = _SMOOTH_VALUES[smooth_method]
-        if smooth_value is not None and (
-            default is None
-            or isinstance(smooth_value, bool)
-            or not isinstance(smooth_value, Real)
-            or not 0 <= smooth_value < math.inf
-        ):
-            raise ValueError(
-                f"Expected smooth_value to be a number from 0, and only with 'floor' or 'add-k', got {smooth_value!r} "
-                f"with {smooth_method!r}"
-            )
-        self.smooth_value = default if smooth_value is None else float(smooth_value)
+        if smooth_value is not None and default is None:
+            raise ValueError(f"Expected smooth_value with 'floor' or 'add-k' alone, got it with {smooth_method!r}")
+        self.smooth_value = check_number("smooth_value", (default or 0.0) if smooth_value is None else smooth_value)
         self.effective_order = effective_order
         self.max_ngram_order = check_whole("max_ngram_order", max_ngram_order)
         self.grams = (Grams(_splitter(tokenize, lowercase), 1, max_ngram_order, pooled=True),)

@@ -1,21 +1,19 @@
 """chrF and chrF++: character n-grams, which give credit for parts of words, as sacrebleu counts them.
 
-Source: Popović (2015), chrF: character n-gram F-score for automatic MT evaluation; Popović (2017), chrF++: words helping
-character n-grams.
+Source: Popović (2015), chrF: character n-gram F-score for automatic MT evaluation; Popović (2017), chrF++: words
+helping character n-grams.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from numbers import Real
 from string import punctuation
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textenvs.rewards.bleu import LowerCharacters
-from textenvs.rewards.overlap import Grams, Matches, NgramReward, check_whole, num_grams
+from textenvs.rewards.overlap import Grams, Matches, NgramReward, check_number, check_whole, num_grams
 from textenvs.rewards.units import Characters, Words
 
 
@@ -63,7 +61,7 @@ class Chrf(NgramReward):
         lowercase: Whether upper and lower case are the same.
 
     Raises:
-        ValueError: If an order is out of range, or `beta` is not above 0.
+        ValueError: If an order or `beta` is out of range.
 
     Cost: two dictionary look-ups a character (amortised), whatever the lengths; with `lowercase`, a word's characters
     are read again at each of its tokens.
@@ -74,9 +72,7 @@ class Chrf(NgramReward):
     def __init__(self, char_order: int = 6, word_order: int = 0, beta: float = 2, lowercase: bool = False) -> None:
         self.char_order = check_whole("char_order", char_order)
         self.word_order = check_whole("word_order", word_order, least=0)
-        if isinstance(beta, bool) or not isinstance(beta, Real) or not 0 < beta < math.inf:
-            raise ValueError(f"Expected beta to be a number above 0, got {beta!r}")
-        self.beta = beta
+        self.beta = check_number("beta", beta)
         characters = Grams(LowerCharacters() if lowercase else Characters(), 1, char_order)
         words = (Grams(_BareWords(lowercase), 1, word_order),) if word_order else ()
         self.grams = (characters, *words)
@@ -92,7 +88,7 @@ class Chrf(NgramReward):
             recall = recall + (found.matched / np.maximum(wanted, 1) * both).sum(axis=1)
             orders = orders + both.sum(axis=1)
         precision, recall = precision / np.maximum(orders, 1), recall / np.maximum(orders, 1)
-        factor = float(self.beta) ** 2
+        factor = self.beta**2
         below = factor * precision + recall
         scores = (1 + factor) * precision * recall / np.where(below > 0, below, 1.0)
         best: NDArray[np.float64] = scores.max(axis=1)

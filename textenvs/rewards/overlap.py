@@ -11,11 +11,13 @@ with one dictionary look-up a lane: a unit that is in no reference is simply not
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from numbers import Real
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -28,7 +30,7 @@ from textenvs.tokenizer import Tokenizer
 
 # What is known of examples is forgotten, but for the examples in play, when there is more of it than this.
 _MOST_PREPARED = 1 << 12  # examples
-_MOST_CELLS = 1 << 23
+_MOST_CELLS = 1 << 24
 _UNIT_BITS = 36  # of a key; the rest is the node's
 _SIEVE_WORDS = 16  # of 64 bits; a power of two
 
@@ -50,6 +52,13 @@ def check_whole(name: str, value: Any, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"Expected {name} to be a whole number from {least}, got {value!r}")
     return value
+
+
+def check_number(name: str, value: Any, least: float = 0.0) -> float:
+    """Return `value` as a float, or raise `ValueError` unless it is a finite number from `least`."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) < math.inf:
+        raise ValueError(f"Expected {name} to be a finite number from {least:g}, got {value!r}")
+    return float(value)
 
 
 class ReferenceReward(Reward, Generic[Prepared]):
@@ -102,11 +111,9 @@ def overlap(
     Returns:
         The measure, from 0 to 1.
     """
-    if measure == "precision":
-        return matched / np.maximum(written, 1)
-    if measure == "recall":
-        return matched / np.maximum(wanted, 1)
-    return 2 * matched / np.maximum(written + wanted, 1)  # 2pr / (p + r)
+    whole = {"precision": written, "recall": wanted, "f": (written + wanted) / 2}[measure]  # 2pr / (p + r), for F
+    share: NDArray[np.float64] = matched / np.where(whole > 0, whole, 1)
+    return share
 
 
 class _Table:
@@ -132,9 +139,8 @@ class _Table:
         while self.size + len(rows) > room:
             room *= 2
         if room > len(self.array):
-            self.array = np.concatenate(
-                [self.array, np.zeros_like(self.array, shape=(room - len(self.array), *rows.shape[1:]))]
-            )
+            more = np.zeros_like(self.array, shape=(room - len(self.array), *self.array.shape[1:]))
+            self.array = np.concatenate([self.array, more])
         self.array[self.size : self.size + len(rows)] = rows
         self.size += len(rows)
 
@@ -205,9 +211,8 @@ class ReferenceScorer(UnitScorer):
     def _begin(self, lanes: NDArray[np.intp]) -> None:
         references = [self._references[lane] for lane in lanes.tolist()]
         if None in references:
-            raise RuntimeError(
-                f"Expected a reset of lane {lanes[references.index(None)]} before the first push into it"
-            )
+            lane = lanes[references.index(None)]
+            raise RuntimeError(f"Expected a reset of lane {lane} before the first push into it")
         if self._num_cells > self._most_cells and any(one not in self._places for one in references):
             self._compact()
         self._place[lanes] = self._places_of(references)
@@ -242,7 +247,8 @@ class ReferenceScorer(UnitScorer):
     def _may_have(self, lanes: NDArray[np.intp], units: NDArray[np.int64]) -> NDArray[np.bool_]:
         """`(k,)` False where a unit is in no reference of its lane: most of those, so that few are looked up."""
         words = self._sieve.array[self._place[lanes], (units >> 6) & (_SIEVE_WORDS - 1)]
-        return (words >> (units & 63).astype(np.uint64)) & np.uint64(1) != 0
+        may: NDArray[np.bool_] = (words >> (units & 63).astype(np.uint64)) & np.uint64(1) != 0
+        return may
 
     def _find(self, nodes: NDArray[np.int64], units: NDArray[np.int64]) -> NDArray[np.int64]:
         """`(k,)` where each unit leads from each node, -1 where nowhere."""
@@ -287,7 +293,8 @@ class Grams:
 
 def num_grams(lengths: NDArray[np.int64], low: int, high: int) -> NDArray[np.int64]:
     """How many n-grams texts have: an axis of orders, from `low` to `high`, behind those of `lengths`."""
-    return np.maximum(lengths[..., None] - np.arange(low - 1, high), 0)
+    counts: NDArray[np.int64] = np.maximum(lengths[..., None] - np.arange(low - 1, high), 0)
+    return counts
 
 
 PreparedGrams = list[tuple[list[int], list[list["Counter[tuple[str, ...]]"]]]]
@@ -344,7 +351,9 @@ class NgramReward(ReferenceReward[PreparedGrams]):
         columns = max(len(example.references) for example in examples)
         matches = []
         for place, gram in enumerate(self.grams):
-            lengths, wanted, matched = [], [], []
+            lengths: list[int] = []
+            wanted: list[list[int]] = []
+            matched: list[list[list[int]]] = []
             for example, response in zip(examples, responses, strict=True):
                 units, (sizes, counts) = gram.splitter.split(response), self.prepared(example)[place]
                 lengths.append(len(units))
@@ -415,8 +424,9 @@ class NgramScorer(ReferenceScorer):
         self._first = _Table(np.int64)  # the root of each example's tree, among all nodes
         self._size = _Table(np.int64)
         self._suffix = _Table(np.int64)  # each node without its first unit, among all nodes
-        self._found = _Table(np.int64, (orders,))  # the nodes of counted orders that each node ends with, and is
-        self._has = _Table(np.int64, (1 if self._grams.pooled else self._columns,), "edge")  # how often each reference
+        self._found = _Table(np.int32, (orders,))  # the nodes of counted orders that each node ends with, and is
+        # How often each reference has each node.
+        self._has = _Table(np.int32, (1 if self._grams.pooled else self._columns,), "edge")
 
     def _add(self, examples: list[list[list[int]]]) -> None:
         low, high = self._grams.low, self._grams.high
@@ -478,7 +488,7 @@ class NgramScorer(ReferenceScorer):
         self._first.extend(first)
         self._size.extend(size)
         self._num_nodes += num_nodes
-        self._num_cells += num_nodes * (high - low + 2 + columns)
+        self._num_cells += num_nodes * (high - low + 3 + self._has.array.shape[1])
 
     def _clear(self, lanes: NDArray[np.intp]) -> None:
         most = int(self._size.array[self._place[lanes]].max(initial=0))
@@ -713,9 +723,9 @@ class RowScorer(ReferenceScorer):
         words = self._num_words = max(self._num_words, -(-most // 64))
         for table, numbers in ((self._masks, masks), (self._inside, inside), (self._starts, starts)):
             table.extend(_words(numbers, words))
-        for word, bit, pairs_of in ((self._end_word, self._end_bit, ends), (self._gap_word, self._gap_bit, gaps)):
-            word.extend(np.array([[pair[0] for pair in pairs] for pairs in pairs_of]))
-            bit.extend(np.array([[pair[1] for pair in pairs] for pairs in pairs_of], dtype=np.uint64))
+        for word_of, bit_of, pairs_of in ((self._end_word, self._end_bit, ends), (self._gap_word, self._gap_bit, gaps)):
+            word_of.extend(np.array([[pair[0] for pair in pairs] for pairs in pairs_of]))
+            bit_of.extend(np.array([[pair[1] for pair in pairs] for pairs in pairs_of], dtype=np.uint64))
         self._num_cells += (len(masks) + 2 * len(examples)) * words
 
     def _clear(self, lanes: NDArray[np.intp]) -> None:
@@ -773,7 +783,8 @@ class RowScorer(ReferenceScorer):
 
 def bit_at(numbers: NDArray[np.uint64], word: NDArray[np.int64], bit: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """`(k, references)` whether numbers `(k, words)` have a bit in a word each."""
-    return (np.take_along_axis(numbers, word, axis=1) & bit) != 0
+    has: NDArray[np.bool_] = np.take_along_axis(numbers, word, axis=1) & bit != 0
+    return has
 
 
 def _words(numbers: list[int], words: int) -> NDArray[np.uint64]:
