@@ -38,7 +38,8 @@ from textenvs.tokenizer import Tokenizer, decode, make_tokenizer
 PLAIN = Example("Once upon a time")
 HAPPY = Example("A happy story.", ("The fox was happy.",), {"mood": "happy"})
 SAD = Example("A sad story.", ("The fox was sad.",), {"mood": "sad"})
-EXAMPLES = [PLAIN, HAPPY, SAD]
+TALE = Example("Once upon a time", ("The fox was not very happy , but so-so .", ":) 3.5 漢字 ", "not happy at all"))
+EXAMPLES = [TALE, HAPPY, SAD]  # all with references, which some rewards need
 ANALYZER = vaderSentiment.SentimentIntensityAnalyzer()
 
 
@@ -527,7 +528,7 @@ def test_push_equals_score_after_forgetting(
 def test_lanes_and_their_order_do_not_matter(reward: object, tokenizer: Tokenizer) -> None:
     made = make_reward(reward)
     rng = np.random.default_rng(0)
-    texts = [" not happy", " very happy fox", " so sad today, isn't it", " good\n漢字 bad", " :) a b c d e"]
+    texts = [" not happy at all", " very happy fox", " so sad today, isn't it", " good\n漢字 bad", " :) a b c d e"]
     tokens = np.full((24, 5), tokenizer.eos_token_id)
     for lane, ids in enumerate(tokenizer.encode_batch(texts)):
         tokens[: len(ids), lane] = ids[:24]
