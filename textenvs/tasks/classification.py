@@ -97,6 +97,7 @@ class Classify(Composed):
         self.read_cost = read_cost
         super().__init__(level, train, validation, test, shifted)
         self._others = _OTHERS if read_cost is None else _OTHERS_READ
+        self._is_standard = self._is_standard and read_cost is None
         if read_cost is not None:
             self.default_reward = LastTurn("exact_match", read_cost)
             self.held_out_reward = LastTurn("exact_match")

@@ -10,10 +10,13 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from textenvs.tasks.base import SHIFTED, SPLITS, Example, Task, check_level, check_split
+from textenvs.tasks.base import SHIFTED, SPLITS, Example, ReferenceScores, Task, check_level, check_split, frozen_scores
 from textenvs.tasks.dice import Dice, text_key
 
 Composition = tuple[str, ...]
+
+
+_SIZES = {"train": 4096, "validation": 512, "test": 512, SHIFTED: 512}
 
 
 class Composed(Task):
@@ -40,7 +43,7 @@ class Composed(Task):
     ) -> None:
         self.level = type(self).level if level is None else level
         check_level(self.level, self.levels)
-        self._sizes = {"train": train, "validation": validation, "test": test, SHIFTED: shifted}
+        self._sizes = dict(zip(self.splits, (train, validation, test, shifted), strict=True))
         for split, size in self._sizes.items():
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ValueError(f"Expected {split} to be a whole number of at least 1, got {size!r}")
@@ -49,6 +52,7 @@ class Composed(Task):
             tenth = key % 10
             self._compositions["validation" if tenth == 8 else "test" if tenth == 9 else "train"].append(composition)
         self._compositions[SHIFTED] = self._compositions["test"]
+        self._is_standard = self.level == type(self).level and self._sizes == _SIZES
         self._streams = {split: text_key(f"{self.name}|{split}") for split in self.splits}
 
     @abstractmethod
@@ -87,3 +91,14 @@ class Composed(Task):
         if not example.references:
             raise ValueError(f"Expected an example of task {self.name!r}, got one without references")
         return example.references[0]
+
+    def reference_scores(self, split: str = "test") -> ReferenceScores | None:
+        """See `Task.reference_scores`. Measured for the settings of the registered id, and None for others."""
+        check_split(split, self.splits)
+        return frozen_scores(self.name, split) if self._is_standard else None
+
+    @property
+    def success_score(self) -> float | None:  # type: ignore[override]  # looked up when it is asked for
+        """See `Task`."""
+        scores = self.reference_scores()
+        return None if scores is None else scores.threshold

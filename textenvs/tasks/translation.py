@@ -179,6 +179,7 @@ class Translate(Composed):
             raise ValueError(f"Expected target to be one of {list(LANGUAGES)}, got {target!r}")
         self.target = target
         super().__init__(level, train, validation, test, shifted)
+        self._is_standard = self._is_standard and target == "German" and not interactive
         if target == "Chinese":
             self.held_out_reward = {"bleu": {"tokenize": "char"}}
         if interactive:
