@@ -241,10 +241,13 @@ class _Rows:
         self.rows = [torch.tensor(row) for row in rows]
 
     def values(self, policy: Policy, places: Sequence[int]) -> Tensor:
-        """The value head's number at the last token of some texts, `(n,)`, with gradients."""
+        """The value head's number at the last token of some texts, `(n,)`, with gradients.
+
+        Without the head's bias, which cancels in every difference: its gradient would be rounding, which Adam scales up.
+        """
         states, lengths = self._states(policy, places)
         last = states[torch.arange(len(places), device=states.device), lengths - 1]
-        values: Tensor = policy.value_head(last.float())[:, 0]
+        values: Tensor = (last.float() @ policy.value_head.weight.T)[:, 0]
         return values
 
     def log_probs(self, policy: Policy, places: Sequence[int]) -> Tensor:
@@ -405,7 +408,7 @@ def fit_temperature(margins: NDArray[np.float64]) -> float:
     for _ in range(60):
         middle = (low + high) / 2
         slope = -np.mean(margins * _sigmoid(-math.exp(middle) * margins))
-        low, high = (middle, high) if slope < 0 else (low, middle)
+        low, high = (middle, high) if slope <= 0 else (low, middle)  # 0: it is too small for a float
     return math.exp(-(low + high) / 2)
 
 

@@ -28,7 +28,7 @@ from tests.agents.conftest import make_policy
 from tests.agents.test_rollout import lanes
 from textenvs import Example, make_reward
 
-WORDS = (" a", " b", " c", " good", " bad", ".")
+WORDS = (" a", " b", " c", " good", " bad", " é")
 
 
 def utility(example, response):
@@ -64,10 +64,10 @@ def write(file, pairs):
 @pytest.fixture(scope="module", params=["bradley_terry", "dpo"])
 def trained(request, tmp_path_factory):
     """A model of each method, its test pairs, and the folder that it was saved in."""
-    pairs, policy = noisy_pairs(1500), make_policy(spread=0.1)
+    pairs, policy = noisy_pairs(4000), make_policy(spread=0.1)
     test = noisy_pairs(1000, seed=1)
     config = PreferenceConfig(method=request.param, epochs=3, learning_rate=5e-3, beta=0.5, batch_size=32)
-    found = train(policy, pairs[:1200], pairs[1200:], config)
+    found = train(policy, pairs[:3600], pairs[3600:], config)
     measured = evaluate_margins(margins(policy, test, found), found.temperature)
     folder = save(tmp_path_factory.mktemp("models") / request.param, policy, found, measured)
     return policy, found, measured, test, folder
@@ -133,7 +133,7 @@ def weights_after(method="bradley_terry", **settings):
 def test_the_same_seed_gives_the_same_model_and_micro_batches_change_nothing():
     one, _ = weights_after(batch_size=16)
     assert torch.equal(one, weights_after(batch_size=16)[0])
-    torch.testing.assert_close(one, weights_after(batch_size=16, micro_batch_size=3)[0], atol=2e-5, rtol=1e-3)
+    torch.testing.assert_close(one, weights_after(batch_size=16, micro_batch_size=3)[0], atol=1e-5, rtol=1e-3)
     assert not torch.allclose(one, weights_after(batch_size=16, seed=1)[0], atol=1e-4)
 
 
@@ -179,10 +179,10 @@ def test_preference_loss_by_hand():
     """sigmoid(ln 3) = 3/4 and sigmoid(-ln 3) = 1/4."""
     given = torch.tensor([math.log(3), -math.log(3)], dtype=torch.float64, requires_grad=True)
     loss = preference_loss(given)
-    assert float(loss) == pytest.approx((math.log(4 / 3) + math.log(4)) / 2, rel=1e-12)
+    assert loss.item() == pytest.approx((math.log(4 / 3) + math.log(4)) / 2, rel=1e-12)
     loss.backward()
     assert given.grad.tolist() == pytest.approx([-1 / 8, -3 / 8], rel=1e-12)  # -(1 - sigmoid(margin)) / pairs
-    assert float(preference_loss(given, normalizer=8)) == pytest.approx(float(loss) / 4, rel=1e-12)
+    assert preference_loss(given, normalizer=8).item() == pytest.approx(loss.item() / 4, rel=1e-12)
     assert float(preference_loss(torch.tensor([1e4, -1e4]))) == pytest.approx(5e3)
     with pytest.raises(ValueError, match=r"Expected margins \(pairs,\)"):
         preference_loss(torch.zeros(2, 2))
