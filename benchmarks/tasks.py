@@ -300,7 +300,8 @@ def table(arguments: Arguments, results: dict[str, Any], command: str) -> str:
         )
     lines += [
         "",
-        "The score of `delayed_cue`, `chain` and `password` is late by itself, so that their two payouts are one.",
+        "The scores of `delayed_cue`, `chain` and `password` are late by themselves: immediate pays them with the",
+        "token that makes the response complete, sparse with the end, which is one token later here.",
         "",
         "## Examples a second",
         "",

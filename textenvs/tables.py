@@ -179,21 +179,16 @@ class _RecordTable(_TextTable):
             if not consumed:  # nothing is left, and the reader said so as an error
                 return
             place, number = begin + consumed[0][0], consumed[0][1]
+            try:
+                self._decode(b"".join([line for _, _, line in consumed]), place)
+            except ValueError as error:
+                yield place, number, error
+                continue
             if isinstance(fields, ValueError):
-                yield (
-                    place,
-                    number,
-                    ValueError(
-                        f"Expected line {number} of {self.name} to begin a record, but it could not be read: {fields}"
-                    ),
-                )
+                problem = f"Expected line {number} of {self.name} to begin a record, but it could not be read: {fields}"
+                yield place, number, ValueError(problem)
             elif fields:
-                try:
-                    self._decode(b"".join([line for _, _, line in consumed]), place)
-                except ValueError as error:
-                    yield place, number, error
-                else:
-                    yield place, number, fields
+                yield place, number, fields
 
     def scan(self) -> Iterator[tuple[int, str, Row | ValueError]]:
         """See `Table.scan`."""
