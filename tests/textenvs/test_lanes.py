@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.textenvs.toys import BOS, E_ACUTE, EOS, FIRST, PAD, SPECIAL, Letters, Talk, Toy, constant, ids, text_length
 from textenvs import Example, RewardError, make_reward
 from textenvs.lanes import Lanes, PromptEncoder, alias_table, build_pools, check_count, episode_random, seeds_of
-from textenvs.rewards import Length, Words
+from textenvs.rewards import UnitSums, Words
 
 LETTERS = Letters()
 A, B = FIRST["a"], FIRST["b"]
@@ -221,22 +221,23 @@ def test_a_bad_score_names_reward_example_and_response(payout: str, score: objec
         push(lanes, FIRST["good"])
 
 
-class Fragile(Length):
+class Fragile(UnitSums):
     """Words, of which "ab" cannot be read, over lanes whose scorer can be told to give something wrong."""
 
+    name = "fragile"
     splitter = Words()
     wrong: object = None
 
     def read(self, memory: object, unit: str) -> tuple[None, tuple[float, ...]]:
         if unit == "ab":
             raise KeyError(unit)
-        return super().read(memory, unit)
+        return None, (1.0,)
 
     def features(self, example: Example) -> tuple[float, ...]:
         return (1.0 / len(example.prompt),)
 
     def phi(self, sums: np.ndarray, features: np.ndarray) -> np.ndarray:
-        return super().phi(sums, features) if self.wrong is None else self.wrong
+        return sums[:, 0] * features[:, 0] if self.wrong is None else self.wrong
 
 
 @pytest.mark.parametrize("payout", ["immediate", "sparse"])
@@ -248,7 +249,7 @@ def test_a_scorer_that_raises_names_the_lane_it_failed_on(payout: str) -> None:
         for actions in steps:
             lanes.step(lanes.all, np.array(actions))
 
-    with pytest.raises(RewardError, match=r"'length' raised KeyError: 'ab'(?s:.*)prompt='d'(?s:.*)response: 'ab'"):
+    with pytest.raises(RewardError, match=r"'fragile' raised KeyError: 'ab'(?s:.*)prompt='d'(?s:.*)response: 'ab'"):
         play([0, 1, 0], [A, A, B], [A, B, B], [EOS, EOS, EOS])
     with pytest.raises(RewardError, match=r"raised ZeroDivisionError(?s:.*)prompt=''"):
         play([0, 2, 1], [EOS, EOS, EOS])
@@ -261,7 +262,7 @@ def test_a_scorer_that_gives_no_number_a_lane(payout: str, wrong: object) -> Non
     reward.wrong = wrong
     lanes = make_lanes(2, reward=reward, payout=payout, budget=1)
     lanes.reset(lanes.all, np.array([0, 1]))
-    with pytest.raises(RewardError, match=r"'length' has a scorer that should give float64 \(2,\), one a lane"):
+    with pytest.raises(RewardError, match=r"'fragile' has a scorer that should give float64 \(2,\), one a lane"):
         push(lanes, A)
 
 
