@@ -33,13 +33,12 @@ from textenvs.rewards import (
     units,
 )
 from textenvs.tasks import Example
+from textenvs.testing import EXAMPLES
 from textenvs.tokenizer import Tokenizer, decode, make_tokenizer
 
 PLAIN = Example("Once upon a time")
 HAPPY = Example("A happy story.", ("The fox was happy.",), {"mood": "happy"})
 SAD = Example("A sad story.", ("The fox was sad.",), {"mood": "sad"})
-TALE = Example("Once upon a time", ("The fox was not very happy , but so-so .", ":) 3.5 漢字 ", "not happy at all"))
-EXAMPLES = [TALE, HAPPY, SAD]  # all with references, which some rewards need
 ANALYZER = vaderSentiment.SentimentIntensityAnalyzer()
 
 
@@ -424,7 +423,13 @@ def letters(example: Example, response: str) -> float:
     return sum((place + 1) * ord(letter) for place, letter in enumerate(response)) / 1e4 + len(example.prompt)
 
 
-REWARDS = [*list_rewards(), {"sentiment": 0.5, "length": {"target": 3, "weight": -2}}, letters]
+VARIANTS = [
+    {"keywords": {"whole_words": False}},
+    {"length": {"unit": "characters"}},
+    {"sentiment": 0.5, "length": {"target": 3, "weight": -2}},
+    letters,
+]
+REWARDS = [*list_rewards(), *VARIANTS]
 WRITTEN = [
     "The fox was not very happy , but it isn't so sad !",
     ' "never" so-so :) un believ able\n\n least 3.5 漢字 \u3000x\u00a0y 😀 é',
@@ -528,7 +533,13 @@ def test_push_equals_score_after_forgetting(
 def test_lanes_and_their_order_do_not_matter(reward: object, tokenizer: Tokenizer) -> None:
     made = make_reward(reward)
     rng = np.random.default_rng(0)
-    texts = [" not happy at all", " very happy fox", " so sad today, isn't it", " good\n漢字 bad", " :) a b c d e"]
+    texts = [
+        " The fox was not happy 3.5",
+        " very happy fox",
+        " so sad, isn't it 漢字",
+        " A happy story",
+        " :) a a a a 2024-02-29",
+    ]
     tokens = np.full((24, 5), tokenizer.eos_token_id)
     for lane, ids in enumerate(tokenizer.encode_batch(texts)):
         tokens[: len(ids), lane] = ids[:24]
@@ -552,7 +563,7 @@ def test_lanes_and_their_order_do_not_matter(reward: object, tokenizer: Tokenize
         alone.reset(np.array([0]), [answers[lane]])
         phis = [alone.push(np.array([0]), tokens[[step], lane])[0] for step in range(24)]
         assert phis == expected[:, lane].tolist()
-    assert len(np.unique(expected.max(axis=0))) > 1
+    assert len(np.unique(expected)) > 1
 
 
 def test_a_scorer_that_was_never_reset() -> None:
@@ -674,5 +685,5 @@ def test_every_registered_reward(name: str) -> None:
     assert -math.inf < reward.low < reward.high < math.inf
     assert reward.parts == {}
     copied = pickle.loads(pickle.dumps(reward))
-    assert copied.score(SAD, "The fox was sad!") == reward.score(SAD, "The fox was sad!")
+    assert copied.score(EXAMPLES[1], "The fox was sad!") == reward.score(EXAMPLES[1], "The fox was sad!")
     assert len(pickle.dumps(reward)) < 10_000  # no lexicon travels with it

@@ -106,11 +106,11 @@ class PhraseScorer(UnitScorer):
         self._score = reward
         self._live: list[Wanted] = [Wanted(((),))] * num_lanes
         self._row = np.zeros(num_lanes, dtype=np.intp)
-        self._forget()
         # What lanes have read: which positions the latest units are a phrase up to, and which items were found.
         self._reached = np.zeros((num_lanes, 1), dtype=np.bool_)
         self._found = np.zeros((num_lanes, 1), dtype=np.bool_)
         self._marked = (self._reached.copy(), self._found.copy())
+        self._forget()
 
     def _forget(self) -> None:
         self.units.release()
@@ -119,10 +119,11 @@ class PhraseScorer(UnitScorer):
         self._is_wanted = np.zeros(64, dtype=np.bool_)  # by a unit's number
         # A row for each example: the forms of each position (0 is none), whether a phrase begins and ends there, the
         # item that it belongs to; and how many items there are.
-        self._forms = np.zeros((1, 1, 1), dtype=np.int64)
-        self._begins = np.zeros((1, 1), dtype=np.bool_)
-        self._ends = np.zeros((1, 1), dtype=np.bool_)
-        self._item = np.zeros((1, 1), dtype=np.intp)
+        width = self._reached.shape[1]
+        self._forms = np.zeros((1, width, 1), dtype=np.int64)
+        self._begins = np.zeros((1, width), dtype=np.bool_)
+        self._ends = np.zeros((1, width), dtype=np.bool_)
+        self._item = np.zeros((1, width), dtype=np.intp)
         self._num_items = np.ones(1, dtype=np.int64)
 
     def start(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:

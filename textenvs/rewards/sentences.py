@@ -41,7 +41,7 @@ def read_sentences(open_: bool, word: str) -> tuple[bool, int]:
 
     Args:
         open_: Whether a sentence had begun before it, and not ended.
-        word: A piece of text between white space.
+        word: A unit of `SentenceWords`.
 
     Returns:
         Whether one has begun and not ended after it, and how many it begins.
@@ -66,7 +66,7 @@ def count_sentences(text: str) -> int:
         3
     """
     open_, total = False, 0
-    for word in text.split():
+    for word in _SPLITTER.split(text):
         open_, begun = read_sentences(open_, word)
         total += begun
     return total
@@ -97,3 +97,6 @@ class SentenceWords(Words):
         end = tail.rstrip(_CLOSERS)
         first = "x" if any(map(str.isalnum, body)) else "-"
         return first * (_LONGEST + 1) + end[-1:] + tail[len(end) :][:1]
+
+
+_SPLITTER = SentenceWords()
