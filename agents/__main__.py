@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -101,7 +101,7 @@ class SFT(EnvironmentArguments):
     """Of the order of the demonstrations, and of the sampling."""
     device: str | None = None
     """cpu, cuda, mps. Default: the best there is."""
-    settings: tyro.conf.OmitArgPrefixes[SFTConfig] = SFTConfig()
+    settings: tyro.conf.OmitArgPrefixes[SFTConfig] = field(default_factory=SFTConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ Whoever says that reinforcement learning does something has to beat this: no adv
 bit of credit an episode.
 
 Source: Dong et al. (2023), RAFT, arXiv:2304.06767, algorithm 1; filtered behaviour cloning as in Nakano et al. (2021),
-WebGPT, arXiv:2112.09332, which also samples n and keeps the best without training (`best_score` in the metrics is that).
+WebGPT, arXiv:2112.09332, which also takes the best of n without training (`best_score` in the metrics is that).
 
 What differs from the papers: the policy that plays is the one just trained, batch by batch; the loss is a mean over
 tokens; an episode is judged by its return minus the price of its KL to the start model.

@@ -138,7 +138,8 @@ class Policy(nn.Module):
                 f"Expected a model with a logit for each of its tokenizer's {vocab_size} tokens, "
                 f"got one with {head.out_features}"
             )
-        self.value_head = nn.Linear(head.in_features, 1, device=model.device, dtype=torch.float32)
+        # Not initialised, so that nothing is drawn from the global generator.
+        self.value_head = nn.utils.skip_init(nn.Linear, head.in_features, 1, device=model.device, dtype=torch.float32)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         allowed = torch.arange(head.out_features, device=model.device) < vocab_size

@@ -5,9 +5,9 @@
 Source: the first stage of Ouyang et al. (2022), Training language models to follow instructions with human feedback,
 arXiv:2203.02155, section 3.5.
 
-What differs from the usual recipe: the demonstrations are the environment's own (its prompts, tokenised and cut as in an
-episode, and its budget), so that the policy learns exactly the states that it will act in; the loss is a mean over the
-tokens of a batch, and prompts have no part in it; training stops when the validation loss no longer falls, and the
+What differs from the usual recipe: the demonstrations are the environment's own (its prompts, tokenised and cut as in
+an episode, and its budget), so that the policy learns exactly the states that it will act in; the loss is a mean over
+the tokens of a batch, and prompts have no part in it; training stops when the validation loss no longer falls, and the
 weights of the best epoch are kept; and beside the perplexity stands the task's score, of the policy's own samples.
 """
 
@@ -152,7 +152,7 @@ def sft_loss(policy: Policy, data: Demonstrations, *, normalizer: Tensor | None 
 
 @torch.no_grad()
 def perplexity(policy: Policy, data: Demonstrations, *, micro_batch_size: int = 64) -> float:
-    """Exp of the mean negative log-prob of demonstrations' tokens.
+    """The exponential of the mean negative log-prob of demonstrations' tokens.
 
     Args:
         policy: Whose.
@@ -165,7 +165,7 @@ def perplexity(policy: Policy, data: Demonstrations, *, micro_batch_size: int = 
     tokens, total = data.response_mask.sum(), 0.0
     for rows in torch.arange(len(data)).split(micro_batch_size):
         total += float(sft_loss(policy, data.select(rows), normalizer=tokens))
-    return math.exp(total)
+    return math.exp(min(total, 700.0))  # finite, also where training has gone off the rails
 
 
 def fine_tune(
@@ -191,8 +191,8 @@ def fine_tune(
         on_epoch: Called with each row.
 
     Returns:
-        A row for the start and for each epoch: `epoch`, `train_loss` (nats a token, NaN at the start),
-        `validation_perplexity`, `validation_score` (where it was asked for), `learning_rate`, `tokens_per_second`.
+        A row for the start and for each epoch: `epoch`, `validation_perplexity`, `validation_score` (where it was asked
+        for), and, for an epoch, `train_loss` (nats a token), `grad_norm`, `learning_rate` and `tokens_per_second`.
 
     Raises:
         ValueError: If the task has no demonstrations, or a folder holds another run.
@@ -211,7 +211,7 @@ def fine_tune(
     best, since, weights = math.inf, 0, _weights(policy)
     try:
         for epoch in range(config.epochs + 1):
-            row = {"epoch": float(epoch), "train_loss": math.nan}
+            row = {"epoch": float(epoch)}
             if epoch:
                 row |= _epoch(policy, optimizer, train, config, generator, epoch - 1)
             row["validation_perplexity"] = perplexity(policy, validation, micro_batch_size=config.micro_batch_size)

@@ -111,7 +111,7 @@ def test_pad_and_special_tokens_inside_a_response_shift_nothing():
     """A policy that says PAD and BOS most of the time."""
     policy = make_policy(seed=1)
     policy.model.lm_head = biased_head(policy, {BOS: 2.0, PAD: 4.0})
-    rollout = play(policy)
+    rollout = play(policy, 48)
     actions = rollout.input_ids.gather(1, rollout.positions)[rollout.response_mask]
     assert (actions == PAD).sum() > 10
     assert (actions == BOS).sum() > 10

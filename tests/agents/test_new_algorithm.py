@@ -1,0 +1,55 @@
+"""The page on new algorithms: its code runs, learns, and is the algorithm that it says."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents import PPO, REINFORCE, collect, load
+from agents.evaluation import reference_log_probs
+from agents.training import Algorithm
+from tests.agents.conftest import make_policy
+from tests.agents.test_algorithms import assert_same_gradient, environment, gradient
+from tests.agents.test_rollout import lanes
+
+PAGE = Path(__file__).parents[2] / "docs" / "new-algorithm.md"
+
+
+@pytest.fixture
+def grpo():
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    body = code[code.index("@dataclass") :]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 44, "about forty lines, imports aside"
+    namespace = {"__name__": "grpo_of_the_docs"}
+    exec(compile(code, str(PAGE), "exec", dont_inherit=True), namespace)
+    yield namespace["GRPO"]
+    del Algorithm.known["grpo"]
+
+
+def test_its_gradient_at_ratio_one_is_that_of_reinforce_with_the_same_baseline(grpo):
+    policy = make_policy(seed=1)
+    env = lanes(8, group_size=4)
+    rollout = collect(env, policy, 24, seed=0, generator=torch.Generator().manual_seed(0))
+    rollout.__dict__["ref_log_probs"] = reference_log_probs(make_policy(seed=9), rollout, temperature=1.0)
+    groups = {"group_size": 4, "num_envs": 8, "episodes_per_update": 24}
+    penalty = {"kl_coef": 0.3, "kl_estimator": "k3", "kl_credit": "loss"}
+    ours = gradient(grpo, rollout, minibatch_size=24, **groups, kl_coef=0.3)
+    plain = {"baseline": "group", "credit": "episode", "normalize_advantages": False}
+    assert_same_gradient(ours, gradient(REINFORCE, rollout, **plain, **penalty, **groups))
+    for micro in (1, 7):
+        assert_same_gradient(
+            ours, gradient(grpo, rollout, minibatch_size=24, micro_batch_size=micro, **groups, kl_coef=0.3)
+        )
+
+
+def test_it_learns_and_its_checkpoints_load(grpo, tmp_path):
+    settings = {"learning_rate": 0.01, "num_envs": 32, "episodes_per_update": 64, "group_size": 8}
+    env = environment(32, group_size=8, payout="sparse")
+    scores = []
+    agent = grpo(make_policy(spread=0.05), env, **settings)
+    agent.learn(64 * 4 * 12, on_update=lambda row: scores.append(row["score"]), folder=tmp_path)
+    assert scores[0] < 0.3
+    assert max(scores[-3:]) > 0.7
+    assert load(tmp_path, env=env, device="cpu").algorithm is grpo
+    assert PPO.name in Algorithm.known

@@ -1,0 +1,163 @@
+"""Warm starts: what is learned are the demonstrations, EOS included, and nothing of the prompts."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from agents import Policy, SFTConfig, fine_tune
+from agents.sft import demonstrations, perplexity, sft_loss
+from tests.agents.conftest import make_policy, word_tokenizer
+from tests.agents.test_rollout import Letters, count_good, lanes
+from textenvs import Example
+from textenvs.tokenizer import SubwordTokenizer
+
+
+class Echo(Letters):
+    """The answer to a letter or more is "good" and the letters again."""
+
+    name = "echo"
+
+    def demonstration(self, example):
+        return " good" + example.prompt
+
+
+KWARGS = {"task": Echo(), "reward": count_good, "max_new_tokens": 6}
+
+
+def test_demonstrations_are_prompt_answer_and_eos_by_hand():
+    data = demonstrations(lanes(2, task=Echo()))
+    assert len(data) == 6
+    assert data.input_ids[1].tolist() == [4, 5, 6, 4, 5, 0, 2, 2]  # " b c" -> " good b c" EOS PAD PAD
+    assert data.positions[1, :4].tolist() == [2, 3, 4, 5]
+    assert data.response_mask[1].tolist() == [True] * 4 + [False]
+    assert len(demonstrations(lanes(2, task=Echo()), limit=2)) == 2
+    cut = demonstrations(lanes(2, task=Echo(), max_new_tokens=2))
+    assert cut.input_ids[2, :5].tolist() == [5, 3, 4, 6, 5], "an answer that is too long has no EOS"
+
+
+def test_references_stand_in_where_there_are_no_demonstrations():
+    class Referenced(Letters):
+        def example(self, split, index):
+            return Example(" a", references=(" b", " c"))
+
+    data = demonstrations(lanes(2, task=Referenced()))
+    assert data.input_ids[0].tolist() == [3, 4, 0]
+    with pytest.raises(ValueError, match="Expected task 'letters' to have demonstrations, or examples with references"):
+        demonstrations(lanes(2))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_loss_is_that_of_transformers(kind):
+    """Plain Transformers, with -100 as the label of all that is not a response."""
+    policy = make_policy(kind, seed=1)
+    data = demonstrations(lanes(2, task=Echo()))
+    labels = torch.full_like(data.input_ids, -100)
+    for row, step in data.response_mask.nonzero().tolist():
+        place = int(data.positions[row, step])
+        labels[row, place] = data.input_ids[row, place]
+    theirs = policy.model(data.input_ids, labels=labels).loss
+    ours = sft_loss(policy, data)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    found = [torch.autograd.grad(loss, list(policy.model.parameters())) for loss in (ours, theirs)]
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+    for size in (1, 4, 64):
+        assert perplexity(policy, data, micro_batch_size=size) == pytest.approx(math.exp(theirs.item()), rel=1e-5)
+
+
+class Everywhere(Echo):
+    """Validation examples too."""
+
+    def num_examples(self, split):
+        return 6
+
+
+def fresh():
+    return make_policy(seed=1, spread=0.1)
+
+
+def test_learns_the_demonstrations_and_keeps_the_best_epoch(tmp_path):
+    policy = fresh()
+    config = SFTConfig(epochs=30, batch_size=3, learning_rate=0.01, eval_episodes=12)
+    seen = []
+    kwargs = {**KWARGS, "task": Everywhere()}
+    rows = fine_tune(
+        policy, "TextGen-v0", config=config, env_kwargs=kwargs, folder=tmp_path / "run", on_epoch=seen.append
+    )
+    assert seen == rows
+    assert [row["epoch"] for row in rows] == list(range(len(rows)))
+    assert rows[0]["validation_perplexity"] > 5
+    best = min(row["validation_perplexity"] for row in rows)
+    assert best < 1.2
+    assert rows[-1]["validation_score"] > rows[0]["validation_score"] + 0.5
+    data = demonstrations(lanes(2, task=Everywhere()))
+    assert perplexity(policy, data) == pytest.approx(best, rel=1e-4), "the weights are those of the best epoch"
+    kept = Policy.from_pretrained(tmp_path / "run" / "policy", device="cpu")
+    assert perplexity(kept, data) == pytest.approx(best, rel=1e-4)
+    state = json.loads((tmp_path / "run" / "sft.json").read_text())
+    assert state["config"]["batch_size"] == 3
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == len(rows)
+    with pytest.raises(ValueError, match="holds another run"):
+        fine_tune(policy, "TextGen-v0", config=config, env_kwargs=kwargs, folder=tmp_path / "run")
+
+
+def test_stops_early_where_validation_no_longer_falls():
+    """With a step size that only does harm: after `patience` epochs, and with the weights of the start."""
+    policy = fresh()
+    before = [one.clone() for one in policy.model.parameters()]
+    config = SFTConfig(
+        epochs=30, optimizer="sgd", learning_rate=100.0, patience=3, eval_episodes=0, max_grad_norm=100.0
+    )
+    rows = fine_tune(policy, "TextGen-v0", config=config, env_kwargs={**KWARGS, "task": Everywhere()})
+    assert len(rows) == 4
+    assert "validation_score" not in rows[0]
+    for one, two in zip(policy.model.parameters(), before, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_micro_batches_change_nothing_and_the_seed_decides():
+    def run(**settings):
+        policy = fresh()
+        seed = settings.pop("seed", 0)
+        config = SFTConfig(epochs=2, batch_size=4, learning_rate=0.01, eval_episodes=0, **settings)
+        fine_tune(policy, "TextGen-v0", config=config, env_kwargs={**KWARGS, "task": Everywhere()}, seed=seed)
+        return torch.cat([one.detach().flatten() for one in policy.model.parameters()])
+
+    reference = run()
+    assert torch.equal(run(), reference)
+    torch.testing.assert_close(run(micro_batch_size=1), reference, atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(run(seed=1), reference)
+    for changed in ({"learning_rate_schedule": "linear"}, {"warmup": 0.9}, {"demonstrations": 3}):
+        assert not torch.allclose(run(**changed), reference), changed
+
+
+def test_a_tokenizer_that_cannot_write_says_so():
+    class Mute:
+        def __init__(self):
+            self._tokenizer = SubwordTokenizer(
+                word_tokenizer(), eos_token="<eos>", bos_token="<bos>", pad_token="<pad>"
+            )
+
+        def __getattr__(self, name):
+            if name == "encode_response":
+                raise AttributeError(name)
+            return getattr(self._tokenizer, name)
+
+    with pytest.raises(ValueError, match=r"Expected a tokenizer with encode_response\(text\)"):
+        demonstrations(lanes(2, task=Echo(), tokenizer=Mute()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "Expected epochs to be at least 1, got 0"),
+        ({"eval_episodes": -1}, "Expected eval_episodes to be at least 0, got -1"),
+        ({"learning_rate": -1.0}, "Expected learning_rate in"),
+        ({"demonstrations": 0}, "Expected demonstrations to be at least 1, got 0"),
+    ],
+)
+def test_wrong_settings_say_so(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SFTConfig(**settings)
