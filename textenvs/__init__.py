@@ -10,9 +10,7 @@ from textenvs.datasets import Dataset, load_dataset
 from textenvs.env import TextGenEnv, encoder_decoder
 from textenvs.registration import list_envs, register_envs
 from textenvs.rewards import Reward, RewardError, list_rewards, make_reward, register_reward
-from textenvs.rewards.turns import LastTurn
 from textenvs.tasks import Example, ReferenceScores, Task, list_tasks, make_task, register_task
-from textenvs.tasks.translation import RoundTrip
 from textenvs.tokenizer import Tokenizer, make_tokenizer
 from textenvs.vector_env import TextGenVectorEnv
 
@@ -20,8 +18,6 @@ __version__ = "0.1.0"
 
 register_envs()
 register_task("dataset", Dataset)
-register_reward("last_turn", LastTurn)
-register_reward("round_trip", RoundTrip)
 
 __all__ = [
     "Dataset",

@@ -16,12 +16,13 @@ from textenvs.tasks.questions import QuestionAnswering
 from textenvs.tasks.recommendation import ListedGain, Recommend
 from textenvs.tasks.reviews import Reviews
 from textenvs.tasks.summaries import SummarizeAbstractive, SummarizeExtractive
-from textenvs.tasks.translation import _PREPOSITIONS, LANGUAGES, Translate, _Clause, _sentence
+from textenvs.tasks.translation import _PREPOSITIONS, LANGUAGES, RoundTrip, Translate, _Clause, _sentence
 from textenvs.tasks.writing import PoemForm, Write
 
 TASKS: list[Composed] = [
     *(Translate(language, level=level) for language in LANGUAGES for level in (1, 3)),
     Translate(interactive=True),
+    Translate("Chinese", unsupervised=True),
     *(QuestionAnswering(level) for level in (1, 2, 3)),
     *(Classify(level, read_cost) for level in (1, 2, 3) for read_cost in (None, 0.1)),
     *(SummarizeExtractive(level) for level in (1, 3)),
@@ -171,7 +172,7 @@ def test_a_teacher_says_what_is_wrong() -> None:
 
 
 def test_the_round_trip_by_hand() -> None:
-    reward = make_reward("round_trip")
+    reward = RoundTrip()
     example = Example("", (), {"source": "The big dog sees the cat.", "target": "German"})  # big, dog, see, cat
     assert reward.score(example, " Der große Hund sieht die Katze.") == pytest.approx(1.0)
     assert reward.score(example, "") == 0
@@ -190,7 +191,7 @@ def test_the_round_trip_by_hand() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_right_translation_comes_back(language: str) -> None:
-    reward, task = make_reward("round_trip"), Translate(language, level=3)
+    reward, task = RoundTrip(), Translate(language, level=3)
     scores = [reward.score(one, one.references[0]) for one in examples(task, "test", 200)]
     assert min(scores) > 0.7
     assert np.mean(scores) > 0.95

@@ -535,7 +535,7 @@ def test_lanes_and_their_order_do_not_matter(reward: object, tokenizer: Tokenize
     rng = np.random.default_rng(0)
     texts = [
         " The fox was not happy 3.5",
-        " very happy fox",
+        " The fox was not happy at all.",
         " so sad, isn't it 漢字",
         " A happy story",
         " :) a a a a 2024-02-29",

@@ -4,8 +4,9 @@
 
 For each task below, and each of its splits: the mean score of `EPISODES` episodes of tokens drawn uniformly from the
 whole vocabulary, with half the width of its 95 % confidence interval, and the mean score of the demonstrations of all
-examples, which is the top score, too: it is the best there is where they score 1, and elsewhere a higher one would be a
-text that is nothing but mood words. The same code writes the same file. Tasks whose scores are worked out exactly are not here (see `textenvs.exact`).
+examples, which is the top score, too: it is the best there is where they score 1, and elsewhere a higher one would be
+a text that is nothing but mood words. The same code writes the same file. Tasks whose scores are worked out exactly are
+not here (see `textenvs.exact`).
 """
 
 from __future__ import annotations

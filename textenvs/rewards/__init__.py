@@ -45,6 +45,7 @@ from textenvs.rewards.rouge import Rouge1, Rouge2, RougeL, RougeN
 from textenvs.rewards.schedules import Constraint, Schedule
 from textenvs.rewards.sentiment import Sentiment, Vader
 from textenvs.rewards.style import Formality, NgramFluency
+from textenvs.rewards.turns import LastTurn
 from textenvs.rewards.units import (
     Characters,
     Chunks,
@@ -77,6 +78,8 @@ _REWARDS: dict[str, Callable[..., Reward]] = {
     "vader": Vader,
     "formality": Formality,
     "ngram_lm": NgramFluency,
+    # conversations
+    "last_turn": LastTurn,
     # content and form
     "keywords": Keywords,
     "concepts": Concepts,
@@ -283,6 +286,7 @@ __all__ = [
     "Gate",
     "IncreasingNumbers",
     "Keywords",
+    "LastTurn",
     "Length",
     "Machine",
     "Match",

@@ -27,7 +27,7 @@ class LastTurn(Reward):
 
     name = "last_turn"
 
-    def __init__(self, reward: Any, cost: float = 0.0) -> None:
+    def __init__(self, reward: Any = "exact_match", cost: float = 0.0) -> None:
         from textenvs.rewards import make_reward  # the registry, which knows this class
 
         if isinstance(cost, bool) or not isinstance(cost, (int, float)) or not 0 <= cost < math.inf:

@@ -4,8 +4,8 @@ Sentences and their translations come from one synchronous grammar over the lexi
 articles, cases, genders, elisions, word order and measure words are those of the target language, and each sentence
 has one translation. The splits differ by who does what to whom; the shifted split joins two such sentences.
 
-Three more ways to learn the same are arguments: few pairs (`train=50`), no pairs at all (`reward="round_trip"`, which
-reads neither reference nor demonstration), and in conversation (`interactive=True`).
+Three more ways to learn the same are arguments: few pairs (`train=50`), no pairs at all (`unsupervised=True`: the
+reward, `RoundTrip`, reads neither reference nor demonstration), and in conversation (`interactive=True`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from textenvs.data.translation import ADJECTIVES, BEINGS, ELIDED, PLACES, THINGS, VERBS, Adjective, Noun, Verb
 from textenvs.rewards.base import Reward
+from textenvs.rewards.turns import LastTurn
 from textenvs.tasks.base import Example
 from textenvs.tasks.composed import Composed, Composition
 from textenvs.tasks.dice import Dice
@@ -143,6 +144,7 @@ class Translate(Composed):
         level: How rich the sentences are, from 1 to 3; None is 2.
         interactive: Whether a teacher answers a wrong translation with a hint, and the agent may try again, twice. The
             score is then that of the last try, less 0.1 for every one before it.
+        unsupervised: Whether the reward is how much of the sentence comes back, and how fluent its translation is.
         train: How many examples the train split has; 50 to 500 make it a low-resource task.
         validation: How many the validation split has.
         test: How many the test split has.
@@ -170,6 +172,7 @@ class Translate(Composed):
         target: str = "German",
         level: int | None = None,
         interactive: bool = False,
+        unsupervised: bool = False,
         train: int = 4096,
         validation: int = 512,
         test: int = 512,
@@ -179,15 +182,18 @@ class Translate(Composed):
             raise ValueError(f"Expected target to be one of {list(LANGUAGES)}, got {target!r}")
         self.target = target
         super().__init__(level, train, validation, test, shifted)
-        self._is_standard = self._is_standard and target == "German" and not interactive
+        self._is_standard = self._is_standard and target == "German" and not interactive and not unsupervised
         if target == "Chinese":
             self.held_out_reward = {"bleu": {"tokenize": "char"}}
+        if unsupervised:
+            self.held_out_reward = self.default_reward
+            self.default_reward = RoundTrip()
         if interactive:
             self.max_turns = 3
             self.max_reply_tokens = 64
             self.default_max_new_tokens = 288
-            self.default_reward = {"last_turn": {"reward": "chrf", "cost": 0.1}}
-            self.held_out_reward = {"last_turn": {"reward": self.held_out_reward, "cost": 0.1}}
+            self.default_reward = LastTurn(self.default_reward, 0.1)
+            self.held_out_reward = LastTurn(self.held_out_reward, 0.1)
 
     def compositions(self) -> Sequence[Composition]:
         """Who does what to whom."""
