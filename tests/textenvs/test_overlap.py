@@ -166,10 +166,8 @@ def test_by_hand(reward: Any, response: str, references: list[str], expected: fl
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (
-            '"Well," he said: $5.50, or 5,000.',
-            ['"', "Well", ",", '"', "he", "said", ":", "$", "5.50", ",", "or", "5,000", "."],
-        ),
+        ('"Well," he said: $5.50, or', ['"', "Well", ",", '"', "he", "said", ":", "$", "5.50", ",", "or"]),
+        ("5,000.", ["5,000", "."]),
         ("well-\nknown", ["wellknown"]),
         ("well-\n known", ["well", "known"]),
         ("well-\n", ["well-"]),
@@ -209,7 +207,7 @@ SPLITTERS = [
 
 
 @pytest.mark.parametrize("splitter", SPLITTERS, ids=lambda splitter: type(splitter).__name__)
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.lists(st.lists(st.sampled_from(NASTY), min_size=1, max_size=3).map("".join), max_size=6))
 def test_a_text_may_come_in_any_pieces(splitter: Any, pieces: list[str]) -> None:
     units: list[str] = []
@@ -224,7 +222,7 @@ def test_a_text_may_come_in_any_pieces(splitter: Any, pieces: list[str]) -> None
         assert units + splitter.finish(rest) == splitter.split(text)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=400)
 @given(nasty_texts)
 def test_13a_equals_the_library(text: str) -> None:
     for lowercase in (False, True):
@@ -332,7 +330,7 @@ PLAIN_ORACLES = [(reward, oracle) for reward, oracle in ORACLES if reward != "ex
 def test_random_strings_against_the_library(reward: Any, oracle: Callable[[str, tuple[str, ...]], float]) -> None:
     made = make_reward(reward)
 
-    @settings(max_examples=80)
+    @settings(max_examples=40)
     @given(nasty_texts, st.lists(nasty_texts, min_size=1, max_size=3), st.randoms(use_true_random=False))
     def check(response: str, references: list[str], random: Any) -> None:
         words = [word for text in references for word in re.split(r"(?<=\s)", text)]
@@ -366,14 +364,15 @@ def test_real_text_against_the_library(
 ) -> None:
     pairs = real_pairs(shared_data)
     assert len(pairs) > 2400
-    # All of them for the settings that are registered by name; a share for the rest, since ROUGE-L's and NLTK's oracles
-    # are slow.
-    share = pairs if reward in ("bleu", "chrf", "rouge_1") else pairs[:: 2 if isinstance(reward, str) else 12]
+    # At least 1,000 for what is registered by a name, but for NLTK's distance of characters, which is slow.
+    step = 60 if reward == "edit_similarity" else 2 if isinstance(reward, str) else 12
+    share = pairs[::step]
+    assert len(share) > 1000 or step > 2
     made = make_reward(reward)
     scores = np.array([made.score(Example("", references), response) for response, references in share])
     expected = np.array([oracle(response, references) for response, references in share])
     assert np.abs(scores - expected).max() < 1e-9
-    assert len(np.unique(expected)) > (1 if reward == "exact_match" else 20) or reward == "exact_match"
+    assert len(np.unique(expected)) > 20 or reward == "exact_match"  # which nobody reaches by chance
 
 
 @pytest.mark.parametrize(
@@ -385,7 +384,7 @@ def test_every_prefix_of_real_text_against_the_library(
     reward: Any, oracle: Callable[[str, tuple[str, ...]], float], shared_data: Path
 ) -> None:
     tokenizer = make_tokenizer("stories")
-    pairs = real_pairs(shared_data)[:: 400 if reward == "edit_similarity" else 160]
+    pairs = real_pairs(shared_data)[:: 600 if reward == "edit_similarity" else 160]
     episodes = [
         (Example("", references), list(tokenizer.encode_batch([" " + response])[0])[:40])
         for response, references in pairs
@@ -449,11 +448,11 @@ CASES = (
 def test_check_reward(reward: Any, kind: str, request: pytest.FixtureRequest) -> None:
     made = {"stories": lambda: "stories", "byte-level": lambda: byte_level(CORPUS)}
     tokenizer = request.getfixturevalue("stories260k") if kind == "stories260K" else made[kind]()
-    check_reward(reward, tokenizer, CASES, max_examples=15)
+    check_reward(reward, tokenizer, CASES, max_examples=20 if isinstance(reward, str) else 5)
 
 
 @pytest.mark.parametrize("reward", SETTINGS, ids=str)
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.lists(nasty_texts, min_size=1, max_size=3), st.lists(nasty_texts, min_size=3, max_size=3))
 def test_nasty_pushes(reward: Any, references: list[str], responses: list[str]) -> None:
     made = make_reward(reward)
@@ -571,9 +570,10 @@ def test_no_reference(name: str) -> None:
         lambda: reward.scorer(1, letters()).score_whole(np.array([0]), [example], ["x"]),
     ):
         with pytest.raises(
-            RewardError, match=f"'{name}' compares with references, and this.* none.*(?s:.)*A lonely prompt"
-        ):
+            RewardError, match=f"'{name}' compares with references, and this example has none"
+        ) as caught:
             ask()
+        assert "A lonely prompt" in str(caught.value)
 
 
 @pytest.mark.parametrize(
