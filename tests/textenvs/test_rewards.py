@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from vaderSentiment import vaderSentiment
 
 import textenvs.rewards as registry
+from tests.textenvs.toys import OUR_REWARDS
 from textenvs.rewards import (
     FunctionReward,
     Length,
@@ -429,7 +430,7 @@ VARIANTS = [
     {"sentiment": 0.5, "length": {"target": 3, "weight": -2}},
     letters,
 ]
-REWARDS = [*list_rewards(), *VARIANTS]
+REWARDS = [*OUR_REWARDS, *VARIANTS]
 WRITTEN = [
     "The fox was not very happy , but it isn't so sad !",
     ' "never" so-so :) un believ able\n\n least 3.5 漢字 \u3000x\u00a0y 😀 é',
@@ -678,7 +679,7 @@ def test_a_shortened_word_is_read_as_the_whole_one(parts: list[str]) -> None:
             assert reward.read(memory, rest) == reward.read(memory, word)
 
 
-@pytest.mark.parametrize("name", list_rewards())
+@pytest.mark.parametrize("name", OUR_REWARDS)
 def test_every_registered_reward(name: str) -> None:
     reward = make_reward(name)
     assert reward.name == name

@@ -53,9 +53,11 @@ def measure(task: Task, split: str) -> dict[str, Any]:
     reward = make_reward(task.default_reward)
     examples = [task.example(split, index) for index in range(task.num_examples(split))]
     shown = float(np.mean([checked_score(reward, example, task.demonstration(example)) for example in examples]))
+    spread = float(1.96 * scores.std(ddof=1) / np.sqrt(EPISODES))
     return {
         "random": round(float(scores.mean()), DIGITS),
-        "random_interval": round(float(1.96 * scores.std(ddof=1) / np.sqrt(EPISODES)), DIGITS),
+        # Where no episode scored anything, the rule of three: a share of up to 3 / n would be missed once in 20 times.
+        "random_interval": round(spread or 3 / EPISODES, DIGITS),
         "demonstration": round(shown, DIGITS),
         "top": round(shown, DIGITS),
         "episodes": EPISODES,
