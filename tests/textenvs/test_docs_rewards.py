@@ -42,12 +42,12 @@ def test_the_table_has_every_score_with_its_range(page: str) -> None:
     for name in NAMES[page].split():
         (row,) = re.findall(rf"^\| `{name}` \|.*\|$", TEXTS[page], re.MULTILINE)
         reward = make_reward(name)
-        assert f"| {reward.low:g} to {reward.high:g},".replace("-", "−") in row  # noqa: RUF001
+        assert f"| {reward.low:g} to {reward.high:g},".replace("-", "−") in row
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_are_good(page: str) -> None:
-    assert [] == [link for link in re.findall(r"\]\(([^)h][^)]*)\)", TEXTS[page]) if not (DOCS / link).is_file()]
+    assert [link for link in re.findall(r"\]\(([^)h][^)]*)\)", TEXTS[page]) if not (DOCS / link).is_file()] == []
 
 
 def test_numbers_on_the_page_of_style() -> None:
