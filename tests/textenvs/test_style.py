@@ -46,7 +46,7 @@ def test_the_contract(reward: Any, which: str, request: pytest.FixtureRequest) -
         ("Yeah, cool stuff", 0, 3),
         ("don't won't I'm we'll you've they're he'd", 0, 7),
         ("it's the fox's", 0, 0),
-        ("DON’T 'cool' \"therefore\"", 1, 2),  # noqa: RUF001
+        ("DON’T 'cool' \"therefore\"", 1, 2),
         ("n't 'm", 0, 0),
         ("therefore cool", 1, 1),
     ],
@@ -68,7 +68,7 @@ def test_the_lexicon() -> None:
     assert lexicon["source"]
 
 
-@given(st.lists(st.sampled_from([*"ndo'’tlvermxz", "n't", "there", "fore", "cool", "DON", "'ll"]), max_size=10))  # noqa: RUF001
+@given(st.lists(st.sampled_from([*"ndo'’tlvermxz", "n't", "there", "fore", "cool", "DON", "'ll"]), max_size=10))
 def test_a_shortened_word_is_read_as_the_whole_one(parts: list[str]) -> None:
     splitter, rest = Formality().splitter, ""
     for part in parts:
@@ -101,7 +101,7 @@ def test_bigrams_by_hand() -> None:
     assert model.words == ("a", "b", "c")
     a, b, c, unknown = model.number("a"), model.number("b"), model.number("c"), model.number("fox")
     uniform = 1 / 4
-    unigram = {word: (1 - 0.9) / 3 + 0.9 * 3 / 3 * uniform for word in (a, b, c)}
+    unigram = dict.fromkeys((a, b, c), (1 - 0.9) / 3 + 0.9 * 3 / 3 * uniform)
     unigram[unknown] = 0.9 * uniform
     after_a = {word: 2 / 3 / 3 * unigram[word] for word in unigram}
     after_a[b] += (2 - 1 / 3) / 3
