@@ -4,6 +4,7 @@ import datetime
 import json
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def test_wrong_keywords(name: str, wanted: Any) -> None:
     with pytest.raises(RewardError, match=rf"(?s)Reward {name!r} cannot read metadata\[{name!r}\]: Expected .*got"):
         checked_score(make_reward(name), example(**{name: wanted}), "fox")
     if wanted is not None:
-        with pytest.raises(ValueError, match="Expected (keywords|concepts|plot_points) "):
+        with pytest.raises(ValueError, match=rf"Expected ({name}|keywords) "):
             make_reward({name: {name: wanted}})
     with pytest.raises(RewardError, match=rf"(?s){name!r} needs metadata\[{name!r}\] of every example, or an argument"):
         checked_score(make_reward(name), NOTHING, "fox")
@@ -264,26 +265,10 @@ def test_people_use_the_concepts_that_they_were_given(shared_data: Path) -> None
     [
         *[
             (word, 1)
-            for word in [
-                "cat",
-                "make",
-                "Made,",
-                "jumped",
-                "makes",
-                "the",
-                "tree",
-                "blue",
-                "strength",
-                "3",
-                "miles",
-                "played",
-            ]
+            for word in ("cat", "make", "Made,", "jumped", "makes", "the", "tree", "blue", "3", "miles", "played")
         ],
-        *[
-            (word, 2)
-            for word in ["table", "happy", "wanted", "boxes", "apples", "idea's", "fifteen", "horses", "recipe"][:5]
-        ],
-        *[(word, 3) for word in ["beautiful", "animal", "banana"]],
+        *[(word, 2) for word in ("table", "happy", "wanted", "boxes", "apples", "horses", "fifteen")],
+        *[(word, 3) for word in ("beautiful", "animal", "banana")],
         ("", 0),
         ("!", 0),
         ("漢字", 1),
@@ -595,5 +580,5 @@ def test_gsm8k_references_are_right(shared_data: Path) -> None:
     own = [reward.score(Example("", (answer,)), answer) for answer in answers]
     assert sum(score == 1 for score in own) / len(own) > 0.85  # some lines have a second number behind their result
     assert all(score >= 0.7 for score in own)
-    other = [reward.score(Example("", (one,)), two) for one, two in zip(answers, answers[1:], strict=False)]
+    other = [reward.score(Example("", (one,)), two) for one, two in pairwise(answers)]
     assert sum(other) / len(other) < 0.1

@@ -17,7 +17,9 @@ from textenvs.tokenizer import make_tokenizer
 
 PROMPT = Example("The red fox ran. The red fox sat!")
 VARIANTS: list[Any] = [
-    *[name for name in ("distinct", "repetition", "copying")],
+    "distinct",
+    "repetition",
+    "copying",
     *[{name: {"n": n, "min_grams": n}} for name in ("distinct", "repetition", "copying") for n in (1, 2, 4)],
     {"distinct": 1, "repetition": -1, "copying": {"n": 1, "weight": -0.5}},
 ]
