@@ -95,7 +95,7 @@ def update(
     """
     kl_coef = config.kl_coef or 0.0
     assert rollout.ref_log_probs is not None
-    mask, rewards = rollout.response_mask, rollout.rewards
+    mask, rewards = rollout.response_mask, rollout.rewards_and_bonuses
     if config.kl_credit == "return":
         rewards = rewards - kl_coef * kl_estimate(
             rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask

@@ -110,7 +110,7 @@ def prepare(agent: Agent, rollout: Rollout) -> Rollout:
     config = agent.config
     assert isinstance(config, REINFORCEConfig)
     if config.baseline == "moving_average":
-        means, alive = per_step_means(credits(rollout, rollout.rewards, config), rollout.response_mask)
+        means, alive = per_step_means(credits(rollout, rollout.rewards_and_bonuses, config), rollout.response_mask)
         before = torch.tensor(agent.memory.get("moving_average", []), dtype=torch.float64)
         agent.memory["moving_average"] = moving_average(before, means[alive], config.baseline_decay).tolist()
         known = means.new_zeros(means.shape)
