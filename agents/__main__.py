@@ -19,6 +19,7 @@ from agents import Agent, Algorithm, Evaluation, Policy, SFTConfig, collect, fin
 from agents.evaluation import evaluate as evaluate_policy
 from agents.metrics import plot_learning_curve, read_metrics
 from agents.policy import read_json
+from agents.sampling import Truncation
 from agents.training import start_policy
 from textenvs import Example, RewardError, Task, TextGenVectorEnv, render
 from textenvs.tasks.base import check_split
@@ -68,9 +69,18 @@ class Train(EnvironmentArguments):
     leaves one, config.json, which makes the same run again."""
     model: str = "tiny"
     """tiny (the bundled model, or a fresh small one where the environment has another vocabulary), a folder of a
-    Transformers model, or an id on the Hugging Face hub."""
+    Transformers model, an id on the Hugging Face hub, or a new model with random weights, as JSON:
+    '{"model_type": "t5", "d_model": 64}'."""
     init: Path | None = None
     """Start from the policy of a run, of sft or of train, in place of --model."""
+    lora: int | None = None
+    """Train LoRA adapters of this rank in place of the model, which stays and is the reference."""
+    freeze: str | None = None
+    """Leave untrained: the embeddings and this many first layers, or parameters of this pattern ("model.*.mlp.*")."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What passes compute in. Weights and their updates are in float32 either way."""
+    gradient_checkpointing: bool = False
+    """Compute layers again for the gradient rather than keep what they computed: slower, in much less memory."""
     total_timesteps: int = 400_000
     """Tokens to play in all."""
     max_seconds: float | None = None
@@ -120,6 +130,12 @@ class Evaluate(EnvironmentArguments):
     """What logits are divided by."""
     deterministic: bool = False
     """The likeliest token at every step instead of a sample."""
+    top_k: int | None = None
+    """Sample from the k likeliest tokens alone."""
+    top_p: float | None = None
+    """Sample from the likeliest tokens alone, whose probabilities add up to this."""
+    min_p: float | None = None
+    """Sample from tokens alone that have at least this share of the likeliest one's probability."""
     seed: int = 0
     """Of the sampling."""
     device: str | None = None
@@ -146,6 +162,12 @@ class Generate:
     """What logits are divided by."""
     deterministic: bool = False
     """The likeliest token at every step instead of a sample."""
+    top_k: int | None = None
+    """Sample from the k likeliest tokens alone."""
+    top_p: float | None = None
+    """Sample from the likeliest tokens alone, whose probabilities add up to this."""
+    min_p: float | None = None
+    """Sample from tokens alone that have at least this share of the likeliest one's probability."""
     seed: int = 0
     """Of the sampling."""
     device: str | None = None
@@ -233,12 +255,19 @@ def train(arguments: Any) -> None:
     if (folder / "metrics.jsonl").exists():
         raise ValueError(f"Expected a new folder for this run, got {str(folder)!r}, which holds another run")
     settings = arguments.settings.to_dict()
-    source: str | Path = arguments.model if arguments.init is None else _policy_folder(arguments.init)
+    source = _name_or_json(arguments.model) if arguments.init is None else _policy_folder(arguments.init)
+    policy_kwargs = {
+        "lora": arguments.lora,
+        "freeze": int(arguments.freeze) if (arguments.freeze or "").isdecimal() else arguments.freeze,
+        "precision": arguments.precision,
+        "gradient_checkpointing": arguments.gradient_checkpointing,
+    }
     agent = algorithm(
         source,
         arguments.env,
         seed=arguments.seed,
         env_kwargs=arguments.kwargs(),
+        policy_kwargs=policy_kwargs,
         device=arguments.device,
         **settings,
     )
@@ -274,7 +303,7 @@ def _policy_folder(run: Path) -> Path:
     """Where a run, of sft or of train, keeps its policy."""
     places = (run / "policy", run / "checkpoint" / "policy", run)
     found = next(
-        (place for place in places if (place / "config.json").is_file() and (place / "model.safetensors").is_file()),
+        (place for place in places if (place / "policy.json").is_file() or (place / "model.safetensors").is_file()),
         None,
     )
     if found is None:
@@ -363,6 +392,9 @@ def evaluate(arguments: Evaluate) -> None:
         reference=reference,
         temperature=arguments.temperature,
         deterministic=arguments.deterministic,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        min_p=arguments.min_p,
         seed=arguments.seed,
     )
     print(json.dumps(found.summary()) if arguments.json else _line(arguments.split, found))
@@ -413,6 +445,7 @@ def generate(arguments: Generate) -> None:
         deterministic=arguments.deterministic,
         generator=torch.Generator(policy.device).manual_seed(arguments.seed),
         examples=examples,
+        truncation=Truncation.of(arguments.top_k, arguments.top_p, arguments.min_p),
     )
     for place, response in zip(examples, rollout.responses(policy), strict=True):
         segments = [render.Segment(prompts[place], "prompt"), render.Segment(response, "response")]

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Literal, Self, get_args
 
+from agents.sampling import TRUNCATIONS
+
 Schedule = Literal["constant", "linear", "exponential", "inverse", "cosine", "stepwise"]
 """How a number goes from 1 to its final share: see `agents.optimization.schedule`."""
 
@@ -101,6 +103,11 @@ class OptimizerConfig:
         """
         known = [one.name for one in fields(cls)]
         for name in settings:
+            if name in TRUNCATIONS:
+                raise ValueError(
+                    f"Expected to train on the whole distribution, got {name}={settings[name]!r}: once an update moves "
+                    "a sampled token out of a truncated one, its log-prob is -inf. Pass it to evaluate()"
+                )
             if name not in known:
                 close = get_close_matches(name, known, n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -12,6 +12,7 @@ import torch
 from agents.metrics import distinct_n
 from agents.policy import Policy
 from agents.rollout import Rollout, collect
+from agents.sampling import Truncation
 from textenvs import Example, Reward, TextGenVectorEnv, make_reward
 from textenvs.render import Segment
 from textenvs.rewards import checked_score
@@ -144,6 +145,9 @@ def evaluate(
     held_out: Any = None,
     temperature: float = 1.0,
     deterministic: bool = False,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Play each of a split's first examples once (again from the start, where there are too few) and score them.
@@ -156,6 +160,9 @@ def evaluate(
         held_out: A second score, as `make_reward` takes it; None takes the task's own, which may be none.
         temperature: What logits are divided by.
         deterministic: The likeliest token instead of a sample.
+        top_k: Sample from the k likeliest tokens alone. KL is then that of the truncated policy.
+        top_p: Sample from the likeliest tokens alone, whose probabilities add up to this.
+        min_p: Sample from tokens alone that have at least this share of the likeliest one's probability.
         seed: Of the sampling.
 
     Returns:
@@ -173,6 +180,7 @@ def evaluate(
         deterministic=deterministic,
         generator=generator,
         examples=places,
+        truncation=Truncation.of(top_k, top_p, min_p),
     )
     examples = [pool.examples[place] for place in places]
     responses = rollout.responses(policy)

@@ -4,22 +4,96 @@ Each lane keeps its keys and values at its own position, so lanes start and end 
 under an unmodified Transformers model: it is given explicit position ids, a 4-D mask, and this cache. What an
 observation adds since the last step, be it a whole prompt or one token, is all that is computed.
 
-`FullContext` does the same without a cache, by running every row again from its start: the slower path for models
-whose state is not keys and values by position, and the definition that the fast path is tested against.
+An encoder-decoder reads a lane's prompt with its encoder, once, and all that comes after with its decoder: also what an
+environment replies, since an encoder that read it would change the states of what was written before.
+
+`trunk_states` says what every context must give, in one pass over whole rows; `FullContext` does so at every step: the
+slower path for models whose state is not keys and values by position, and what the fast paths are tested against.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, EncoderDecoderCache
 
 _GROW_BY = 64  # positions; the cache grows in buckets of this size
+
+Mode = Callable[[], AbstractContextManager[Any]]
+"""Makes what forward passes run in: autocast, adapters switched off, or nothing special."""
+
+
+def trunk_states(trunk: Any, input_ids: Tensor, prompts: Tensor, ends: Tensor) -> Tensor:
+    """The trunk's last hidden states over whole rows, in one pass.
+
+    Rows are right-padded, so the causal mask alone keeps padding out of sight.
+
+    Args:
+        trunk: The trunk of a causal model or of an encoder-decoder.
+        input_ids: `(batch, length)` int64.
+        prompts: `(batch,)` int64, how many tokens of each row the encoder of an encoder-decoder reads. The trunk of a
+            causal model does not ask.
+        ends: `(batch,)` int64, how many tokens of each row are looked at.
+
+    Returns:
+        `(batch, max(ends), hidden)`. State t has read the row up to and with its token t. Before the last token of its
+        prompt an encoder-decoder has none, and what stands there means nothing.
+    """
+    length = max(int(ends.max()), 1)
+    input_ids = input_ids[:, :length]
+    if not trunk.config.is_encoder_decoder:
+        found: Tensor = trunk(input_ids=input_ids, use_cache=False).last_hidden_state
+        return found
+    encoded, seen = _encode(trunk, input_ids, prompts)
+    steps = int((ends - prompts).max().clamp(min=0)) + 1
+    states: Tensor = (
+        trunk.get_decoder()(
+            input_ids=_decoder_rows(trunk, input_ids, prompts, steps),
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=seen,
+            use_cache=False,
+        )
+    ).last_hidden_state
+    places = (torch.arange(length, device=prompts.device) - prompts[:, None] + 1).clamp(0, steps - 1)
+    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def decoder_start(trunk: Any) -> int:
+    """The token that the decoder of an encoder-decoder reads before the response.
+
+    Raises:
+        ValueError: If its config names none.
+    """
+    start = getattr(trunk.config, "decoder_start_token_id", None)  # not of get_text_config, which fills in defaults
+    if start is None:
+        raise ValueError(
+            "Expected an encoder-decoder whose config has a decoder_start_token_id, got None: set "
+            "model.config.decoder_start_token_id (T5 takes the id of its padding, BART that of EOS)"
+        )
+    return int(start)
+
+
+def _encode(trunk: Any, input_ids: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """What the encoder makes of the prompts, `(batch, width, hidden)`, and which of it counts, `(batch, width)`."""
+    width = int(prompts.max())
+    seen = (torch.arange(width, device=prompts.device) < prompts[:, None]).long()
+    encoded: Tensor = trunk.get_encoder()(input_ids=input_ids[:, :width], attention_mask=seen).last_hidden_state
+    return encoded, seen
+
+
+def _decoder_rows(trunk: Any, input_ids: Tensor, prompts: Tensor, steps: int) -> Tensor:
+    """What the decoder reads, `(batch, steps)`: its start token, and what stands behind the prompt."""
+    places = prompts[:, None] + torch.arange(-1, steps - 1, device=prompts.device)
+    rows = input_ids.gather(1, places.clamp(0, input_ids.shape[1] - 1))
+    rows[:, 0] = decoder_start(trunk)
+    return rows
 
 
 class Context(Protocol):
@@ -176,14 +250,17 @@ class CachedContext:
     Args:
         model: A Transformers causal model.
         num_lanes: How many texts grow side by side.
+        mode: What forward passes run in.
     """
 
-    def __init__(self, model: PreTrainedModel, num_lanes: int) -> None:
-        self._trunk = model.base_model
+    def __init__(self, model: PreTrainedModel, num_lanes: int, mode: Mode = nullcontext) -> None:
+        config = model.config.get_text_config()
+        self._trunk: Any = model.base_model
+        self._mode = mode
         self._device = model.device
         self._dtype = model.dtype
-        self._last_position = getattr(model.config.get_text_config(), "max_position_embeddings", 2**31) - 1
-        self._cache = LaneCache(model.config.get_text_config().num_hidden_layers, num_lanes, model.device)
+        self._last_position = getattr(config, "max_position_embeddings", 2**31) - 1
+        self._cache = LaneCache(config.num_hidden_layers, num_lanes, model.device)
         self._read = np.zeros(num_lanes, dtype=np.int64)  # tokens of each lane that the cache holds
 
     def reset(self, lanes: NDArray[np.intp]) -> None:
@@ -241,47 +318,225 @@ class CachedContext:
         tokens = torch.from_numpy(input_ids[lanes[:, None], in_row].astype(np.int64)).to(self._device)
         visible = int(positions.max()) + 1
         where = torch.from_numpy(positions).to(self._device)
-        self._cache.plan(torch.from_numpy(lanes).to(self._device), where, visible, len(lanes) == self._cache.num_lanes)
+        rows = torch.from_numpy(lanes).to(self._device)
+        self._cache.plan(rows, where, visible, len(lanes) == self._cache.num_lanes)
         hides = torch.arange(visible, device=self._device) > where[:, None, :, None]  # (k, 1, width, visible)
         mask = torch.zeros(hides.shape, dtype=self._dtype, device=self._device)
         mask.masked_fill_(hides, torch.finfo(self._dtype).min)
+        with self._mode():  # only padding ever gets beyond the last position
+            return self._run(tokens, mask, where.clamp(max=self._last_position), rows)
+
+    def _run(self, tokens: Tensor, mask: Tensor, positions: Tensor, lanes: Tensor) -> Tensor:
+        """The forward pass itself. `tokens` and `positions` are `(k, width)`, `mask` is `(k, 1, width, visible)`."""
         output = self._trunk(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=where.clamp(max=self._last_position),  # only padding ever gets there
-            past_key_values=self._cache,
-            use_cache=True,
+            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=self._cache, use_cache=True
         )
         states: Tensor = output.last_hidden_state
         return states
 
 
-class FullContext:
-    """A `Context` that reads every row again from its start at every step: right for any causal model, and slow.
+class EncoderDecoderContext(CachedContext):
+    """A `Context` in which each lane's prompt is encoded once and kept, and the decoder runs on a `LaneCache`.
+
+    Decoders count positions from the length of their cache, one length for the whole batch. Hooks put each lane's own
+    in their place for the time of a pass: in the position embeddings (BART), or in the relative bias (T5).
 
     Args:
-        model: A Transformers causal model.
+        model: A Transformers encoder-decoder.
         num_lanes: How many texts grow side by side.
+        mode: What forward passes run in.
     """
 
-    def __init__(self, model: PreTrainedModel, num_lanes: int) -> None:
-        self._trunk = model.base_model
-        self._device = model.device
+    def __init__(self, model: PreTrainedModel, num_lanes: int, mode: Mode = nullcontext) -> None:
+        super().__init__(model, num_lanes, mode)
+        config = model.config
+        layers = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", None)
+        layers = layers or config.num_hidden_layers
+        self._start = decoder_start(model)
+        self._decoder: nn.Module = self._trunk.get_decoder()
+        self._cache = LaneCache(layers, num_lanes, model.device)
+        self._prompts = np.zeros(num_lanes, dtype=np.int64)  # tokens of each lane's prompt; 0: not read yet
+        self._keys: list[Tensor] = []  # of the prompts, (lanes, heads, width, head_dim) for each layer
+        self._values: list[Tensor] = []
+        self._seen = torch.zeros(num_lanes, 0, dtype=torch.int64, device=model.device)
+        self._relative = [one for one in self._decoder.modules() if getattr(one, "has_relative_attention_bias", False)]
 
     def reset(self, lanes: NDArray[np.intp]) -> None:
-        """See `Context.reset`: there is nothing to forget."""
+        """See `Context.reset`."""
+        super().reset(lanes)
+        self._prompts[lanes] = 0
 
     def keep(self, lanes: NDArray[np.intp]) -> None:
-        """See `Context.keep`: there is nothing to drop."""
+        """See `Context.keep`."""
+        super().keep(lanes)
+        self._prompts = self._prompts[lanes]
+        rows = torch.from_numpy(lanes).to(self._device)
+        self._keys, self._values = [one[rows] for one in self._keys], [one[rows] for one in self._values]
+        self._seen = self._seen[rows]
 
     @torch.no_grad()
     def extend(self, input_ids: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> Tensor:
         """See `Context.extend`."""
-        width = int(lengths.max())
-        tokens = torch.from_numpy(input_ids[:, :width].astype(np.int64)).to(self._device)
-        states: Tensor = self._trunk(input_ids=tokens, use_cache=False).last_hidden_state
-        last = torch.from_numpy(np.maximum(lengths, 1) - 1).to(self._device)
-        return states[torch.arange(len(lengths), device=self._device), last]
+        new = np.flatnonzero(self._prompts == 0)
+        if len(new):
+            self._prompts[new] = lengths[new]
+            self._read_prompts(input_ids, new)
+        steps = lengths - self._prompts + 1
+        return super().extend(self._decoder_rows(input_ids, int(steps.max())), steps)
+
+    @torch.no_grad()
+    def states(
+        self,
+        input_ids: NDArray[np.integer[Any]],
+        lanes: NDArray[np.intp],
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> Tensor:
+        """See `Context.states`. Tokens of a prompt have no states, and cannot be taken back."""
+        before = self._prompts[lanes]
+        if (before == 0).any() or (starts < before).any():
+            raise ValueError(f"Expected lanes that have read their prompts, and starts behind them, got {starts}")
+        steps = lengths - before + 1
+        rows = self._decoder_rows(input_ids, int(steps.max()))
+        return super().states(rows, lanes, starts - before + 1, steps)
+
+    def _decoder_rows(self, input_ids: NDArray[np.integer[Any]], steps: int) -> NDArray[np.integer[Any]]:
+        """What the decoder reads of whole rows, `(lanes, steps)`."""
+        longest = int(self._prompts.max())
+        if max(longest, steps) - 1 > self._last_position:
+            raise ValueError(
+                f"Expected a prompt and a response that each fit into the model's {self._last_position + 1} positions, "
+                f"got {longest} and {steps} tokens: lower max_new_tokens or max_prompt_length"
+            )
+        places = self._prompts[:, None] + np.arange(-1, steps - 1)
+        rows = np.take_along_axis(input_ids, np.clip(places, 0, input_ids.shape[1] - 1), axis=1)
+        rows[:, 0] = self._start
+        return rows
+
+    def _read_prompts(self, input_ids: NDArray[np.integer[Any]], lanes: NDArray[np.intp]) -> None:
+        """Encode the prompts of some lanes, and keep what each layer of the decoder makes of them."""
+        lengths = torch.from_numpy(self._prompts[lanes]).to(self._device)
+        tokens = torch.from_numpy(input_ids[lanes].astype(np.int64)).to(self._device)
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        with self._mode():
+            encoded, seen = _encode(self._trunk, tokens, lengths)
+            # One token through the decoder, for the sake of its keys and values of the prompt.
+            self._decoder(
+                input_ids=tokens.new_full((len(lanes), 1), self._start),
+                encoder_hidden_states=encoded,
+                encoder_attention_mask=seen,
+                past_key_values=cache,
+                use_cache=True,
+            )
+        rows = torch.from_numpy(lanes).to(self._device)
+        layers: list[Any] = cache.cross_attention_cache.layers
+        if not self._keys:
+            self._keys = [_room(one.keys, len(self._read)) for one in layers]
+            self._values = [_room(one.values, len(self._read)) for one in layers]
+        width = seen.shape[1]
+        if width > self._seen.shape[1]:
+            wider = width - self._seen.shape[1]
+            self._seen = nn.functional.pad(self._seen, (0, wider))
+            wider = width - self._keys[0].shape[2]
+            self._keys = [nn.functional.pad(one, (0, 0, 0, wider)) for one in self._keys]
+            self._values = [nn.functional.pad(one, (0, 0, 0, wider)) for one in self._values]
+        read = [*(layer.keys for layer in layers), *(layer.values for layer in layers)]
+        for kept, fresh in zip([*self._keys, *self._values], read, strict=True):
+            kept[rows, :, :width] = fresh
+        self._seen[rows] = nn.functional.pad(seen, (0, self._seen.shape[1] - width))
+
+    def _run(self, tokens: Tensor, mask: Tensor, positions: Tensor, lanes: Tensor) -> Tensor:
+        """See `CachedContext._run`."""
+        every = len(lanes) == self._cache.num_lanes
+        prompts = DynamicCache()
+        for keys, values in zip(self._keys, self._values, strict=True):
+            layer = DynamicLayer()
+            layer.keys, layer.values = (keys, values) if every else (keys[lanes], values[lanes])
+            layer.is_initialized = True
+            prompts.layers.append(layer)
+        seen = self._seen if every else self._seen[lanes]
+        # The decoder asks for the shape of what was encoded, and no longer for its content.
+        shape = (len(lanes), seen.shape[1], int(self._trunk.config.hidden_size))
+        with self._own_positions(positions, mask.shape[-1]):
+            output = self._decoder(
+                input_ids=tokens,
+                attention_mask=mask,
+                encoder_hidden_states=mask.new_zeros(1, 1, 1).expand(shape),
+                encoder_attention_mask=seen,
+                past_key_values=EncoderDecoderCache(self._cache, prompts),
+                use_cache=True,
+            )
+        states: Tensor = output.last_hidden_state
+        return states
+
+    @contextmanager
+    def _own_positions(self, positions: Tensor, visible: int) -> Iterator[None]:
+        """Each lane's own positions, `(k, width)`, in place of those that the decoder would count."""
+
+        def embed(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return args, {**kwargs, "position_ids": positions}
+
+        def reshape(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            return output.reshape(*positions.shape, -1)
+
+        def bias(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            buckets = module._relative_position_bucket(
+                torch.arange(visible, device=positions.device) - positions[..., None],
+                bidirectional=False,
+                num_buckets=module.relative_attention_num_buckets,
+                max_distance=module.relative_attention_max_distance,
+            )
+            return args, {**kwargs, "position_bias": module.relative_attention_bias(buckets).permute(0, 3, 1, 2)}
+
+        hooks = [module.register_forward_pre_hook(bias, with_kwargs=True) for module in self._relative]
+        embedding = getattr(self._decoder, "embed_positions", None)
+        if isinstance(embedding, nn.Module):
+            hooks += [embedding.register_forward_pre_hook(embed, with_kwargs=True)]
+            hooks += [embedding.register_forward_hook(reshape)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _room(like: Tensor, num_lanes: int) -> Tensor:
+    """Zeros of the shape of a layer's keys, for every lane."""
+    return like.new_zeros(num_lanes, *like.shape[1:])
+
+
+class FullContext:
+    """A `Context` that reads every row again from its start at every step: right for any model, and slow.
+
+    Args:
+        model: A Transformers causal model or encoder-decoder.
+        num_lanes: How many texts grow side by side.
+        mode: What forward passes run in.
+    """
+
+    def __init__(self, model: PreTrainedModel, num_lanes: int, mode: Mode = nullcontext) -> None:
+        self._trunk: Any = model.base_model
+        self._device = model.device
+        self._mode = mode
+        self._prompts = np.zeros(num_lanes, dtype=np.int64)  # tokens of each lane's prompt; 0: not read yet
+
+    def reset(self, lanes: NDArray[np.intp]) -> None:
+        """See `Context.reset`."""
+        self._prompts[lanes] = 0
+
+    def keep(self, lanes: NDArray[np.intp]) -> None:
+        """See `Context.keep`."""
+        self._prompts = self._prompts[lanes]
+
+    @torch.no_grad()
+    def extend(self, input_ids: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> Tensor:
+        """See `Context.extend`."""
+        self._prompts = np.where(self._prompts == 0, lengths, self._prompts)
+        tokens = torch.from_numpy(input_ids[:, : int(lengths.max())].astype(np.int64)).to(self._device)
+        ends = torch.from_numpy(lengths.astype(np.int64)).to(self._device)
+        with self._mode():
+            states = trunk_states(self._trunk, tokens, torch.from_numpy(self._prompts).to(self._device), ends)
+        return states[torch.arange(len(ends), device=self._device), ends.clamp(min=1) - 1]
 
     @torch.no_grad()
     def states(
@@ -292,8 +547,11 @@ class FullContext:
         lengths: NDArray[np.int64],
     ) -> Tensor:
         """See `Context.states`."""
+        self._prompts[lanes] = np.where(self._prompts[lanes] == 0, lengths, self._prompts[lanes])
         rows = torch.from_numpy(input_ids[lanes, : int(lengths.max())].astype(np.int64)).to(self._device)
-        states: Tensor = self._trunk(input_ids=rows, use_cache=False).last_hidden_state
+        ends = torch.from_numpy(lengths.astype(np.int64)).to(self._device)
+        with self._mode():
+            states = trunk_states(self._trunk, rows, torch.from_numpy(self._prompts[lanes]).to(self._device), ends)
         places = starts[:, None] + np.arange(int((lengths - starts).max()))
         inside = torch.from_numpy(np.minimum(places, rows.shape[1] - 1)).to(self._device)
         return states[torch.arange(len(lanes), device=self._device)[:, None], inside]

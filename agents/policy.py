@@ -1,6 +1,8 @@
-"""The policy: a Transformers causal model, its tokenizer, and a value head on the shared trunk.
+"""The policy: a language model, its tokenizer, and a value head on the shared trunk.
 
     policy = Policy.from_pretrained("gpt2")          # or "tiny", the bundled model, or any local folder
+    policy = Policy.from_config({"model_type": "t5", "d_model": 64}, "stories")     # or a new one: random weights
+    policy.adapt(lora=8, precision="bfloat16")       # how it is trained: adapters, what is frozen, precision, memory
     policy.act(...)                                   # one step in every lane, while collecting
     policy.evaluate(...)                              # the same numbers again, with gradients, while updating
 
@@ -11,31 +13,48 @@ the distribution that its actions came from. Dropout is off in both: the ratio o
 from __future__ import annotations
 
 import copy
+import fnmatch
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
-from agents.lane_cache import CachedContext, Context, FullContext
+from agents import adapters
+from agents.lane_cache import (
+    CachedContext,
+    Context,
+    EncoderDecoderContext,
+    FullContext,
+    decoder_start,
+    trunk_states,
+)
 from agents.linear_log_probs import linear_log_probs
+from agents.lstm import LSTMForCausalLM, RecurrentContext
+from agents.sampling import Truncation
 from textenvs import Tokenizer, make_tokenizer
 from textenvs.tokenizer import SubwordTokenizer
 
@@ -44,6 +63,20 @@ BUNDLED_MODELS = {"tiny": Path(__file__).parent / "data" / "tiny"}
 
 _VALUE_HEAD_FILE = "value_head.safetensors"
 _CRITIC_FILE = "critic.safetensors"
+_POLICY_FILE = "policy.json"
+_ADAPTERS_FOLDER = "adapters"
+_BASE_FOLDER = "base"
+
+_SMALL_LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 1024,
+}
+
+Precision = Literal["float32", "bfloat16"]
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -102,10 +135,10 @@ class ActionEvaluation:
 
 
 class Policy(nn.Module):
-    """A causal language model that acts, and a value head that says what it expects to get.
+    """A language model that acts, and a value head that says what it expects to get.
 
     Args:
-        model: Any Transformers causal model.
+        model: Any Transformers causal model or encoder-decoder, or an LSTM of `agents.lstm`.
         tokenizer: Its tokenizer, as `textenvs.make_tokenizer` takes it.
 
     Raises:
@@ -116,20 +149,28 @@ class Policy(nn.Module):
         tokenizer: A `textenvs.Tokenizer`.
         value_head: Linear, from the trunk's last hidden state to one number. Starts at 0.
         critic: The trunk that values are read off; None: the model's own.
-        pretrained: Whether the model's weights were loaded from somewhere, rather than drawn at random.
+        pretrained: Whether the model's weights were trained before, rather than drawn at random. Saved with it.
+        precision: What forward passes compute in, see `adapt`.
+        gradient_checkpointing: Whether `evaluate` trades time for memory, see `adapt`.
+        has_adapters: Whether LoRA adapters are what is trained, see `adapt`.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
         super().__init__()
         self.critic: nn.Module | None = None
         self.pretrained = bool(model.name_or_path)  # Transformers notes there where it loaded weights from
+        self.precision: Precision = "float32"
+        self.gradient_checkpointing = False
+        self.has_adapters = False
+        self._adapters_on = True  # False in the reference of a policy with adapters
+        self._source: str | None = None  # what from_pretrained loaded, so that adapters can be saved without the rest
         self.tokenizer: Tokenizer = make_tokenizer(tokenizer)
         self._tokenizer_source = tokenizer
         self.model = model
         head = model.get_output_embeddings()
         if not isinstance(head, nn.Linear):
             raise ValueError(
-                f"Expected a causal language model with a linear head, got {type(model).__name__}, whose output "
+                f"Expected a language model with a linear head, got {type(model).__name__}, whose output "
                 f"embeddings are {type(head).__name__}"
             )
         vocab_size = self.tokenizer.vocab_size
@@ -145,6 +186,7 @@ class Policy(nn.Module):
         allowed = torch.arange(head.out_features, device=model.device) < vocab_size
         # None where every logit belongs to a token.
         self._allowed: Tensor | None = None if vocab_size == head.out_features else allowed
+        self._scale, self._soft_cap = _logit_shape(model.config)
         self.eval()
         self._check_head()
         self._cacheable = self._check_cache()
@@ -160,7 +202,8 @@ class Policy(nn.Module):
             device: Where to put it; None takes CUDA, then MPS, then the CPU.
 
         Returns:
-            The policy, in float32. A folder that `Policy.save_pretrained` wrote brings its value head along.
+            The policy, its weights in float32. A folder that `Policy.save_pretrained` wrote brings along its value
+            head, critic and adapters, what is frozen, and how it computes.
 
         Raises:
             ValueError: If there is no such model, or it cannot be loaded safely.
@@ -172,28 +215,83 @@ class Policy(nn.Module):
             raise ValueError(
                 f"Expected a bundled model {list(BUNDLED_MODELS)}, a folder or a hub id, got {source!r}: no such folder"
             )
-        if local and not (Path(source) / "config.json").is_file():
+        if local and not any((Path(source) / name).exists() for name in ("config.json", _ADAPTERS_FOLDER)):
             raise ValueError(f"Expected a model folder with a config.json, got {source!r}, which has none")
+        notes = read_json(Path(source) / _POLICY_FILE) if (Path(source) / _POLICY_FILE).is_file() else {}
+        weights = source
+        if notes.get("base") is not None:  # a folder of adapters, whose base lies elsewhere
+            weights = str(BUNDLED_MODELS.get(notes["base"], notes["base"]))
+        elif (Path(source) / _BASE_FOLDER).is_dir():
+            weights = str(Path(source) / _BASE_FOLDER)
         try:
             with quiet_loading():
-                model = AutoModelForCausalLM.from_pretrained(
-                    source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+                config = AutoConfig.from_pretrained(weights, trust_remote_code=False)
+                kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+                model = kind.from_pretrained(
+                    weights, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
                 )
                 tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
-            kind = "the folder" if local else f"no such folder or bundled model {list(BUNDLED_MODELS)}, so the hub id"
+            name = "the folder" if local else f"no such folder or bundled model {list(BUNDLED_MODELS)}, so the hub id"
             raise ValueError(
-                f"Expected a causal language model that loads from safetensors, got {kind} {source!r}: {error}"
+                f"Expected a language model that loads from safetensors, got {name} {weights!r}: {error}"
             ) from error
         nn.Module.to(model, chosen)
         policy = cls(model, tokenizer)
+        policy._source = str(name_or_folder) if not local or str(name_or_folder) in BUNDLED_MODELS else None
+        if local and policy._source is None:
+            policy._source = notes.get("base") or os.path.abspath(weights)
+        policy.pretrained = bool(notes.get("pretrained", True))
+        policy.precision = notes.get("precision", "float32")
+        policy.gradient_checkpointing = bool(notes.get("gradient_checkpointing", False))
+        if (Path(source) / _ADAPTERS_FOLDER).is_dir():
+            adapters.load(model, Path(source) / _ADAPTERS_FOLDER)
+            policy.has_adapters = True
         value_head = Path(source) / _VALUE_HEAD_FILE
         if value_head.is_file():
             policy.value_head.load_state_dict(load_file(value_head, device=str(chosen)))
         critic = Path(source) / _CRITIC_FILE
         if critic.is_file():
-            policy.separate_critic().load_state_dict(load_file(critic, device=str(chosen)))
+            load_model(policy.separate_critic(), critic, device=str(chosen))
+        frozen = set(notes.get("frozen", ()))
+        for name, parameter in policy.named_parameters():
+            if name in frozen:
+                parameter.requires_grad_(False)
         return policy
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any] | PretrainedConfig,
+        tokenizer: Any,
+        *,
+        seed: int = 0,
+        device: str | torch.device | None = None,
+    ) -> Policy:
+        """A policy with random weights.
+
+        Args:
+            config: A Transformers config, or a dict of one: "model_type" ("llama", "gpt2", "t5", "lstm_lm", ...) and
+                any of its settings. A dict takes vocabulary and special tokens from the tokenizer, where it names none.
+            tokenizer: As `textenvs.make_tokenizer` takes it.
+            seed: Of the weights.
+            device: Where to put it; None takes CUDA, then MPS, then the CPU.
+
+        Returns:
+            The policy.
+
+        Raises:
+            ValueError: If there is no such model type, or the model has no logits for some tokens.
+            TypeError: If there is no such setting; says which is closest.
+        """
+        made = make_tokenizer(tokenizer)
+        full = config if isinstance(config, PretrainedConfig) else _config_of(config, made)
+        kind = AutoModelForSeq2SeqLM if full.is_encoder_decoder else AutoModelForCausalLM
+        with torch.random.fork_rng(devices=[]):  # Transformers draws from the global generator, which stays as it was
+            torch.manual_seed(seed)
+            model = kind.from_config(full, dtype=torch.float32)  # type: ignore[no-untyped-call]
+        nn.Module.to(model, choose_device(device))
+        return cls(model, tokenizer)
 
     @classmethod
     def fresh(cls, tokenizer: Any, *, seed: int = 0, device: str | torch.device | None = None) -> Policy:
@@ -207,37 +305,109 @@ class Policy(nn.Module):
         Returns:
             The policy, two layers of width 64, with room for 1024 tokens.
         """
-        made = make_tokenizer(tokenizer)
-        config = LlamaConfig(
-            vocab_size=made.vocab_size,
-            hidden_size=64,
-            intermediate_size=176,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=1024,
-            bos_token_id=made.bos_token_id,
-            eos_token_id=made.eos_token_id,
-            pad_token_id=made.pad_token_id,
-        )
-        with torch.random.fork_rng(devices=[]):  # Transformers draws from the global generator, which stays as it was
-            torch.manual_seed(seed)
-            model = LlamaForCausalLM(config)
-        nn.Module.to(model, choose_device(device))
-        return cls(model, tokenizer)
+        return cls.from_config(_SMALL_LLAMA, tokenizer, seed=seed, device=device)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that plain Transformers loads, with the value head in a file beside it.
+    # How it is trained -----------------------------------------------------------------------------------------------
+
+    def adapt(
+        self,
+        *,
+        lora: int | Mapping[str, Any] | None = None,
+        freeze: int | str | Sequence[str] | None = None,
+        precision: Precision | None = None,
+        gradient_checkpointing: bool | None = None,
+        seed: int = 0,
+    ) -> Policy:
+        """Say what of the policy is trained, and how it computes. Before it gets an optimiser; saved with it.
+
+        Args:
+            lora: Trains adapters of this rank beside every linear layer of the trunk, in place of the model itself
+                (Hu et al. 2021, arXiv:2106.09685), or a dict of settings of `peft.LoraConfig`. The model as it is now
+                becomes the reference, without a copy of it.
+            freeze: Leaves untrained the embeddings and this many first layers (of encoder and decoder both), or every
+                parameter whose name fits one of these patterns ("model.*.mlp.*"). Tied to the head, embeddings take it
+                with them.
+            precision: "bfloat16" computes in it (autocast), with weights and their updates in float32. A rollout's
+                log-probs then differ from those of `evaluate` by rounding, so the first ratio is only about 1.
+            gradient_checkpointing: Keeps the input of each layer alone and computes the rest again for the gradient:
+                about a third more time, and much less memory. The numbers stay the same.
+            seed: Of the adapters' weights.
+
+        Returns:
+            The policy itself.
+
+        Raises:
+            ImportError: If peft, which LoRA needs, is not installed.
+            ValueError: If there is nothing to freeze, too much, or adapters there are already.
+        """
+        if precision is not None:
+            if precision not in ("float32", "bfloat16"):
+                raise ValueError(f"Expected precision 'float32' or 'bfloat16', got {precision!r}")
+            self.precision = precision
+        if gradient_checkpointing is not None:
+            if gradient_checkpointing and not self._checkpointable():
+                raise ValueError(
+                    f"Expected a model with layers that can be checkpointed, got {type(self.model).__name__}"
+                )
+            self.gradient_checkpointing = bool(gradient_checkpointing)
+        if lora is not None:
+            if self.has_adapters:
+                raise ValueError("Expected a policy without adapters to add some to, got one that has them")
+            adapters.add(self.model, lora, seed=seed)
+            self.has_adapters = True
+        if freeze is not None:
+            self._freeze(freeze)
+        return self
+
+    def _freeze(self, what: int | str | Sequence[str]) -> None:
+        if isinstance(what, int):
+            parts = _first_layers(self.model.base_model, what)
+            parameters = [parameter for part in parts for parameter in part.parameters()]
+        else:
+            patterns = [what] if isinstance(what, str) else list(what)
+            names = dict(self.named_parameters())
+            for pattern in patterns:
+                if not fnmatch.filter(names, pattern):
+                    close = get_close_matches(pattern, names, n=1, cutoff=0.0)
+                    raise ValueError(f"Expected a pattern that fits some parameter, {close[0]!r} say, got {pattern!r}")
+            parameters = [names[name] for pattern in patterns for name in fnmatch.filter(names, pattern)]
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            raise ValueError(f"Expected something left to train, got freeze={what!r}, which freezes everything")
+
+    def save_pretrained(self, folder: str | Path, *, merge: bool = False) -> None:
+        """Write a folder that plain Transformers loads, with the value head and the rest of the policy beside it.
+
+        A policy with adapters is the exception. Its folder holds the adapters, as peft writes them, and the name of the
+        model under them (or that model, where it has no name); `merge` makes a plain model of the two.
 
         Args:
             folder: Made if it does not exist.
+            merge: Adds the adapters to the weights, for good, in what is written.
 
         Raises:
             ValueError: If the tokenizer is an object that cannot be written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        apart = self.has_adapters and not merge
         with quiet_loading():
-            self.model.save_pretrained(folder, safe_serialization=True)
+            if apart:
+                adapters.save(self.model, folder / _ADAPTERS_FOLDER)
+                if self._source is None:
+                    adapters.stripped(self.model).save_pretrained(folder / _BASE_FOLDER)
+            else:
+                model = adapters.merged(self.model) if self.has_adapters else self.model
+                model.save_pretrained(folder)
+        notes = {
+            "pretrained": self.pretrained,
+            "precision": self.precision,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "frozen": [] if merge else [name for name, one in self.named_parameters() if not one.requires_grad],
+            "base": self._source if apart else None,
+        }
+        (folder / _POLICY_FILE).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
         if hasattr(self._tokenizer_source, "save_pretrained"):
             self._tokenizer_source.save_pretrained(folder)
         elif isinstance(self.tokenizer, SubwordTokenizer):
@@ -258,9 +428,7 @@ class Policy(nn.Module):
             folder / _VALUE_HEAD_FILE,
         )
         if self.critic is not None:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in self.critic.state_dict().items()}, folder / _CRITIC_FILE
-            )
+            save_model(self.critic, str(folder / _CRITIC_FILE))
 
     def separate_critic(self) -> nn.Module:
         """Give values a trunk of their own, a copy of the model's as it is now, unless they have one already.
@@ -273,7 +441,15 @@ class Policy(nn.Module):
         return self.critic
 
     def frozen_copy(self) -> Policy:
-        """This policy as it is now, for good: the reference that KL is measured against. It has no critic."""
+        """This policy as it is now, for good: the reference that KL is measured against. It has no critic.
+
+        Under adapters it is the same model with the adapters off, and not a copy of it.
+        """
+        if self.has_adapters:
+            base = copy.copy(self)  # shares its modules
+            base.critic = None
+            base._adapters_on = False
+            return base
         critic, self.critic = self.critic, None
         try:
             frozen = copy.deepcopy(self)
@@ -281,6 +457,11 @@ class Policy(nn.Module):
             self.critic = critic
         frozen.requires_grad_(False)
         return frozen
+
+    @property
+    def is_adapters_off(self) -> bool:
+        """Whether this is the reference of a policy with adapters, which lives in that policy's model."""
+        return self.has_adapters and not self._adapters_on
 
     @property
     def device(self) -> torch.device:
@@ -301,21 +482,39 @@ class Policy(nn.Module):
             max_length: The longest that one may get.
 
         Returns:
-            A KV cache by lane, or, for models without one that fits, full forward passes.
+            A KV cache by lane, an LSTM's state by lane, or, for models without one that fits, full forward passes.
 
         Raises:
             ValueError: If the model has no positions for a text that long.
         """
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and max_length > limit:
+        config = self.model.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
+        # An encoder-decoder has that many positions for the prompt, and again for the response.
+        if limit is not None and max_length > limit and not config.is_encoder_decoder:
             raise ValueError(
                 f"Expected prompt and response to fit into the model's context of {limit} tokens, got {max_length}: "
                 "lower max_new_tokens or max_prompt_length"
             )
-        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
+        window = getattr(config, "sliding_window", None)
         if self._cacheable and (window is None or window >= max_length):
-            return CachedContext(self.model, num_lanes)
-        return FullContext(self.model, num_lanes)
+            return self._fast_context(num_lanes)
+        return FullContext(self.model, num_lanes, self._running)
+
+    def _fast_context(self, num_lanes: int) -> Context:
+        if isinstance(self.model, LSTMForCausalLM):
+            return RecurrentContext(self.model, num_lanes, self._running)
+        kind = EncoderDecoderContext if self.model.config.is_encoder_decoder else CachedContext
+        return kind(self.model, num_lanes, self._running)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """What forward passes run in."""
+        with ExitStack() as stack:
+            if self.is_adapters_off:
+                stack.enter_context(adapters.off(self.model))
+            if self.precision == "bfloat16":
+                stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
+            yield
 
     @torch.no_grad()
     def act(
@@ -326,6 +525,7 @@ class Policy(nn.Module):
         deterministic: bool = False,
         generator: torch.Generator | None = None,
         allowed: NDArray[np.bool_] | None = None,
+        truncation: Truncation | None = None,
     ) -> Step:
         """One action for each lane.
 
@@ -335,6 +535,7 @@ class Policy(nn.Module):
             deterministic: The likeliest token instead of a sample.
             generator: Source of randomness, on the policy's device. None draws from torch's default generator.
             allowed: `(lanes, vocab_size)`, True where a token may be taken; None: everywhere.
+            truncation: Leaves unlikely tokens out. For evaluation only: see `agents.sampling`.
 
         Returns:
             Actions, their log-probs under exactly the distribution that was sampled, and values.
@@ -342,8 +543,7 @@ class Policy(nn.Module):
         Raises:
             ValueError: If a lane may take no token at all.
         """
-        head = self.model.get_output_embeddings()
-        logits = head(hidden).float() / temperature
+        logits = self.logits(hidden) / temperature
         if self._allowed is not None:
             logits = logits.masked_fill(~self._allowed, -torch.inf)
         if allowed is not None:
@@ -351,6 +551,8 @@ class Policy(nn.Module):
                 lanes = np.flatnonzero(~allowed.any(axis=1)).tolist()
                 raise ValueError(f"Expected an action mask that allows some token in every lane, got none in {lanes}")
             logits[:, : allowed.shape[1]].masked_fill_(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
+        if truncation is not None:
+            logits = logits.masked_fill(~truncation.kept(logits), -torch.inf)
         log_probs = torch.log_softmax(logits, dim=-1)
         if deterministic:
             actions = logits.argmax(dim=-1)
@@ -365,6 +567,35 @@ class Policy(nn.Module):
             log_probs=log_probs.gather(1, actions[:, None])[:, 0],
             values=self.value_head(hidden.float())[:, 0],
         )
+
+    def last_states(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """The trunk's state at the last token of each row, in one pass over whole rows, with gradients.
+
+        Args:
+            observation: `(lanes, max_length)` each, of any dtype: `input_ids`, `attention_mask` and `response_mask`.
+
+        Returns:
+            `(lanes, hidden)`.
+        """
+        lengths = observation["attention_mask"].long().sum(dim=1)
+        mine = observation["response_mask"].long()
+        prompts = torch.where(mine.any(dim=1), mine.argmax(dim=1), lengths)
+        with self._running():
+            states = trunk_states(self.model.base_model, observation["input_ids"].long(), prompts, lengths)
+        return states[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """What the model says of the next token, with gradients.
+
+        Args:
+            hidden: `(lanes, hidden)`.
+
+        Returns:
+            `(lanes, logits)` float32, before any temperature. A model may have more logits than tokens.
+        """
+        with self._running():
+            logits = nn.functional.linear(hidden.to(self._head.weight.dtype), self._head.weight, self._bias)
+        return self._shaped(logits.float())
 
     def predict(
         self,
@@ -387,8 +618,9 @@ class Policy(nn.Module):
         Returns:
             `(lanes,)` token ids.
         """
-        lengths = observation["attention_mask"].sum(axis=1, dtype=np.int64)
-        hidden = FullContext(self.model, len(lengths)).extend(observation["input_ids"], lengths)
+        tensors = {name: torch.from_numpy(np.asarray(array)).to(self.device) for name, array in observation.items()}
+        with torch.no_grad():
+            hidden = self.last_states(tensors)
         allowed = None if action_masks is None else np.asarray(action_masks) != 0
         step = self.act(
             hidden, temperature=temperature, deterministic=deterministic, generator=generator, allowed=allowed
@@ -415,7 +647,8 @@ class Policy(nn.Module):
 
         Args:
             input_ids: `(batch, length)` int64, whole episodes.
-            positions: `(batch, time)` int64, where in its row each action stands (at least 1).
+            positions: `(batch, time)` int64, where in its row each action stands (at least 1). The first of a row says
+                where its prompt ends, which an encoder-decoder has to know, whether it counts or not.
             mask: `(batch, time)` bool, which actions count.
             temperature: What the logits are divided by, as in `act`.
             entropy: Whether to compute entropies.
@@ -424,26 +657,30 @@ class Policy(nn.Module):
         Returns:
             The evaluation.
         """
-        states = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
         rows, steps = mask.nonzero(as_tuple=True)
         places = positions[rows, steps]
-        hidden = states[rows, places - 1]
-        head = self.model.get_output_embeddings()
+        prompts, ends = positions[:, 0], (positions * mask).amax(dim=1)
+        head = self._head
         may = self._allowed
         if allowed is not None:
             may = unpack_masks(allowed[rows, steps], self.tokenizer.vocab_size)
             may = nn.functional.pad(may, (0, head.out_features - may.shape[1]))
-        log_probs, entropies = linear_log_probs(
-            hidden,
-            head.weight,
-            head.bias,
-            input_ids[rows, places],
-            temperature=temperature,
-            allowed=may,
-            entropy=entropy,
-        )
-        if self.critic is not None:
-            hidden = self.critic(input_ids=input_ids, use_cache=False).last_hidden_state[rows, places - 1]
+        with self._running():
+            with self._checkpointing(self.model.base_model):
+                hidden = trunk_states(self.model.base_model, input_ids, prompts, ends)[rows, places - 1]
+            log_probs, entropies = linear_log_probs(
+                hidden.to(head.weight.dtype),  # an LSTM leaves bfloat16 under autocast
+                head.weight,
+                self._bias,
+                input_ids[rows, places],
+                temperature=temperature if self._soft_cap else temperature / self._scale,
+                allowed=may,
+                entropy=entropy,
+                transform=self._shaped if self._soft_cap else None,
+            )
+            if self.critic is not None:
+                with self._checkpointing(self.critic):
+                    hidden = trunk_states(self.critic, input_ids, prompts, ends)[rows, places - 1]
         values = self.value_head(hidden.float())[:, 0]
 
         def on_grid(flat: Tensor) -> Tensor:
@@ -452,41 +689,102 @@ class Policy(nn.Module):
         return ActionEvaluation(on_grid(log_probs.float()), on_grid(entropies.float()), on_grid(values))
 
     @torch.no_grad()
-    def state_values(self, input_ids: Tensor, positions: Tensor, mask: Tensor, *, micro_batch_size: int = 64) -> Tensor:
+    def state_values(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        *,
+        prompts: Tensor | None = None,
+        micro_batch_size: int = 64,
+    ) -> Tensor:
         """V of the states before some positions, without gradients.
 
         Args:
             input_ids: `(batch, length)` int64, right-padded.
             positions: `(batch, time)` int64, where in its row each action stands, or would stand.
             mask: `(batch, time)` bool, which of them count.
+            prompts: `(batch,)` int64, tokens of each row's prompt; None: as many as stand before its first position.
             micro_batch_size: Rows per forward pass.
 
         Returns:
             `(batch, time)` float32, zeros where the mask is False.
         """
         trunk = self.model.base_model if self.critic is None else self.critic
+        prompts = positions[:, 0] if prompts is None else prompts
         values = torch.zeros(mask.shape, device=input_ids.device)
         for rows in torch.arange(len(input_ids), device=input_ids.device).split(micro_batch_size):
-            length = int((positions[rows] * mask[rows]).max().clamp(min=1))
-            states = trunk(input_ids=input_ids[rows, :length], use_cache=False).last_hidden_state
-            before = (positions[rows] - 1).clamp(max=length - 1)
+            with self._running():
+                states = trunk_states(trunk, input_ids[rows], prompts[rows], (positions[rows] * mask[rows]).amax(dim=1))
+            before = (positions[rows] - 1).clamp(max=states.shape[1] - 1)
             hidden = states.gather(1, before[..., None].expand(-1, -1, states.shape[-1]))
             values[rows] = torch.where(mask[rows], self.value_head(hidden.float())[..., 0], 0.0)
         return values
+
+    @property
+    def _head(self) -> nn.Linear:
+        head = self.model.get_output_embeddings()
+        assert isinstance(head, nn.Linear)
+        return head
+
+    @property
+    def _bias(self) -> Tensor | None:
+        """What is added to the logits: the head's bias, or the constants that BART and Marian keep beside it."""
+        beside = getattr(self.model, "final_logits_bias", None)
+        return self._head.bias if beside is None else beside[0]
+
+    def _shaped(self, logits: Tensor) -> Tensor:
+        """The logits that the model means, from its head's: scaled, and with a soft cap, as Gemma has it."""
+        if self._scale != 1:
+            logits = logits * self._scale
+        if self._soft_cap:
+            logits = self._soft_cap * torch.tanh(logits / self._soft_cap)
+        return logits
+
+    def _checkpointable(self) -> list[Any]:
+        return [one for one in self.model.base_model.modules() if isinstance(one, GradientCheckpointingLayer)]
+
+    @contextmanager
+    def _checkpointing(self, trunk: nn.Module) -> Iterator[None]:
+        """Layers keep nothing but their input, where gradients are wanted and the policy was told to save memory.
+
+        Transformers' layers do so in training mode alone, which would also switch dropout on. So each is in training
+        mode for as long as it takes to see that, and back in evaluation mode when it computes.
+        """
+        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
+            yield
+            return
+        layers: list[Any] = [one for one in trunk.modules() if isinstance(one, GradientCheckpointingLayer)]
+        for layer in layers:
+            layer.gradient_checkpointing = True
+            layer._gradient_checkpointing_func = partial(_checkpointed, layer)
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.gradient_checkpointing = layer.training = False
+                del layer._gradient_checkpointing_func
 
     # Checks ----------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _check_head(self) -> None:
-        """The head must be all there is between the trunk and the logits (no scaling, no soft cap)."""
+        """Head, scale and soft cap must be all there is between the trunk and the logits."""
         tokens = torch.arange(min(4, self.tokenizer.vocab_size), device=self.device)[None]
-        states = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-        apart = self.model.get_output_embeddings()(states)
-        whole = self.model(input_ids=tokens, use_cache=False).logits
-        if not torch.allclose(apart.float(), whole.float(), atol=1e-3, rtol=1e-3):
+        one, ends = tokens.new_ones(1), tokens.new_full((1,), tokens.shape[1])
+        states = trunk_states(self.model.base_model, tokens, one, ends)[:, 0]
+        apart = self._shaped(nn.functional.linear(states, self._head.weight, self._bias).float())
+        if self.model.config.is_encoder_decoder:
+            start = tokens.new_full((1, 1), decoder_start(self.model))
+            output = self.model(input_ids=tokens[:, :1], decoder_input_ids=start, use_cache=False)
+        else:
+            output = self.model(input_ids=tokens[:, :1], use_cache=False)
+        whole = output.logits[:, 0].float()
+        if not torch.allclose(apart, whole, atol=1e-3, rtol=1e-3):
             raise ValueError(
-                f"Expected logits that are a linear function of the trunk's last hidden state, got "
-                f"{type(self.model).__name__}, which changes them afterwards (a scale or a soft cap): not supported"
+                f"Expected logits that are a linear function of the trunk's last hidden state, scaled or with a soft "
+                f"cap, got {type(self.model).__name__}, which changes them in another way: not supported"
             )
 
     @torch.no_grad()
@@ -495,7 +793,7 @@ class Policy(nn.Module):
         size = self.tokenizer.vocab_size
         rows = np.array([[i * 7 % size, i * 5 % size, i * 3 % size, i % size] for i in range(1, 4)])
         try:
-            cached, full = CachedContext(self.model, 3), FullContext(self.model, 3)
+            cached, full = self._fast_context(3), FullContext(self.model, 3)
             for lengths in (np.array([1, 2, 3]), np.array([2, 3, 4]), np.array([3, 4, 4])):
                 expected, got = full.extend(rows, lengths), cached.extend(rows, lengths)
                 moved = slice(0, 3 if lengths[0] < 3 else 2)
@@ -508,6 +806,82 @@ class Policy(nn.Module):
             )
             return False
         return True
+
+
+def _checkpointed(layer: nn.Module, function: Any, *args: Any) -> Any:
+    """A layer's forward pass, kept or computed again, and in evaluation mode both times."""
+
+    def run(*inputs: Any) -> Any:
+        before, layer.training = layer.training, False
+        try:
+            return function(*inputs)
+        finally:
+            layer.training = before
+
+    return checkpoint(run, *args, use_reentrant=False)
+
+
+def _logit_shape(config: PretrainedConfig) -> tuple[float, float | None]:
+    """What a model does to its head's logits: the factor, and the soft cap, None where there is none."""
+    text = config.get_text_config()
+    scale = 1.0
+    if config.is_encoder_decoder and getattr(config, "scale_decoder_outputs", False):  # T5, with tied embeddings
+        scale = float(config.d_model**-0.5)
+    if getattr(text, "logit_scale", None):  # Cohere
+        scale = float(text.logit_scale)
+    if getattr(text, "logits_scaling", None):  # Granite
+        scale = 1 / float(text.logits_scaling)
+    cap = getattr(text, "final_logit_softcapping", None)  # Gemma
+    return scale, float(cap) if cap else None
+
+
+def _config_of(settings: Mapping[str, Any], tokenizer: Tokenizer) -> PretrainedConfig:
+    """A Transformers config from a dict, which refuses what Transformers would keep without a word: a typo."""
+    settings = dict(settings)
+    model_type = settings.pop("model_type", None)
+    if not isinstance(model_type, str):
+        raise ValueError(
+            f"Expected a config with a 'model_type' ('llama', 'gpt2', 't5', 'lstm_lm', ...), got {settings!r}"
+        )
+    try:
+        default = AutoConfig.for_model(model_type)
+    except ValueError as error:
+        raise ValueError(f"Expected a model type that Transformers knows, got {model_type!r}: {error}") from error
+    known = {*default.to_dict(), *default.attribute_map}
+    for name in settings:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"Expected a setting of {type(default).__name__}, got {name!r}.{hint}")
+    ours: dict[str, Any] = {
+        "vocab_size": tokenizer.vocab_size,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if default.is_encoder_decoder:
+        ours["decoder_start_token_id"] = tokenizer.bos_token_id
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):  # ids of another vocabulary, for generate()
+        if getattr(default, name, None) is not None:
+            ours[name] = None
+    return AutoConfig.for_model(model_type, **{**ours, **settings})
+
+
+def _first_layers(trunk: Any, count: int) -> list[nn.Module]:
+    """The embeddings and the first `count` layers of a trunk; of encoder and decoder both, where there are two."""
+    stacks: list[Any] = [trunk.get_encoder(), trunk.get_decoder()] if trunk.config.is_encoder_decoder else [trunk]
+    found: list[nn.Module] = []
+    for stack in stacks:
+        layers = next((one for one in stack.modules() if isinstance(one, nn.ModuleList)), None)
+        if layers is None or not 0 <= count <= len(layers):
+            raise ValueError(
+                f"Expected to freeze from 0 to {0 if layers is None else len(layers)} layers of "
+                f"{type(trunk).__name__}, got {count}"
+            )
+        inside = {id(one) for layer in layers for one in layer.modules()}
+        found += [one for one in stack.modules() if isinstance(one, nn.Embedding) and id(one) not in inside]
+        found += list(layers[:count])
+    return found
 
 
 def unpack_masks(packed: Tensor, vocab_size: int) -> Tensor:

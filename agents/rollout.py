@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.policy import Policy
+from agents.sampling import Truncation
 from textenvs import TextGenVectorEnv
 
 
@@ -154,6 +155,7 @@ def collect(
     deterministic: bool = False,
     generator: torch.Generator | None = None,
     examples: Sequence[int] | None = None,
+    truncation: Truncation | None = None,
 ) -> Rollout:
     """Play whole episodes in an environment, all its lanes at once.
 
@@ -168,6 +170,7 @@ def collect(
         deterministic: The likeliest token instead of a sample.
         generator: Source of the policy's randomness, on its device.
         examples: `(num_episodes,)` places in the pool, one for each episode; None lets the environment draw them.
+        truncation: Leaves unlikely tokens out. For evaluation only: see `agents.sampling`.
 
     Returns:
         The rollout: exactly `num_episodes` rows, on the policy's device.
@@ -199,7 +202,12 @@ def collect(
         hidden = context.extend(input_ids, lengths)
         allowed = None if masks is None else masks[rows] == 1
         step = policy.act(
-            hidden, temperature=temperature, deterministic=deterministic, generator=generator, allowed=allowed
+            hidden,
+            temperature=temperature,
+            deterministic=deterministic,
+            generator=generator,
+            allowed=allowed,
+            truncation=truncation,
         )
         actions = np.full(num_lanes, env.tokenizer.eos_token_id)
         actions[rows] = step.actions.cpu().numpy()
@@ -334,7 +342,8 @@ class _Recorder:
         if self._truncated.any():
             cut = tensor(np.flatnonzero(self._truncated))
             ends = tensor(self._lengths)[cut, None]  # where the next action would stand
-            last_values[cut] = policy.state_values(input_ids[cut], ends, torch.ones_like(ends, dtype=torch.bool))[:, 0]
+            there = torch.ones_like(ends, dtype=torch.bool)
+            last_values[cut] = policy.state_values(input_ids[cut], ends, there, prompts=positions[cut, 0])[:, 0]
         return Rollout(
             input_ids=input_ids,
             positions=positions,

@@ -1,25 +1,34 @@
-"""What Stable-Baselines3 needs to use our environments: the native vector environment as a `VecEnv`.
+"""What Stable-Baselines3 needs to use our environments and language models.
 
-    from agents.sb3 import TextGenVecEnv
+    from agents.sb3 import TextGenVecEnv, TransformerPolicy
     envs = TextGenVecEnv("TextGen-v0", num_envs=64)
-    stable_baselines3.PPO("MultiInputPolicy", envs).learn(10_000)
+    stable_baselines3.PPO(TransformerPolicy, envs, policy_kwargs={"model": "tiny"}, gamma=1.0).learn(10_000)
 
-`DummyVecEnv` of as many environments gives the same numbers, one environment at a time.
+`TextGenVecEnv` is the native vector environment as a `VecEnv`: what `DummyVecEnv` of as many environments gives, but
+without its loop. `TransformerPolicy` is a language model as the policy of SB3's PPO and A2C, and
+`MaskableTransformerPolicy` that of sb3-contrib's MaskablePPO. They read the whole text at every step, since SB3 has no
+place for a cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from agents.policy import Policy
 from textenvs import TextGenEnv, TextGenVectorEnv
 
 try:
+    from stable_baselines3.common.policies import MultiInputActorCriticPolicy
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+    from stable_baselines3.common.type_aliases import Schedule
     from stable_baselines3.common.vec_env import VecEnv
     from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 except ImportError as error:
@@ -198,4 +207,114 @@ def _split_infos(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
     return rows
 
 
-__all__ = ["TextGenVecEnv"]
+class _States(BaseFeaturesExtractor):
+    """The trunk's state at the last token of each observation."""
+
+    def __init__(self, observation_space: spaces.Dict, policy: Policy) -> None:
+        super().__init__(observation_space, features_dim=policy.value_head.in_features)
+        self.policy = policy
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        return self.policy.last_states(observations)  # ids, which SB3 has made floats of: exact below 2^24
+
+
+class _Logits(nn.Module):
+    """The language model's head, over the actions."""
+
+    def __init__(self, policy: Policy, num_actions: int) -> None:
+        super().__init__()
+        self.policy = policy
+        self.num_actions = num_actions
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.policy.logits(hidden)[:, : self.num_actions]
+
+
+class _LanguageModel:
+    """What makes one of SB3's policies a language model: its trunk, head and value head take the places of theirs."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        *,
+        model: Policy | str | Mapping[str, Any] = "tiny",
+        tokenizer: Any = "stories",
+        seed: int = 0,
+        use_sde: bool = False,
+        **optimizer: Any,
+    ) -> None:
+        if use_sde:
+            raise ValueError("Expected use_sde=False: its noise is for continuous actions")
+        unknown = set(optimizer) - {"optimizer_class", "optimizer_kwargs"}
+        if unknown:
+            known = "model, tokenizer, seed, optimizer_class and optimizer_kwargs"
+            raise TypeError(f"Expected policy_kwargs of {known}, got {sorted(unknown)}")
+        if not isinstance(model, Policy):
+            make_from_config = isinstance(model, Mapping)
+            model = (
+                Policy.from_config(model, tokenizer, seed=seed, device="cpu")  # type: ignore[arg-type]
+                if make_from_config
+                else Policy.from_pretrained(model, device="cpu")  # type: ignore[arg-type]
+            )
+        if not isinstance(action_space, spaces.Discrete) or action_space.n != model.tokenizer.vocab_size:
+            raise ValueError(
+                f"Expected an environment with the model's tokenizer, Discrete({model.tokenizer.vocab_size}) actions, "
+                f"got {action_space}: make it with tokenizer=policy.tokenizer"
+            )
+        super().__init__(  # type: ignore[call-arg]
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=[],
+            ortho_init=False,
+            features_extractor_class=_States,
+            features_extractor_kwargs={"policy": model},
+            **optimizer,
+        )
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)  # type: ignore[misc]
+        this: Any = self
+        policy: Policy = this.features_extractor.policy
+        this.action_net = _Logits(policy, int(this.action_space.n))
+        this.value_net = policy.value_head
+        trained = [one for one in this.parameters() if one.requires_grad]
+        this.optimizer = this.optimizer_class(trained, lr=lr_schedule(1), **this.optimizer_kwargs)
+
+
+class TransformerPolicy(_LanguageModel, MultiInputActorCriticPolicy):
+    """A language model as the policy of Stable-Baselines3's PPO and A2C. Token ids stay ids.
+
+    `policy_kwargs` of SB3 are its arguments: `model`, an `agents.Policy`, what `Policy.from_pretrained` takes ("tiny"),
+    or a dict as `Policy.from_config` takes it, with its `tokenizer` and `seed`; and SB3's own `optimizer_class` and
+    `optimizer_kwargs`. The environment has the model's tokenizer. Dropout is off throughout.
+
+    Raises:
+        TypeError: If there is no such argument.
+        ValueError: If the environment has another vocabulary.
+    """
+
+
+if TYPE_CHECKING:
+    MaskableTransformerPolicy: Any
+else:
+    try:
+        from sb3_contrib.common.maskable.policies import MaskableMultiInputActorCriticPolicy
+    except ImportError:
+
+        def __getattr__(name: str) -> Any:
+            if name == "MaskableTransformerPolicy":
+                raise ImportError(
+                    "sb3-contrib is needed for MaskableTransformerPolicy. Install it with: pip install sb3-contrib"
+                )
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    else:
+
+        class MaskableTransformerPolicy(_LanguageModel, MaskableMultiInputActorCriticPolicy):
+            """`TransformerPolicy` for sb3-contrib's MaskablePPO, with an environment that has action masks."""
+
+
+__all__ = ["MaskableTransformerPolicy", "TextGenVecEnv", "TransformerPolicy"]

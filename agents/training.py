@@ -82,11 +82,12 @@ class Algorithm:
 
     def __call__(
         self,
-        policy: Policy | str | Path = "tiny",
+        policy: Policy | str | Path | Mapping[str, Any] = "tiny",
         env: str | gym.Env[Any, Any] | TextGenVectorEnv = "TextGen-v0",
         *,
         seed: int = 0,
         env_kwargs: Mapping[str, Any] | None = None,
+        policy_kwargs: Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
         **settings: Any,
     ) -> Agent:
@@ -94,11 +95,13 @@ class Algorithm:
 
         Args:
             policy: A policy, or what `Policy.from_pretrained` takes. "tiny" is the bundled language model where the
-                environment speaks its tokenizer by default, and else a small model with random weights.
+                environment speaks its tokenizer by default, and else a small model with random weights. A dict is the
+                config of a new model, see `Policy.from_config`.
             env: A registered id, or an environment whose tokenizer is the policy's.
             seed: Decides everything that is random.
             env_kwargs: Arguments of the environment, with an id.
-            device: Where a policy that is loaded by name goes.
+            policy_kwargs: Arguments of `Policy.adapt`, where the policy is made here: `{"lora": 8}`, say.
+            device: Where a policy that is made here goes.
             **settings: Fields of the config.
 
         Returns:
@@ -109,7 +112,9 @@ class Algorithm:
             ValueError: If a value is out of range, or policy and environment do not fit.
         """
         if not isinstance(policy, Policy):
-            policy = start_policy(policy, env, env_kwargs, seed=seed, device=device)
+            policy = start_policy(policy, env, env_kwargs, seed=seed, device=device).adapt(**(policy_kwargs or {}))
+        elif policy_kwargs:
+            raise ValueError("Expected policy_kwargs with a policy's name, got them with a policy: call its adapt()")
         return Agent(self, policy, env, self.config.of(settings), seed=seed, env_kwargs=env_kwargs)
 
 
@@ -443,7 +448,8 @@ class Agent:
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
         self.policy.save_pretrained(fresh / "policy")
-        self.reference.save_pretrained(fresh / "reference")
+        if not self.reference.is_adapters_off:  # which the policy brings along
+            self.reference.save_pretrained(fresh / "reference")
         tensors, numbers = _flatten_optimizer(self.optimizer)
         save_file(tensors, fresh / "optimizer.safetensors")
         save_file(self.bonuses.state_dict(), fresh / "bonuses.safetensors")
@@ -503,7 +509,7 @@ def adapted_kl_coef(kl_coef: float, kl: float, target: float) -> float:
 
 
 def start_policy(
-    source: str | Path,
+    source: str | Path | Mapping[str, Any],
     env: str | gym.Env[Any, Any] | TextGenVectorEnv,
     env_kwargs: Mapping[str, Any] | None = None,
     *,
@@ -514,7 +520,8 @@ def start_policy(
 
     Args:
         source: What `Policy.from_pretrained` takes. "tiny" is the bundled language model where the environment speaks
-            its tokenizer by default, and else a small model with random weights over the environment's vocabulary.
+            its tokenizer by default, and else a small model with random weights over the environment's vocabulary. A
+            dict is the config of a new model over that vocabulary, see `Policy.from_config`.
         env: A registered id, or an environment.
         env_kwargs: Arguments of the environment, with an id.
         seed: Of random weights.
@@ -523,11 +530,13 @@ def start_policy(
     Returns:
         The policy.
     """
-    if source != "tiny":
+    if not isinstance(source, Mapping) and source != "tiny":
         return Policy.from_pretrained(source, device=device)
     made = gym.make_vec(env, num_envs=1, **(env_kwargs or {})) if isinstance(env, str) else env
     tokenizer = getattr(made.unwrapped, "tokenizer", None)
     bundled = make_tokenizer("stories")
+    if isinstance(source, Mapping):
+        return Policy.from_config(source, bundled if tokenizer is None else tokenizer, seed=seed, device=device)
     if tokenizer is None or tokenizer is bundled or fingerprint(tokenizer) == fingerprint(bundled):
         return Policy.from_pretrained("tiny", device=device)
     return Policy.fresh(tokenizer, seed=seed, device=device)
@@ -571,6 +580,10 @@ def load(
             raise ValueError(
                 f"The environment of {str(found)!r} had arguments that cannot be saved: load(..., env=, env_kwargs=)"
             )
+        reference: Policy | None = None
+        if (found / "reference").is_dir():
+            reference = Policy.from_pretrained(found / "reference", device=device)
+            reference.requires_grad_(False)
         agent = Agent(
             algorithm,
             Policy.from_pretrained(found / "policy", device=device),
@@ -578,9 +591,8 @@ def load(
             algorithm.config.of(state["config"]),
             seed=state["seed"],
             env_kwargs=state["env_kwargs"] if env is None else env_kwargs,
-            reference=Policy.from_pretrained(found / "reference", device=device),
+            reference=reference,
         )
-        agent.reference.requires_grad_(False)
         _restore_optimizer(agent.optimizer, load_file(found / "optimizer.safetensors"), state["optimizer"])
         agent.timesteps, agent.updates = state["timesteps"], state["updates"]
         agent.memory = state.get("memory", {})

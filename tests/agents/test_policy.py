@@ -36,11 +36,13 @@ def test_lane_cache_equals_full_forward(kind):
         before = lengths
     # Lane 3 starts a new text, and the others go on.
     rows[3] = random_rows(1)[3]
-    cached.reset(np.array([3]))
+    for context in (cached, full):
+        context.reset(np.array([3]))
     lengths = np.array([8, 11, 10, 2, 10])
     torch.testing.assert_close(cached.extend(rows, lengths), full.extend(rows, lengths), atol=1e-5, rtol=1e-5)
     # Only lanes 4 and 1 stay, in that order; the cache grows past its first bucket.
-    cached.keep(np.array([4, 1]))
+    for context in (cached, full):
+        context.keep(np.array([4, 1]))
     rows = np.concatenate([rows, random_rows(2, length=60)], axis=1)[[4, 1]]
     for lengths in (np.array([11, 12]), np.array([70, 13]), np.array([71, 14]), np.array([72, 80])):
         torch.testing.assert_close(cached.extend(rows, lengths), full.extend(rows, lengths), atol=1e-5, rtol=1e-5)

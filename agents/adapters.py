@@ -1,0 +1,161 @@
+"""LoRA adapters on a policy's model, through peft: small matrices that are trained in place of the model itself.
+
+    W x  becomes  W x + (alpha / rank) B A x,   with A (rank, in) drawn at random, B (out, rank) zero, and W as it was
+
+Source: Hu et al. (2021), LoRA: low-rank adaptation of large language models, arXiv:2106.09685, section 4.1.
+
+The base model is there all the time, so the reference policy is the same model with its adapters off: `off`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+
+def _peft() -> Any:
+    try:
+        return import_module("peft")
+    except ImportError as error:
+        raise ImportError('peft is needed for LoRA. Install it with: pip install "textenvs[agents,lora]"') from error
+
+
+def add(model: PreTrainedModel, lora: int | Mapping[str, Any], *, seed: int = 0) -> None:
+    """Put adapters beside a model's linear layers (never its head), and leave nothing else to train.
+
+    Args:
+        model: The model, changed in place. Its outputs stay as they are until the adapters are trained.
+        lora: The rank, or settings of `peft.LoraConfig`. What a dict does not name: alpha is twice the rank, and every
+            linear layer but the head gets an adapter.
+        seed: Of the adapters' weights.
+
+    Raises:
+        ImportError: If peft is not installed.
+        ValueError: If a number is out of range, the model has no layer for an adapter, or the head would get one.
+        TypeError: If peft has no such setting.
+    """
+    peft = _peft()
+    settings = dict(lora) if isinstance(lora, Mapping) else {"r": lora}
+    rank = settings.setdefault("r", 8)
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"Expected LoRA's rank to be a whole number of at least 1, got {rank!r}")
+    known = peft.LoraConfig.__dataclass_fields__
+    for name in settings:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"Expected a setting of peft.LoraConfig, got {name!r}.{hint}")
+    transposed = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2 keeps its weights that way
+    defaults = {"lora_alpha": 2 * rank, "target_modules": "all-linear", "fan_in_fan_out": transposed}
+    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator, which stays as it was
+        torch.manual_seed(seed)
+        try:
+            model.add_adapter(peft.LoraConfig(**{**defaults, **settings}))
+        except ValueError as error:
+            raise ValueError(f"Expected linear layers to put adapters beside, but peft says: {error}") from error
+    if not isinstance(model.get_output_embeddings(), torch.nn.Linear) or _is_layer(model.get_output_embeddings()):
+        raise ValueError("Expected adapters on the trunk alone, got some on the head: leave it out of target_modules")
+    model.eval()
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """Write a model's adapters alone, as peft does.
+
+    Args:
+        model: The model.
+        folder: Made if it does not exist.
+    """
+    _peft()
+    model.save_pretrained(folder)
+
+
+def load(model: PreTrainedModel, folder: Path) -> None:
+    """Put saved adapters on a model.
+
+    Args:
+        model: The model that they were trained on, changed in place.
+        folder: What `save` wrote.
+
+    Raises:
+        ImportError: If peft is not installed.
+    """
+    peft = _peft()
+    config = peft.PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = False
+    model.add_adapter(config)
+    tensors = load_file(folder / "adapter_model.safetensors", device=str(model.device))
+    peft.set_peft_model_state_dict(model, tensors)
+    model.eval()
+
+
+@contextmanager
+def off(model: PreTrainedModel) -> Iterator[None]:
+    """The model as it was before its adapters, for the time of a block, whatever happens in it.
+
+    Args:
+        model: A model with adapters.
+    """
+    layers: list[Any] = [module for module in model.modules() if _is_layer(module)]
+    trained = [(one, one.requires_grad) for layer in layers for one in layer.parameters()]
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for parameter, requires_grad in trained:  # peft switches these along
+            parameter.requires_grad_(requires_grad)
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a model with its adapters added to its weights.
+
+    Args:
+        model: A model with adapters; left as it is.
+
+    Returns:
+        A plain Transformers model, with the same outputs up to rounding.
+    """
+    return _plain(model, merge=True)
+
+
+def stripped(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a model without its adapters.
+
+    Args:
+        model: A model with adapters; left as it is.
+
+    Returns:
+        The plain Transformers model under them.
+    """
+    return _plain(model, merge=False)
+
+
+def _plain(model: PreTrainedModel, merge: bool) -> PreTrainedModel:
+    plain: Any = copy.deepcopy(model)
+    modules: list[tuple[str, Any]] = list(plain.named_modules())
+    for name, module in modules:
+        if _is_layer(module):
+            if merge:
+                module.merge(safe_merge=True)
+            plain.set_submodule(name, module.get_base_layer())
+    plain._hf_peft_config_loaded = False
+    del plain.peft_config
+    model = plain
+    return model
+
+
+def _is_layer(module: Any) -> bool:
+    """Whether a module is a layer with an adapter."""
+    return hasattr(module, "lora_A") and hasattr(module, "enable_adapters")
