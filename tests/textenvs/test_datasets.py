@@ -349,6 +349,14 @@ def test_a_file_that_changed_since_is_noticed(tmp_path):
         task.example("train", 0)
 
 
+def test_a_row_that_changed_since_is_named_by_its_byte(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"text,b\nwho,1\nwhy,2\n")
+    task = load_dataset(tmp_path / "a.csv", split="train")
+    (tmp_path / "a.csv").write_bytes(b"text,b\nwho,1\n\xffhy,2\n")
+    with pytest.raises(ValueError, match="but byte 13 is not"):
+        task.example("train", 1)
+
+
 def test_rows_are_not_held_in_memory(tmp_path):
     """20 MB of text take no more than the index, a few bytes a row."""
     file = write(tmp_path, [f"{number} " + "x" * 10_000 for number in range(2000)], "a.txt")
@@ -388,14 +396,17 @@ def public(request, shared_data, tmp_path):
 def test_a_preset_loads_and_runs_an_episode(public):
     name, folder = public
     task = {"dataset": {"path": str(folder), "preset": name, "limit": 20}}
-    env = gym.make("TextGen-v0", task=task, reward="length", payout="sparse", max_new_tokens=4)
+    env = gym.make("TextGen-v0", task=task, payout="sparse", max_new_tokens=4)
     env.reset(seed=0)
     base = env.unwrapped
     assert base.task.report.skipped == 0
     for step in range(4):
         _, _, terminated, _, info = env.step(base.tokenizer.encode_response(" a")[0])
         assert terminated == (step == 3)
-    assert info["score"] > 0
+    assert info["score"] == base.setting.reward.score(base.example, " a a a a")
+    assert (
+        gym.make("TextGen-v0", task=task).unwrapped.setting.max_new_tokens == PRESETS[name].settings["max_new_tokens"]
+    )
     if name != "tinystories":
         assert all(text for text in base.example.references)
         assert base.example.references
