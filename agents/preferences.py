@@ -243,7 +243,7 @@ class _Rows:
     def values(self, policy: Policy, places: Sequence[int]) -> Tensor:
         """The value head's number at the last token of some texts, `(n,)`, with gradients.
 
-        Without the head's bias, which cancels in every difference: its gradient would be rounding, which Adam scales up.
+        Without the head's bias, which cancels in every difference: its gradient would be rounding, scaled up by Adam.
         """
         states, lengths = self._states(policy, places)
         last = states[torch.arange(len(places), device=states.device), lengths - 1]

@@ -192,7 +192,7 @@ class PreferenceScore(NetworkReward):
     Range: no limits. Top value: none; what lies far above the pairs that it was trained on is not to be believed.
     Cost: one cached step of the model a token.
     Source: Bradley & Terry (1952); Christiano et al. (2017), arXiv:1706.03741, equation 1; the values of prefixes as
-    rewards of tokens: Li et al. (2024), RED, arXiv:2411.08302, equation 9.
+    rewards of tokens: Li et al. (2025), RED, arXiv:2411.08302.
 
     Args:
         model: A folder that `python -m agents reward-model` wrote.
@@ -264,7 +264,7 @@ class LogRatioScore(NetworkReward):
 
     Range: no limits. Cost: one cached step of each of the two models a token.
     Source: Rafailov et al. (2023), DPO, arXiv:2305.18290, equation 5; as the reward of tokens: Zhong et al. (2024),
-    RTO, arXiv:2404.18922, equation 4.4.
+    RTO, arXiv:2404.18922.
 
     Args:
         model: A folder that `python -m agents reward-model --method dpo` wrote; or, with a `reference`, any causal
@@ -591,5 +591,5 @@ def _finite(name: str, value: Any) -> float:
     return float(value)
 
 
-for _reward in (LanguageModelScore, ClassifierScore, PreferenceScore, LogRatioScore, BERTScore):
-    register_reward(_reward.name, _reward)
+for _score in (LanguageModelScore, ClassifierScore, PreferenceScore, LogRatioScore, BERTScore):
+    register_reward(_score.name, _score)

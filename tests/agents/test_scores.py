@@ -137,7 +137,7 @@ def decoder_classifier(folder: Path) -> None:
 def test_lm_keeps_the_contract_whoever_writes(folders, kind, tokenizer, writer):
     """The policy's tokens and the language model's are of different kinds, or of the same."""
     reward = {"lm": {"model": str(folders / f"{kind}-{tokenizer}"), "reduction": "sum"}}
-    check_reward(reward, backend_of(writer), max_examples=12)
+    check_reward(reward, backend_of(writer), max_examples=4)
 
 
 @pytest.mark.parametrize("writer", ["byte_level", "sentencepiece-strip", "bundled"])
@@ -161,18 +161,28 @@ def test_every_score_keeps_the_contract(folders, reward, writer):
     for arguments in named.values():
         if isinstance(arguments, dict) and "model" in arguments:
             arguments["model"] = str(folders / arguments["model"])
-    check_reward(named, None if writer == "bundled" else backend_of(writer), max_examples=8)
+    check_reward(named, None if writer == "bundled" else backend_of(writer), max_examples=4)
+
+
+@pytest.mark.parametrize("combinator", ["min", "mean_minus_std"])
+def test_ensembles_keep_the_contract(folders, combinator):
+    """Two opinions of different scales: a reward model's, and a log-ratio's."""
+    members = [{"preference": {"model": str(folders / "preference")}}, {"dpo": {"model": str(folders / "dpo")}}]
+    check_reward({combinator: {"of": members}}, max_examples=4)
+    opinions = [make_reward(member).score(EXAMPLE, RESPONSE) for member in members]
+    expected = min(opinions) if combinator == "min" else np.mean(opinions) - np.std(opinions)
+    assert make_reward({combinator: {"of": members}}).score(EXAMPLE, RESPONSE) == pytest.approx(expected, rel=1e-9)
 
 
 def test_lm_keeps_the_contract_on_a_real_model(stories260k):
-    check_reward({"lm": {"model": str(stories260k)}}, str(stories260k), max_examples=15)
+    check_reward({"lm": {"model": str(stories260k)}}, str(stories260k), max_examples=8)
 
 
 def test_the_slow_path_without_a_cache_gives_the_same(folders, monkeypatch):
     """A model that does not run on the lane cache: every step reads whole texts."""
     model = load_text_model(folders / "gpt2-byte_level")
     monkeypatch.setattr(model.policy, "_cacheable", False)
-    check_reward({"lm": {"model": str(folders / "gpt2-byte_level")}}, max_examples=8)
+    check_reward({"lm": {"model": str(folders / "gpt2-byte_level")}}, max_examples=4)
 
 
 def test_float32_is_off_by_no_more_than_the_docs_say(folders):
