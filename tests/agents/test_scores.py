@@ -50,6 +50,9 @@ def language_model(folder: Path, kind: str, tokenizer: str, seed: int = 0) -> st
         "llama": lambda: transformers.LlamaConfig(**shape, num_key_value_heads=1, max_position_embeddings=512),
         "qwen2": lambda: transformers.Qwen2Config(**shape, num_key_value_heads=1, max_position_embeddings=512),
         "gpt2": lambda: transformers.GPT2Config(vocab_size=size, n_embd=16, n_layer=2, n_head=2, n_positions=512),
+        "gemma2": lambda: transformers.Gemma2Config(
+            **shape, num_key_value_heads=1, head_dim=8, max_position_embeddings=512, final_logit_softcapping=3.0
+        ),
         "gpt_neox": lambda: transformers.GPTNeoXConfig(**shape, max_position_embeddings=512),
     }
     torch.manual_seed(seed)
@@ -214,6 +217,25 @@ def test_lm_is_the_log_prob_under_transformers(folders):
     assert shifted == pytest.approx((sum(expected) + 2.5 * len(expected)) / 1000, rel=1e-9)
 
 
+def test_what_a_model_does_to_its_logits_counts(tmp_path):
+    """Gemma's soft cap. Without it, the log-prob would be another one, and nothing would say so."""
+    folder = language_model(tmp_path / "gemma2", "gemma2", "sentencepiece-gemma")
+    model = load_text_model(folder)
+    prompt, response = model.prompt_ids(EXAMPLE.prompt), model.response_ids(RESPONSE)
+    expected = sum(transformers_log_probs(folder, prompt, response))
+    assert LanguageModelScore(folder, "sum").score(EXAMPLE, RESPONSE) == pytest.approx(expected, rel=1e-9)
+    check_reward({"lm": {"model": folder, "reduction": "sum"}}, max_examples=3)
+
+
+def test_an_encoder_decoder_is_refused(tmp_path):
+    shape = {"d_model": 16, "d_ff": 24, "num_layers": 1, "num_heads": 2, "d_kv": 8, "decoder_start_token_id": 3}
+    backend = backend_of("unigram")
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=backend.get_vocab_size(), **shape))
+    Policy(model, backend).save_pretrained(tmp_path)
+    with pytest.raises(RewardError, match="Expected a causal language model"):
+        raise_from(LanguageModelScore(tmp_path))
+
+
 def test_lm_of_a_real_model_on_a_story(stories260k, shared_data):
     line = json.loads((shared_data / "tinystories" / "stories.jsonl").read_text().splitlines()[0])["text"]
     words = line.split(" ")
@@ -343,7 +365,7 @@ def test_bertscore_is_greedy_matching(folders):
     def states(text: str) -> torch.Tensor:
         with torch.no_grad():
             found = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[2][0]
-        return found[1:-1]  # without [CLS] and [SEP]
+        return found
 
     def cosine(one: torch.Tensor, two: torch.Tensor) -> float:
         return float(one @ two / (one.norm() * two.norm()))
@@ -351,8 +373,9 @@ def test_bertscore_is_greedy_matching(folders):
     hypothesis, best = states(RESPONSE), {"precision": -1.0, "recall": -1.0, "f1": -1.0}
     for reference in map(states, EXAMPLE.references):
         table = [[cosine(one, two) for two in reference] for one in hypothesis]
-        precision = sum(max(row) for row in table) / len(table)
-        recall = sum(max(column) for column in zip(*table, strict=True)) / len(table[0])
+        best_of_rows = [max(row) for row in table][1:-1]  # [CLS] and [SEP] are matched with, and not averaged over
+        best_of_columns = [max(column) for column in zip(*table, strict=True)][1:-1]
+        precision, recall = np.mean(best_of_rows), np.mean(best_of_columns)
         found = {"precision": precision, "recall": recall, "f1": 2 * precision * recall / (precision + recall)}
         best = {name: max(best[name], value) for name, value in found.items()}
     for part, value in best.items():
