@@ -597,6 +597,43 @@ class Policy(nn.Module):
             logits = nn.functional.linear(hidden.to(self._head.weight.dtype), self._head.weight, self._bias)
         return self._shaped(logits.float())
 
+    def token_log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Log-probs of tokens under the whole vocabulary, as Transformers has them, with gradients.
+
+        Args:
+            hidden: `(n, hidden)` the trunk's state before each token.
+            tokens: `(n,)` int64.
+
+        Returns:
+            `(n,)` nats, float32 (float64 where the model is).
+        """
+        head = self._head
+        with self._running():
+            log_probs, _ = linear_log_probs(
+                hidden.to(head.weight.dtype),
+                head.weight,
+                self._bias,
+                tokens,
+                temperature=1.0 if self._soft_cap else 1.0 / self._scale,
+                entropy=False,
+                transform=self._shaped if self._soft_cap else None,
+            )
+        return log_probs
+
+    def row_states(self, input_ids: Tensor, prompts: Tensor, ends: Tensor) -> Tensor:
+        """The trunk's states over whole rows, with gradients: see `trunk_states`.
+
+        Args:
+            input_ids: `(batch, length)` int64, right-padded.
+            prompts: `(batch,)` int64, tokens of each prompt.
+            ends: `(batch,)` int64, tokens of each row that are looked at.
+
+        Returns:
+            `(batch, max(ends), hidden)`.
+        """
+        with self._running(), self._checkpointing(self.model.base_model):
+            return trunk_states(self.model.base_model, input_ids, prompts, ends)
+
     def predict(
         self,
         observation: Mapping[str, NDArray[Any]],

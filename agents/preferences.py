@@ -33,7 +33,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.linear_log_probs import linear_log_probs
 from agents.losses import preference_loss
 from agents.optimization import gradient_step
 from agents.policy import Policy, read_json
@@ -243,7 +242,7 @@ class _Rows:
     def values(self, policy: Policy, places: Sequence[int]) -> Tensor:
         """The value head's number at the last token of some texts, `(n,)`, with gradients.
 
-        Without the head's bias, which cancels in every difference: its gradient would be rounding, which Adam scales up.
+        Without the head's bias, which cancels in every difference: its gradient would be rounding, scaled up by Adam.
         """
         states, lengths = self._states(policy, places)
         last = states[torch.arange(len(places), device=states.device), lengths - 1]
@@ -257,14 +256,13 @@ class _Rows:
         steps = torch.arange(states.shape[1], device=states.device)
         rows, ends = ((steps >= starts[:, None]) & (steps < lengths[:, None])).nonzero(as_tuple=True)
         tokens = self._table(places).to(states.device)[rows, ends]
-        head = policy.model.get_output_embeddings()
-        found, _ = linear_log_probs(states[rows, ends - 1], head.weight, head.bias, tokens, entropy=False)
+        found = policy.token_log_probs(states[rows, ends - 1], tokens)
         return found.new_zeros(len(places)).index_add(0, rows, found)
 
     def _states(self, policy: Policy, places: Sequence[int]) -> tuple[Tensor, Tensor]:
         table = self._table(places).to(policy.device)
-        states = policy.model.base_model(input_ids=table, use_cache=False).last_hidden_state
-        return states, torch.tensor([len(self.rows[place]) for place in places], device=policy.device)
+        lengths = torch.tensor([len(self.rows[place]) for place in places], device=policy.device)
+        return policy.row_states(table, lengths, lengths), lengths
 
     def _table(self, places: Sequence[int]) -> Tensor:
         return torch.nn.utils.rnn.pad_sequence([self.rows[place] for place in places], batch_first=True)
@@ -350,6 +348,7 @@ def train(
             "Expected at least one pair to train on and one to validate with, got "
             f"{len(pairs)} and {len(validation)}: more prompts are needed, since all pairs of one are in one split"
         )
+    policy.critic = None  # a trunk that some agent read its values off
     reference = policy.frozen_copy() if config.method == "dpo" else None
     if config.method == "bradley_terry":
         torch.nn.init.zeros_(policy.value_head.weight)

@@ -192,7 +192,7 @@ class PreferenceScore(NetworkReward):
     Range: no limits. Top value: none; what lies far above the pairs that it was trained on is not to be believed.
     Cost: one cached step of the model a token.
     Source: Bradley & Terry (1952); Christiano et al. (2017), arXiv:1706.03741, equation 1; the values of prefixes as
-    rewards of tokens: Li et al. (2024), RED, arXiv:2411.08302, equation 9.
+    rewards of tokens: Li et al. (2025), RED, arXiv:2411.08302.
 
     Args:
         model: A folder that `python -m agents reward-model` wrote.
@@ -264,7 +264,7 @@ class LogRatioScore(NetworkReward):
 
     Range: no limits. Cost: one cached step of each of the two models a token.
     Source: Rafailov et al. (2023), DPO, arXiv:2305.18290, equation 5; as the reward of tokens: Zhong et al. (2024),
-    RTO, arXiv:2404.18922, equation 4.4.
+    RTO, arXiv:2404.18922.
 
     Args:
         model: A folder that `python -m agents reward-model --method dpo` wrote; or, with a `reference`, any causal
@@ -449,7 +449,7 @@ class ClassifierScore(NetworkReward):
         config = encoder.model.config
         place = _label_place(config, self.label)
         found = np.zeros(len(texts))
-        for rows, output, _ in encoder.passes(texts):
+        for rows, output, _, _ in encoder.passes(texts):
             logits = output.logits.double()
             if logits.shape[1] > 1 and config.problem_type != "multi_label_classification":
                 others = [other for other in range(logits.shape[1]) if other != place]
@@ -470,8 +470,9 @@ class BERTScore(NetworkReward):
         recall = mean over the reference's tokens of max over the response's of cos(x_i, y_j), precision the other way
         F1 = 2 precision recall / (precision + recall)
 
-    The best of several references counts. Special tokens do not. There is no idf weighting, and no rescaling with a
-    baseline. Where precision or recall is negative, F1 is 0.
+    The best of several references counts. Special tokens are matched with, as in the bert-score package, and left out
+    of the means. There is no idf weighting, and no rescaling with a baseline. Where precision or recall is negative,
+    F1 is 0.
 
     Range: 0 to 1 ("f1"), or -1 to 1. Top value: 1, for the reference itself. The scale is the encoder's: with most of
     them hardly any pair of texts is below 0.8. Cost: the whole response at every token, all lanes in one batch; states
@@ -535,24 +536,27 @@ class BERTScore(NetworkReward):
             ]
         )
 
-    def _states(self, encoder: Encoder, texts: Sequence[str]) -> list[Tensor]:
-        """Unit states of each text's tokens, `(tokens, hidden)`, special tokens left out."""
-        found: list[Tensor] = [torch.empty(0)] * len(texts)
-        for rows, output, counts in encoder.passes([(text.strip(),) for text in texts], output_hidden_states=True):
+    def _states(self, encoder: Encoder, texts: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+        """Unit states of each text's tokens, `(tokens, hidden)`, and which are not special, `(tokens,)` bool."""
+        found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(texts)
+        for rows, output, lengths, counted in encoder.passes(
+            [(text.strip(),) for text in texts], output_hidden_states=True
+        ):
             layers = output.hidden_states
             if self.layer is not None and self.layer >= len(layers):
                 raise ValueError(f"Expected a layer from 0 to {len(layers) - 1} of {self.model!r}, got {self.layer}")
             states = layers[-1 if self.layer is None else self.layer]
             unit = states / states.norm(dim=2, keepdim=True).clamp_min(1e-12)
-            for row, one, counted in zip(rows, unit, counts, strict=True):
-                found[row] = one[counted]
+            for place, row in enumerate(rows):
+                found[row] = unit[place, : lengths[place]], counted[place, : lengths[place]]
         return found
 
-    def _match(self, response: Tensor, reference: Tensor) -> float:
-        if not len(response) or not len(reference):
+    def _match(self, response: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) -> float:
+        if not response[1].any() or not reference[1].any():
             return 0.0
-        cosines = (response @ reference.T).double()
-        precision, recall = float(cosines.amax(dim=1).mean()), float(cosines.amax(dim=0).mean())
+        cosines = (response[0] @ reference[0].T).double()
+        precision = float(cosines.amax(dim=1)[response[1]].mean())
+        recall = float(cosines.amax(dim=0)[reference[1]].mean())
         if self.part != "f1":
             return precision if self.part == "precision" else recall
         return 2 * precision * recall / (precision + recall) if min(precision, recall) > 0 else 0.0
@@ -591,5 +595,5 @@ def _finite(name: str, value: Any) -> float:
     return float(value)
 
 
-for _reward in (LanguageModelScore, ClassifierScore, PreferenceScore, LogRatioScore, BERTScore):
-    register_reward(_reward.name, _reward)
+for _score in (LanguageModelScore, ClassifierScore, PreferenceScore, LogRatioScore, BERTScore):
+    register_reward(_score.name, _score)

@@ -25,14 +25,14 @@ class Encoder:
 
     Attributes:
         model: The same.
-        kept: States of references, by layer and text.
+        kept: States of references, and which of them count, by layer and text.
     """
 
     MOST_KEPT = 4096
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self._tokenizer = model, tokenizer
-        self.kept: dict[tuple[int | None, str], Tensor] = {}
+        self.kept: dict[tuple[int | None, str], tuple[Tensor, Tensor]] = {}
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ValueError(f"Expected a model with a fast tokenizer, got {type(tokenizer).__name__}")
@@ -45,7 +45,9 @@ class Encoder:
         self._pad: int | None = model.config.pad_token_id
 
     @torch.no_grad()
-    def passes(self, texts: Sequence[tuple[str, ...]], **settings: Any) -> Iterator[tuple[list[int], Any, Tensor]]:
+    def passes(
+        self, texts: Sequence[tuple[str, ...]], **settings: Any
+    ) -> Iterator[tuple[list[int], Any, list[int], Tensor]]:
         """Forward passes over texts, a few of like length at a time.
 
         Args:
@@ -53,8 +55,8 @@ class Encoder:
             **settings: For the model.
 
         Yields:
-            The places of `k` texts, the model's output for them, and a `(k, width)` bool mask: True at their tokens,
-            without special ones and padding.
+            The places of `k` texts, the model's output for them, the number of tokens in each, and a `(k, width)` bool
+            mask: True at their tokens, without special ones and padding.
         """
         if not texts:
             return
@@ -95,7 +97,8 @@ class Encoder:
             batch = {"input_ids": padded(ids, self._pad or 0), "attention_mask": mask}
             if kinds is not None:
                 batch["token_type_ids"] = padded(kinds, 0)
-            yield rows, self.model(**batch, **settings), padded(special, 1) == 0
+            lengths = [len(ids[row]) for row in rows]
+            yield rows, self.model(**batch, **settings), lengths, padded(special, 1) == 0
 
 
 def load_encoder(

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.lane_cache import Context
-from agents.linear_log_probs import linear_log_probs
 from agents.policy import BUNDLED_MODELS, Policy, choose_device
 from textenvs import Example, RewardError, Tokenizer
 from textenvs.tokenizer import SubwordTokenizer
@@ -47,7 +46,7 @@ class TextModel:
             token in a prompt or response is text like any other.
 
     Raises:
-        ValueError: If the tokenizer is not one of the tokenizers library.
+        ValueError: If the tokenizer is not one of the tokenizers library, or the model is no causal one.
 
     Attributes:
         policy: The same.
@@ -59,6 +58,11 @@ class TextModel:
             raise ValueError(
                 "Expected a model with a tokenizer of the tokenizers library, which can spell any text, got "
                 f"{type(policy.tokenizer).__name__}"
+            )
+        if policy.model.config.is_encoder_decoder:
+            raise ValueError(
+                "Expected a causal language model, whose states at the prompt are the same whatever comes behind it, "
+                f"got {type(policy.model).__name__}"
             )
         self.policy = policy
         self._tokenizer = copy.deepcopy(policy.tokenizer)
@@ -150,7 +154,7 @@ class TextModel:
 
     def _passes(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, range]]:
         """The trunk's states of whole rows, right-padded, a few rows at a time, in order."""
-        trunk, begin, device = self.policy.model.base_model, 0, self.policy.device
+        begin, device = 0, self.policy.device
         while begin < len(rows):
             end, width = begin, 0
             while end < len(rows) and max(width, len(rows[end])) * (end + 1 - begin) <= _TOKENS_PER_PASS:
@@ -161,7 +165,8 @@ class TextModel:
             table = torch.zeros(len(part), width, dtype=torch.int64)
             for place, row in enumerate(part):
                 table[place, : len(rows[row])] = torch.tensor(rows[row])
-            yield trunk(input_ids=table.to(device), use_cache=False).last_hidden_state, part
+            ends = torch.tensor([len(rows[row]) for row in part], device=device)
+            yield self.policy.row_states(table.to(device), ends, ends), part
             begin = end
 
     @torch.no_grad()
@@ -177,10 +182,8 @@ class TextModel:
         """
         if not len(tokens):
             return np.zeros(0)
-        head = self.policy.model.get_output_embeddings()
         taken = torch.as_tensor(np.asarray(tokens, dtype=np.int64), device=states.device)
-        log_probs, _ = linear_log_probs(states, head.weight, head.bias, taken, entropy=False)
-        return _numpy(log_probs)
+        return _numpy(self.policy.token_log_probs(states, taken))
 
     @torch.no_grad()
     def head_values(self, states: Tensor) -> NDArray[np.float64]:
@@ -224,6 +227,7 @@ def _load(source: str, dtype: str, device: str, stamp: tuple[int, ...]) -> TextM
     policy = Policy.from_pretrained(source, device=device).to(DTYPES[dtype])
     if dtype == "bfloat16":
         policy.value_head.float()  # one number a text: its rounding would be all that is seen
+    policy.precision = "float32"  # no autocast: `dtype` alone says what is computed in
     policy.requires_grad_(False)
     return TextModel(policy)
 
