@@ -97,6 +97,8 @@ class Train(EnvironmentArguments):
     """cpu, cuda, mps. Default: the best there is."""
     wandb_project: str | None = None
     """Also log to this Weights & Biases project."""
+    bonuses: str | None = None
+    """What is paid beside the score, as JSON: '{"novelty": 0.1, "diversity": {"over": "batch", "weight": 0.2}}'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +257,7 @@ def train(arguments: Any) -> None:
     if (folder / "metrics.jsonl").exists():
         raise ValueError(f"Expected a new folder for this run, got {str(folder)!r}, which holds another run")
     settings = arguments.settings.to_dict()
+<<<<<<< HEAD
     source = _name_or_json(arguments.model) if arguments.init is None else _policy_folder(arguments.init)
     policy_kwargs = {
         "lora": arguments.lora,
@@ -262,6 +265,11 @@ def train(arguments: Any) -> None:
         "precision": arguments.precision,
         "gradient_checkpointing": arguments.gradient_checkpointing,
     }
+=======
+    if arguments.bonuses is not None:
+        settings["bonuses"] = _name_or_json(arguments.bonuses)
+    source: str | Path = arguments.model if arguments.init is None else _policy_folder(arguments.init)
+>>>>>>> combine
     agent = algorithm(
         source,
         arguments.env,
@@ -296,6 +304,8 @@ def train(arguments: Any) -> None:
     seconds = time.perf_counter() - started
     after = agent.evaluate(arguments.eval_episodes, split="test")
     print(_line("after", after))
+    if "parted_at" in agent.memory:
+        print(f"Mind: from {agent.memory['parted_at']:,} tokens on, the held-out metric fell while the score rose.")
     _write_results(folder, agent, before, after, seconds, arguments.samples)
 
 
@@ -517,6 +527,8 @@ def _train_arguments(argv: Sequence[str]) -> Any:
     flat: Any = Annotated[config, tyro.conf.OmitArgPrefixes]  # its fields are options of their own: --gamma
     whole: Any = make_dataclass("Train", [("settings", flat)], bases=(Train,), frozen=True, kw_only=True)
     settings = config.of({key: value for key, value in given.items() if key not in own})
+    if isinstance(given.get("bonuses"), dict):  # on the command line they are JSON
+        given["bonuses"] = json.dumps(given["bonuses"])
     return tyro.cli(
         whole,
         args=list(argv),

@@ -118,3 +118,14 @@ def test_ctrl_c_ends_a_run_with_a_checkpoint(tmp_path):
     assert "Traceback" not in errors
     state = json.loads((folder / "checkpoint" / "agent.json").read_text())
     assert state["updates"] >= 2
+
+
+def test_bonuses_are_json_on_the_command_line_and_a_dict_in_a_file(tmp_path):
+    spec = {"novelty": 0.1, "diversity": {"over": "batch"}}
+    assert json.loads(_train_arguments(["--bonuses", json.dumps(spec)]).bonuses) == spec
+    (tmp_path / "config.json").write_text(json.dumps({"bonuses": spec, "gamma": 0.5}))
+    arguments = _train_arguments(["--config", str(tmp_path / "config.json")])
+    assert json.loads(arguments.bonuses) == spec
+    assert arguments.settings.gamma == 0.5
+    with pytest.raises(SystemExit):
+        main(["train", "--bonuses", '{"novlty": 1}', "--output", str(tmp_path / "run")])

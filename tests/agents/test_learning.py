@@ -1,9 +1,10 @@
-"""That the algorithms learn, from their defaults: one seed, a fresh small model, to nine tenths of the normalised score.
+"""That the algorithms learn, from their defaults: one seed, a fresh small model, to 0.9 of the normalised score.
 
 Benchmarks do this with several seeds on the registered tasks; this is what fits into a test.
 """
 
 import itertools
+from typing import ClassVar
 
 import pytest
 
@@ -32,7 +33,7 @@ class CopyTwo(Task):
 
     name = "copy_two"
     default_reward = "length"
-    pairs = ["".join(pair) for pair in itertools.product([" a", " b", " c"], repeat=2)]
+    pairs: ClassVar = ["".join(pair) for pair in itertools.product([" a", " b", " c"], repeat=2)]
 
     def num_examples(self, split):
         return len(self.pairs)

@@ -7,7 +7,8 @@ import textenvs
 from textenvs.testing import check_canaries
 
 ALIVE = {
-    "sentiment": "a mean over words has no sense of order or repetition: one happy word repeated beats a happy story"
+    "sentiment": "a mean over words has no sense of order or repetition: one happy word repeated beats a happy story",
+    "exact_length": "any word of the right length does this task, so that repeating a letter is no hack",
 }
 """Default rewards that are known to let a canary live, and why. They are reported, and not excused."""
 

@@ -1,16 +1,13 @@
 """Canaries: which responses are tried, what counts as alive, the check and the command."""
 
 import json
-from itertools import pairwise
 
 import pytest
 
 from tests.textenvs.toys import Talk
-from textenvs import Example, RewardError, Task, make_reward
+from textenvs import Example, RewardError, Task
 from textenvs.__main__ import main
 from textenvs.canaries import CANARIES, canary_scores
-from textenvs.rewards import FunctionReward, Gate
-from textenvs.tasks.stories import Stories
 from textenvs.testing import check_canaries
 
 
@@ -109,28 +106,13 @@ def test_a_check_names_what_is_alive() -> None:
         check_canaries(Sums(), lambda example, text: 1 / 0)
 
 
-def bigrams() -> FunctionReward:
-    """The share of a text's pairs of words that the stories of the training split have: a crude sense of order."""
-    task = Stories()
-    texts = [task.corpus_story(index) for index in range(3000)]
-    known = {pair for text in texts for pair in _pairs(text)}
-
-    def function(example: Example, response: str) -> float:
-        pairs = _pairs(response)
-        return sum(pair in known for pair in pairs) / max(1, len(pairs))
-
-    return FunctionReward(function, "bigrams", 0, 1)
-
-
-def _pairs(text: str) -> list[tuple[str, str]]:
-    words = text.split()
-    return list(pairwise(words))
-
-
 def test_a_sense_of_order_kills_the_canaries_of_sentiment() -> None:
     """The stories' own default lets two of them live; behind a gate that knows which words follow which, none does."""
     assert set(canary_scores("stories", "sentiment").alive) >= {"one word repeated", "keywords"}
-    check_canaries("stories", Gate(make_reward("sentiment"), bigrams(), at_least=0.4, otherwise=-1))
+    floors = {"at_least": {"ngram_lm": 0.45}}
+    check_canaries("stories", {"guard": {"reward": "sentiment", **floors}})
+    caps = {"at_most": {"repetition": 0.2, "copying": 0.5}}
+    check_canaries("stories", {"guard": {"reward": "sentiment", **caps, **floors}})
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
