@@ -257,7 +257,8 @@ def train(arguments: Any) -> None:
     if (folder / "metrics.jsonl").exists():
         raise ValueError(f"Expected a new folder for this run, got {str(folder)!r}, which holds another run")
     settings = arguments.settings.to_dict()
-<<<<<<< HEAD
+    if arguments.bonuses is not None:
+        settings["bonuses"] = _name_or_json(arguments.bonuses)
     source = _name_or_json(arguments.model) if arguments.init is None else _policy_folder(arguments.init)
     policy_kwargs = {
         "lora": arguments.lora,
@@ -265,11 +266,6 @@ def train(arguments: Any) -> None:
         "precision": arguments.precision,
         "gradient_checkpointing": arguments.gradient_checkpointing,
     }
-=======
-    if arguments.bonuses is not None:
-        settings["bonuses"] = _name_or_json(arguments.bonuses)
-    source: str | Path = arguments.model if arguments.init is None else _policy_folder(arguments.init)
->>>>>>> combine
     agent = algorithm(
         source,
         arguments.env,

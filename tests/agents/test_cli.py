@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from agents.__main__ import main
+from agents.__main__ import _train_arguments, main
 
 SMALL = ["--device", "cpu", "--num-envs", "8", "--episodes-per-update", "8"]
 SMALL += ["--max-new-tokens", "6", "--eval-episodes", "10"]
