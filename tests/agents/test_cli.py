@@ -120,6 +120,7 @@ def test_ctrl_c_ends_a_run_with_a_checkpoint(tmp_path):
     assert state["updates"] >= 2
 
 
+<<<<<<< HEAD
 def test_bonuses_are_json_on_the_command_line_and_a_dict_in_a_file(tmp_path):
     spec = {"novelty": 0.1, "diversity": {"over": "batch"}}
     assert json.loads(_train_arguments(["--bonuses", json.dumps(spec)]).bonuses) == spec
@@ -129,3 +130,60 @@ def test_bonuses_are_json_on_the_command_line_and_a_dict_in_a_file(tmp_path):
     assert arguments.settings.gamma == 0.5
     with pytest.raises(SystemExit):
         main(["train", "--bonuses", '{"novlty": 1}', "--output", str(tmp_path / "run")])
+=======
+def last_row(folder):
+    row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    return {name: value for name, value in row.items() if "second" not in name}
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+def test_a_config_file_gives_the_run_of_the_command_line(tmp_path, suffix):
+    words = ["--algorithm", "reinforce", "--baseline", "leave_one_out", "--payout", '{"every": 2}', "--seed", "4"]
+    main(["train", "--total-timesteps", "80", "--output", str(tmp_path / "one"), *words, *SMALL])
+    given = {
+        "algorithm": "reinforce", "baseline": "leave_one_out", "payout": {"every": 2}, "seed": 9, "device": "cpu",
+        "num_envs": 8, "episodes_per_update": 8, "max_new_tokens": 6, "eval_episodes": 10, "total_timesteps": 80,
+    }  # fmt: skip
+    file = tmp_path / f"run{suffix}"
+    file.write_text(json.dumps(given))  # JSON is YAML
+    folder = tmp_path / "two"
+    main(["train", "--config", str(file), "--output", str(folder), "--seed", "4"])  # the command line wins
+    assert last_row(folder) == last_row(tmp_path / "one")
+    resolved = json.loads((folder / "config.json").read_text())
+    assert (resolved["seed"], resolved["baseline"], resolved["kl_coef"]) == (4, "leave_one_out", 0.015)
+    main(["train", "--config", str(folder / "config.json"), "--output", str(tmp_path / "three")])
+    assert last_row(tmp_path / "three") == last_row(folder)
+
+
+def test_sft_and_then_train(tmp_path, capsys):
+    folder = tmp_path / "sft"
+    words = ["--demonstrations", "16", "--epochs", "1", "--eval-episodes", "10", "--max-new-tokens", "6"]
+    main(["sft", "--output", str(folder), "--device", "cpu", *words])
+    assert "epoch 1: perplexity" in capsys.readouterr().out
+    main(["train", "--init", str(folder), "--total-timesteps", "40", "--output", str(tmp_path / "run"), *SMALL])
+    main(
+        ["train", "--init", str(tmp_path / "run"), "--total-timesteps", "40", "--output", str(tmp_path / "on"), *SMALL]
+    )
+    assert json.loads((tmp_path / "on" / "config.json").read_text())["init"] == str(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"gama": 0.9}', "Did you mean 'gamma'?"),
+        ('{"gamma": 1.3}', "Expected gamma in [0, 1], got 1.3"),
+        ('{"algorithm": "pppo"}', "Expected --algorithm to be one of"),
+        ("[1]", "to hold a JSON object"),
+        ("{", "could not be read"),
+    ],
+)
+def test_a_bad_config_file_says_so(tmp_path, content, message, capsys):
+    file = tmp_path / "run.json"
+    file.write_text(content)
+    with pytest.raises(SystemExit):
+        main(["train", "--config", str(file)])
+    assert message in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit):
+        main(["train", "--init", str(tmp_path / "nowhere")])
+    assert "with a policy in it" in capsys.readouterr().err
+>>>>>>> algos

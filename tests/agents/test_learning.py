@@ -52,10 +52,10 @@ def copied(example, response):
     return sum(one == two for one, two in zip(wanted, written, strict=False)) / len(wanted)
 
 
-# Task, reward, budget, what else the environment gets, the exact score of a uniform policy, and the tokens to learn in.
+# Task, reward, budget, what else the environment gets, a uniform policy's score, and the tokens to learn in.
 SETTINGS = {
     "bandit": (Bandit(), good, 1, {"action_mask": [" good", " bad"]}, 0.5, 20_000),
-    "copy": (CopyTwo(), copied, 2, {}, 0.5 * (0.1 + 0.9 * 0.1), 150_000),
+    "copy": (CopyTwo(), copied, 2, {}, 0.1, 150_000),
 }
 
 
