@@ -120,7 +120,6 @@ def test_ctrl_c_ends_a_run_with_a_checkpoint(tmp_path):
     assert state["updates"] >= 2
 
 
-<<<<<<< HEAD
 def test_bonuses_are_json_on_the_command_line_and_a_dict_in_a_file(tmp_path):
     spec = {"novelty": 0.1, "diversity": {"over": "batch"}}
     assert json.loads(_train_arguments(["--bonuses", json.dumps(spec)]).bonuses) == spec
@@ -130,7 +129,8 @@ def test_bonuses_are_json_on_the_command_line_and_a_dict_in_a_file(tmp_path):
     assert arguments.settings.gamma == 0.5
     with pytest.raises(SystemExit):
         main(["train", "--bonuses", '{"novlty": 1}', "--output", str(tmp_path / "run")])
-=======
+
+
 def last_row(folder):
     row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return {name: value for name, value in row.items() if "second" not in name}
@@ -186,4 +186,3 @@ def test_a_bad_config_file_says_so(tmp_path, content, message, capsys):
     with pytest.raises(SystemExit):
         main(["train", "--init", str(tmp_path / "nowhere")])
     assert "with a policy in it" in capsys.readouterr().err
->>>>>>> algos
