@@ -402,19 +402,22 @@ class EncoderDecoderContext(CachedContext):
 
     def _decoder_rows(self, input_ids: NDArray[np.integer[Any]], steps: int) -> NDArray[np.integer[Any]]:
         """What the decoder reads of whole rows, `(lanes, steps)`."""
-        longest = int(self._prompts.max())
-        if max(longest, steps) - 1 > self._last_position:
-            raise ValueError(
-                f"Expected a prompt and a response that each fit into the model's {self._last_position + 1} positions, "
-                f"got {longest} and {steps} tokens: lower max_new_tokens or max_prompt_length"
-            )
+        self._check_room(steps)
         places = self._prompts[:, None] + np.arange(-1, steps - 1)
         rows = np.take_along_axis(input_ids, np.clip(places, 0, input_ids.shape[1] - 1), axis=1)
         rows[:, 0] = self._start
         return rows
 
+    def _check_room(self, tokens: int) -> None:
+        if tokens - 1 > self._last_position:
+            raise ValueError(
+                f"Expected a prompt and a response that each fit into the model's {self._last_position + 1} positions, "
+                f"got {tokens} tokens: lower max_new_tokens or max_prompt_length"
+            )
+
     def _read_prompts(self, input_ids: NDArray[np.integer[Any]], lanes: NDArray[np.intp]) -> None:
         """Encode the prompts of some lanes, and keep what each layer of the decoder makes of them."""
+        self._check_room(int(self._prompts[lanes].max()))
         lengths = torch.from_numpy(self._prompts[lanes]).to(self._device)
         tokens = torch.from_numpy(input_ids[lanes].astype(np.int64)).to(self._device)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
