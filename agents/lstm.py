@@ -247,11 +247,7 @@ class RecurrentContext:
         starts: NDArray[np.int64],
         lengths: NDArray[np.int64],
     ) -> Tensor:
-<<<<<<< HEAD
-        """See `Context.states`. A recurrent state keeps no tokens, so these lanes are read from their first one."""
-=======
         """See `Context.states`. Nothing can be taken out of a recurrent state: these lanes are read from the start."""
->>>>>>> policies
         tokens = torch.from_numpy(input_ids[lanes, : int(lengths.max())].astype(np.int64)).to(self._device)
         ends = torch.from_numpy(lengths.astype(np.int64))
         rows = torch.from_numpy(lanes).to(self._device)
