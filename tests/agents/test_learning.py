@@ -1,4 +1,4 @@
-"""That the algorithms learn, from their defaults: one seed, a fresh small model, to nine tenths of the normalised score.
+"""The algorithms learn from their defaults: one seed, a fresh small model, to nine tenths of the normalised score.
 
 Benchmarks do this with several seeds on the registered tasks; this is what fits into a test.
 """
@@ -32,7 +32,7 @@ class CopyTwo(Task):
 
     name = "copy_two"
     default_reward = "length"
-    pairs = ["".join(pair) for pair in itertools.product([" a", " b", " c"], repeat=2)]
+    pairs = tuple("".join(pair) for pair in itertools.product([" a", " b", " c"], repeat=2))
 
     def num_examples(self, split):
         return len(self.pairs)
