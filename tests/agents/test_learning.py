@@ -58,7 +58,6 @@ SETTINGS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("payout", ["immediate", "sparse"])
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("task", SETTINGS)
