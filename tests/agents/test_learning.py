@@ -4,7 +4,6 @@ Benchmarks do this with several seeds on the registered tasks; this is what fits
 """
 
 import itertools
-from typing import ClassVar
 
 import pytest
 
@@ -33,7 +32,7 @@ class CopyTwo(Task):
 
     name = "copy_two"
     default_reward = "length"
-    pairs: ClassVar = ["".join(pair) for pair in itertools.product([" a", " b", " c"], repeat=2)]
+    pairs = tuple("".join(pair) for pair in itertools.product([" a", " b", " c"], repeat=2))
 
     def num_examples(self, split):
         return len(self.pairs)
@@ -59,7 +58,6 @@ SETTINGS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("payout", ["immediate", "sparse"])
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("task", SETTINGS)
