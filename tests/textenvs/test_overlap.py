@@ -230,6 +230,14 @@ def test_13a_equals_the_library(text: str) -> None:
         assert Tokens13a(lowercase).split(text) == metric._preprocess_segment(text).split()
 
 
+def test_a_sigma_looks_through_a_period() -> None:
+    """Its lower case at the end of a word is another than before a letter, and a period ends no such word."""
+    splitter = Tokens13a(lowercase=True)
+    finished, rest = splitter.cut("ΑΣ..a")
+    assert [*finished, *splitter.finish(rest)] == splitter.split("ΑΣ..a") == ["ασ", ".", ".", "a"]
+    assert splitter.split("ΑΣ..") == ["ας", ".", "."]
+
+
 def test_what_a_13a_rest_keeps() -> None:
     assert Tokens13a().cut("Hello,world!x")[1] == "x"
     assert Tokens13a().cut("Mr.Smith")[1] == "Smith"

@@ -156,7 +156,7 @@ class ReferenceScorer(UnitScorer):
 
     The tables of an example are made when a response to it begins for the first time, those of all lanes that begin at
     one step together, and kept. An example with fewer references than another is treated as if it had its last one
-    several times: no maximum over references minds that.
+    several times, or such a one that nothing matches: no maximum over references minds that.
 
     A subclass makes tables (`_add`), clears lanes, reads, and forgets tables.
 
@@ -426,7 +426,7 @@ class NgramScorer(ReferenceScorer):
         self._suffix = _Table(np.int64)  # each node without its first unit, among all nodes
         self._found = _Table(np.int32, (orders,))  # the nodes of counted orders that each node ends with, and is
         # How often each reference has each node.
-        self._has = _Table(np.int32, (1 if self._grams.pooled else self._columns,), "edge")
+        self._has = _Table(np.int32, (1 if self._grams.pooled else self._columns,))
 
     def _add(self, examples: list[list[list[int]]]) -> None:
         low, high = self._grams.low, self._grams.high
@@ -476,8 +476,6 @@ class NgramScorer(ReferenceScorer):
         counts = np.zeros((num_nodes, columns), dtype=np.int64)
         for order in range(1, high + 1):
             np.add.at(counts, (at[order][starts[order]], column[starts[order]]), 1)
-        last_column = np.array([len(texts_of) - 1 for texts_of in examples])[owners]
-        counts = np.take_along_axis(counts, np.minimum(np.arange(columns), last_column[:, None]), axis=1)
         above = np.concatenate(parent)[len(examples) :]
         keys = (number[above] << _UNIT_BITS) | np.concatenate(last)[len(examples) :]
         self._edges.update(zip(keys.tolist(), number[len(examples) :].tolist(), strict=True))
@@ -497,8 +495,8 @@ class NgramScorer(ReferenceScorer):
         columns = self._has.array.shape[1]
         if columns > self._matched.shape[2]:
             node, length, matched = self._marked
-            self._matched = widen(self._matched, columns, "edge")
-            self._marked = (node, length, widen(matched, columns, "edge"))
+            self._matched = widen(self._matched, columns)
+            self._marked = (node, length, widen(matched, columns))
         self._written[lanes] = 0
         for array in (self._node, self._length, self._matched, self._num_pending):
             array[lanes] = 0
