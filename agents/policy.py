@@ -916,7 +916,12 @@ def _first_layers(trunk: Any, count: int) -> list[nn.Module]:
                 f"{type(trunk).__name__}, got {count}"
             )
         inside = {id(one) for layer in layers for one in layer.modules()}
-        found += [one for one in stack.modules() if isinstance(one, nn.Embedding) and id(one) not in inside]
+        found += [
+            one
+            for name, one in stack.named_modules()
+            # BART normalises what it has embedded, before its first layer.
+            if (isinstance(one, nn.Embedding) or "layernorm_embedding" in name) and id(one) not in inside
+        ]
         found += list(layers[:count])
     return found
 

@@ -289,6 +289,7 @@ def _save(
     env_kwargs: Mapping[str, Any] | None,
     row: dict[str, float],
 ) -> None:
+    policy.pretrained = True
     policy.save_pretrained(folder / "policy")
     kwargs = {key: value if _is_json(value) else repr(value) for key, value in (env_kwargs or {}).items()}
     state = {"config": config.to_dict(), "seed": seed, "env": env, "env_kwargs": kwargs, "best": row}

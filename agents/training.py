@@ -319,6 +319,7 @@ class Agent:
             rollout = self.algorithm.prepare(self, rollout)
         row.update(self.algorithm.update(self.policy, self.optimizer, rollout, config, generator))
         ended = time.perf_counter()
+        self.policy.pretrained = True  # what starts from it later has a start model to stay near
         self.updates += 1
         self.timesteps += rollout.num_tokens
         row.update(

@@ -86,7 +86,7 @@ def test_a_model_keeps_its_weights_and_gives_its_own_distribution(kind):
     trained = {id(one) for group in agent.policy.optimizer.param_groups for one in group["params"]}
     assert trained == {id(one) for one in policy.parameters()}
     agent.policy.set_training_mode(True)
-    assert not any(module.training for module in policy.modules())
+    assert not any(module.training for module in policy.model.modules())
 
 
 @pytest.mark.parametrize(("name", "steps"), [("PPO", 6000), ("A2C", 20_000)])
