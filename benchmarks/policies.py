@@ -1,8 +1,8 @@
-"""Does every kind of policy learn? PPO, from its default settings but for the step size, one kind of model after another.
+"""Does every kind of policy learn? PPO, from its default settings but for the step size, on one kind of model at a time.
 
-Encoder-decoders, the LSTM and a causal model begin with random weights and learn `TextGen/Copy-v0`, with one layer each
-and about as many parameters; LoRA adapters on the bundled language model learn the sentiment of `TextGen-v0`, beside the
-whole model. Judged on the test split, before and after.
+Encoder-decoders, the LSTM and a causal model begin with random weights and learn `TextGen/Copy-v0`. LoRA adapters on the
+bundled language model learn the sentiment of `TextGen-v0`, beside the whole model. Judged on the test split, before and
+after.
 
     python -m benchmarks policies
 """
@@ -124,9 +124,9 @@ def table(rows: list[dict[str, Any]], command: str) -> str:
         "",
         f"    {command}",
         "",
-        f"CPU, {platform.machine()}, one thread; torch {torch.__version__}. Score: of the environment, on its test split.",
-        "KL: nats a response, to the start model, where that was trained before. Seconds: of training, on a machine that",
-        "had other work.",
+        f"CPU, {platform.machine()}, one thread; torch {torch.__version__}. Score: of the environment, on its test",
+        "split. KL: nats a response, to the start model, where that was trained before. Seconds: of training, on a",
+        "machine that had other work.",
         "",
         "| environment | policy | seed | parameters | trained | score before | after | KL | tokens | seconds |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -135,7 +135,8 @@ def table(rows: list[dict[str, Any]], command: str) -> str:
         kl = "" if row["kl"] is None else f"{row['kl']:.1f}"
         lines.append(
             f"| {row['env']} | {row['policy']} | {row['seed']} | {row['parameters']:,} | {row['trained']:,} "
-            f"| {row['score_before']:.3f} | {row['score_after']:.3f} | {kl} | {row['tokens']:,} | {row['seconds']:.0f} |"
+            f"| {row['score_before']:.3f} | {row['score_after']:.3f} | {kl} | {row['tokens']:,} "
+            f"| {row['seconds']:.0f} |"
         )
     return "\n".join(lines) + "\n"
 
