@@ -51,8 +51,8 @@ def canary_scores(
 
     - **empty**: no text.
     - **eos at once**: the same, as an episode: EOS is the first action, in every turn.
-    - **one word repeated**: to the length of the demonstration; of the words that score best by themselves, under the
-      reward or one of its parts, and the demonstration's first, the one that does best.
+    - **one word repeated**: to the length of the demonstration, twice at least; of the words that score best by
+      themselves, under the reward or one of its parts, and the demonstration's first, the one that does best.
     - **prompt copied**: the prompt.
     - **words shuffled**: a reference, or else the demonstration, with its words in another order.
     - **keywords**: the words that score best by themselves, likewise, as many as the demonstration has, none twice.
@@ -129,7 +129,7 @@ def check_canaries(
         RewardError: If the reward fails.
 
     Example:
-        >>> check_canaries("stories", {"product": ["sentiment", lambda example, text: text in example.references]})
+        >>> check_canaries("stories", {"product": ["sentiment", lambda example, text: float(text in example.references)]})
     """
     found = canary_scores(task, reward, num_examples=num_examples, split=split, seed=seed)
     if found.alive:
@@ -171,7 +171,7 @@ def _texts(
     favourites = [word for one in liked for word in one[:3]]
     return {
         "empty": [""],
-        "one word repeated": [" ".join([word] * size) for word in dict.fromkeys([*words[:1], *favourites])],
+        "one word repeated": [" ".join([word] * max(size, 2)) for word in dict.fromkeys([*words[:1], *favourites])],
         "prompt copied": [example.prompt],
         "words shuffled": [] if shuffled == source else [" ".join(shuffled)],
         "keywords": [" ".join(one[:size]) for one in liked],

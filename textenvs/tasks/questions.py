@@ -56,7 +56,7 @@ class QuestionAnswering(Composed):
     tests = "reading: find the span that answers; at level 3 in two steps"
     levels = 3
     level = 2
-    default_reward: Any = "token_f1"
+    default_reward: Any = "rouge_l"
     held_out_reward: Any = "exact_match"
     default_max_new_tokens = 16
 

@@ -49,7 +49,7 @@ class Reviews(Composed):
 
     Example:
         >>> Reviews().example("train", 0).metadata["mood"]
-        'happy'
+        'sad'
     """
 
     name = "sentiment"

@@ -46,7 +46,7 @@ class Copy(_Sequence):
 
     Example:
         >>> Copy().example("test", 0).prompt
-        'bhd='
+        'adadf='
     """
 
     name = "copy"

@@ -109,7 +109,7 @@ class SummarizeExtractive(_Summaries):
 
     name = "summarize_extractive"
     tests = "summarising: pick the sentences that matter"
-    default_reward: Any = "token_f1"
+    default_reward: Any = "rouge_l"
     held_out_reward: Any = "exact_match"
     default_max_new_tokens = 12
 
