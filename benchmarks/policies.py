@@ -1,8 +1,8 @@
-"""Does every kind of policy learn? PPO, from its default settings but for the step size, on one kind of model at a time.
+"""Does every kind of policy learn? PPO, from its default settings but for the step size, on one kind after another.
 
-Encoder-decoders, the LSTM and a causal model begin with random weights and learn `TextGen/Copy-v0`. LoRA adapters on the
-bundled language model learn the sentiment of `TextGen-v0`, beside the whole model. Judged on the test split, before and
-after.
+Encoder-decoders, the LSTM and a causal model begin with random weights and learn `TextGen/Copy-v0`. LoRA adapters on
+the bundled language model learn the sentiment of `TextGen-v0`, beside the whole model. Judged on the test split, before
+and after.
 
     python -m benchmarks policies
 """
@@ -49,11 +49,11 @@ STORIES: dict[str, dict[str, Any]] = {
 class Arguments:
     """Train every kind of policy with PPO."""
 
-    copy_tokens: int = 300_000
+    copy_tokens: int = 200_000
     """Budget of a run on Copy, in tokens."""
-    stories_tokens: int = 60_000
+    stories_tokens: int = 50_000
     """Budget of a run on stories, in tokens."""
-    max_seconds: float = 120.0
+    max_seconds: float = 600.0
     """A run stops training after this many seconds, even if tokens are left."""
     learning_rate: float = 3e-3
     """Step size on Copy, for models with random weights."""
