@@ -129,7 +129,8 @@ def check_canaries(
         RewardError: If the reward fails.
 
     Example:
-        >>> check_canaries("stories", {"product": ["sentiment", lambda example, text: float(text in example.references)]})
+        >>> is_reference = lambda example, text: float(text in example.references)
+        >>> check_canaries("stories", {"product": ["sentiment", is_reference]})
     """
     found = canary_scores(task, reward, num_examples=num_examples, split=split, seed=seed)
     if found.alive:

@@ -44,7 +44,7 @@ def _porter() -> Callable[[str], str]:
     try:
         from nltk.stem.porter import PorterStemmer
     except ImportError as error:
-        raise ImportError("stemmer=True takes NLTK's Porter stemmer: pip install nltk") from error
+        raise ImportError("stemmer=True takes NLTK's Porter stemmer: pip install 'textenvs[stem]'") from error
     stem: Callable[[str], str] = lru_cache(maxsize=1 << 16)(PorterStemmer().stem)
     return stem
 
@@ -101,7 +101,7 @@ class RougeN(NgramReward):
     Args:
         n: The length of the n-grams.
         measure: "f", "precision" or "recall".
-        stemmer: Whether words are stemmed (Porter, by NLTK: `pip install nltk`).
+        stemmer: Whether words are stemmed (Porter, by NLTK: `pip install "textenvs[stem]"`).
 
     Raises:
         ValueError: If a setting is none of these.
@@ -150,7 +150,7 @@ class RougeL(ReferenceReward[list[list[str]]]):
 
     Args:
         measure: "f", "precision" or "recall".
-        stemmer: Whether words are stemmed (Porter, by NLTK: `pip install nltk`).
+        stemmer: Whether words are stemmed (Porter, by NLTK: `pip install "textenvs[stem]"`).
 
     Raises:
         ValueError: If the measure is none of these.

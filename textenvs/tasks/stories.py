@@ -664,7 +664,7 @@ class Stories(Task):
         return _demonstration(example.prompt, metadata["mood"], combination)
 
     def reference_scores(self, split: str = "test") -> ReferenceScores | None:
-        """See `Task.reference_scores`. Measured over the default sizes, and None for others; top: the demonstrations."""
+        """See `Task.reference_scores`. Measured over the default sizes, None for others; top: the demonstrations."""
         check_split(split, self.splits)
         return frozen_scores(self.name, split) if tuple(self._num_examples.values()) == _SIZES else None
 
