@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from agents import PPO, REINFORCE, ActorCritic, collect
+from agents import PPO, REINFORCE, ActorCritic, Algorithm, collect
 from agents.evaluation import reference_log_probs
 from agents.optimization import make_optimizer
 from agents.rollout import Rollout
@@ -202,10 +202,23 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+IN_THE_LOSS = {"kl_credit": "loss", "kl_estimator": "k3"}  # where the choice of episodes is not all that KL changes
+CHANGES_OF_BEST_OF_N = {
+    "kl_coef": (5.0, IN_THE_LOSS),
+    "kl_limit": (0.001, IN_THE_LOSS),
+    "kl_target": (0.001, {"kl_limit": None, **IN_THE_LOSS}),
+    "keep": (0.9, {}),
+    "epochs": (3, {}),
+    "kl_estimator": ("k2", IN_THE_LOSS),
+    "kl_credit": ("loss", {"kl_estimator": "k3"}),
+}
+
+
+@pytest.mark.parametrize("name", [*ALGORITHMS, "best_of_n"])
 def test_every_setting_has_an_effect(name):
     """Perturb each field, one at a time: weights or batch must differ after a few updates."""
-    algorithm = ALGORITHMS[name]
+    algorithm = Algorithm.known[name]
+    changes = CHANGES | (CHANGES_OF_BEST_OF_N if name == "best_of_n" else {})
     known = {one.name for one in fields(algorithm.config)}
     kwargs = {"task": Letters(), "reward": count_good, "max_new_tokens": 6}
     base = {"num_envs": 16, "episodes_per_update": 16, "learning_rate": 0.01, "kl_coef": 0.5}
@@ -222,8 +235,8 @@ def test_every_setting_has_an_effect(name):
     assert torch.equal(reference, run({})), "the same settings and seed give the same weights"
     torch.testing.assert_close(run({"micro_batch_size": 5}), reference, atol=1e-4, rtol=1e-3)
     for field in known - {"micro_batch_size"}:
-        assert field in CHANGES, f"no change named for {field}"
-        value, needs = CHANGES[field]
+        assert field in changes, f"no change named for {field}"
+        value, needs = changes[field]
         needs = {key: needed for key, needed in needs.items() if key in known}
         before = run(needs) if needs else reference
         assert not torch.allclose(run({**needs, field: value}), before, atol=1e-7), field
