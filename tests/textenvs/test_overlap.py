@@ -619,7 +619,7 @@ def test_no_stemmer(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ImportError, match="pip install nltk"):
+    with pytest.raises(ImportError, match=r"textenvs\[stem\]"):
         make_reward({"rouge_1": {"stemmer": True}})
     make_reward("rouge_1")
 

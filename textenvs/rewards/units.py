@@ -33,6 +33,7 @@ _MOST_EDGES = 1 << 19
 _MOST_CHARACTERS = 1 << 27
 _MOST_BYTES = 1 << 28
 _MOST_MEMOS = 1 << 18
+_LONGEST_MEMO = 32  # characters
 _UNIT_BITS = 40  # of a key; the rest is the state's
 
 
@@ -567,8 +568,8 @@ class UnitSums(Reward, UnitReader):
         Returns:
             `(width,)` sums, added up in the order of the units, as the scorer does.
         """
-        # What every unit did is remembered, so that a text is a dictionary look-up a unit.
-        memos: dict[tuple[Hashable, str], tuple[Hashable, Sequence[float]]] = self.__dict__.setdefault("_memos", {})
+        # What every short unit did is remembered, so that a text is a dictionary look-up a unit. Lines hardly come again.
+        memos: dict[Any, tuple[Hashable, Sequence[float]]] = self.__dict__.setdefault("_memos", {})
         if len(memos) > _MOST_MEMOS:
             memos.clear()
         memory, sums = self.start(example), [0.0] * self.width
@@ -576,7 +577,9 @@ class UnitSums(Reward, UnitReader):
             key = (memory, unit)
             known = memos.get(key)
             if known is None:
-                known = memos[key] = self.read(memory, unit)
+                known = self.read(memory, unit)
+                if len(unit) <= _LONGEST_MEMO:
+                    memos[key] = known
             memory, added = known
             for place, number in enumerate(added):
                 if number:

@@ -95,7 +95,7 @@ class PoemForm(UnitSums):
         rhymes, wanted, before = memory
         words = re.findall(r"[a-z]+", unit.lower())
         telling = [word for word in words if word not in ("a", "an", "the")]
-        line = " ".join(words)
+        line = text_key(" ".join(words))  # not the line itself: memories are kept
         if len(words) < self.LEAST_WORDS or len(set(telling)) < len(telling) or line in before:
             return memory, (1.0, 0.0, 0.0)
         found = wanted.intersection(words)
