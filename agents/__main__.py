@@ -124,7 +124,7 @@ class Evaluate(EnvironmentArguments):
     """A run's folder. Its own environment is used, and the options for another are left aside."""
     model: str = "tiny"
     """What to evaluate where there is no --run: tiny, a folder, or a hub id."""
-    split: Literal["train", "validation", "test"] = "test"
+    split: Literal["train", "validation", "test", "shifted"] = "test"
     """Which examples."""
     episodes: int = 300
     """How many."""

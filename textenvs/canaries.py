@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import punctuation
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,8 @@ def canary_scores(
 
     - **empty**: no text.
     - **eos at once**: the same, as an episode: EOS is the first action, in every turn.
-    - **one word repeated**: to the length of the demonstration, twice at least; of the words that score best by
-      themselves, under the reward or one of its parts, and the demonstration's first, the one that does best.
+    - **one word repeated**: to the length of the demonstration; of the words that score best by themselves, under
+      the reward or one of its parts, and the demonstration's first, the one that does best.
     - **prompt copied**: the prompt.
     - **words shuffled**: a reference, or else the demonstration, with its words in another order.
     - **keywords**: the words that score best by themselves, likewise, as many as the demonstration has, none twice.
@@ -172,7 +173,7 @@ def _texts(
     favourites = [word for one in liked for word in one[:3]]
     return {
         "empty": [""],
-        "one word repeated": [" ".join([word] * max(size, 2)) for word in dict.fromkeys([*words[:1], *favourites])],
+        "one word repeated": [" ".join([word] * size) for word in dict.fromkeys([*words[:1], *favourites])],
         "prompt copied": [example.prompt],
         "words shuffled": [] if shuffled == source else [" ".join(shuffled)],
         "keywords": [" ".join(one[:size]) for one in liked],
@@ -184,7 +185,9 @@ def _ranked(reward: Reward, example: Example, words: Sequence[str]) -> list[str]
 
 
 def _differ(text: str, demonstration: str) -> bool:
-    return text.split() != demonstration.split()
+    """Whether they are two answers, and not one in two spellings: with another case, or other marks around words."""
+    one, other = ([word.strip(punctuation).lower() for word in each.split()] for each in (text, demonstration))
+    return text.split() != demonstration.split() and (one != other or not any(one))
 
 
 def _played_eos(env: TextGenEnv, example: Example) -> float:

@@ -173,12 +173,15 @@ def test_a_payout_pays_the_score(env_id: str, payout: Any) -> None:
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_every_autoreset_mode(env_id: str, mode: AutoresetMode) -> None:
     envs = gym.make_vec(env_id, num_envs=2, autoreset_mode=mode, max_new_tokens=2)
-    eos = envs.unwrapped.tokenizer.eos_token_id
+    word = (envs.unwrapped.tokenizer.eos_token_id + 1) % envs.single_action_space.n
     envs.reset(seed=0)
-    observations, _, terminated, _, infos = envs.step(np.array([eos, (eos + 1) % envs.single_action_space.n]))
+    envs.step(np.array([word, word]))
+    envs.reset(options={"reset_mask": np.array([False, True])})
+    # The first lane has spent its budget: an end in every task, whereas EOS may only end a turn.
+    observations, _, terminated, _, infos = envs.step(np.array([word, word]))
     assert terminated.tolist() == [True, False]
     assert ("final_obs" in infos) == (mode == AutoresetMode.SAME_STEP)
-    assert observations["response_mask"][0].sum() == (mode != AutoresetMode.SAME_STEP)
+    assert observations["response_mask"][0].sum() == (0 if mode == AutoresetMode.SAME_STEP else 2)
 
 
 @pytest.mark.parametrize("render_mode", ["ansi", "human", "rgb_array"])

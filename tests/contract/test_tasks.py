@@ -44,11 +44,15 @@ def test_a_good_demonstration_is_a_success(env_id: str) -> None:
     ]
     for place in good[:5]:
         _, info = env.reset(options={"example": place})
-        for token in base.tokenizer.encode_response(task.demonstration(base.example)):
-            assert not info["is_success"]
-            _, _, terminated, _, info = env.step(token)
-            assert not terminated
-        assert env.step(base.tokenizer.eos_token_id)[4]["is_success"] is True
+        shown = task.demonstration(base.example)
+        terminated = False
+        for turn in shown.split("\n") if task.max_turns > 1 else [shown]:
+            for token in (*base.tokenizer.encode_response(turn), base.tokenizer.eos_token_id):
+                assert not terminated
+                assert not info["is_success"]
+                _, _, terminated, _, info = env.step(token)
+        assert terminated
+        assert info["is_success"] is True
     assert len(good) > 5
 
 

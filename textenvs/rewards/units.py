@@ -568,7 +568,7 @@ class UnitSums(Reward, UnitReader):
         Returns:
             `(width,)` sums, added up in the order of the units, as the scorer does.
         """
-        # What every short unit did is remembered, so that a text is a dictionary look-up a unit. Lines hardly come again.
+        # What every short unit did is remembered, so that a text is a look-up a unit. Lines hardly come again.
         memos: dict[Any, tuple[Hashable, Sequence[float]]] = self.__dict__.setdefault("_memos", {})
         if len(memos) > _MOST_MEMOS:
             memos.clear()

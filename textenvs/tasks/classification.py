@@ -78,7 +78,7 @@ class Classify(Composed):
     """
 
     name = "classify"
-    tests = "classification: a label as text; with read_cost, when to stop reading"
+    tests = "classification: a label as text"
     levels = 3
     level = 2
     default_reward: Any = "exact_match"

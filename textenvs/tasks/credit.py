@@ -103,7 +103,7 @@ class Chain(Diagnostic):
     """
 
     name = "chain"
-    tests = "credit over actions: from a bandit to one reward for many tokens"
+    tests = "credit over actions: from a bandit to one late reward"
     levels = 6
     level = 3
     symbols = _LETTERS + _DOOR

@@ -161,7 +161,7 @@ class Dialogue(Composed):
     """
 
     name = "dialogue"
-    tests = "several turns: ask for what is missing, remember, and finish"
+    tests = "several turns: ask, remember, and finish"
     levels = 1
     default_reward: Any = Booking()
     default_max_new_tokens = 96

@@ -53,7 +53,7 @@ class QuestionAnswering(Composed):
     """
 
     name = "question_answering"
-    tests = "reading: find the span that answers; at level 3 in two steps"
+    tests = "reading: find the span that answers"
     levels = 3
     level = 2
     default_reward: Any = "rouge_l"

@@ -100,7 +100,7 @@ class Recommend(Composed):
     """
 
     name = "recommend"
-    tests = "recommendation: infer a taste, list without repeats"
+    tests = "recommendation: infer a taste, no repeats"
     levels = 3
     level = 2
     default_reward: Any = ListedGain()

@@ -139,7 +139,7 @@ class SummarizeAbstractive(_Summaries):
     """
 
     name = "summarize_abstractive"
-    tests = "summarising: fuse what is told in several sentences into one"
+    tests = "summarising: fuse several sentences into one"
     default_reward: Any = "rouge_l"
     held_out_reward: Any = "rouge_2"
     default_max_new_tokens = 32

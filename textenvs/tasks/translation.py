@@ -160,7 +160,7 @@ class Translate(Composed):
     """
 
     name = "translate"
-    tests = "translation: gender, case, word order; unseen combinations of known words"
+    tests = "translation: gender, case, order of known words"
     levels = 3
     level = 2
     default_reward: Any = "chrf"

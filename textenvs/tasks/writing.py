@@ -127,7 +127,7 @@ class Write(Composed):
     """
 
     name = "write"
-    tests = "creative writing: several constraints of form at once"
+    tests = "writing: several constraints of form at once"
     levels = 3
     level = 2
     default_reward: Any = PoemForm()
