@@ -230,6 +230,18 @@ class _Logits(nn.Module):
         return self.policy.logits(hidden)[:, : self.num_actions]
 
 
+class _Values(nn.Module):
+    """The policy's value head, as a part of the policy, which keeps it in evaluation mode."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        values: Tensor = self.policy.value_head(hidden.float())
+        return values
+
+
 class _LanguageModel:
     """What makes one of SB3's policies a language model: its trunk, head and value head take the places of theirs."""
 
@@ -279,7 +291,7 @@ class _LanguageModel:
         this: Any = self
         policy: Policy = this.features_extractor.policy
         this.action_net = _Logits(policy, int(this.action_space.n))
-        this.value_net = policy.value_head
+        this.value_net = _Values(policy)
         trained = [one for one in this.parameters() if one.requires_grad]
         this.optimizer = this.optimizer_class(trained, lr=lr_schedule(1), **this.optimizer_kwargs)
 

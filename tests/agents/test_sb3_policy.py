@@ -89,7 +89,7 @@ def test_a_model_keeps_its_weights_and_gives_its_own_distribution(kind):
     assert not any(module.training for module in policy.model.modules())
 
 
-@pytest.mark.parametrize(("name", "steps"), [("PPO", 6000), ("A2C", 20_000)])
+@pytest.mark.parametrize(("name", "steps"), [("PPO", 6000), pytest.param("A2C", 20_000, marks=pytest.mark.slow)])
 def test_it_learns_copy(name, steps):
     settings = {
         "PPO": {"n_steps": 16, "batch_size": 128, "n_epochs": 4, "learning_rate": 3e-3},

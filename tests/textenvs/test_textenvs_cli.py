@@ -86,7 +86,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(rows) == textenvs.list_envs()
     assert rows["TextGen/Chain-v0"] == {
         "id": "TextGen/Chain-v0", "vocabulary": "15", "prompt": "5", "budget": "5", "random": "0.217",
-        "demonstration": "1", "top": "1", "tests": "credit over actions: from a bandit to one reward for many tokens",
+        "demonstration": "1", "top": "1", "tests": "credit over actions: from a bandit to one late reward",
     }  # fmt: skip
     assert "±" in rows["TextGen-v0"]["random"]
     assert all(row["tests"] != "-" for row in rows.values())
