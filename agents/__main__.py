@@ -361,11 +361,7 @@ def _write_results(
     plot_learning_curve(read_metrics(folder / "metrics.jsonl"), folder / "learning_curve.png", title)
     summary = {"before": before.summary(), "after": after.summary(), "seconds": seconds, "timesteps": agent.timesteps}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-<<<<<<< HEAD
-    scale = max((abs(one) for row in after.token_rewards + before.token_rewards for one in row), default=0.0) or None
-=======
     scale = max((abs(one) for row in after.token_rewards + before.token_rewards for one in row), default=0.0) or 1.0
->>>>>>> policies
     shown, pages = [render.legend()], []
     for episode in range(min(samples, after.episodes)):
         for label, evaluation in (("before", before), ("after", after)):
