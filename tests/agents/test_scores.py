@@ -224,7 +224,8 @@ def test_what_a_model_does_to_its_logits_counts(tmp_path):
     prompt, response = model.prompt_ids(EXAMPLE.prompt), model.response_ids(RESPONSE)
     expected = sum(transformers_log_probs(folder, prompt, response))
     assert LanguageModelScore(folder, "sum").score(EXAMPLE, RESPONSE) == pytest.approx(expected, rel=1e-9)
-    check_reward({"lm": {"model": folder, "reduction": "sum"}}, max_examples=3)
+    # Its attention has a softmax in float32 whatever the model is in, so a push is off by that.
+    check_reward({"lm": {"model": folder, "reduction": "sum"}}, max_examples=3, tolerance=1e-6)
 
 
 def test_an_encoder_decoder_is_refused(tmp_path):
