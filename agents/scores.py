@@ -18,9 +18,10 @@ spells it anew (see `text_model.py`). All lanes that move in a step are read in 
 A reward holds names and numbers alone, so it can be pickled and written to JSON; its model is loaded when a scorer or a
 score is first asked for, once in a process. Models are never trained here: a score is a frozen function of text.
 
-Numbers are in float64 on a CPU, where a push then equals the score of the whole text to 1e-9. In float32, which is the
-default on an accelerator and can be asked for with `dtype`, a batch of another shape rounds differently, by about 1e-5
-of a nat for each token: `check_reward(..., tolerance=1e-3)`. What is paid adds up to 1e-9 all the same.
+Numbers are in float64 on a CPU, where a push then equals the score of the whole text to 1e-9; to 1e-6 for a model that
+computes its attention in float32 whatever it is given (Gemma 2). In float32, which is the default on an accelerator and
+can be asked for with `dtype`, a batch of another shape rounds differently: `check_reward(..., tolerance=1e-3)`. What is
+paid adds up to 1e-9 all the same.
 """
 
 from __future__ import annotations
