@@ -192,8 +192,6 @@ class PhraseScorer(UnitScorer):
         ended = reached & self._ends[rows]
         which, places = np.nonzero(ended)
         self._found[lanes[which], item[which, places]] = True
-        if self._score.ordered:
-            reached[which] = False
         self._reached[lanes] = reached
 
     def mark(self, lanes: NDArray[np.intp]) -> None:
