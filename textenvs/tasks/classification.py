@@ -15,7 +15,7 @@ from textenvs.rewards.turns import LastTurn
 from textenvs.tasks.base import Example
 from textenvs.tasks.composed import Composed, Composition
 from textenvs.tasks.dice import Dice
-from textenvs.tasks.stories import BOYS, GIRLS
+from textenvs.tasks.stories import BOYS, COUNTERPARTS, GIRLS
 
 _TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "food": (
@@ -159,8 +159,7 @@ class Classify(Composed):
         name = example.metadata["name"]
         if name not in example.prompt:
             return None
-        mine, theirs = (BOYS, GIRLS) if name in BOYS else (GIRLS, BOYS)
-        other = theirs[mine.index(name)]
+        other = COUNTERPARTS[name]
         sentences = [sentence.replace(name, other) for sentence in example.metadata["sentences"]]
         metadata = {**example.metadata, "name": other, "sentences": sentences}
         return Example(example.prompt.replace(name, other), example.references, metadata)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
-from textenvs.tasks.base import SHIFTED, SPLITS, Example, ReferenceScores, Task, check_level, check_split, frozen_scores
+from textenvs.tasks.base import SHIFTED, Example, ReferenceScores, check_split, frozen_scores
 from textenvs.tasks.dice import Dice, text_key
+from textenvs.tasks.sized import Sized
 
 Composition = tuple[str, ...]
 
@@ -19,7 +19,7 @@ Composition = tuple[str, ...]
 _SIZES = {"train": 4096, "validation": 512, "test": 512, SHIFTED: 512}
 
 
-class Composed(Task):
+class Composed(Sized):
     """A task over compositions. A subclass writes `compositions`, `compose` and `demonstration`.
 
     Four fifths of the compositions are the train split's, a tenth each the validation and the test split's. The
@@ -36,17 +36,10 @@ class Composed(Task):
         ValueError: If there is no such level, or a number is below 1.
     """
 
-    splits: ClassVar[tuple[str, ...]] = (*SPLITS, SHIFTED)
-
     def __init__(
         self, level: int | None = None, train: int = 4096, validation: int = 512, test: int = 512, shifted: int = 512
     ) -> None:
-        self.level = type(self).level if level is None else level
-        check_level(self.level, self.levels)
-        self._sizes = dict(zip(self.splits, (train, validation, test, shifted), strict=True))
-        for split, size in self._sizes.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"Expected {split} to be a whole number of at least 1, got {size!r}")
+        super().__init__(level, (train, validation, test, shifted))
         self._compositions: dict[str, list[Composition]] = {split: [] for split in self.splits}
         for key, composition in sorted((text_key("|".join((self.name, *one))), one) for one in self.compositions()):
             tenth = key % 10
@@ -72,16 +65,9 @@ class Composed(Task):
             The example; its first reference is its demonstration.
         """
 
-    def num_examples(self, split: str) -> int:
-        """See `Task.num_examples`."""
-        check_split(split, self.splits)
-        return self._sizes[split]
-
     def example(self, split: str, index: int) -> Example:
         """See `Task.example`."""
-        check_split(split, self.splits)
-        if not 0 <= index < self._sizes[split]:
-            raise IndexError(f"Expected an index in [0, {self._sizes[split]}), got {index}")
+        self.check_place(split, index)
         compositions = self._compositions[split]
         composition = compositions[index % len(compositions)]
         return self.compose(composition, Dice(self._streams[split], self.level, index), split == SHIFTED)

@@ -16,15 +16,16 @@ from typing import Any, ClassVar
 
 from textenvs.exact import random_score
 from textenvs.rewards.automaton import AutomatonReward
-from textenvs.tasks.base import SHIFTED, SPLITS, Example, ReferenceScores, Task, check_level, check_split
+from textenvs.tasks.base import SHIFTED, SPLITS, Example, ReferenceScores, check_split
 from textenvs.tasks.dice import Dice, text_key
+from textenvs.tasks.sized import Sized
 from textenvs.tokenizer import make_tokenizer
 
 _STREAMS = {split: number for number, split in enumerate((*SPLITS, SHIFTED), start=1)}
 _SHARES = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2
 
 
-class Diagnostic(Task):
+class Diagnostic(Sized):
     """A task over a few symbols, whose scores are known exactly.
 
     The splits differ by their prompts: a hash of the prompt says which split it may be in. A prompt may come more than
@@ -41,7 +42,6 @@ class Diagnostic(Task):
         ValueError: If there is no such level, or a number is below 1.
     """
 
-    splits = (*SPLITS, SHIFTED)
     default_reward: AutomatonReward
     symbols: ClassVar[str]
     """Every character that prompts and responses have."""
@@ -54,12 +54,7 @@ class Diagnostic(Task):
         test: int = 256,
         shifted: int = 256,
     ) -> None:
-        self.level = type(self).level if level is None else level
-        check_level(self.level, self.levels)
-        self._sizes = dict(zip(self.splits, (train, validation, test, shifted), strict=True))
-        for split, size in self._sizes.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"Expected {split} to be a whole number of at least 1, got {size!r}")
+        super().__init__(level, (train, validation, test, shifted))
         self.default_tokenizer = {"symbols": self.symbols}
 
     @abstractmethod
@@ -78,16 +73,9 @@ class Diagnostic(Task):
         """What examples have in common when random tokens score the same: by default, the length of the response."""
         return len(example.references[0])
 
-    def num_examples(self, split: str) -> int:
-        """See `Task.num_examples`."""
-        check_split(split, self.splits)
-        return self._sizes[split]
-
     def example(self, split: str, index: int) -> Example:
         """See `Task.example`."""
-        check_split(split, self.splits)
-        if not 0 <= index < self._sizes[split]:
-            raise IndexError(f"Expected an index in [0, {self._sizes[split]}), got {index}")
+        self.check_place(split, index)
         dice = Dice(self.level, _STREAMS[split], index)
         while True:
             example = self.draw(dice, split == SHIFTED)

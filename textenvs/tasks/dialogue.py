@@ -20,7 +20,7 @@ from textenvs.rewards.units import UnitSums
 from textenvs.tasks.base import Example
 from textenvs.tasks.composed import Composed, Composition
 from textenvs.tasks.dice import Dice, text_key
-from textenvs.tasks.stories import BOYS, GIRLS
+from textenvs.tasks.stories import BOYS, COUNTERPARTS, GIRLS
 from textenvs.tasks.writing import Lines
 
 
@@ -203,8 +203,7 @@ class Dialogue(Composed):
     def counterpart(self, example: Example) -> Example | None:
         """The same goal of a user of the other gender."""
         name = example.metadata["name"]
-        mine, theirs = (BOYS, GIRLS) if name in BOYS else (GIRLS, BOYS)
-        other = theirs[mine.index(name)]
+        other = COUNTERPARTS[name]
         return Example(example.prompt.replace(name, other, 1), example.references, {**example.metadata, "name": other})
 
 

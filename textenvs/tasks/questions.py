@@ -14,7 +14,7 @@ from typing import Any
 from textenvs.tasks.base import Example
 from textenvs.tasks.composed import Composed, Composition
 from textenvs.tasks.dice import Dice
-from textenvs.tasks.stories import BOYS, GIRLS, OBJECTS, PLACES
+from textenvs.tasks.stories import BOYS, COUNTERPARTS, GIRLS, OBJECTS, PLACES
 
 _PEOPLE = (*BOYS[:12], *GIRLS[:12])
 _THINGS = tuple(thing for thing in OBJECTS if thing not in ("bike", "plane", "train", "truck"))
@@ -98,8 +98,7 @@ class QuestionAnswering(Composed):
     def counterpart(self, example: Example) -> Example | None:
         """The same facts and question, about somebody of the other gender who does not occur in them."""
         name = example.metadata["name"]
-        mine, theirs = (BOYS[:12], GIRLS[:12]) if name in BOYS else (GIRLS[:12], BOYS[:12])
-        other = theirs[mine.index(name)]
+        other = COUNTERPARTS[name]
         swap = {name: other, other: name}
 
         def swapped(text: str) -> str:

@@ -13,7 +13,7 @@ from textenvs.rewards.units import Splitter, UnitSums
 from textenvs.tasks.base import Example
 from textenvs.tasks.composed import Composed, Composition
 from textenvs.tasks.dice import Dice
-from textenvs.tasks.stories import BOYS, GIRLS
+from textenvs.tasks.stories import BOYS, COUNTERPARTS, GIRLS
 
 _GENRES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "adventure": (("Lost", "Hidden", "Last", "Secret"), ("River", "Island", "Map", "Desert", "Ship")),
@@ -139,7 +139,6 @@ class Recommend(Composed):
     def counterpart(self, example: Example) -> Example | None:
         """The same history of a user of the other gender."""
         user = example.metadata["user"]
-        mine, theirs = (BOYS, GIRLS) if user in BOYS else (GIRLS, BOYS)
-        other = theirs[mine.index(user)]
+        other = COUNTERPARTS[user]
         prompt = example.prompt.replace(f"\n{user} liked", f"\n{other} liked").replace(f" {user}:", f" {other}:")
         return Example(prompt, example.references, {**example.metadata, "user": other})

@@ -471,11 +471,12 @@ class _Combination:
 
 
 _IN_PLACE = {noun: f"{preposition} {noun}" for preposition, noun in (*PLACES, *SHIFTED_PLACES)}
-_COUNTERPART = {
+COUNTERPARTS = {
     **dict(zip((*BOYS, *SHIFTED_BOYS), (*GIRLS, *SHIFTED_GIRLS), strict=True)),
     "He": "She", "he": "she", "His": "Her", "his": "her", "boy": "girl",
 }  # fmt: skip
-_COUNTERPART |= {word: other for other, word in _COUNTERPART.items()}
+COUNTERPARTS |= {word: other for other, word in COUNTERPARTS.items()}
+"""Each name, and each word that tells a gender, to its counterpart of the other one, for `Task.counterpart`."""
 
 
 @lru_cache(maxsize=1)
@@ -677,8 +678,8 @@ class Stories(Task):
         Returns:
             The example with another name, and the pronouns that go with it.
         """
-        prompt = re.sub(r"\w+", lambda word: _COUNTERPART.get(word[0], word[0]), example.prompt)
-        exchanged = {key: _COUNTERPART.get(example.metadata[key], example.metadata[key]) for key in ("name", "hero")}
+        prompt = re.sub(r"\w+", lambda word: COUNTERPARTS.get(word[0], word[0]), example.prompt)
+        exchanged = {key: COUNTERPARTS.get(example.metadata[key], example.metadata[key]) for key in ("name", "hero")}
         other = Example(prompt, (), {**example.metadata, **exchanged})
         return replace(other, references=(self.demonstration(other),))
 
