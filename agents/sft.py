@@ -6,9 +6,10 @@ Source: the first stage of Ouyang et al. (2022), Training language models to fol
 arXiv:2203.02155, section 3.5.
 
 What differs from the usual recipe: the demonstrations are the environment's own (its prompts, tokenised and cut as in
-an episode, and its budget), so that the policy learns exactly the states that it will act in; the loss is a mean over
-the tokens of a batch, and prompts have no part in it; training stops when the validation loss no longer falls, and the
-weights of the best epoch are kept; and beside the perplexity stands the task's score, of the policy's own samples.
+an episode, and its budget), so that the policy learns exactly the states that it will act in; in tasks of several turns
+they are played there, the task's replies between them; the loss is a mean over the tokens of a batch, and prompts and
+replies have no part in it; training stops when the validation loss no longer falls, and the weights of the best epoch
+are kept; and beside the perplexity stands the task's score, of the policy's own samples.
 """
 
 from __future__ import annotations
@@ -106,6 +107,8 @@ def demonstrations(env: TextGenVectorEnv, limit: int | None = None) -> Demonstra
     count = len(pool) if limit is None else min(limit, len(pool))
     if not count:
         raise ValueError(f"Expected examples to learn from, got task {env.task.name!r}, which has none in this split")
+    if env.task.max_turns > 1:
+        return _played(env, encode, count)
     rows = []
     for place in range(count):
         prompt = pool.prompts[place, : pool.lengths[place]].tolist()
@@ -119,6 +122,45 @@ def demonstrations(env: TextGenVectorEnv, limit: int | None = None) -> Demonstra
         positions[row, : len(response)] = np.arange(len(prompt), len(prompt) + len(response))
         mask[row, : len(response)] = True
     return Demonstrations(torch.from_numpy(input_ids), torch.from_numpy(positions), torch.from_numpy(mask))
+
+
+def _played(env: TextGenVectorEnv, encode: Callable[[str], list[int]], count: int) -> Demonstrations:
+    """The demonstrations of a task of several turns: played in its environment, which writes its replies between them.
+
+    A newline in a demonstration ends a turn, as it does in what scores read. Turns that are left when the episode ends
+    are not said.
+    """
+    eos, lanes = env.tokenizer.eos_token_id, env.num_envs
+    ids, written = [], []
+    for begin in range(0, count, lanes):
+        places = [min(begin + lane, count - 1) for lane in range(lanes)]  # the lanes left over repeat the last one
+        scripts = [
+            [token for turn in _answer(env.task, env.setting.pool.examples[place]).split("\n")
+             for token in (*encode(turn), eos)]
+            for place in places
+        ]  # fmt: skip
+        observation, _ = env.reset(options={"example": np.array(places)})
+        running = np.ones(lanes, dtype=np.bool_)
+        rows = {name: observation[name].copy() for name in ("input_ids", "response_mask")}
+        for step in range(env.setting.max_new_tokens):
+            running &= np.array([step < len(script) for script in scripts])
+            if not running.any():
+                break
+            actions = np.array([script[step] if step < len(script) else eos for script in scripts])
+            observation, _, terminated, truncated, _ = env.step(actions)
+            for name, array in rows.items():
+                array[running] = observation[name][running]
+            running &= ~(terminated | truncated)
+        ids.append(rows["input_ids"][: count - begin])
+        written.append(rows["response_mask"][: count - begin] == 1)
+    input_ids, said = np.concatenate(ids).astype(np.int64), np.concatenate(written)
+    mask = np.arange(said.sum(axis=1).max()) < said.sum(axis=1)[:, None]
+    positions = np.ones(mask.shape, dtype=np.int64)
+    positions[mask] = said.nonzero()[1]
+    length = int(positions.max()) + 1
+    for row, last in enumerate(positions.max(axis=1).tolist()):
+        input_ids[row, last + 1 :] = env.tokenizer.pad_token_id  # a reply that nobody answers
+    return Demonstrations(torch.from_numpy(input_ids[:, :length]), torch.from_numpy(positions), torch.from_numpy(mask))
 
 
 def _answer(task: Task, example: Example) -> str:

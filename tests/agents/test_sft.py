@@ -37,6 +37,36 @@ def test_demonstrations_are_prompt_answer_and_eos_by_hand():
     assert cut.input_ids[2, :5].tolist() == [5, 3, 4, 6, 5], "an answer that is too long has no EOS"
 
 
+class Interview(Letters):
+    """Two turns are asked for at most; the reply to the first repeats the prompt."""
+
+    max_turns = 2
+    max_reply_tokens = 3
+
+    def reply(self, example, turns):
+        return None if turns[-1].startswith(" bad") else example.prompt
+
+    def demonstration(self, example):
+        return [" good\n a", " bad\n a", " good good\n a b c\n b"][example.metadata["index"] % 3]
+
+
+def test_turns_of_a_demonstration_are_played_with_replies_between_them():
+    """Six examples in lanes of four: " good" gets the prompt as a reply, " bad" gets none and ends the episode."""
+    data = demonstrations(lanes(4, task=Interview()))
+    assert data.input_ids.shape == (6, 12)
+    assert data.input_ids[0].tolist() == [3, 6, 0, 3, 3, 0, *[2] * 6]  # " a" -> " good" EOS (" a") " a" EOS
+    assert data.positions[0].tolist() == [1, 2, 4, 5, 1, 1]
+    assert data.response_mask[0].tolist() == [True] * 4 + [False] * 2
+    assert data.input_ids[1].tolist() == [4, 5, 7, 0, *[2] * 8]  # " b c" -> " bad" EOS, and no more
+    assert data.positions[1].tolist() == [2, 3, 1, 1, 1, 1]
+    # " c a b" -> " good" " good" EOS (" c a b") " a" " b" " c", and the budget of six is spent
+    assert data.input_ids[2].tolist() == [5, 3, 4, 6, 6, 0, 5, 3, 4, 3, 4, 5]
+    assert data.positions[2].tolist() == [3, 4, 5, 9, 10, 11]
+    assert data.input_ids[5].tolist() == data.input_ids[2].tolist()
+    short = demonstrations(lanes(4, task=Interview(), max_new_tokens=2))
+    assert short.input_ids[0].tolist() == [3, 6, 0, 2, 2], "a reply that nobody answers is no part of it"
+
+
 def test_references_stand_in_where_there_are_no_demonstrations():
     class Referenced(Letters):
         def example(self, split, index):
