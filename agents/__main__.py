@@ -278,6 +278,9 @@ def train(arguments: Any) -> None:
     parameters = sum(one.numel() for one in agent.policy.parameters())
     where = f"{agent.policy.device}, {parameters:,} parameters"
     print(f"{algorithm.name} on {arguments.env} ({agent.env.task.name}), {where}")
+    if not agent.reference.pretrained:
+        of = agent.config
+        print(f"random weights: kl_coef {of.kl_coef}, entropy_coef {of.entropy_coef}, learning_rate {of.learning_rate}")
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(folder / "config.json", arguments, agent)
     before = agent.evaluate(arguments.eval_episodes, split="test")

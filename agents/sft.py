@@ -239,7 +239,7 @@ def fine_tune(
     Raises:
         ValueError: If the task has no demonstrations, or a folder holds another run.
     """
-    config = SFTConfig() if config is None else config
+    config = (SFTConfig() if config is None else config).filled_in(policy.pretrained)
     folder = None if folder is None else Path(folder)
     if folder is not None and (folder / "metrics.jsonl").exists():
         raise ValueError(f"Expected a new folder for this run, got {str(folder)!r}, which holds another run")
@@ -277,6 +277,7 @@ def fine_tune(
         if log is not None:
             log.close()
         policy.model.load_state_dict(weights)
+        policy.pretrained = True  # what reinforcement learning starts from is worth staying near
     return rows
 
 

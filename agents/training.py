@@ -48,8 +48,6 @@ ALARM_WINDOW = 20
 """Updates over which the score and the held-out metric are compared."""
 
 _LOG = logging.getLogger(__name__)
-PRETRAINED_KL_COEF = 0.015
-"""What `kl_coef=None` means for a start model whose weights are not random."""
 
 Update = Callable[[Policy, torch.optim.Optimizer, Rollout, Any, torch.Generator], dict[str, float]]
 Prepare = Callable[["Agent", Rollout], Rollout]
@@ -131,7 +129,7 @@ class Agent:
         reference: The policy that KL is measured to; None takes a copy of `policy` as it is now.
 
     Attributes:
-        config: The settings, with what was left open (`kl_coef=None`) filled in.
+        config: The settings, with what was left open (`None`) filled in, see `OptimizerConfig.filled_in`.
         timesteps: Tokens played so far.
         updates: Updates made so far.
         memory: What is carried from one update to the next beside weights and optimiser: JSON values, saved with them.
@@ -154,9 +152,12 @@ class Agent:
         self.algorithm = algorithm
         self.policy = policy
         self.reference = policy.frozen_copy() if reference is None else reference
-        if config.kl_coef is None:  # KL to random weights means nothing, and its price would hold the policy to them
-            config = replace(config, kl_coef=PRETRAINED_KL_COEF if self.reference.pretrained else 0.0)
-        self.config = config
+        self.config = config = config.filled_in(self.reference.pretrained)
+        if not self.reference.pretrained:
+            _LOG.info(
+                "The start model has random weights: kl_coef %s, entropy_coef %s, learning_rate %s",
+                *(config.kl_coef, config.entropy_coef, config.learning_rate),
+            )
         if getattr(config, "critic", "shared") == "separate":
             policy.separate_critic()
         self.seed = seed
@@ -325,7 +326,7 @@ class Agent:
         row.update(
             {
                 "kl_coef": config.kl_coef or 0.0,
-                "entropy_coef": config.entropy_coef,
+                "entropy_coef": config.entropy_coef or 0.0,
                 "learning_rate": learning_rate,
                 "tokens_per_second": rollout.num_tokens / (ended - started),
                 "seconds_policy": rollout.seconds["policy"],
@@ -352,7 +353,7 @@ class Agent:
         elif config.kl_limit is not None:
             kl_coef = limited_kl_coef(kl_coef, kl, config.kl_limit)
         factor = schedule(config.entropy_schedule, progress, config.entropy_final)
-        return replace(config, kl_coef=kl_coef, entropy_coef=config.entropy_coef * factor)
+        return replace(config, kl_coef=kl_coef, entropy_coef=(config.entropy_coef or 0.0) * factor)
 
     def _describe(self, rollout: Rollout) -> dict[str, float]:
         """What a rollout looks like, before anything is learned from it."""
