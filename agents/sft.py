@@ -267,6 +267,8 @@ def fine_tune(
                 on_epoch(row)
             if row["validation_perplexity"] < best:
                 best, since, weights = row["validation_perplexity"], 0, _weights(policy)
+                if epoch:
+                    policy.pretrained = True  # what reinforcement learning starts from is worth staying near
                 if folder is not None:
                     _save(folder, policy, config, seed, env, env_kwargs, row)
             else:
@@ -277,7 +279,6 @@ def fine_tune(
         if log is not None:
             log.close()
         policy.model.load_state_dict(weights)
-        policy.pretrained = True  # what reinforcement learning starts from is worth staying near
     return rows
 
 
@@ -332,7 +333,6 @@ def _save(
     env_kwargs: Mapping[str, Any] | None,
     row: dict[str, float],
 ) -> None:
-    policy.pretrained = True
     policy.save_pretrained(folder / "policy")
     kwargs = {key: value if _is_json(value) else repr(value) for key, value in (env_kwargs or {}).items()}
     state = {"config": config.to_dict(), "seed": seed, "env": env, "env_kwargs": kwargs, "best": row}

@@ -125,6 +125,7 @@ def test_learns_the_demonstrations_and_keeps_the_best_epoch(tmp_path):
     data = demonstrations(lanes(2, task=Everywhere()))
     assert perplexity(policy, data) == pytest.approx(best, rel=1e-4), "the weights are those of the best epoch"
     kept = Policy.from_pretrained(tmp_path / "run" / "policy", device="cpu")
+    assert (policy.pretrained, kept.pretrained) == (True, True)
     assert perplexity(kept, data) == pytest.approx(best, rel=1e-4)
     state = json.loads((tmp_path / "run" / "sft.json").read_text())
     assert state["config"]["batch_size"] == 3
@@ -136,6 +137,7 @@ def test_learns_the_demonstrations_and_keeps_the_best_epoch(tmp_path):
 def test_stops_early_where_validation_no_longer_falls():
     """With a step size that only does harm: after `patience` epochs, and with the weights of the start."""
     policy = fresh()
+    assert not policy.pretrained
     before = [one.clone() for one in policy.model.parameters()]
     config = SFTConfig(
         epochs=30, optimizer="sgd", learning_rate=100.0, patience=3, eval_episodes=0, max_grad_norm=100.0
@@ -145,6 +147,7 @@ def test_stops_early_where_validation_no_longer_falls():
     assert "validation_score" not in rows[0]
     for one, two in zip(policy.model.parameters(), before, strict=True):
         assert torch.equal(one, two)
+    assert not policy.pretrained, "they are still random"
 
 
 def test_micro_batches_change_nothing_and_the_seed_decides():
