@@ -175,9 +175,9 @@ def table(rows: list[dict[str, Any]], command: str, seeds: int) -> str:
         "",
         f"    {command}",
         "",
-        f"CPU, {platform.machine()}, one thread; torch {torch.__version__}. Tokens: played until the mean of five updates",
-        f"reached {SOLVED} of the normalised score on the train split, in thousands; a dash: not within the budget. Final:",
-        "the normalised score of 300 sampled episodes of the test split, there and then. Seeds from 0 on, in order.",
+        f"CPU, {platform.machine()}, one thread; torch {torch.__version__}. Tokens: played until the mean of {WINDOW}",
+        f"updates reached {SOLVED} of the normalised score on the train split, in thousands; a dash: not within the",
+        "budget. Final: the normalised score of sampled episodes of the test split, there and then. Seeds from 0 on.",
     ]
     if missing > 0:
         lines += ["", f"{missing} runs are still to be made: the same command goes on."]

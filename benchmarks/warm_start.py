@@ -36,7 +36,7 @@ class Arguments:
     """Examples of the train split that SFT sees."""
     epochs: int = 10
     """Passes over them at most."""
-    tokens: int = 100_000
+    tokens: int = 60_000
     """Budget of PPO, in tokens."""
     episodes_per_update: int = 64
     """Episodes of each of PPO's updates, and lanes; its other settings are the defaults."""
@@ -128,9 +128,9 @@ def table(rows: list[dict[str, Any]], command: str) -> str:
         "",
         f"    {command}",
         "",
-        f"CPU, {platform.machine()}, one thread; torch {torch.__version__}. All begin with the bundled language model. Score:",
-        "of the environment, mean of sampled episodes of the test split; normalised: 0 is random, 1 the demonstrations.",
-        "Length: tokens of a response. Seconds: of training, on a machine that had other work.",
+        f"CPU, {platform.machine()}, one thread; torch {torch.__version__}. All begin with the bundled language model.",
+        "Score: of the environment, mean of sampled episodes of the test split; normalised: 0 is random, 1 the",
+        "demonstrations. Length: tokens of a response. Seconds: of training, on a machine that had other work.",
         "",
         "| environment | method | demonstrations | tokens of PPO | score | normalised | by seed | length | seconds |",
         "|---|---|---|---|---|---|---|---|---|",
