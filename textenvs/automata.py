@@ -163,10 +163,10 @@ def make_language(allowed: Any) -> Language:
 class ActionMasks:
     """Which tokens may come next, in N lanes.
 
-    A token may come if the text with it is still the beginning of an allowed text, and tokens can write the rest of one:
-    of "ab" and "ax", "a" begins both, and yet is a dead end where "ab" is a token and neither "b" nor "x" is. EOS may,
-    once the text is an allowed one; other special tokens never. Where nothing else may come (after a token that was not
-    allowed, say), EOS may.
+    A token may come if the text with it is still the beginning of an allowed text, and tokens can write the rest of
+    one: of "ab" and "ax", "a" begins both, and yet is a dead end where "ab" is a token and neither "b" nor "x" is. EOS
+    may, once the text is an allowed one; other special tokens never. Where nothing else may come (after a token that
+    was not allowed, say), EOS may.
 
     Args:
         num_lanes: N.
@@ -257,7 +257,7 @@ class ActionMasks:
                         yield token, after
 
     def _can_finish(self, language: Language, state: Any) -> bool:
-        """Whether tokens lead from a state to an allowed text. A search settles every state that it meets, or its way."""
+        """Whether tokens lead from a state to an allowed text."""
         known = self._finishable
         if self._spells_all:
             return True
