@@ -33,9 +33,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.files import read_json
 from agents.losses import preference_loss
 from agents.optimization import gradient_step
-from agents.policy import Policy, read_json
+from agents.policy import Policy
 from agents.text_model import TextModel
 from textenvs import Example
 
