@@ -1,4 +1,4 @@
-"""The command line: python -m agents train | sft | evaluate | generate | reward-model --help."""
+"""The command line: python -m agents train | sft | evaluate | compare | generate | reward-model --help."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from agents import (
     SFTConfig,
     checkpoints,
     collect,
+    comparison_pages,
     fine_tune,
     load,
     preferences,
     run_folder,
 )
+from agents.comparison import compare as compare_policies
+from agents.comparison import named_sources
 from agents.evaluation import EvaluationPlan
 from agents.evaluation import evaluate as evaluate_policy
 from agents.files import read_json, write_json, write_text
@@ -195,6 +198,41 @@ class Evaluate(EnvironmentArguments):
     """A .jsonl file to write, with a row for each episode."""
     json: bool = False
     """Print one JSON object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(EnvironmentArguments):
+    """Play the same prompts with several models, and say which is better, by how much and through which tokens."""
+
+    models: tuple[str, ...]
+    """Two or more: tiny, folders of models, of sft or of train, hub ids; NAME=FOLDER gives one a name."""
+    reference: str | None = None
+    """The name of the model that the others are compared with. Default: the first one."""
+    split: Literal["train", "validation", "test", "shifted"] = "test"
+    """Which examples."""
+    episodes: int = 300
+    """Episodes of each model."""
+    gamma: float = 1.0
+    """Discount of returns and of cumulative advantages."""
+    gae_lambda: float = 0.0
+    """0: the cumulative advantage sums TD errors, and is the return minus V of the prompt. Above 0: later tokens weigh
+    more, by (1 - lambda^(k+1)) / (1 - lambda)."""
+    value_function: Literal["fitted", "head"] = "fitted"
+    """The reference's value function: fitted to its episodes, or the value head that reinforcement learning trained."""
+    folds: int = 5
+    """How many parts the prompts are divided into, for the spread and for fitting values."""
+    temperature: float = 1.0
+    """What logits are divided by."""
+    deterministic: bool = False
+    """The likeliest token at every step instead of a sample."""
+    output: Path | None = None
+    """Where comparison.html, its pictures and comparison.json go. Default: runs/ and a name made of the time."""
+    seed: int = 0
+    """Of the sampling."""
+    device: str | None = None
+    """cpu, cuda, mps. Default: the best there is."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -523,6 +561,38 @@ def evaluate(arguments: Evaluate) -> None:
     print(json.dumps(found.summary()) if arguments.json else _line(arguments.split, found))
 
 
+def compare(arguments: Compare) -> None:
+    """Print the comparison of some models, and write its page."""
+    policies = {}
+    for name, source in named_sources(arguments.models).items():
+        place = _policy_folder(Path(source)) if Path(source).is_dir() else source
+        policies[name] = start_policy(
+            place, arguments.env, arguments.kwargs(), seed=arguments.seed, device=arguments.device
+        )
+    found = compare_policies(
+        policies,
+        arguments.env,
+        env_kwargs=arguments.kwargs(),
+        num_episodes=arguments.episodes,
+        split=arguments.split,
+        reference=arguments.reference,
+        gamma=arguments.gamma,
+        gae_lambda=arguments.gae_lambda,
+        value_function=arguments.value_function,
+        folds=arguments.folds,
+        temperature=arguments.temperature,
+        deterministic=arguments.deterministic,
+        seed=arguments.seed,
+    )
+    folder = arguments.output or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
+    command = f"python -m agents compare --env {arguments.env} --models {' '.join(arguments.models)}"
+    page = comparison_pages.write(found, folder, command=command)
+    if arguments.json:
+        print(json.dumps(found.summary()))
+    else:
+        print(f"{comparison_pages.as_text(found)}\n\nThe page, with the tokens: {page}")
+
+
 class _Prompts(Task):
     """A few prompts, given by hand."""
 
@@ -675,6 +745,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "train": lambda rest: train(_train_arguments(rest)),
         "sft": lambda rest: sft(tyro.cli(SFT, args=rest, prog="python -m agents sft")),
         "evaluate": lambda rest: evaluate(tyro.cli(Evaluate, args=rest, prog="python -m agents evaluate")),
+        "compare": lambda rest: compare(tyro.cli(Compare, args=rest, prog="python -m agents compare")),
         "generate": lambda rest: generate(tyro.cli(Generate, args=rest, prog="python -m agents generate")),
         "reward-model": lambda rest: reward_model(_reward_model_arguments(rest)),
     }

@@ -310,6 +310,33 @@ def evaluate(
         examples=places,
         truncation=Truncation.of(top_k, top_p, min_p),
     )
+    return describe(rollout, policy, env, reference=reference, held_out=held_out, temperature=temperature)
+
+
+def describe(
+    rollout: Rollout,
+    policy: Policy,
+    env: TextGenVectorEnv,
+    *,
+    reference: Policy | None = None,
+    held_out: Any = None,
+    temperature: float = 1.0,
+) -> Evaluation:
+    """How good the episodes of a rollout are.
+
+    Args:
+        rollout: The episodes.
+        policy: Who played them.
+        env: Where.
+        reference: See `evaluate`.
+        held_out: See `evaluate`.
+        temperature: What logits were divided by.
+
+    Returns:
+        The evaluation.
+    """
+    pool, episodes = env.setting.pool, len(rollout)
+    places = rollout.examples.tolist()
     examples = [pool.examples[place] for place in places]
     responses = rollout.responses(policy)
     scores = rollout.scores.double().cpu().numpy()
@@ -326,9 +353,9 @@ def evaluate(
     kl = None
     if reference is not None:
         other = reference_log_probs(reference, rollout, temperature=temperature)
-        kl = float(((rollout.log_probs - other) * rollout.response_mask).sum() / num_episodes)
+        kl = float(((rollout.log_probs - other) * rollout.response_mask).sum() / episodes)
     return Evaluation(
-        episodes=num_episodes,
+        episodes=episodes,
         score=score,
         score_low=low,
         score_high=high,
@@ -337,7 +364,7 @@ def evaluate(
         held_out_high=found[2],
         kl=kl,
         distinct_2=distinct_n(responses),
-        response_length=float(rollout.response_mask.sum() / num_episodes),
+        response_length=float(rollout.response_mask.sum() / episodes),
         held_out_name=name,
         prompts=tuple(prompt_texts(env, places)),
         responses=tuple(responses),

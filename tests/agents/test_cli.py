@@ -106,7 +106,7 @@ def test_no_command_shows_the_commands(capsys):
     with pytest.raises(SystemExit) as stopped:
         main([])
     assert stopped.value.code == 2
-    assert "train,sft,evaluate,generate" in capsys.readouterr().err
+    assert "train,sft,evaluate,compare,generate" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
