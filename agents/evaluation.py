@@ -14,11 +14,12 @@ from agents.metrics import distinct_n
 from agents.policy import Policy
 from agents.rollout import Rollout, collect
 from agents.sampling import Truncation
-from textenvs import Example, Reward, TextGenVectorEnv, make_reward
+from textenvs import Example, Reward, RewardError, TextGenVectorEnv, Tokenizer, make_reward
 from textenvs.render import Segment
 from textenvs.rewards import checked_score
 from textenvs.tokenizer import decode_prompt, decode_tokens
 
+_HELD_OUT_LANES = 64  # texts in a batch
 _EPISODES = {
     "prompts": "prompt",
     "responses": "response",
@@ -219,19 +220,42 @@ def confidence_interval(samples: np.ndarray[Any, Any]) -> tuple[float, float, fl
     return mean, mean - margin, mean + margin
 
 
-def held_out_scores(reward: Reward, examples: list[Example], responses: list[str]) -> np.ndarray[Any, Any]:
-    """A second score of the same responses.
+def held_out_scores(
+    reward: Reward, examples: Sequence[Example], responses: Sequence[str], tokenizer: Tokenizer
+) -> np.ndarray[Any, Any]:
+    """A second score of the same responses, in batches: a score that needs a network reads many texts at once.
 
     Args:
         reward: The held-out metric.
         examples: What each response answers.
         responses: The texts.
+        tokenizer: Of the policy that wrote them.
 
     Returns:
         `(n,)` float64.
+
+    Raises:
+        RewardError: If the metric raises, or gives anything but a finite number: names the example and response.
     """
-    pairs = zip(examples, responses, strict=True)
-    return np.array([checked_score(reward, example, response) for example, response in pairs])
+    found = np.zeros(len(responses))
+    scorer = reward.scorer(min(_HELD_OUT_LANES, len(responses)), tokenizer)
+    for begin in range(0, len(responses), _HELD_OUT_LANES):
+        part = slice(begin, begin + _HELD_OUT_LANES)
+        try:
+            found[part] = scorer.score_whole(np.arange(len(responses[part])), examples[part], responses[part])
+        except RewardError:
+            raise
+        except Exception:  # one by one, for an error that names the response
+            _one_by_one(reward, examples[part], responses[part])
+            raise
+    wrong = np.flatnonzero(~np.isfinite(found))
+    _one_by_one(reward, [examples[row] for row in wrong], [responses[row] for row in wrong])
+    return found
+
+
+def _one_by_one(reward: Reward, examples: Sequence[Example], responses: Sequence[str]) -> None:
+    for example, response in zip(examples, responses, strict=True):
+        checked_score(reward, example, response)
 
 
 @torch.no_grad()
@@ -348,7 +372,7 @@ def describe(
     if second is not None:
         metric = make_reward(second)
         name = metric.name
-        held_outs = held_out_scores(metric, examples, responses)
+        held_outs = held_out_scores(metric, examples, responses, policy.tokenizer)
         found = confidence_interval(held_outs)
     kl = None
     if reference is not None:

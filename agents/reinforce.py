@@ -55,9 +55,10 @@ class REINFORCEConfig(RunConfig):
     )
     """What is taken off the return. none: nothing. moving_average: the mean return at the same token position over
     earlier batches. batch_mean: that of this batch. greedy: the return of the episode that the likeliest tokens make
-    of the same example (self-critical). leave_one_out: the mean of the other episodes of the same example, or of the
-    whole batch where group_size is 1 (RLOO). group: the mean of the episodes of the same example, and the difference is
-    divided by their standard deviation (GRPO). value: a learned V of the state."""
+    of the same example (self-critical), and of what bonuses pay, batch_mean. leave_one_out: the mean of the other
+    episodes of the same example, or of the whole batch where group_size is 1 (RLOO). group: the mean of the episodes of
+    the same example, and the difference is divided by their standard deviation (GRPO). value: a learned V of the
+    state."""
     baseline_decay: float = 0.9
     """What each batch leaves of the moving average before it."""
     credit: Literal["to_go", "episode"] = "to_go"
@@ -126,6 +127,9 @@ def prepare(agent: Agent, rollout: Rollout) -> Rollout:
         expected = credits(greedy, greedy.rewards, config)[place]
         steps = rollout.response_mask.shape[1]
         expected = torch.nn.functional.pad(expected[:, :steps], (0, max(steps - expected.shape[1], 0)))
+        if rollout.bonuses is not None:  # to pay the greedy episode would also move what novelty remembers
+            means, _ = per_step_means(credits(rollout, rollout.bonuses, config), rollout.response_mask)
+            expected = expected + means.float()
         return replace(rollout, baselines=torch.where(rollout.response_mask, expected, 0))
     return rollout
 

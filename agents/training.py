@@ -436,7 +436,8 @@ class Agent:
         if self._held_out is not None:
             pool = self.env.setting.pool
             examples = [pool.examples[place] for place in rollout.examples.tolist()]
-            row["held_out"] = float(held_out_scores(self._held_out, examples, responses).mean())
+            found = held_out_scores(self._held_out, examples, responses, self.policy.tokenizer)
+            row["held_out"] = float(found.mean())
             row["alarm"] = self._alarm(row["score"], row["held_out"])
         row.update({f"score/{name}": float(scores.mean()) for name, scores in rollout.part_scores.items()})
         row.update({f"reward/{name}": value for name, value in self.env.setting.reward.changing.items()})
