@@ -37,6 +37,7 @@ from agents.files import read_json, write_json, write_text
 from agents.interrupts import Terminated
 from agents.metrics import plot_learning_curve, read_metrics
 from agents.sampling import Truncation
+from agents.steps import NonFiniteError
 from agents.training import start_policy
 from textenvs import Example, RewardError, Task, TextGenVectorEnv, render
 from textenvs.tasks.base import check_split
@@ -373,7 +374,7 @@ def train(arguments: Any) -> None:
     except (KeyboardInterrupt, Terminated) as stop:
         print(f"\nStopped. {_goes_on(folder)}", file=sys.stderr)
         raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else stop.code) from None
-    except (RewardError, OSError) as error:
+    except (RewardError, NonFiniteError, OSError) as error:
         print(f"\n{error}\n{_goes_on(folder)}", file=sys.stderr)
         raise SystemExit(1) from error
     if "parted_at" in agent.memory:
@@ -758,7 +759,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         raise SystemExit(130) from None
-    except (RewardError, ValueError, TypeError, ImportError, OSError, gym.error.Error) as error:
+    except (RewardError, NonFiniteError, ValueError, TypeError, ImportError, OSError, gym.error.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 

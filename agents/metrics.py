@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents import processes
+
 
 class Meter:
     """Weighted averages, summed on the device and read once.
@@ -52,14 +54,13 @@ class Meter:
             self._weights[name] = self._weights.get(name, torch.zeros(())) + torch.as_tensor(weight * share).cpu()
 
     def means(self) -> dict[str, float]:
-        """Name to average; NaN for what was counted with no weight at all."""
-        if not self._sums:
-            return {}
-        sums = torch.stack([total.float() for total in self._sums.values()]).tolist()  # the one host sync
+        """Name to average, over all processes; NaN for what was counted with no weight at all."""
+        totals = [total.float() for total in self._sums.values()]
+        sums = torch.stack(totals).tolist() if totals else []  # the one host sync
         weights = [float(weight) for weight in self._weights.values()]
+        pairs = {name: (total, weight) for name, total, weight in zip(self._sums, sums, weights, strict=True)}
         return {
-            name: total / weight if weight else float("nan")
-            for name, total, weight in zip(self._sums, sums, weights, strict=True)
+            name: total / weight if weight else float("nan") for name, (total, weight) in processes.sums(pairs).items()
         }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
 
 from agents.config import OptimizerConfig, Schedule
 from agents.policy import Policy
@@ -92,23 +91,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig,
     for group in optimizer.param_groups:
         group["lr"] = rate
     return rate
-
-
-def gradient_step(policy: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> Tensor:
-    """Clip the gradient once, take a step, and clear it.
-
-    Args:
-        policy: Whose gradients have been accumulated.
-        optimizer: What takes the step.
-        max_grad_norm: The largest norm to let through.
-
-    Returns:
-        Scalar, the norm before clipping.
-    """
-    norm = nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norm
 
 
 def limited_kl_coef(kl_coef: float, kl: float, limit: float) -> float:

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from agents import checkpoints
 from agents.bonuses import Bonuses
 from agents.config import RunConfig
-from agents.evaluation import Evaluation, EvaluationPlan, evaluate, held_out_scores, reference_log_probs
+from agents.evaluation import Evaluation, EvaluationPlan, evaluate, held_out_scores, prompt_texts, reference_log_probs
 from agents.files import read_json
 from agents.interrupts import Interrupts
 from agents.losses import kl_estimate
@@ -36,6 +36,7 @@ from agents.optimization import adapted_kl_coef, limited_kl_coef, make_optimizer
 from agents.policy import Policy
 from agents.rollout import Rollout, collect
 from agents.run_folder import RunFolder
+from agents.steps import NonFiniteError, skipped, streak
 from textenvs import Reward, TextGenEnv, TextGenVectorEnv, make_reward, make_tokenizer
 from textenvs.rewards import make_payout
 from textenvs.tokenizer import fingerprint
@@ -308,8 +309,8 @@ class Agent:
         state = (self.updates, self.memory.get("evaluated", {}).get("timesteps"))
         if not self._whole:
             _LOG.warning("The update under way is lost: the run goes on from the last checkpoint in %s.", run.path)
-        elif self.memory.get("skipped", 0):
-            _LOG.warning("No checkpoint is written while steps are being skipped for NaN or infinity.")
+        elif streak(self.optimizer):
+            _LOG.warning("No checkpoint is written: the last steps were skipped for NaN or infinity.")
         elif state != self._saved:
             run.sync()
             self.save(run.path, keep=keep)
@@ -381,7 +382,10 @@ class Agent:
         learning_rate = set_learning_rate(self.optimizer, config, progress)
         if self.algorithm.prepare is not None:
             rollout = self.algorithm.prepare(self, rollout)
-        row.update(self.algorithm.update(self.policy, self.optimizer, rollout, config, generator))
+        try:
+            row.update(self.algorithm.update(self.policy, self.optimizer, rollout, config, generator))
+        except NonFiniteError as error:
+            raise self._explained(error, rollout) from error
         ended = time.perf_counter()
         self.policy.pretrained = True  # what starts from it later has a start model to stay near
         self.updates += 1
@@ -393,6 +397,7 @@ class Agent:
                 "kl_coef": config.kl_coef or 0.0,
                 "entropy_coef": config.entropy_coef,
                 "learning_rate": learning_rate,
+                "skipped_steps": float(skipped(self.optimizer)),
                 "tokens_per_second": rollout.num_tokens / (ended - started),
                 "seconds_policy": rollout.seconds["policy"],
                 "seconds_environment": rollout.seconds["environment"],
@@ -401,6 +406,19 @@ class Agent:
             }
         )
         return row
+
+    def _explained(self, error: NonFiniteError, rollout: Rollout) -> NonFiniteError:
+        """The error, with the batch that it came up in."""
+        responses = rollout.responses(self.policy)
+        examples = rollout.examples[error.rows].tolist()
+        shown = prompt_texts(self.env, examples[:1])[0]
+        return NonFiniteError(
+            f"{error}, in update {self.updates + 1}. The minibatch has {len(examples)} episodes, of the examples "
+            f"{str(examples[:8])[1:-1]}{', ...' if len(examples) > 8 else ''}; the first: {shown!r} -> "
+            f"{responses[int(error.rows[0])]!r}. The last checkpoint is from before. Lower learning_rate or "
+            "max_grad_norm, or look at what the reward pays there",
+            error.rows,
+        )
 
     def _config_in_force(self, progress: float, kl: float) -> RunConfig:
         """The config with every schedule at its present number. Algorithms see plain constants.

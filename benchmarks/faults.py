@@ -35,11 +35,11 @@ RESULTS = Path(__file__).parent / "results"
 
 MOMENTS = {
     "rollout": ("agents.policy", "Policy.act", 300),
-    "update": ("agents.ppo", "gradient_step", 15),
+    "update": ("agents.ppo", "step", 15),
     "checkpoint": ("agents.checkpoints", "sync_file", 80),
     "evaluation": ("agents.run_folder", "RunFolder.write_evaluation", 5),
 }
-"""What is called at a moment: its module, its name, and how often about in a run of `RUN`, which a kill is drawn from."""
+"""What is called at a moment: its module, its name, and about how often in `RUN`, which a kill is drawn from."""
 
 RUN = [
     "train", "--algorithm", "ppo", "--env", "TextGen/Copy-v0", "--device", "cpu", "--seed", "7",
@@ -209,7 +209,7 @@ def table(result: dict[str, Any]) -> str:
         "",
         f"    {result['command']}",
         "",
-        f"CPU, {platform.machine()}, one thread; torch {torch.__version__}. A PPO run of {result['updates']} updates on",
+        f"CPU, {platform.machine()}, one thread; torch {torch.__version__}. PPO, {result['updates']} updates on",
         "TextGen/Copy-v0, with a normalised reward, a schedule, a bonus and a KL controller that remember. Of",
         f"{len(rows)} runs, {killed} were killed with SIGKILL before their end, and {same} came to the numbers of the",
         "run that was left alone, bit for bit, after `--resume`.",
