@@ -69,6 +69,9 @@ class EnvironmentArguments:
     """immediate, sparse, word, sentence, or JSON: '{"every": 8}', '{"delayed": 4}', '{"shaped": {"gamma": 0.99}}'."""
     max_new_tokens: int | None = None
     """Tokens an episode may spend. Default: the task's own."""
+    curriculum: str | None = None
+    """true, or JSON: '{"raise_at": 0.9, "lower_at": 0.3}': train on the task's levels from the easiest on, harder as
+    the success rate rises, and evaluate on all of them. Default: the task's own level."""
     prompts: Path | None = None
     """A .jsonl or .txt file of texts to continue, in place of the environment's own task. Each text's first
     --prompt-tokens tokens become a prompt; a hash divides the prompts into train, validation and test."""
@@ -84,6 +87,11 @@ class EnvironmentArguments:
             kwargs["reward"] = _name_or_json(self.reward)
         if self.max_new_tokens is not None:
             kwargs["max_new_tokens"] = self.max_new_tokens
+        if self.curriculum is not None:
+            try:
+                kwargs["curriculum"] = json.loads(self.curriculum)
+            except ValueError as error:
+                raise ValueError(f"Expected --curriculum to be true or JSON, got {self.curriculum!r}") from error
         if self.prompts is not None:
             settings = {"prompt": self.prompt_field, "prompt_tokens": self.prompt_tokens}
             kwargs["task"] = {"dataset": {"path": str(self.prompts), **settings}}
@@ -690,8 +698,8 @@ def _read_config(file: Path) -> dict[str, Any]:
             raise ValueError(f"Expected {str(file)!r} to hold a mapping of options, got {type(given).__name__}")
     else:
         given = read_json(file)
-    for name in ("reward", "payout"):
-        if isinstance(given.get(name), (dict, list)):
+    for name in ("reward", "payout", "curriculum"):
+        if isinstance(given.get(name), (dict, list, bool)):
             given[name] = json.dumps(given[name])
     for name in ("init", "output", "prompts"):
         if given.get(name) is not None:

@@ -173,6 +173,11 @@ class Agent:
                 f"Expected the agent's gamma to be the shaped payout's, {gamma}, got {config.gamma}: shaping leaves "
                 "the best policy as it is only where the two agree"
             )
+        if self.env.curriculum is not None and config.episodes_per_update < self.env.num_envs:
+            raise ValueError(  # lanes that idle in a rollout would count as failures
+                f"Expected episodes_per_update to be at least num_envs={self.env.num_envs} with a curriculum, got "
+                f"{config.episodes_per_update}"
+            )
         self.optimizer = make_optimizer(policy, config)
         self.timesteps = 0
         self.updates = 0
@@ -187,7 +192,7 @@ class Agent:
     def make_env(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
         """Lanes of the agent's environment, with the policy's tokenizer, for `collect` and `evaluate`.
 
-        A reward that changes over the run is as it is now.
+        A reward or a curriculum that changes over the run is as it is now.
 
         Args:
             num_envs: How many lanes.
@@ -202,6 +207,8 @@ class Agent:
         envs = self._new_env(num_envs, **changes)
         if "reward" not in changes:
             envs.setting.reward.load_state_dict(self.env.setting.reward.state_dict())
+        if envs.curriculum is not None and self.env.curriculum is not None and "curriculum" not in changes:
+            envs.curriculum.load_state_dict(self.env.curriculum.state_dict())
         return envs
 
     def _new_env(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
@@ -457,6 +464,9 @@ class Agent:
             found = held_out_scores(self._held_out, examples, responses, self.policy.tokenizer)
             row["held_out"] = float(found.mean())
             row["alarm"] = self._alarm(row["score"], row["held_out"])
+        if (curriculum := self.env.curriculum) is not None:
+            row["level"] = float(curriculum.level)
+            row["success_rate"] = 0.0 if curriculum.success_rate is None else curriculum.success_rate
         row.update({f"score/{name}": float(scores.mean()) for name, scores in rollout.part_scores.items()})
         row.update({f"reward/{name}": value for name, value in self.env.setting.reward.changing.items()})
         return row
@@ -562,6 +572,7 @@ class Agent:
             "seconds": self.seconds,
             "memory": self.memory,
             "reward": self.env.setting.reward.state_dict(),
+            "curriculum": None if self.env.curriculum is None else self.env.curriculum.state_dict(),
             "optimizer": numbers,
         }
         (folder / "agent.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
@@ -616,7 +627,8 @@ def load(
         which: Which checkpoint of a run: "last", "best" (by validation score) or a number. Where the last is damaged,
             the one before it is taken, with a warning.
         env: Another environment than the saved one. Needed where that one was an object or had objects as arguments.
-            Where its reward has the parts of the saved one's, their schedules and normalisers go on.
+            Where its reward has the parts of the saved one's, their schedules and normalisers go on. A curriculum
+            begins anew.
         env_kwargs: Arguments for it, with an id.
         device: Where to put the policy; None chooses.
 
@@ -659,6 +671,8 @@ def load(
         agent.memory = state["memory"]
         agent.bonuses.load_state_dict(load_file(found / "bonuses.safetensors"))
         _restore_reward(agent.env.setting.reward, state["reward"], required=env is None)
+        if env is None and agent.env.curriculum is not None:
+            agent.env.curriculum.load_state_dict(state["curriculum"])
     except (KeyError, OSError, SafetensorError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(found)!r}, but it is damaged: {error!r}") from error
     return agent
@@ -709,6 +723,7 @@ def _progress(total: int, done: int, shown: bool) -> Any:
 
 _SHOWN = {
     "score": "score",
+    "level": "level",
     "held_out": "held-out",
     "alarm": "alarm",
     "kl": "KL",

@@ -11,6 +11,7 @@ COMMANDS = (
     "sentiment",
     "preferences",
     "policies",
+    "language",
     "faults",
     "learn",
     "report",

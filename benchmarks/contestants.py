@@ -244,9 +244,7 @@ def random_scores(
 ) -> Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]:
     """Tokens drawn uniformly from the whole vocabulary: what the scale of scores calls 0."""
     generator = np.random.default_rng(seed)
-    return played_scores(
-        experiment, lambda _, envs: generator.integers(envs.tokenizer.vocab_size, size=envs.num_envs)
-    )
+    return played_scores(experiment, lambda _, envs: generator.integers(envs.tokenizer.vocab_size, size=envs.num_envs))
 
 
 def demonstration_scores(experiment: Experiment) -> Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]:
