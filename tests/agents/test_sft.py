@@ -3,6 +3,8 @@
 import json
 import math
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
@@ -50,8 +52,8 @@ class Interview(Letters):
         return [" good\n a", " bad\n a", " good good\n a b c\n b"][example.metadata["index"] % 3]
 
 
-def test_turns_of_a_demonstration_are_played_with_replies_between_them():
-    """Six examples in lanes of four: " good" gets the prompt as a reply, " bad" gets none and ends the episode."""
+def test_turns_of_a_demonstration_with_replies_between_them_by_hand():
+    """A reply to " good" repeats the prompt; " bad" gets none, and ends the episode."""
     data = demonstrations(lanes(4, task=Interview()))
     assert data.input_ids.shape == (6, 12)
     assert data.input_ids[0].tolist() == [3, 6, 0, 3, 3, 0, *[2] * 6]  # " a" -> " good" EOS (" a") " a" EOS
@@ -65,6 +67,24 @@ def test_turns_of_a_demonstration_are_played_with_replies_between_them():
     assert data.input_ids[5].tolist() == data.input_ids[2].tolist()
     short = demonstrations(lanes(4, task=Interview(), max_new_tokens=2))
     assert short.input_ids[0].tolist() == [3, 6, 0, 2, 2], "a reply that nobody answers is no part of it"
+
+
+def test_turns_of_a_conversation_stand_as_the_environment_writes_them():
+    """Played through the environment, a demonstration leaves the very row that is learned from, replies included."""
+    envs = gym.make_vec("TextGen/Dialogue-v0", num_envs=3, autoreset_mode="Disabled")
+    tokenizer, task = envs.unwrapped.tokenizer, envs.unwrapped.task
+    data = demonstrations(envs.unwrapped, limit=3)
+    for place in range(3):
+        observation, _ = envs.reset(options={"example": place})
+        for turn in task.demonstration(task.example("train", place)).split("\n"):
+            for token in (*tokenizer.encode_response(turn), tokenizer.eos_token_id):
+                observation, _, terminated, _, infos = envs.step(np.full(3, token))
+        assert terminated[0]
+        assert infos["score"][0] == pytest.approx(1.0)
+        length = int(observation["attention_mask"][0].sum())
+        assert data.input_ids[place, :length].tolist() == observation["input_ids"][0, :length].tolist()
+        written = data.positions[place][data.response_mask[place]].tolist()
+        assert written == np.flatnonzero(observation["response_mask"][0]).tolist()
 
 
 def test_references_stand_in_where_there_are_no_demonstrations():
