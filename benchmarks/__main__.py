@@ -17,6 +17,7 @@ COMMANDS = (
     "report",
     "learning",
     "warm_start",
+    "sb3",
 )
 
 
