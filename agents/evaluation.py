@@ -122,7 +122,7 @@ def held_out_scores(
         except Exception:  # one by one, for an error that names the response
             _one_by_one(reward, examples[part], responses[part])
             raise
-    wrong = np.flatnonzero(~np.isfinite(found))
+    wrong = np.flatnonzero(~np.isfinite(found)).tolist()
     _one_by_one(reward, [examples[row] for row in wrong], [responses[row] for row in wrong])
     return found
 

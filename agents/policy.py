@@ -64,7 +64,7 @@ BUNDLED_MODELS = {"tiny": Path(__file__).parent / "data" / "tiny"}
 _VALUE_HEAD_FILE = "value_head.safetensors"
 _CRITIC_FILE = "critic.safetensors"
 _POLICY_FILE = "policy.json"
-_ADAPTERS_FOLDER = "adapters"
+ADAPTERS_FOLDER = "adapters"
 _BASE_FOLDER = "base"
 
 _SMALL_LLAMA = {
@@ -215,7 +215,7 @@ class Policy(nn.Module):
             raise ValueError(
                 f"Expected a bundled model {list(BUNDLED_MODELS)}, a folder or a hub id, got {source!r}: no such folder"
             )
-        if local and not any((Path(source) / name).exists() for name in ("config.json", _ADAPTERS_FOLDER)):
+        if local and not any((Path(source) / name).exists() for name in ("config.json", ADAPTERS_FOLDER)):
             raise ValueError(f"Expected a model folder with a config.json, got {source!r}, which has none")
         notes = read_json(Path(source) / _POLICY_FILE) if (Path(source) / _POLICY_FILE).is_file() else {}
         weights = source
@@ -244,8 +244,8 @@ class Policy(nn.Module):
         policy.pretrained = bool(notes.get("pretrained", True))
         policy.precision = notes.get("precision", "float32")
         policy.gradient_checkpointing = bool(notes.get("gradient_checkpointing", False))
-        if (Path(source) / _ADAPTERS_FOLDER).is_dir():
-            adapters.load(model, Path(source) / _ADAPTERS_FOLDER)
+        if (Path(source) / ADAPTERS_FOLDER).is_dir():
+            adapters.load(model, Path(source) / ADAPTERS_FOLDER)
             policy.has_adapters = True
         value_head = Path(source) / _VALUE_HEAD_FILE
         if value_head.is_file():
@@ -394,7 +394,7 @@ class Policy(nn.Module):
         apart = self.has_adapters and not merge
         with quiet_loading():
             if apart:
-                adapters.save(self.model, folder / _ADAPTERS_FOLDER)
+                adapters.save(self.model, folder / ADAPTERS_FOLDER)
                 if self._source is None:
                     adapters.stripped(self.model).save_pretrained(folder / _BASE_FOLDER)
             else:
