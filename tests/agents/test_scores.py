@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from agents import PPO, Policy, load, preferences
 from agents.evaluation import held_out_scores
-from agents.policy import ADAPTERS_FOLDER
+from agents.policy_files import ADAPTERS_FOLDER
 from agents.preferences import RECORD
 from agents.scores import (
     BERTScore,
