@@ -205,7 +205,7 @@ def thinned(curve: list[tuple[int, float, float]], points: int = 60) -> list[tup
     return [(int(part[-1, 0]), round(float(part[-1, 1]), 2), round(float(part[:, 2].mean()), 4)) for part in parts]
 
 
-# Running them -----------------------------------------------------------------------------------------------------------
+# Running them ---------------------------------------------------------------------------------------------------------
 
 
 def wanted(arguments: Arguments) -> list[Run]:
