@@ -19,6 +19,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ from agents.config import OptimizerConfig
 from agents.evaluation import evaluate
 from agents.losses import masked_mean
 from agents.metrics import Meter, MetricsLog
-from agents.optimization import gradient_step, make_optimizer, set_learning_rate
+from agents.optimization import make_optimizer, set_learning_rate
 from agents.policy import Policy
+from agents.steps import step
 from textenvs import Example, Task, TextGenVectorEnv
 
 
@@ -106,18 +108,33 @@ def demonstrations(env: TextGenVectorEnv, limit: int | None = None) -> Demonstra
     count = len(pool) if limit is None else min(limit, len(pool))
     if not count:
         raise ValueError(f"Expected examples to learn from, got task {env.task.name!r}, which has none in this split")
-    rows = []
+    rows: list[tuple[list[int], list[bool]]] = []  # an episode's tokens, and which of them the agent wrote
     for place in range(count):
-        prompt = pool.prompts[place, : pool.lengths[place]].tolist()
-        response = [*encode(_answer(env.task, pool.examples[place])), env.tokenizer.eos_token_id][:budget]
-        rows.append((prompt, response))
-    length, steps = max(len(p) + len(r) for p, r in rows), max(len(r) for _, r in rows)
+        example, eos = pool.examples[place], env.tokenizer.eos_token_id
+        answer = _answer(env.task, example)
+        ids = pool.prompts[place, : pool.lengths[place]].tolist()
+        mine = [False] * len(ids)
+        # A demonstration of several turns has one a line; what the environment replies stands between them.
+        turns = answer.split("\n") if env.task.max_turns > 1 else [answer]
+        left = budget
+        for number, turn in enumerate(turns, start=1):
+            response = [*encode(turn), eos][:left]
+            left -= len(response)
+            reply = env.task.reply(example, turns[:number]) if left and number < len(turns) else None
+            said = [] if reply is None else pool.encoder.encode_reply(reply)
+            ids += response + said
+            mine += [True] * len(response) + [False] * len(said)
+            if reply is None:
+                break
+        rows.append((ids, mine))
+    length, steps = max(len(ids) for ids, _ in rows), max(sum(mine) for _, mine in rows)
     input_ids = np.full((count, length), env.tokenizer.pad_token_id, dtype=np.int64)
     positions, mask = np.ones((count, steps), dtype=np.int64), np.zeros((count, steps), dtype=np.bool_)
-    for row, (prompt, response) in enumerate(rows):
-        input_ids[row, : len(prompt) + len(response)] = prompt + response
-        positions[row, : len(response)] = np.arange(len(prompt), len(prompt) + len(response))
-        mask[row, : len(response)] = True
+    for row, (ids, mine) in enumerate(rows):
+        input_ids[row, : len(ids)] = ids
+        places = np.flatnonzero(mine)
+        positions[row, : len(places)] = places
+        mask[row, : len(places)] = True
     return Demonstrations(torch.from_numpy(input_ids), torch.from_numpy(positions), torch.from_numpy(mask))
 
 
@@ -250,14 +267,15 @@ def _epoch(
     meter, started = Meter(), time.perf_counter()
     batches = torch.randperm(len(train), generator=generator).split(config.batch_size)
     rate = 0.0
+
+    def loss_of(tokens: Tensor, part: Tensor) -> tuple[Tensor, Callable[[], None]]:
+        loss = sft_loss(policy, train.select(part), normalizer=tokens)
+        share = train.response_mask[part].sum() / tokens
+        return loss, lambda: meter.add_shares(tokens, share, {"train_loss": loss})
+
     for number, batch in enumerate(batches):
         rate = set_learning_rate(optimizer, config, (before + number / len(batches)) / config.epochs)
-        tokens = train.response_mask[batch].sum()
-        for part in batch.split(config.micro_batch_size):
-            loss = sft_loss(policy, train.select(part), normalizer=tokens)
-            loss.backward()
-            meter.add_shares(tokens, train.response_mask[part].sum() / tokens, {"train_loss": loss})
-        meter.add(1.0, {"grad_norm": gradient_step(policy, optimizer, config.max_grad_norm)})
+        step(policy, optimizer, batch, partial(loss_of, train.response_mask[batch].sum()), config, meter)
     speed = int(train.response_mask.sum()) / (time.perf_counter() - started)
     return {**meter.means(), "learning_rate": rate, "tokens_per_second": speed}
 

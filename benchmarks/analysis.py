@@ -9,7 +9,6 @@ the library is theirs, `rliable`.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,11 +114,12 @@ class Interval:
 def _intervals(scores: Any, function: Any, seed: int, replications: int) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """`rliable.library.get_interval_estimates`, from a seed."""
     library, _ = load_rliable()
-    with warnings.catch_warnings():  # rliable seeds arch in a way that arch will give up one day
-        warnings.simplefilter("ignore", FutureWarning)
-        values, bounds = library.get_interval_estimates(
-            scores, function, reps=replications, random_state=np.random.RandomState(seed)
-        )
+    before = np.random.get_state()  # noqa: NPY002 - rliable draws from NumPy's global generator, whatever it is given
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        values, bounds = library.get_interval_estimates(scores, function, reps=replications)
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
     return values, bounds
 
 

@@ -3,6 +3,8 @@
 import json
 import math
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
@@ -35,6 +37,24 @@ def test_demonstrations_are_prompt_answer_and_eos_by_hand():
     assert len(demonstrations(lanes(2, task=Echo()), limit=2)) == 2
     cut = demonstrations(lanes(2, task=Echo(), max_new_tokens=2))
     assert cut.input_ids[2, :5].tolist() == [5, 3, 4, 6, 5], "an answer that is too long has no EOS"
+
+
+def test_turns_of_a_conversation_stand_as_the_environment_writes_them():
+    """Played through the environment, a demonstration leaves the very row that is learned from, replies included."""
+    envs = gym.make_vec("TextGen/Dialogue-v0", num_envs=3, autoreset_mode="Disabled")
+    tokenizer, task = envs.unwrapped.tokenizer, envs.unwrapped.task
+    data = demonstrations(envs.unwrapped, limit=3)
+    for place in range(3):
+        observation, _ = envs.reset(options={"example": place})
+        for turn in task.demonstration(task.example("train", place)).split("\n"):
+            for token in (*tokenizer.encode_response(turn), tokenizer.eos_token_id):
+                observation, _, terminated, _, infos = envs.step(np.full(3, token))
+        assert terminated[0]
+        assert infos["score"][0] == pytest.approx(1.0)
+        length = int(observation["attention_mask"][0].sum())
+        assert data.input_ids[place, :length].tolist() == observation["input_ids"][0, :length].tolist()
+        written = data.positions[place][data.response_mask[place]].tolist()
+        assert written == np.flatnonzero(observation["response_mask"][0]).tolist()
 
 
 def test_references_stand_in_where_there_are_no_demonstrations():
