@@ -1,12 +1,17 @@
 """The report: matrices and aggregates from rows, by hand, and a page that shows all of it."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from agents import Algorithm
 from benchmarks import analysis, report
 from benchmarks.analysis import cells, matrices, sooner
+from benchmarks.contestants import OUTSIDE, UNTRAINED
+from benchmarks.suite import SUITES
 
 pytest.importorskip("rliable", reason="rliable is not installed: pip install 'textenvs[benchmarks]'")
 
@@ -153,3 +158,23 @@ def test_two_budgets_are_two_reports(tmp_path, monkeypatch):
 def test_no_results(tmp_path):
     with pytest.raises(SystemExit, match="got none"):
         report.main(["--results", str(tmp_path / "none.jsonl")])
+
+
+def test_the_python_of_docs_benchmark_runs(tmp_path, monkeypatch, capsys):
+    page = Path(__file__).parents[2] / "docs" / "benchmark.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, str(page), "exec"), {"__name__": "page"})
+    assert "Minus start" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "compared" / "comparison.html").is_file()
+
+
+def test_docs_benchmark_names_every_suite_and_agent():
+    text = (Path(__file__).parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    for suite in SUITES.values():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| `{suite.name}` |")]
+        budget = {one.tokens for one in suite.experiments}
+        assert line.endswith(f"| {budget.pop():,} tokens | {suite.seeds} |"), suite.name
+        assert not budget
+    for name in (*OUTSIDE, *UNTRAINED, *Algorithm.known):
+        assert f"`{name}`" in text, name
