@@ -29,11 +29,10 @@ from agents import Algorithm, Policy, SFTConfig, fine_tune
 from agents.evaluation import evaluate
 from agents.sft import demonstrations
 from agents.training import start_policy
-from benchmarks.suite import Experiment
+from benchmarks.suite import UNTRAINED, Experiment
 from textenvs import TextGenVectorEnv
 from textenvs.rewards import checked_score
 
-UNTRAINED = ("start", "random", "demonstrations")
 OUTSIDE = ("sb3_ppo", "sb3_a2c", "sb3_ppo_mlp", "sb3_a2c_mlp", "trl_grpo", "trl_rloo")
 
 
@@ -88,16 +87,6 @@ def parse(name: str) -> tuple[str, dict[str, Any]]:
         except (ValueError, SyntaxError):
             settings[key.strip()] = value
     return found[1], settings
-
-
-def split_agents(text: str) -> list[str]:
-    """The agents of a command line: separated by commas, but for those inside brackets.
-
-    Example:
-        >>> split_agents("ppo,reinforce[baseline=none],my_module:Mine")
-        ['ppo', 'reinforce[baseline=none]', 'my_module:Mine']
-    """
-    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
 
 
 def algorithm_of(name: str) -> Algorithm:

@@ -20,8 +20,8 @@ import tyro
 
 from benchmarks import analysis
 from benchmarks.analysis import Cell, Interval, Row
-from benchmarks.contestants import UNTRAINED
 from benchmarks.learn import read_rows
+from benchmarks.suite import UNTRAINED
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1d22; background: #fff; max-width: 66rem; margin: 2rem auto;

@@ -10,8 +10,8 @@ import pytest
 from agents import Algorithm
 from benchmarks import analysis, report
 from benchmarks.analysis import cells, matrices, sooner
-from benchmarks.contestants import OUTSIDE, UNTRAINED
-from benchmarks.suite import SUITES
+from benchmarks.contestants import OUTSIDE
+from benchmarks.suite import SUITES, UNTRAINED
 
 pytest.importorskip("rliable", reason="rliable is not installed: pip install 'textenvs[benchmarks]'")
 
