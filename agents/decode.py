@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.utils import logging as transformers_logging
 
-_WORTH_IT = 200
+WORTH_IT = 200
 """Steps that a policy takes before one is traced, which costs about as much."""
 
 _KNOWN = ("torch/nn/functional.py", "transformers/integrations/", "agents/decode.py")
@@ -143,7 +143,7 @@ class StepGraph:
             `(lanes, hidden)`, or None: nothing was done.
         """
         self._steps += 1
-        if self._refused or (self._graph is None and self._steps < _WORTH_IT):
+        if self._refused or (self._graph is None and self._steps < WORTH_IT):
             return None
         if self._graph is None:
             self._graph = _traced(step, keys_and_values)

@@ -237,7 +237,7 @@ class TrlCase(Case):
         spec = {
             "algorithm": algorithm,
             "config": {**shape.config.to_diff_dict(), "model_type": shape.config.model_type},
-            "eos_bias": float(make_model(shape).lm_head.bias[0]),
+            "eos_bias": make_model(shape).lm_head.bias[0].item(),
             "folder": str(folder),
             "prompts": [task.example("train", index).prompt for index in range(512)],
             "episodes": episodes,

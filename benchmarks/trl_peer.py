@@ -12,13 +12,11 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 import transformers
 
@@ -30,9 +28,17 @@ def say(answer: dict[str, Any]) -> None:
     print("@" + json.dumps(answer), flush=True)
 
 
-def peak_mb() -> float:
-    """The most memory this process has had, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory_mb(field: str) -> float:
+    """A line of /proc/self/status in MB: "VmRSS", the memory now, or "VmHWM", the most since `forget`."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise ValueError(f"Expected a line {field!r} in /proc/self/status, got none: memory is measured on Linux alone")
+
+
+def forget() -> None:
+    """Begin again to look for the most memory that this process has. (A child's rusage starts at its parent's.)"""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 class Turns(transformers.TrainerCallback):
@@ -49,7 +55,8 @@ class Turns(transformers.TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Wait for the first line."""
-        self.before = peak_mb()
+        forget()
+        self.before = memory_mb("VmRSS")
         self._wait()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -58,7 +65,8 @@ class Turns(transformers.TrainerCallback):
         if self.taken % self.steps:
             return
         clock, processor = time.perf_counter() - self.clock, time.process_time() - self.processor
-        say({"tokens": self.tokens(), "clock": clock, "processor": processor, "added_mb": peak_mb() - self.before})
+        added = memory_mb("VmHWM") - self.before
+        say({"tokens": self.tokens(), "clock": clock, "processor": processor, "added_mb": added})
         self._wait()
 
 
@@ -82,7 +90,7 @@ def make_model(spec: dict[str, Any]) -> Any:
 
 def ppo(spec: dict[str, Any], tokenizer: Any, folder: Path) -> Any:
     """TRL's PPO."""
-    module = importlib.import_module("trl.experimental.ppo")
+    module, datasets = importlib.import_module("trl.experimental.ppo"), importlib.import_module("datasets")
     tiny = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 32}
     tiny |= {"num_attention_heads": 1, "num_key_value_heads": 1}
     value_config = transformers.AutoConfig.for_model(**spec["config"], num_labels=1)
@@ -123,8 +131,7 @@ def ppo(spec: dict[str, Any], tokenizer: Any, folder: Path) -> Any:
 
 def grouped(spec: dict[str, Any], tokenizer: Any, folder: Path) -> Any:
     """TRL's GRPO or RLOO."""
-    import trl
-
+    trl, datasets = importlib.import_module("trl"), importlib.import_module("datasets")
     name = spec["algorithm"].upper()
     config, trainer = getattr(trl, f"{name}Config"), getattr(trl, f"{name}Trainer")
     episodes = spec["episodes"]
