@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from agents import checkpoints
+from agents import checkpoints, processes
 from agents.bonuses import Bonuses
 from agents.config import RunConfig
 from agents.evaluation import Evaluation, EvaluationPlan, evaluate, held_out_scores, prompt_texts, reference_log_probs
@@ -167,7 +167,7 @@ class Agent:
                 )
             self.env = env
         else:
-            self.env = self._new_env(config.num_envs, group_size=config.group_size)
+            self.env = self._new_env(self._own(config.num_envs, "num_envs"), group_size=config.group_size)
         gamma = make_payout(self.env.setting.payout, 1, policy.tokenizer).gamma
         if gamma is not None and gamma != config.gamma:
             raise ValueError(
@@ -189,6 +189,12 @@ class Agent:
         self.bonuses = Bonuses(config.bonuses, self.reference, seed)
         held_out = self.env.task.held_out_reward
         self._held_out = None if held_out is None else make_reward(held_out)
+
+    def _own(self, whole: int, name: str) -> int:
+        """This process's part of a number that all processes share."""
+        if whole % processes.count():
+            raise ValueError(f"Expected {name} to be a multiple of the {processes.count()} processes, got {whole}")
+        return whole // processes.count()
 
     def make_env(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
         """Lanes of the agent's environment, with the policy's tokenizer, for `collect` and `evaluate`.
@@ -275,18 +281,20 @@ class Agent:
         for name, count in (("total_timesteps", total_timesteps), ("keep_checkpoints", keep_checkpoints)):
             if count < 1:
                 raise ValueError(f"Expected {name} to be at least 1, got {count}")
+        first = processes.rank() == 0  # of several processes, the others only play and learn
         started = saved = time.perf_counter()
         with (
-            nullcontext() if folder is None else self._open(Path(folder), wandb_project) as run,
-            _progress(total_timesteps, self.timesteps, progress_bar) as bar,
+            self._open(Path(folder), wandb_project) if folder is not None and first else nullcontext() as run,
+            _progress(total_timesteps, self.timesteps, progress_bar and first) as bar,
             Interrupts() as interrupts,
         ):
             try:
                 while True:
                     now = time.perf_counter()
-                    ended = self.timesteps >= total_timesteps or (
-                        max_seconds is not None and now - started >= max_seconds
-                    )
+                    late = max_seconds is not None and now - started >= max_seconds
+                    over, signalled = processes.largest([int(late), interrupts.requested])
+                    interrupts.answer(signalled)
+                    ended = over > 0 or self.timesteps >= total_timesteps
                     improved = False
                     if evaluation is not None:
                         with interrupts.at_once():
@@ -299,10 +307,9 @@ class Agent:
                     row = self._iterate(self.timesteps / total_timesteps)
                     if run is not None:
                         run.write_metrics(self.timesteps, row)
-                    if on_update is not None:
+                    if on_update is not None and first:
                         on_update({"timesteps": self.timesteps, **row})
                     _show(bar, self.timesteps, row)
-                    interrupts.check()
             finally:
                 if run is not None:
                     self._save(run, keep_checkpoints)
@@ -337,7 +344,8 @@ class Agent:
         before = last["timesteps"] / total_timesteps if last else None
         splits = plan.splits(self.timesteps / total_timesteps, before, ended=ended)
         sampling = plan.sampling(self.config.temperature)
-        for split in splits:
+        score = 0.0
+        for split in splits if processes.rank() == 0 else ():
             found = self.evaluate(plan.episodes, split=split, **sampling)
             if run is not None:
                 run.write_evaluation(self.timesteps, split, found, {"episodes": plan.episodes, **sampling})
@@ -347,6 +355,7 @@ class Agent:
                 score = found.score
         if not splits:
             return False
+        score = float(processes.from_first(score))
         best = max(score, float(last.get("best", score)))
         # In one assignment: a signal may come before it, and then the evaluation is made again, or after it.
         self.memory["evaluated"] = {"timesteps": self.timesteps, "score": score, "best": best}
@@ -362,17 +371,20 @@ class Agent:
         env_seed, policy_seed = (
             int(one) for one in np.random.SeedSequence([self.seed, self.updates]).generate_state(2, np.uint64) >> 1
         )
-        generator = torch.Generator(self.policy.device).manual_seed(policy_seed)
+        generator = playing = torch.Generator(self.policy.device).manual_seed(policy_seed)
+        if processes.count() > 1:  # each plays with its own; what is drawn in the update is the same in all
+            own = np.random.SeedSequence([self.seed, self.updates, processes.rank()]).generate_state(1, np.uint64)
+            playing = torch.Generator(self.policy.device).manual_seed(int(own[0] >> 1))
         config = self.config
         reward = self.env.setting.reward
         reward.update(progress=progress)
         rollout = collect(
             self.env,
             self.policy,
-            config.episodes_per_update,
-            seed=env_seed,
+            self._own(config.episodes_per_update, "episodes_per_update"),
+            seed=env_seed + processes.rank() * self.env.num_envs,
             temperature=config.temperature,
-            generator=generator,
+            generator=playing,
         )
         played = time.perf_counter()
         rollout = replace(
@@ -381,6 +393,7 @@ class Agent:
                 self.reference, rollout, temperature=config.temperature, micro_batch_size=config.micro_batch_size
             ),
         )
+        rollout = processes.gather(rollout)
         self._whole = False
         rollout, paid = self.bonuses.pay(rollout, self.policy)
         row = {**self._describe(rollout), **paid}
