@@ -19,7 +19,7 @@ DIAGNOSTICS = (
 )  # fmt: skip
 LANGUAGE = (
     "Stories", "Dialogue", "SummarizeExtractive", "SummarizeAbstractive", "Translate", "QuestionAnswering", "Classify",
-    "Recommend", "Write",
+    "Recommend", "Write", "Sentiment",
 )  # fmt: skip
 
 SHARED = Path(os.environ.get("TEXTENVS_SHARED", Path(__file__).resolve().parents[2] / "shared"))
