@@ -14,18 +14,20 @@ each token pays for its KL to the start model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from agents.advantages import gae, n_step_advantages, normalize
 from agents.config import RunConfig
 from agents.losses import explained_variance, kl_estimate, masked_mean, policy_gradient_loss, value_loss
 from agents.metrics import Meter
-from agents.optimization import gradient_step
 from agents.policy import Policy
 from agents.rollout import Rollout
+from agents.steps import step
 from agents.training import Algorithm
 
 
@@ -101,7 +103,8 @@ def update(
     rollout = replace(rollout, advantages=advantages, returns=returns)
 
     tokens = mask.sum()
-    for rows in torch.arange(len(rollout), device=mask.device).split(config.micro_batch_size):
+
+    def loss_of(rows: Tensor) -> tuple[Tensor, Callable[[], None]]:
         part = rollout.select(rows)
         assert part.advantages is not None
         assert part.returns is not None
@@ -119,9 +122,9 @@ def update(
             assert part.ref_log_probs is not None
             kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
             loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
-        loss.backward()
-        meter.add_shares(1.0, counted.sum() / tokens.clamp(min=1), terms)
-    meter.add(1.0, {"grad_norm": gradient_step(policy, optimizer, config.max_grad_norm)})
+        return loss, lambda: meter.add_shares(1.0, counted.sum() / tokens.clamp(min=1), terms)
+
+    step(policy, optimizer, torch.arange(len(rollout), device=mask.device), loss_of, config, meter)
     return meter.means()
 
 

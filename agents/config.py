@@ -36,6 +36,8 @@ class OptimizerConfig:
     """Epsilon of adam, adamw and rmsprop; 1e-5 is PPO's, larger than torch's 1e-8."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm, once per optimiser step."""
+    max_skipped_steps: int = 10
+    """Steps in a row that are skipped because their loss or gradient is NaN or infinite, before the run stops."""
     micro_batch_size: int = 64
     """Episodes per forward pass. Changes memory and speed, never the numbers."""
 
@@ -47,6 +49,7 @@ class OptimizerConfig:
             TypeError: If a field is of the wrong type.
         """
         self.check_count("micro_batch_size")
+        self.check_count("max_skipped_steps", least=0)
         for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
             self.check_number(name, low=0.0, open_low=True)
         for name in ("weight_decay", "momentum"):

@@ -16,18 +16,21 @@ OpenAI's code.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from agents.advantages import gae, normalize
 from agents.config import RunConfig
 from agents.losses import explained_variance, kl_estimate, masked_mean, ppo_policy_loss, value_loss
 from agents.metrics import Meter
-from agents.optimization import gradient_step
 from agents.policy import Policy
 from agents.rollout import Rollout, minibatches
+from agents.steps import step
 from agents.training import Algorithm
 
 
@@ -117,50 +120,53 @@ def update(
         advantages = normalize(advantages, mask)
     rollout = replace(rollout, advantages=advantages, returns=returns)
 
+    def loss_of(tokens: Tensor, moved: Meter, rows: Tensor) -> tuple[Tensor, Callable[[], None]]:
+        part = rollout.select(rows)
+        assert part.advantages is not None
+        assert part.returns is not None
+        counted = part.response_mask
+        now = policy.evaluate(
+            part.input_ids, part.positions, counted, temperature=config.temperature, allowed=part.action_masks
+        )
+        policy_loss, stats = ppo_policy_loss(
+            now.log_probs,
+            part.log_probs,
+            part.advantages,
+            counted,
+            clip_range=config.clip_range,
+            clip_range_high=config.clip_range_high,
+            normalizer=tokens,
+        )
+        critic_loss = value_loss(
+            now.values,
+            part.returns,
+            counted,
+            old_values=part.values,
+            clip_range=config.value_clip_range,
+            normalizer=tokens,
+        )
+        entropy = masked_mean(now.entropies, counted, normalizer=tokens)
+        loss = policy_loss + config.value_coef * critic_loss - config.entropy_coef * entropy
+        if config.kl_credit == "loss":
+            assert part.ref_log_probs is not None
+            kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
+            loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
+        terms = {"policy_loss": policy_loss, "value_loss": critic_loss, "entropy": entropy}
+
+        def count() -> None:
+            meter.add_shares(tokens, counted.sum() / tokens.clamp(min=1), terms)
+            meter.add(counted.sum(), stats)
+            moved.add(counted.sum(), {"approx_kl": stats["approx_kl"]})
+
+        return loss, count
+
     epochs = 0
     for _ in range(config.epochs):
         moved = Meter()
         for minibatch in minibatches(rollout, config.minibatch_size, generator, tokens=config.minibatch_tokens):
-            tokens = mask[minibatch].sum()
-            for rows in minibatch.split(config.micro_batch_size):
-                part = rollout.select(rows)
-                assert part.advantages is not None
-                assert part.returns is not None
-                counted = part.response_mask
-                now = policy.evaluate(
-                    part.input_ids, part.positions, counted, temperature=config.temperature, allowed=part.action_masks
-                )
-                policy_loss, stats = ppo_policy_loss(
-                    now.log_probs,
-                    part.log_probs,
-                    part.advantages,
-                    counted,
-                    clip_range=config.clip_range,
-                    clip_range_high=config.clip_range_high,
-                    normalizer=tokens,
-                )
-                critic_loss = value_loss(
-                    now.values,
-                    part.returns,
-                    counted,
-                    old_values=part.values,
-                    clip_range=config.value_clip_range,
-                    normalizer=tokens,
-                )
-                entropy = masked_mean(now.entropies, counted, normalizer=tokens)
-                loss = policy_loss + config.value_coef * critic_loss - config.entropy_coef * entropy
-                if config.kl_credit == "loss":
-                    assert part.ref_log_probs is not None
-                    kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
-                    loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
-                loss.backward()
-                terms = {"policy_loss": policy_loss, "value_loss": critic_loss, "entropy": entropy}
-                meter.add_shares(tokens, counted.sum() / tokens.clamp(min=1), terms)
-                meter.add(counted.sum(), stats)
-                moved.add(counted.sum(), {"approx_kl": stats["approx_kl"]})
-            meter.add(1.0, {"grad_norm": gradient_step(policy, optimizer, config.max_grad_norm)})
+            step(policy, optimizer, minibatch, partial(loss_of, mask[minibatch].sum(), moved), config, meter)
         epochs += 1
-        if config.target_kl is not None and moved.means()["approx_kl"] > config.target_kl:
+        if config.target_kl is not None and moved.means().get("approx_kl", 0.0) > config.target_kl:
             break
     return {**meter.means(), "epochs": float(epochs)}
 

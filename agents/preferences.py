@@ -24,6 +24,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -33,9 +34,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.config import OptimizerConfig
+from agents.files import read_json
 from agents.losses import preference_loss
-from agents.optimization import gradient_step
-from agents.policy import Policy, read_json
+from agents.metrics import Meter
+from agents.policy import Policy
+from agents.steps import step
 from agents.text_model import TextModel
 from textenvs import Example
 
@@ -365,18 +369,21 @@ def train(
     generator = torch.Generator().manual_seed(config.seed)
     history: list[dict[str, float]] = []
     best: tuple[float, int, dict[str, Tensor]] | None = None
+    steps_config = OptimizerConfig(micro_batch_size=config.micro_batch_size, max_grad_norm=config.max_grad_norm)
+
+    def loss_of(meter: Meter, size: int, part: Tensor) -> tuple[Tensor, Callable[[], None]]:
+        found = _margins(policy, rows, part.tolist(), config, before)
+        loss = preference_loss(found, normalizer=size)
+        return loss, lambda: meter.add_shares(float(size), len(part) / size, {"loss": loss})
+
     for epoch in range(1, config.epochs + 1):
-        total = 0.0
+        meter = Meter()
         for batch in torch.randperm(len(pairs), generator=generator).split(config.batch_size):
-            for part in batch.split(config.micro_batch_size):
-                found = _margins(policy, rows, part.tolist(), config, before)
-                loss = preference_loss(found, normalizer=len(batch))
-                loss.backward()
-                total += loss.item() * len(batch)
-            gradient_step(policy, optimizer, config.max_grad_norm)
+            step(policy, optimizer, batch, partial(loss_of, meter, len(batch)), steps_config, meter)
             schedule.step()
         seen = evaluate_margins(_all_margins(policy, held_out, config, held_out_before))
-        row = {"epoch": float(epoch), "loss": total / len(pairs), "accuracy": seen.accuracy, "log_loss": seen.log_loss}
+        loss = meter.means().get("loss", math.nan)
+        row = {"epoch": float(epoch), "loss": loss, "accuracy": seen.accuracy, "log_loss": seen.log_loss}
         history.append(row)
         if on_epoch is not None:
             on_epoch(row)

@@ -19,6 +19,7 @@ one learning rate serves any scale of reward; and each token pays for its KL to 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -37,9 +38,9 @@ from agents.advantages import (
 from agents.config import RunConfig
 from agents.losses import kl_estimate, masked_mean, policy_gradient_loss, sequence_mean, value_loss
 from agents.metrics import Meter
-from agents.optimization import gradient_step
 from agents.policy import Policy
 from agents.rollout import Rollout, collect
+from agents.steps import step
 from agents.training import Algorithm
 
 if TYPE_CHECKING:
@@ -55,9 +56,10 @@ class REINFORCEConfig(RunConfig):
     )
     """What is taken off the return. none: nothing. moving_average: the mean return at the same token position over
     earlier batches. batch_mean: that of this batch. greedy: the return of the episode that the likeliest tokens make
-    of the same example (self-critical). leave_one_out: the mean of the other episodes of the same example, or of the
-    whole batch where group_size is 1 (RLOO). group: the mean of the episodes of the same example, and the difference is
-    divided by their standard deviation (GRPO). value: a learned V of the state."""
+    of the same example (self-critical), and of what bonuses pay, batch_mean. leave_one_out: the mean of the other
+    episodes of the same example, or of the whole batch where group_size is 1 (RLOO). group: the mean of the episodes of
+    the same example, and the difference is divided by their standard deviation (GRPO). value: a learned V of the
+    state."""
     baseline_decay: float = 0.9
     """What each batch leaves of the moving average before it."""
     credit: Literal["to_go", "episode"] = "to_go"
@@ -126,6 +128,9 @@ def prepare(agent: Agent, rollout: Rollout) -> Rollout:
         expected = credits(greedy, greedy.rewards, config)[place]
         steps = rollout.response_mask.shape[1]
         expected = torch.nn.functional.pad(expected[:, :steps], (0, max(steps - expected.shape[1], 0)))
+        if rollout.bonuses is not None:  # to pay the greedy episode would also move what novelty remembers
+            means, _ = per_step_means(credits(rollout, rollout.bonuses, config), rollout.response_mask)
+            expected = expected + means.float()
         return replace(rollout, baselines=torch.where(rollout.response_mask, expected, 0))
     return rollout
 
@@ -166,7 +171,8 @@ def update(
 
     meter = Meter()
     tokens = mask.sum()
-    for rows in torch.arange(len(rollout), device=mask.device).split(config.micro_batch_size):
+
+    def loss_of(rows: Tensor) -> tuple[Tensor, Callable[[], None]]:
         part = rollout.select(rows)
         counted, steps = part.response_mask, part.response_mask.shape[1]
         now = policy.evaluate(
@@ -187,9 +193,9 @@ def update(
             assert part.ref_log_probs is not None
             kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
             loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
-        loss.backward()
-        meter.add_shares(1.0, counted.sum() / tokens.clamp(min=1), terms)
-    meter.add(1.0, {"grad_norm": gradient_step(policy, optimizer, config.max_grad_norm)})
+        return loss, lambda: meter.add_shares(1.0, counted.sum() / tokens.clamp(min=1), terms)
+
+    step(policy, optimizer, torch.arange(len(rollout), device=mask.device), loss_of, config, meter)
     return meter.means()
 
 

@@ -525,7 +525,7 @@ class BERTScore(NetworkReward):
         encoder = load_encoder(self.model, "encoder", dtype=self.dtype, device=self.device)
         wanted = [text for texts in references for text in texts if (self.layer, text) not in encoder.kept]
         fresh = list(dict.fromkeys(wanted))
-        if len(encoder.kept) + len(fresh) > encoder.MOST_KEPT:
+        if fresh and len(encoder.kept) + len(fresh) > encoder.MOST_KEPT:
             encoder.kept.clear()
             fresh = list(dict.fromkeys(text for texts in references for text in texts))
         encoder.kept.update(zip([(self.layer, text) for text in fresh], self._states(encoder, fresh), strict=True))

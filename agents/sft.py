@@ -19,6 +19,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ from agents.config import OptimizerConfig
 from agents.evaluation import evaluate
 from agents.losses import masked_mean
 from agents.metrics import Meter, MetricsLog
-from agents.optimization import gradient_step, make_optimizer, set_learning_rate
+from agents.optimization import make_optimizer, set_learning_rate
 from agents.policy import Policy
+from agents.steps import step
 from textenvs import Example, Task, TextGenVectorEnv
 
 
@@ -265,14 +267,15 @@ def _epoch(
     meter, started = Meter(), time.perf_counter()
     batches = torch.randperm(len(train), generator=generator).split(config.batch_size)
     rate = 0.0
+
+    def loss_of(tokens: Tensor, part: Tensor) -> tuple[Tensor, Callable[[], None]]:
+        loss = sft_loss(policy, train.select(part), normalizer=tokens)
+        share = train.response_mask[part].sum() / tokens
+        return loss, lambda: meter.add_shares(tokens, share, {"train_loss": loss})
+
     for number, batch in enumerate(batches):
         rate = set_learning_rate(optimizer, config, (before + number / len(batches)) / config.epochs)
-        tokens = train.response_mask[batch].sum()
-        for part in batch.split(config.micro_batch_size):
-            loss = sft_loss(policy, train.select(part), normalizer=tokens)
-            loss.backward()
-            meter.add_shares(tokens, train.response_mask[part].sum() / tokens, {"train_loss": loss})
-        meter.add(1.0, {"grad_norm": gradient_step(policy, optimizer, config.max_grad_norm)})
+        step(policy, optimizer, batch, partial(loss_of, train.response_mask[batch].sum()), config, meter)
     speed = int(train.response_mask.sum()) / (time.perf_counter() - started)
     return {**meter.means(), "learning_rate": rate, "tokens_per_second": speed}
 

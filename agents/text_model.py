@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.lane_cache import Context
-from agents.policy import BUNDLED_MODELS, Policy, choose_device
+from agents.policy import Policy
+from agents.policy_files import BUNDLED_MODELS, choose_device
 from textenvs import Example, RewardError, Tokenizer
 from textenvs.tokenizer import SubwordTokenizer
 

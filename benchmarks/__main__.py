@@ -4,7 +4,18 @@ import sys
 from importlib import import_module
 
 # Each is a module with a `main`, loaded when it is asked for: some need torch.
-COMMANDS = ("env", "rewards", "tasks", "sentiment", "preferences", "policies", "language")
+COMMANDS = (
+    "env",
+    "rewards",
+    "tasks",
+    "sentiment",
+    "preferences",
+    "policies",
+    "language",
+    "faults",
+    "learn",
+    "report",
+)
 
 
 def main() -> None:

@@ -17,13 +17,9 @@ many examples the task has.
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +30,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
 import textenvs
+from benchmarks.measure import RESULTS, Case, machine, take_turns, write
 
-RESULTS = Path(__file__).parent / "results"
 ENV_ID = "TextGen-v0"
 REWARDS = ("length", "sentiment", "bleu")  # those that are registered
 PAYOUTS = ("sparse", "immediate")
@@ -78,64 +74,6 @@ class Arguments:
     """Few and small cases, to see that all of it works: the numbers mean nothing."""
     output: Path = RESULTS / "env"
     """Where results go: a .json, a .md and a .png file of this name."""
-
-
-@dataclass
-class Case:
-    """Something that takes its turns.
-
-    Attributes:
-        labels: What tells it from the others, as the results have it.
-        play: Does one episode's worth of it.
-        steps: How many steps of a lane (or resets of one) that is.
-        times: How often it plays in a turn, found by the first.
-        speeds: Steps a second of the processor's time, one for each turn.
-    """
-
-    labels: dict[str, Any]
-    play: Callable[[], None]
-    steps: int
-    times: int = 0
-    speeds: list[float] = field(default_factory=list)
-
-    def turn(self, seconds: float) -> None:
-        """Take one turn; the first one only finds out how long a turn is, and warms up."""
-        if not self.times:
-            started = time.process_time()
-            while not self.times or time.process_time() - started < seconds:
-                self.play()
-                self.times += 1
-            return
-        started = time.process_time()
-        for _ in range(self.times):
-            self.play()
-        self.speeds.append(self.steps * self.times / (time.process_time() - started))
-
-    def result(self) -> dict[str, Any]:
-        """Its labels, the median of its speeds, and the least and the most."""
-        return {
-            **self.labels,
-            "steps_per_second": statistics.median(self.speeds),
-            "least": min(self.speeds),
-            "most": max(self.speeds),
-        }
-
-
-def take_turns(cases: Sequence[Case], rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Measure cases side by side.
-
-    Args:
-        cases: What to measure.
-        rounds: How often each has its turn, after one to warm up.
-        seconds: How long a turn lasts at least.
-
-    Returns:
-        A result for each case.
-    """
-    for _ in range(rounds + 1):
-        for case in cases:
-            case.turn(seconds)
-    return [case.result() for case in cases]
 
 
 def make_actions(kind: str, num_envs: int, budget: int, steps: int) -> NDArray[np.int64]:
@@ -298,25 +236,6 @@ def reset_cases(arguments: Arguments, size: int) -> list[Case]:
 
         cases.append(Case({"examples": size, "payout": payout}, play, 16 * arguments.lanes))
     return cases
-
-
-def machine() -> dict[str, Any]:
-    """What all of it ran on: CPU, cores, versions, and how busy the machine was."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return {
-        "cpu": model,
-        "architecture": platform.machine(),
-        "cores": os.cpu_count(),
-        "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "gymnasium": gym.__version__,
-        "textenvs": textenvs.__version__,
-    }
 
 
 def checks(results: dict[str, Any]) -> list[tuple[str, str, float]]:
@@ -508,8 +427,5 @@ def main(argv: Sequence[str]) -> None:
         ),
     }
     results["share_of_a_core"] = (time.process_time() - processor) / (time.perf_counter() - clock)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    arguments.output.with_suffix(".md").write_text(table(results))
+    write(arguments.output, results, table(results))
     plot(results, arguments.output.with_suffix(".png"))
-    print(table(results))

@@ -18,7 +18,6 @@ turns, as in `benchmarks.env`.
 
 from __future__ import annotations
 
-import json
 import logging
 import statistics
 import time
@@ -31,7 +30,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from benchmarks.env import RESULTS, Case, machine, take_turns
+from benchmarks.measure import RESULTS, Case, machine, take_turns, write
 from textenvs import Example, list_rewards, make_reward, make_task
 from textenvs.rewards import Reward, TextScorer
 from textenvs.tokenizer import decode, make_tokenizer
@@ -380,8 +379,5 @@ def main(argv: Sequence[str]) -> None:
         "left_out": left_out,
         "share_of_a_core": (time.process_time() - processor) / (time.perf_counter() - clock),
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    arguments.output.with_suffix(".md").write_text(table(results))
+    write(arguments.output, results, table(results))
     plot(results, arguments.output.with_suffix(".png"))
-    print(table(results))

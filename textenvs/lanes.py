@@ -395,7 +395,7 @@ class Lanes:
         if examples is None:
             examples = self._draw(_bits(self._streams[lanes], counts))
         if isinstance(examples, np.ndarray):
-            prompts, lengths = pool.prompts[examples], pool.lengths[examples]
+            prompts, lengths = pool.prompts.take(examples, axis=0), pool.lengths.take(examples)
             self.example_index[lanes] = examples
         else:
             prompts, lengths = self._encode(examples, width)

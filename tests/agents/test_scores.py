@@ -20,6 +20,7 @@ from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from agents import PPO, Policy, load
+from agents.evaluation import held_out_scores
 from agents.preferences import RECORD
 from agents.scores import (
     BERTScore,
@@ -591,3 +592,52 @@ def test_an_encoder_is_shared(folders):
     assert one is load_encoder(str(folders / "encoder"), "encoder")
     BERTScore(folders / "encoder").score(EXAMPLE, RESPONSE)
     assert {(None, text) for text in EXAMPLE.references} <= set(one.kept)
+
+
+def test_references_beyond_what_is_kept_are_forgotten(folders, monkeypatch):
+    """And what is asked for at once is there whole, however much it is."""
+    examples = [Example("", (f"fox number {number}", f"dog number {number}")) for number in range(3)]
+    responses = ["fox number 1", "a dog", "number 2"]
+    expected = BERTScore(folders / "encoder").scores(examples, responses)
+    encoder = load_encoder(str(folders / "encoder"), "encoder")
+    encoder.kept.clear()
+    monkeypatch.setattr(type(encoder), "MOST_KEPT", 4)
+    reward = BERTScore(folders / "encoder")
+    found = [reward.score(*pair) for pair in zip(examples, responses, strict=True)]
+    assert found == pytest.approx(expected.tolist(), abs=1e-9)
+    assert [text for _, text in encoder.kept] == list(examples[2].references), "the first two examples filled it"
+    assert reward.scores(examples, responses) == pytest.approx(expected, abs=1e-9)
+    assert len(encoder.kept) == 6
+    assert reward.scores(examples[:2], responses[:2]) == pytest.approx(expected[:2], abs=1e-9)
+    assert len(encoder.kept) == 6, "nothing new, nothing to forget"
+
+
+def test_a_held_out_network_reads_in_batches(folders, monkeypatch):
+    reward = ClassifierScore(folders / "classifier", label="happy")
+    examples = [Example(f"prompt {number}") for number in range(150)]
+    responses = [f"it is the {number}th fox" for number in range(150)]
+    expected = [reward.score(*pair) for pair in zip(examples, responses, strict=True)]
+    sizes, scores = [], ClassifierScore.scores
+    monkeypatch.setattr(
+        ClassifierScore, "scores", lambda self, some, texts: (sizes.append(len(texts)), scores(self, some, texts))[1]
+    )
+    found = held_out_scores(reward, examples, responses, make_tokenizer("stories"))
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert sizes == [64, 64, 22]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), ValueError("no fox")])
+def test_a_held_out_metric_that_fails_is_named_with_the_response(wrong):
+    def foxes(example, response):
+        if response == "fox 7":
+            if isinstance(wrong, ValueError):
+                raise wrong
+            return wrong
+        return 1.0
+
+    responses = [f"fox {number}" for number in range(9)]
+    with pytest.raises(RewardError, match=r"foxes(.|\n)*fox 7"):
+        held_out_scores(make_reward(foxes), [EXAMPLE] * 9, responses, make_tokenizer("stories"))
+    pair = [EXAMPLE, Example("A story.", (), {"mood": "angry"})]
+    with pytest.raises(RewardError, match=r"sentiment(.|\n)*'angry'"):
+        held_out_scores(make_reward("sentiment"), pair, ["fox", "dog"], make_tokenizer("stories"))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import env as benchmark
+from benchmarks import measure
 from textenvs.tokenizer import decode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,9 +54,9 @@ def test_a_case_takes_whole_plays_and_counts_their_steps(monkeypatch: pytest.Mon
     def play() -> None:
         clock[0] += 2.0
 
-    monkeypatch.setattr(benchmark.time, "process_time", lambda: clock[0])
-    case = benchmark.Case({"kind": "native"}, play, steps=100)
-    assert benchmark.take_turns([case], rounds=3, seconds=5.0) == [
+    monkeypatch.setattr(measure.time, "process_time", lambda: clock[0])
+    case = measure.Case({"kind": "native"}, play, steps=100)
+    assert measure.take_turns([case], rounds=3, seconds=5.0) == [
         {"kind": "native", "steps_per_second": 50.0, "least": 50.0, "most": 50.0}
     ]
     assert clock[0] == 4 * 3 * 2.0  # 3 plays make a turn of at least 5 s; a turn to warm up, and 3 that count

@@ -1,0 +1,158 @@
+"""What every measurement of speed shares: cases that take turns, ratios within a round, the machine, and the files.
+
+Whatever else a machine does falls on all cases alike when they take turns, round by round, and a ratio of two cases is
+taken within each round before anything is averaged. Time is that of the processor, summed over threads, which is the
+clock's while a process with one thread has a core to itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+import textenvs
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass
+class Case:
+    """Something that takes its turns.
+
+    Attributes:
+        labels: What tells it from the others, as the results have it.
+        play: Does one episode's worth of it. May return how many steps that was, where they differ from time to time.
+        steps: How many steps of a lane (or resets of one, or tokens) that is, where `play` does not say.
+        times: How often it plays in a turn, found by the first.
+        speeds: Steps a second of the processor's time, one for each turn.
+        clock_speeds: Steps a second of the clock's time, likewise.
+    """
+
+    labels: dict[str, Any]
+    play: Callable[[], int | None]
+    steps: int = 0
+    times: int = 0
+    speeds: list[float] = field(default_factory=list)
+    clock_speeds: list[float] = field(default_factory=list)
+
+    def turn(self, seconds: float) -> None:
+        """Take one turn; the first one only finds out how long a turn is, and warms up."""
+        if not self.times:
+            started = time.process_time()
+            while not self.times or time.process_time() - started < seconds:
+                self.play()
+                self.times += 1
+            return
+        clock, started, steps = time.perf_counter(), time.process_time(), 0
+        for _ in range(self.times):
+            played = self.play()
+            steps += self.steps if played is None else played
+        self.record(steps, time.process_time() - started, time.perf_counter() - clock)
+
+    def record(self, steps: int, processor: float, clock: float) -> None:
+        """Write a turn down.
+
+        Args:
+            steps: What was done.
+            processor: Seconds of the processor's time, at most as exact as its clock.
+            clock: Seconds of the clock's.
+        """
+        self.speeds.append(steps / max(processor, 1e-9))
+        self.clock_speeds.append(steps / max(clock, 1e-9))
+
+    def result(self) -> dict[str, Any]:
+        """Its labels, the median of its speeds, and the least and the most."""
+        return {
+            **self.labels,
+            "steps_per_second": statistics.median(self.speeds),
+            "least": min(self.speeds),
+            "most": max(self.speeds),
+        }
+
+
+def take_turns(cases: Sequence[Case], rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """Measure cases side by side.
+
+    Args:
+        cases: What to measure.
+        rounds: How often each has its turn, after one to warm up.
+        seconds: How long a turn lasts at least.
+
+    Returns:
+        A result for each case.
+    """
+    for _ in range(rounds + 1):
+        for case in cases:
+            case.turn(seconds)
+    return [case.result() for case in cases]
+
+
+def ratio(one: Case, other: Case) -> dict[str, float]:
+    """How many times as fast one case is as another: taken within each round, then the median over rounds.
+
+    Args:
+        one: A case that has had its turns.
+        other: Another of the same rounds.
+
+    Returns:
+        "median", "least" and "most", of the processor's time.
+    """
+    ratios = [mine / its for mine, its in zip(one.speeds, other.speeds, strict=True)]
+    return {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+
+
+def machine() -> dict[str, Any]:
+    """What all of it ran on: CPU, cores, versions, and how busy the machine was."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return {
+        "cpu": model,
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "gymnasium": gym.__version__,
+        "textenvs": textenvs.__version__,
+    }
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """A table in Markdown.
+
+    Args:
+        header: The columns' names.
+        rows: Their cells.
+
+    Returns:
+        Its lines.
+    """
+    lines = [list(header), ["---"] * len(header), *(list(row) for row in rows)]
+    return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines]
+
+
+def write(output: Path, results: dict[str, Any], text: str) -> None:
+    """Leave the results as JSON and as Markdown, and show them.
+
+    Args:
+        output: Where, without a suffix.
+        results: What was measured.
+        text: The same for people.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    output.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
