@@ -18,7 +18,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1b1d22; background: #fff; m
 h1, h2 { line-height: 1.25; font-weight: 600; } h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; margin: .75rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #dcdfe6; text-align: right; }
-th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
+td { white-space: nowrap; } th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
 img { max-width: 100%; } pre.episode { margin: .2rem 0 .8rem; font: 14px/1.6 ui-monospace, monospace; }
 .note { color: #5b606b; max-width: 44rem; } .wide { overflow-x: auto; }
 """

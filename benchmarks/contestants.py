@@ -29,11 +29,10 @@ from agents import Algorithm, Policy, SFTConfig, fine_tune
 from agents.evaluation import evaluate
 from agents.sft import demonstrations
 from agents.training import start_policy
-from benchmarks.suite import Experiment
+from benchmarks.suite import UNTRAINED, Experiment
 from textenvs import TextGenVectorEnv
 from textenvs.rewards import checked_score
 
-UNTRAINED = ("start", "random", "demonstrations")
 OUTSIDE = ("sb3_ppo", "sb3_a2c", "sb3_ppo_mlp", "sb3_a2c_mlp", "trl_grpo", "trl_rloo")
 
 
@@ -88,16 +87,6 @@ def parse(name: str) -> tuple[str, dict[str, Any]]:
         except (ValueError, SyntaxError):
             settings[key.strip()] = value
     return found[1], settings
-
-
-def split_agents(text: str) -> list[str]:
-    """The agents of a command line: separated by commas, but for those inside brackets.
-
-    Example:
-        >>> split_agents("ppo,reinforce[baseline=none],my_module:Mine")
-        ['ppo', 'reinforce[baseline=none]', 'my_module:Mine']
-    """
-    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
 
 
 def algorithm_of(name: str) -> Algorithm:
@@ -186,7 +175,7 @@ def _sft(policy: Policy, experiment: Experiment, seed: int, settings: dict[str, 
     return Trained(policy_scores(policy, experiment, seed), used, [], config.to_dict())
 
 
-# Playing ----------------------------------------------------------------------------------------------------------------
+# Playing --------------------------------------------------------------------------------------------------------------
 
 
 def make_env(experiment: Experiment, split: str, tokenizer: Any = None, num_envs: int = 64) -> TextGenVectorEnv:
@@ -219,18 +208,30 @@ def policy_scores(
 
 
 def played_scores(
-    experiment: Experiment, act: Callable[[dict[str, NDArray[Any]], TextGenVectorEnv], NDArray[np.int64]]
+    experiment: Experiment,
+    act: Callable[[Any], NDArray[np.int64]],
+    wrap: Callable[[TextGenVectorEnv], Any] = lambda envs: envs,
 ) -> Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]:
-    """How anything plays that takes observations of all lanes and gives actions: each lane has one example."""
+    """How anything plays that takes observations of all lanes and gives actions: each lane has one example.
+
+    Args:
+        experiment: Where.
+        act: Observations to `(lanes,)` token ids.
+        wrap: Shows the lanes as `act` wants them.
+
+    Returns:
+        As `Trained.scores`.
+    """
 
     def scores(split: str, episodes: int) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        envs = make_env(experiment, split, num_envs=episodes)
-        places = np.arange(episodes) % len(envs.setting.pool)
+        base = make_env(experiment, split, num_envs=episodes)
+        envs = wrap(base)
+        places = np.arange(episodes) % len(base.setting.pool)
         observation, infos = envs.reset(seed=0, options={"example": places})
         over = np.zeros(episodes, dtype=np.bool_)
         found = np.zeros(episodes)
         while not over.all():
-            observation, _, terminated, truncated, infos = envs.step(act(observation, envs))
+            observation, _, terminated, truncated, infos = envs.step(act(observation))
             ended = (terminated | truncated) & ~over
             found[ended] = infos["score"][ended]
             over |= ended
@@ -244,7 +245,8 @@ def random_scores(
 ) -> Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]:
     """Tokens drawn uniformly from the whole vocabulary: what the scale of scores calls 0."""
     generator = np.random.default_rng(seed)
-    return played_scores(experiment, lambda _, envs: generator.integers(envs.tokenizer.vocab_size, size=envs.num_envs))
+    vocab_size = make_env(experiment, "test", num_envs=1).tokenizer.vocab_size
+    return played_scores(experiment, lambda seen: generator.integers(vocab_size, size=len(seen["input_ids"])))
 
 
 def demonstration_scores(experiment: Experiment) -> Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]:

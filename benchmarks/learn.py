@@ -14,24 +14,19 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import tyro
 
-from benchmarks.contestants import Trained, Unavailable, make_env, split_agents, train
-from benchmarks.suite import SUITES, Experiment
-
-AVERAGED = 3
-"""Updates whose mean training score has to reach the threshold: one lucky batch does not solve a task."""
+from benchmarks.suite import SUITES, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,40 +53,6 @@ class Arguments:
     """A .jsonl file. Default: runs/learn-SUITE.jsonl."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One agent, experiment and seed.
-
-    Attributes:
-        suite: The suite's name.
-        agent: As on the command line.
-        experiment: What it learns.
-        seed: The seed.
-        max_seconds: See `Arguments`.
-    """
-
-    suite: str
-    agent: str
-    experiment: Experiment
-    seed: int
-    max_seconds: float | None = None
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What tells it from others."""
-        one = self.experiment
-        return self.suite, self.agent, one.name, one.payout, one.tokens, self.seed
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """What its row says of it."""
-        one = self.experiment
-        return {
-            "suite": self.suite, "agent": self.agent, "env": one.name, "env_id": one.env, "payout": one.payout,
-            "budget": one.tokens, "seed": self.seed, "model": one.model, "max_seconds": self.max_seconds,
-        }  # fmt: skip
-
-
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
     """The key of the run that made a row."""
     return tuple(row[name] for name in ("suite", "agent", "env", "payout", "budget", "seed"))
@@ -116,96 +77,17 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def measure(run: Run) -> dict[str, Any]:
-    """Do a run.
-
-    Args:
-        run: Which.
-
-    Returns:
-        Its row. `status` is "ok", "skipped" (with the reason) or "failed" (with the error).
-    """
-    torch.set_num_threads(1)
-    one = run.experiment
-    row = run.columns
-    started, cpu = time.perf_counter(), time.process_time()
-    try:
-        reason = one.missing()
-        if reason is not None:
-            raise Unavailable(reason)
-        trained = train(run.agent, one, run.seed, run.max_seconds)
-        row |= {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
-        row |= judged(trained, one)
-    except Unavailable as reason:
-        return {**row, "status": "skipped", "reason": str(reason)}
-    except Exception as error:  # whatever it is, it is a result, and the other runs go on
-        lines = traceback.format_exc().strip().splitlines()
-        return {**row, "status": "failed", "reason": f"{type(error).__name__}: {error}", "trace": lines[-8:]}
-    return {**row, "status": "ok"}
+# Running them ---------------------------------------------------------------------------------------------------------
 
 
-def judged(trained: Trained, experiment: Experiment) -> dict[str, Any]:
-    """What a trained agent is worth: test scores, on their scale, and how soon training reached the threshold.
-
-    Args:
-        trained: The agent.
-        experiment: What it learned.
-
-    Returns:
-        Columns of the row.
-    """
-    task = make_env(experiment, "test", num_envs=1).task
-    own_scale = not set(experiment.env_kwargs) - {"task"} and experiment.model == "tiny"
-    row: dict[str, Any] = {"tokens": trained.tokens, "config": trained.config, "curve": thinned(trained.curve)}
-    for split in ("test", "shifted"):
-        if split not in task.splits:
-            continue
-        scores, more = trained.scores(split, experiment.episodes)
-        suffix = "" if split == "test" else "_shifted"
-        reference = task.reference_scores(split) if own_scale else None
-        row[f"score{suffix}"] = float(scores.mean())
-        row[f"normalised{suffix}"] = None if reference is None else reference.normalised(float(scores.mean()))
-        if split == "test":
-            row |= more
-            if reference is not None:
-                row |= {"random": reference.random, "top": reference.top, "threshold": reference.threshold}
-                row |= time_to(trained.curve, reference.threshold)
-    if trained.curve:
-        last = [score for tokens, _, score in trained.curve if tokens > 0.8 * trained.curve[-1][0]]
-        row["late_deviation"] = float(np.std(last))
-    return row
-
-
-def time_to(curve: list[tuple[int, float, float]], threshold: float) -> dict[str, Any]:
-    """When the mean training score of `AVERAGED` updates first reached a threshold.
-
-    Args:
-        curve: Tokens, CPU-seconds and score of each update.
-        threshold: The score.
-
-    Returns:
-        `tokens_to_threshold` and `cpu_seconds_to_threshold`, None where it never did.
+def split_agents(text: str) -> list[str]:
+    """The agents of a command line: separated by commas, but for those inside brackets.
 
     Example:
-        >>> time_to([(10, 1.0, 0.0), (20, 2.0, 1.0), (30, 3.0, 1.0), (40, 4.0, 1.0)], 0.9)
-        {'tokens_to_threshold': 40, 'cpu_seconds_to_threshold': 4.0}
+        >>> split_agents("ppo,reinforce[baseline=none],my_module:Mine")
+        ['ppo', 'reinforce[baseline=none]', 'my_module:Mine']
     """
-    for end in range(AVERAGED, len(curve) + 1):
-        part = curve[end - AVERAGED : end]
-        if sum(score for _, _, score in part) / AVERAGED >= threshold:
-            return {"tokens_to_threshold": part[-1][0], "cpu_seconds_to_threshold": part[-1][1]}
-    return {"tokens_to_threshold": None, "cpu_seconds_to_threshold": None}
-
-
-def thinned(curve: list[tuple[int, float, float]], points: int = 60) -> list[tuple[int, float, float]]:
-    """A curve of at most so many points, each the mean score of its stretch, rounded: results are committed."""
-    if not curve:
-        return []
-    parts = np.array_split(np.array(curve, dtype=np.float64), min(points, len(curve)))
-    return [(int(part[-1, 0]), round(float(part[-1, 1]), 2), round(float(part[:, 2].mean()), 4)) for part in parts]
-
-
-# Running them -----------------------------------------------------------------------------------------------------------
+    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
 
 
 def wanted(arguments: Arguments) -> list[Run]:
@@ -238,6 +120,8 @@ def wanted(arguments: Arguments) -> list[Run]:
 
 
 def _child(run: Run, answer: Connection) -> None:
+    from benchmarks.runs import measure  # has been imported where this was forked from
+
     answer.send(measure(run))
 
 
@@ -246,7 +130,7 @@ class _Process:
 
     def __init__(self, run: Run) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["benchmarks.contestants"])
+        context.set_forkserver_preload(["benchmarks.runs"])
         self.run = run
         self._answer, theirs = context.Pipe(duplex=False)
         self.process = context.Process(target=_child, args=(run, theirs))
@@ -294,7 +178,7 @@ def main(argv: Sequence[str]) -> None:
     total, finished, failed = len(missing), 0, 0
     running: list[_Process] = []
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported in the process that runs are forked from
-    machine = f"{platform.system()} {platform.machine()}, torch {torch.__version__}"
+    machine = f"{platform.system()} {platform.machine()}, torch {version('torch')}"
     try:
         while missing or running:
             while missing and len(running) < arguments.jobs:

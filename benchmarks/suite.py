@@ -19,8 +19,11 @@ DIAGNOSTICS = (
 )  # fmt: skip
 LANGUAGE = (
     "Stories", "Dialogue", "SummarizeExtractive", "SummarizeAbstractive", "Translate", "QuestionAnswering", "Classify",
-    "Recommend", "Write",
+    "Recommend", "Write", "Sentiment",
 )  # fmt: skip
+
+UNTRAINED = ("start", "random", "demonstrations")
+"""Agents that do not learn."""
 
 SHARED = Path(os.environ.get("TEXTENVS_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 """Where models and data lie that are not part of the project."""
@@ -96,6 +99,40 @@ def _real() -> tuple[Experiment, ...]:
         model = str(SHARED / "models" / "stories260K")
         found += [Experiment("TextGen-v0", payout, 300_000, model, {"task": task}, name) for payout in PAYOUTS]
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One agent, experiment and seed.
+
+    Attributes:
+        suite: The suite's name.
+        agent: As on the command line.
+        experiment: What it learns.
+        seed: The seed.
+        max_seconds: It stops training after so many seconds, whatever is left of its budget; or None.
+    """
+
+    suite: str
+    agent: str
+    experiment: Experiment
+    seed: int
+    max_seconds: float | None = None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells it from others."""
+        one = self.experiment
+        return self.suite, self.agent, one.name, one.payout, one.tokens, self.seed
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What its row says of it."""
+        one = self.experiment
+        return {
+            "suite": self.suite, "agent": self.agent, "env": one.name, "env_id": one.env, "payout": one.payout,
+            "budget": one.tokens, "seed": self.seed, "model": one.model, "max_seconds": self.max_seconds,
+        }  # fmt: skip
 
 
 SUITES = {
