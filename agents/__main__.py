@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from agents import (
     fine_tune,
     load,
     preferences,
+    processes,
     run_folder,
 )
 from agents.comparison import compare as compare_policies
@@ -36,6 +38,7 @@ from agents.evaluation import evaluate as evaluate_policy
 from agents.files import read_json, write_json, write_text
 from agents.interrupts import Terminated
 from agents.metrics import plot_learning_curve, read_metrics
+from agents.processes import LostProcessError
 from agents.sampling import Truncation
 from agents.steps import NonFiniteError
 from agents.training import start_policy
@@ -350,10 +353,16 @@ def reward_model(arguments: Any) -> None:
 
 def train(arguments: Any) -> None:
     """Train, and show what was learned."""
-    folder, agent = _start(arguments) if arguments.resume is None else _go_on(arguments)
+    device = processes.start(arguments.device)
+    if processes.rank() > 0:  # the first one talks
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
+    folder, agent = (_start if arguments.resume is None else _go_on)(arguments, device)
     parameters = sum(one.numel() for one in agent.policy.parameters())
     where = f"{agent.policy.device}, {parameters:,} parameters"
     print(f"{agent.algorithm.name} on {arguments.env} ({agent.env.task.name}), {where}")
+    if not agent.reference.pretrained:
+        of = agent.config
+        print(f"random weights: kl_coef {of.kl_coef}, entropy_coef {of.entropy_coef}, learning_rate {of.learning_rate}")
     plan = EvaluationPlan(
         episodes=arguments.eval_episodes,
         during=arguments.eval_during,
@@ -380,11 +389,14 @@ def train(arguments: Any) -> None:
             on_evaluation=show,
         )
     except (KeyboardInterrupt, Terminated) as stop:
-        print(f"\nStopped. {_goes_on(folder)}", file=sys.stderr)
+        if processes.rank() == 0:
+            print(f"\nStopped. {_goes_on(folder)}", file=sys.stderr)
         raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else stop.code) from None
-    except (RewardError, NonFiniteError, OSError) as error:
+    except (RewardError, NonFiniteError, LostProcessError, OSError) as error:
         print(f"\n{error}\n{_goes_on(folder)}", file=sys.stderr)
         raise SystemExit(1) from error
+    if processes.rank() > 0:
+        return
     if "parted_at" in agent.memory:
         print(f"Mind: from {agent.memory['parted_at']:,} tokens on, the held-out metric fell while the score rose.")
     _write_results(folder, agent, arguments.samples)
@@ -397,23 +409,25 @@ def _goes_on(folder: Path) -> str:
     return f"{left}. Go on with: python -m agents train --resume {folder}"
 
 
-def _start(arguments: Any) -> tuple[Path, Agent]:
+def _start(arguments: Any, device: str | None) -> tuple[Path, Agent]:
     """A new run: its folder, with the options in it, and its agent."""
     folder = arguments.output or Path("runs") / (
         f"{arguments.algorithm}-{arguments.env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
+    if processes.rank() > 0:  # it neither looks into the folder nor writes there
+        return folder, _new_agent(arguments, device)
     if any((folder / name).exists() for name in (run_folder.METRICS, CONFIG, checkpoints.FOLDER)):
         raise ValueError(
             f"Expected a new folder for this run, got {str(folder)!r}, which holds another run: choose another, or go "
             f"on with --resume {folder}"
         )
-    agent = _new_agent(arguments)
+    agent = _new_agent(arguments, device)
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(folder / CONFIG, arguments, agent)
     return folder, agent
 
 
-def _go_on(arguments: Any) -> tuple[Path, Agent]:
+def _go_on(arguments: Any, device: str | None) -> tuple[Path, Agent]:
     """A run that was stopped: its folder, and its agent as the last whole checkpoint has it, or as it started."""
     folder: Path = arguments.resume
     if arguments.output is not None:
@@ -426,12 +440,13 @@ def _go_on(arguments: Any) -> tuple[Path, Agent]:
                 f"Expected --resume to go on with the run's own {name}, {saved[name]!r}, got {value!r}: only "
                 f"{', '.join(sorted(_MAY_CHANGE))} may change. For a new run with other settings: --config and --init"
             )
-    agent = load(folder, device=arguments.device) if checkpoints.numbers(folder) else _new_agent(arguments)
-    _write_config(folder / CONFIG, arguments, agent)
+    agent = load(folder, device=device) if checkpoints.numbers(folder) else _new_agent(arguments, device)
+    if processes.rank() == 0:
+        _write_config(folder / CONFIG, arguments, agent)
     return folder, agent
 
 
-def _new_agent(arguments: Any) -> Agent:
+def _new_agent(arguments: Any, device: str | None) -> Agent:
     settings = arguments.settings.to_dict()
     if arguments.bonuses is not None:
         settings["bonuses"] = _name_or_json(arguments.bonuses)
@@ -448,7 +463,7 @@ def _new_agent(arguments: Any) -> Agent:
         seed=arguments.seed,
         env_kwargs=arguments.kwargs(),
         policy_kwargs=policy_kwargs,
-        device=arguments.device,
+        device=device,
         **settings,
     )
 

@@ -76,7 +76,7 @@ def update(
         Metrics.
     """
     mask = rollout.response_mask
-    kl_coef = config.kl_coef or 0.0
+    kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
     assert rollout.ref_log_probs is not None
     kl_price = kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask)
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
@@ -117,7 +117,7 @@ def update(
             "value_loss": value_loss(now.values, part.returns, counted, normalizer=tokens),
             "entropy": masked_mean(now.entropies, counted, normalizer=tokens),
         }
-        loss = terms["policy_loss"] + config.value_coef * terms["value_loss"] - config.entropy_coef * terms["entropy"]
+        loss = terms["policy_loss"] + config.value_coef * terms["value_loss"] - entropy_coef * terms["entropy"]
         if config.kl_credit == "loss":
             assert part.ref_log_probs is not None
             kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)

@@ -94,7 +94,7 @@ def update(
     Returns:
         Metrics; `best_score` is the mean score of what was kept.
     """
-    kl_coef = config.kl_coef or 0.0
+    kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
     assert rollout.ref_log_probs is not None
     mask, rewards = rollout.response_mask, rollout.rewards_and_bonuses
     if config.kl_credit == "return":
@@ -119,7 +119,7 @@ def update(
             "policy_loss": -masked_mean(now.log_probs, counted, normalizer=tokens),
             "entropy": masked_mean(now.entropies, counted, normalizer=tokens),
         }
-        loss = terms["policy_loss"] - config.entropy_coef * terms["entropy"]
+        loss = terms["policy_loss"] - entropy_coef * terms["entropy"]
         if config.kl_credit == "loss":
             assert part.ref_log_probs is not None
             kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)

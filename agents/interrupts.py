@@ -24,11 +24,11 @@ class Interrupts:
     own handlers are left in place.
 
     Attributes:
-        requested: What to raise, once it is safe; None while no signal came.
+        requested: The number of the signal that came; 0 while none did.
     """
 
     def __enter__(self) -> Interrupts:
-        self.requested: type[BaseException] | None = None
+        self.requested = 0
         self._safe = False
         self._before = {}
         if threading.current_thread() is threading.main_thread():  # signals cannot be handled in another one
@@ -41,15 +41,23 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def check(self) -> None:
-        """Raise what was asked for, if something was."""
-        if self.requested is not None:
-            raise self.requested
+    @staticmethod
+    def answer(number: int) -> None:
+        """Raise what a signal means.
+
+        Args:
+            number: The signal; 0: nothing is raised.
+
+        Raises:
+            Terminated: At SIGTERM.
+            KeyboardInterrupt: At any other.
+        """
+        if number:
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """A stretch in which nothing is lost by a stop: a signal does not wait for its end."""
-        self.check()
         self._safe = True
         try:
             yield
@@ -57,8 +65,7 @@ class Interrupts:
             self._safe = False
 
     def _request(self, number: int, frame: object) -> None:
-        again = self.requested is not None
-        self.requested = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        again, self.requested = self.requested, number
         if again or self._safe:
-            raise self.requested
+            self.answer(number)
         print("\nFinishing this update. A second signal stops at once.", file=sys.stderr, flush=True)

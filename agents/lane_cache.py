@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, EncoderDecoderCache
 
+from agents.decode import DecodeStep, StepGraph
+
 _GROW_BY = 64  # positions; the cache grows in buckets of this size
 
 Mode = Callable[[], AbstractContextManager[Any]]
@@ -230,12 +232,31 @@ class LaneCache(Cache):
 
     def plan(self, lanes: Tensor, positions: Tensor, visible: int, all_lanes: bool) -> None:
         """Say where the next forward pass writes and what it sees (see the attributes)."""
+        self.grow(visible)
+        self.write_lanes, self.write_positions = lanes, positions
+        self.visible, self.all_lanes = visible, all_lanes
+
+    def grow(self, visible: int) -> None:
+        """Have room for that many positions."""
         if visible > self.capacity:
             self.capacity = -(-visible // _GROW_BY) * _GROW_BY
             for layer in self._layers_of_lanes:
                 layer.resize(None, self.capacity)
-        self.write_lanes, self.write_positions = lanes, positions
-        self.visible, self.all_lanes = visible, all_lanes
+
+    def room(self, visible: int) -> list[Tensor] | None:
+        """Keys of every layer, then values of every layer, for a pass that writes them by itself.
+
+        Args:
+            visible: How many positions it looks at.
+
+        Returns:
+            `(lanes, heads, visible, head_dim)` each; None while there are no keys yet to know their shape from.
+        """
+        layers = self._layers_of_lanes
+        if not all(layer.is_initialized for layer in layers):
+            return None
+        self.grow(visible)
+        return [one[:, :, :visible] for name in ("keys", "values") for one in (getattr(la, name) for la in layers)]
 
     def keep(self, lanes: Tensor) -> None:
         """Keep only these lanes `(k,)`, in this order."""
@@ -251,9 +272,13 @@ class CachedContext:
         model: A Transformers causal model.
         num_lanes: How many texts grow side by side.
         mode: What forward passes run in.
+        graph: Where the graph of a decode step is kept; None takes every step without one. Only where `mode` is nothing
+            special.
     """
 
-    def __init__(self, model: PreTrainedModel, num_lanes: int, mode: Mode = nullcontext) -> None:
+    def __init__(
+        self, model: PreTrainedModel, num_lanes: int, mode: Mode = nullcontext, graph: StepGraph | None = None
+    ) -> None:
         config = model.config.get_text_config()
         self._trunk: Any = model.base_model
         self._mode = mode
@@ -262,6 +287,10 @@ class CachedContext:
         self._last_position = getattr(config, "max_position_embeddings", 2**31) - 1
         self._cache = LaneCache(config.num_hidden_layers, num_lanes, model.device)
         self._read = np.zeros(num_lanes, dtype=np.int64)  # tokens of each lane that the cache holds
+        self._graph = graph
+        if graph is not None:
+            self._step = DecodeStep(model, self._last_position)
+            graph.begin(self._step)
 
     def reset(self, lanes: NDArray[np.intp]) -> None:
         """See `Context.reset`."""
@@ -281,8 +310,7 @@ class CachedContext:
         if len(several) < len(new):
             # One token in every lane, also where there is none: what that writes stands behind the lane's last token,
             # where nothing looks, and the lane's next token overwrites it.
-            lanes = np.arange(len(new))
-            hidden = self._forward(input_ids, lanes, np.where(new == 1, self._read, lengths), 1)[:, 0]
+            hidden = self._decode(input_ids, np.where(new == 1, self._read, lengths))
         if len(several):
             width = int(new[several].max())
             states = self._forward(input_ids, several, self._read[several], width)
@@ -308,6 +336,20 @@ class CachedContext:
         states = self._forward(input_ids, lanes, starts, int((lengths - starts).max()))
         self._read[lanes] = lengths
         return states
+
+    def _decode(self, input_ids: NDArray[np.integer[Any]], positions: NDArray[np.int64]) -> Tensor:
+        """Run one token of every lane, at `positions`, through the trunk: `(lanes, hidden)`."""
+        lanes = np.arange(len(positions))
+        if self._graph is not None:
+            keys_and_values = self._cache.room(int(positions.max()) + 1)
+            if keys_and_values is not None:
+                in_row = np.minimum(positions, input_ids.shape[1] - 1)
+                tokens = torch.from_numpy(input_ids[lanes, in_row].astype(np.int64)).to(self._device)
+                where = torch.from_numpy(positions).to(self._device)
+                hidden = self._graph.take(self._step, tokens, where, keys_and_values)
+                if hidden is not None:
+                    return hidden
+        return self._forward(input_ids, lanes, positions, 1)[:, 0]
 
     def _forward(
         self, input_ids: NDArray[np.integer[Any]], lanes: NDArray[np.intp], starts: NDArray[np.int64], width: int

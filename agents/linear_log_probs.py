@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
+
+from agents.linear import linear
 
 # Logits in a chunk, unless the caller says otherwise. On a CPU, with a vocabulary of 50,257, a chunk of 2**20 takes 1.4
 # times as long, and one of 2**23 some 6 % less for twice the memory. The number for GPUs is a guess: not measured.
@@ -224,15 +225,18 @@ class _LinearLogProbs(torch.autograd.Function):
                 (d_logits,) = torch.autograd.grad(*graph, d_logits)
             return d_logits
 
+        one_chunk = hidden.shape[0] <= ctx.chunk_size
         for rows in _chunks(hidden.shape[0], ctx.chunk_size):
             d_logits = of_logits(rows)
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
             d_logits = d_logits.to(hidden.dtype)
             if d_hidden is not None:
-                d_hidden[rows] = d_logits @ weight
+                d_hidden[rows] = linear(d_logits, weight.T)
             if d_weight is not None:
-                if d_weight.dtype == d_logits.dtype:
+                if one_chunk:
+                    d_weight = linear(d_logits.T, hidden.T).to(d_weight.dtype)
+                elif d_weight.dtype == d_logits.dtype:
                     d_weight.addmm_(d_logits.T, hidden[rows])
                 else:
                     d_weight += d_logits.T @ hidden[rows]
@@ -247,7 +251,7 @@ class _LinearLogProbs(torch.autograd.Function):
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Returns (rows, vocab_size), computed in the model's dtype, in the dtype to go on in."""
-    return functional.linear(hidden, weight, bias).to(_accurate(hidden.dtype))
+    return linear(hidden, weight, bias).to(_accurate(hidden.dtype))
 
 
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

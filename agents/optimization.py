@@ -24,7 +24,8 @@ def make_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optim
         The optimiser.
     """
     parameters = [one for one in policy.parameters() if one.requires_grad]
-    lr, decay = config.learning_rate, config.weight_decay
+    lr, decay = config.filled_in(policy.pretrained).learning_rate, config.weight_decay
+    assert lr is not None
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=decay)
     if config.optimizer == "rmsprop":
@@ -85,7 +86,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig,
 
     Returns:
         The step size. The very first update of a warm-up has one of 0.
+
+    Raises:
+        ValueError: If the config leaves the step size open.
     """
+    if config.learning_rate is None:
+        raise ValueError("Expected a config with a learning_rate, got None: config.filled_in(pretrained) decides it")
     warm = 1.0 if progress >= config.warmup else progress / config.warmup
     rate = config.learning_rate * warm * schedule(config.learning_rate_schedule, progress, config.learning_rate_final)
     for group in optimizer.param_groups:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -37,6 +37,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from agents import adapters, policy_files
+from agents.decode import StepGraph
 from agents.lane_cache import (
     CachedContext,
     Context,
@@ -45,18 +46,22 @@ from agents.lane_cache import (
     decoder_start,
     trunk_states,
 )
+from agents.linear import linear, use_fast_linears
 from agents.linear_log_probs import linear_log_probs
 from agents.lstm import LSTMForCausalLM, RecurrentContext
 from agents.sampling import Truncation
 from textenvs import Tokenizer, make_tokenizer
 
-_SMALL_LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 176,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 1024,
+# Learned positions, and weights five times as large as language models begin with: attention that finds a place by its
+# number forms in a sixth of the tokens that a Llama of this size takes (docs/log.md).
+_FRESH = {
+    "model_type": "gpt2",
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 1024,
+    "initializer_range": 0.1,
+    "pad_token_id": None,  # often EOS, and then GPT-2 warns of rows that are padded, which a causal mask hides from it
 }
 
 Precision = Literal["float32", "bfloat16"]
@@ -145,6 +150,8 @@ class Policy(nn.Module):
         # None where every logit belongs to a token.
         self._allowed: Tensor | None = None if vocab_size == head.out_features else allowed
         self._scale, self._soft_cap = _logit_shape(model.config)
+        use_fast_linears(model)
+        self._step_graph = StepGraph()
         self.eval()
         self._check_head()
         self._cacheable = self._check_cache()
@@ -204,7 +211,7 @@ class Policy(nn.Module):
 
     @classmethod
     def fresh(cls, tokenizer: Any, *, seed: int = 0, device: str | torch.device | None = None) -> Policy:
-        """A small Llama with random weights over any tokenizer, for tasks that need no language.
+        """A small GPT-2 with random weights over any tokenizer, for tasks that need no language.
 
         Args:
             tokenizer: As `textenvs.make_tokenizer` takes it.
@@ -214,7 +221,7 @@ class Policy(nn.Module):
         Returns:
             The policy, two layers of width 64, with room for 1024 tokens.
         """
-        return cls.from_config(_SMALL_LLAMA, tokenizer, seed=seed, device=device)
+        return cls.from_config(_FRESH, tokenizer, seed=seed, device=device)
 
     # How it is trained -----------------------------------------------------------------------------------------------
 
@@ -373,12 +380,19 @@ class Policy(nn.Module):
     def _fast_context(self, num_lanes: int) -> Context:
         if isinstance(self.model, LSTMForCausalLM):
             return RecurrentContext(self.model, num_lanes, self._running)
-        kind = EncoderDecoderContext if self.model.config.is_encoder_decoder else CachedContext
-        return kind(self.model, num_lanes, self._running)
+        if self.model.config.is_encoder_decoder:
+            return EncoderDecoderContext(self.model, num_lanes, self._running)
+        plain = self.precision == "float32" and not self.has_adapters and self.device.type == "cpu"
+        return CachedContext(self.model, num_lanes, self._running, self._step_graph if plain else None)
+
+    def _running(self) -> AbstractContextManager[None]:
+        """What forward passes run in."""
+        if self.precision == "float32" and not self.is_adapters_off:
+            return nullcontext()
+        return self._adapted()
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
-        """What forward passes run in."""
+    def _adapted(self) -> Iterator[None]:
         with ExitStack() as stack:
             if self.is_adapters_off:
                 stack.enter_context(adapters.off(self.model))
@@ -413,7 +427,9 @@ class Policy(nn.Module):
         Raises:
             ValueError: If a lane may take no token at all.
         """
-        logits = self.logits(hidden) / temperature
+        logits = self.logits(hidden)
+        if temperature != 1:
+            logits = logits / temperature
         if self._allowed is not None:
             logits = logits.masked_fill(~self._allowed, -torch.inf)
         if allowed is not None:
@@ -423,18 +439,18 @@ class Policy(nn.Module):
             logits[:, : allowed.shape[1]].masked_fill_(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
         if truncation is not None:
             logits = logits.masked_fill(~truncation.kept(logits), -torch.inf)
-        log_probs = torch.log_softmax(logits, dim=-1)
+        probabilities = torch.softmax(logits, dim=-1)
         if deterministic:
             actions = logits.argmax(dim=-1)
         else:
             # Inverse CDF: ten times cheaper than torch.multinomial. The draw is scaled by the last sum, which rounding
             # leaves a little off 1, and lies below it, so no token of probability 0 is ever taken.
-            cdf = log_probs.exp().cumsum(dim=-1)
+            cdf = probabilities.cumsum(dim=-1)
             draw = torch.rand(len(cdf), 1, generator=generator, device=cdf.device) * cdf[:, -1:]
             actions = torch.searchsorted(cdf, draw, right=True)[:, 0].clamp_(max=self.tokenizer.vocab_size - 1)
         return Step(
             actions=actions,
-            log_probs=log_probs.gather(1, actions[:, None])[:, 0],
+            log_probs=probabilities.gather(1, actions[:, None])[:, 0].log(),
             values=self.value_head(hidden.float())[:, 0],
         )
 
@@ -464,7 +480,7 @@ class Policy(nn.Module):
             `(lanes, logits)` float32, before any temperature. A model may have more logits than tokens.
         """
         with self._running():
-            logits = nn.functional.linear(hidden.to(self._head.weight.dtype), self._head.weight, self._bias)
+            logits = linear(hidden.to(self._head.weight.dtype), self._head.weight, self._bias)
         return self._shaped(logits.float())
 
     def token_log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:

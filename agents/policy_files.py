@@ -45,7 +45,7 @@ BUNDLED_MODELS = {"tiny": Path(__file__).parent / "data" / "tiny"}
 _VALUE_HEAD_FILE = "value_head.safetensors"
 _CRITIC_FILE = "critic.safetensors"
 _POLICY_FILE = "policy.json"
-_ADAPTERS_FOLDER = "adapters"
+ADAPTERS_FOLDER = "adapters"
 _BASE_FOLDER = "base"
 
 
@@ -83,7 +83,7 @@ def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.
         raise ValueError(
             f"Expected a bundled model {list(BUNDLED_MODELS)}, a folder or a hub id, got {source!r}: no such folder"
         )
-    if local and not any((Path(source) / name).exists() for name in ("config.json", _ADAPTERS_FOLDER)):
+    if local and not any((Path(source) / name).exists() for name in ("config.json", ADAPTERS_FOLDER)):
         raise ValueError(f"Expected a model folder with a config.json, got {source!r}, which has none")
     notes = read_json(Path(source) / _POLICY_FILE) if (Path(source) / _POLICY_FILE).is_file() else {}
     weights = source
@@ -112,8 +112,8 @@ def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.
         precision=notes.get("precision", "float32"),
         gradient_checkpointing=bool(notes.get("gradient_checkpointing", False)),
     )
-    if (Path(source) / _ADAPTERS_FOLDER).is_dir():
-        adapters.load(model, Path(source) / _ADAPTERS_FOLDER)
+    if (Path(source) / ADAPTERS_FOLDER).is_dir():
+        adapters.load(model, Path(source) / ADAPTERS_FOLDER)
         policy.has_adapters = True
     value_head = Path(source) / _VALUE_HEAD_FILE
     if value_head.is_file():
@@ -139,7 +139,7 @@ def save(policy: Policy, folder: Path, *, merge: bool = False) -> None:
     apart = policy.has_adapters and not merge
     with quiet_loading():
         if apart:
-            adapters.save(policy.model, folder / _ADAPTERS_FOLDER)
+            adapters.save(policy.model, folder / ADAPTERS_FOLDER)
             if policy.source is None:
                 adapters.stripped(policy.model).save_pretrained(folder / _BASE_FOLDER)
         else:

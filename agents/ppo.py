@@ -16,10 +16,10 @@ OpenAI's code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -38,8 +38,13 @@ from agents.training import Algorithm
 class PPOConfig(RunConfig):
     """Settings of PPO."""
 
-    learning_rate: float = 3e-4
-    """Step size at the start; smaller than its siblings', since each batch is used for several steps."""
+    # Smaller steps than its siblings', since each batch is used for several.
+    IF_PRETRAINED: ClassVar[Mapping[str, float]] = {**RunConfig.IF_PRETRAINED, "learning_rate": 3e-4}
+    IF_FRESH: ClassVar[Mapping[str, float]] = {**RunConfig.IF_FRESH, "learning_rate": 1e-3}
+
+    learning_rate: float | None = None
+    """Step size at the start; smaller than its siblings', since each batch is used for several steps. None: 3e-4 where
+    the start model was pretrained, 1e-3 where its weights are random."""
     epochs: int = 2
     """Passes over each batch."""
     minibatch_size: int = 64
@@ -98,7 +103,7 @@ def update(
         Metrics.
     """
     mask = rollout.response_mask
-    kl_coef = config.kl_coef or 0.0
+    kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
     assert rollout.ref_log_probs is not None
     kl_price = kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask)
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
@@ -146,7 +151,7 @@ def update(
             normalizer=tokens,
         )
         entropy = masked_mean(now.entropies, counted, normalizer=tokens)
-        loss = policy_loss + config.value_coef * critic_loss - config.entropy_coef * entropy
+        loss = policy_loss + config.value_coef * critic_loss - entropy_coef * entropy
         if config.kl_credit == "loss":
             assert part.ref_log_probs is not None
             kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)

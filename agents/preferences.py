@@ -89,6 +89,9 @@ class PreferenceConfig:
     """Gradients are scaled down to this norm."""
     beta: float = 0.1
     """DPO's: how much reward a nat of log-ratio is. Bradley-Terry does not use it."""
+    chat_template: bool = False
+    """Whether prompts are read in the chat template of the model's tokenizer: for instruct models. The score that the
+    model becomes reads them in the same way."""
     seed: int = 0
     """Of the order of the pairs."""
 
@@ -97,6 +100,7 @@ class PreferenceConfig:
 
         Raises:
             ValueError: If one is out of range.
+            TypeError: If one is of the wrong type.
         """
         if self.method not in _METHODS:
             raise ValueError(f"Expected method to be one of {list(_METHODS)}, got {self.method!r}")
@@ -109,6 +113,8 @@ class PreferenceConfig:
                 raise ValueError(f"Expected {name} to be above 0, got {getattr(self, name)}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"Expected weight_decay to be at least 0, got {self.weight_decay}")
+        if not isinstance(self.chat_template, bool):
+            raise TypeError(f"Expected chat_template to be true or false, got {self.chat_template!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"Expected seed to be a whole number of at least 0, got {self.seed!r}")
 
@@ -238,9 +244,10 @@ def split_pairs(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
 class _Rows:
     """The two texts of each pair as tokens, made once. Text 2 i is pair i's chosen one, and 2 i + 1 the rejected."""
 
-    def __init__(self, policy: Policy, pairs: Sequence[Pair]) -> None:
+    def __init__(self, policy: Policy, pairs: Sequence[Pair], config: PreferenceConfig) -> None:
         texts = [(Example(pair.prompt), text) for pair in pairs for text in (pair.chosen, pair.rejected)]
-        rows, self.prompt_lengths = TextModel(policy).rows([one for one, _ in texts], [text for _, text in texts])
+        reader = TextModel(policy, config.chat_template)
+        rows, self.prompt_lengths = reader.rows([one for one, _ in texts], [text for _, text in texts])
         self.rows = [torch.tensor(row) for row in rows]
 
     def values(self, policy: Policy, places: Sequence[int]) -> Tensor:
@@ -315,7 +322,7 @@ def margins(policy: Policy, pairs: Sequence[Pair], trained: Trained) -> NDArray[
     Returns:
         `(pairs,)`.
     """
-    rows = _Rows(policy, pairs)
+    rows = _Rows(policy, pairs, trained.config)
     size = trained.config.micro_batch_size
     before = None if trained.reference is None else _reference_log_probs(trained.reference, rows, size)
     return _all_margins(policy, rows, trained.config, before)
@@ -357,7 +364,7 @@ def train(
     if config.method == "bradley_terry":
         torch.nn.init.zeros_(policy.value_head.weight)
         torch.nn.init.zeros_(policy.value_head.bias)
-    rows, held_out = _Rows(policy, pairs), _Rows(policy, validation)
+    rows, held_out = _Rows(policy, pairs, config), _Rows(policy, validation, config)
     before = held_out_before = None
     if reference is not None:
         before = _reference_log_probs(reference, rows, config.micro_batch_size)

@@ -12,7 +12,8 @@ up to the order in which floats are added. Everything here is a plain nothing wh
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,21 @@ from torch import Tensor, distributed
 
 if TYPE_CHECKING:
     from agents.rollout import Rollout
+
+
+class LostProcessError(RuntimeError):
+    """Another process has ended, so that those that are left cannot go on."""
+
+
+@contextmanager
+def _collective() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostProcessError(
+            f"Expected {count()} processes that train together, but one of them has ended: its own message says why "
+            f"({error})"
+        ) from error
 
 
 def start(device: str | None = None) -> str | None:
@@ -44,7 +60,7 @@ def start(device: str | None = None) -> str | None:
     except ImportError as error:
         raise ImportError('Several processes need Accelerate: pip install "textenvs[accelerate]"') from error
     state = accelerate.PartialState(cpu=device == "cpu")
-    return str(state.device)
+    return "cpu" if state.device.type == "cpu" else str(state.device)
 
 
 def count() -> int:
@@ -79,10 +95,12 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
         return
     trained = [one for one in parameters if one.requires_grad]
     flags = torch.tensor([one.grad is not None for one in trained], dtype=torch.int32, device=trained[0].device)
-    distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+    with _collective():
+        distributed.all_reduce(flags, distributed.ReduceOp.MAX)
     moved = [one for one, flag in zip(trained, flags.tolist(), strict=True) if flag]
     flat = torch.cat([(torch.zeros_like(one) if one.grad is None else one.grad).flatten().float() for one in moved])
-    distributed.all_reduce(flat)
+    with _collective():
+        distributed.all_reduce(flat)
     for one, gradient in zip(moved, flat.split([one.numel() for one in moved]), strict=True):
         one.grad = gradient.view_as(one).to(one.dtype)
 
@@ -99,7 +117,8 @@ def total(number: Tensor) -> Tensor:
     if count() == 1:
         return number
     summed = number.clone()
-    distributed.all_reduce(summed)
+    with _collective():
+        distributed.all_reduce(summed)
     return summed
 
 
@@ -115,7 +134,8 @@ def largest(numbers: list[int]) -> list[int]:
     if count() == 1:
         return numbers
     found = torch.tensor(numbers, device=_device())
-    distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    with _collective():
+        distributed.all_reduce(found, distributed.ReduceOp.MAX)
     return [int(one) for one in found.tolist()]
 
 
@@ -131,7 +151,8 @@ def sums(values: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, fl
     if count() == 1:
         return dict(values)
     everyone: list[Any] = [None] * count()
-    distributed.all_gather_object(everyone, dict(values))
+    with _collective():
+        distributed.all_gather_object(everyone, dict(values))
     added: dict[str, tuple[float, float]] = {}
     for one in everyone:
         for name, (first, second) in one.items():
@@ -152,7 +173,8 @@ def from_first(value: Any) -> Any:
     if count() == 1:
         return value
     box = [value]
-    distributed.broadcast_object_list(box, src=0)
+    with _collective():
+        distributed.broadcast_object_list(box, src=0)
     return box[0]
 
 
@@ -170,7 +192,8 @@ def gather(rollout: Rollout) -> Rollout:
     everyone: list[Any] = [None] * count()
     mine = {one.name: getattr(rollout, one.name) for one in fields(rollout)}
     host = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in mine.items()}
-    distributed.all_gather_object(everyone, host)
+    with _collective():
+        distributed.all_gather_object(everyone, host)
     device = rollout.input_ids.device
     # Examples are named by (group, turn) in each process; the numbers of another one must not meet them.
     offset = 0

@@ -158,7 +158,7 @@ def update(
         ValueError: If the baseline needs `prepare`, and it has not been called.
     """
     mask = rollout.response_mask
-    kl_coef = config.kl_coef or 0.0
+    kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
     assert rollout.ref_log_probs is not None
     kl_price = kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask)
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
@@ -184,7 +184,7 @@ def update(
             weighted = now.log_probs * advantages[rows, :steps]
             policy_loss = -sequence_mean(weighted, counted, normalizer=mask.any(dim=1).sum())
         entropy = masked_mean(now.entropies, counted, normalizer=tokens)
-        loss = policy_loss - config.entropy_coef * entropy
+        loss = policy_loss - entropy_coef * entropy
         terms = {"policy_loss": policy_loss, "entropy": entropy}
         if config.baseline == "value":
             terms["value_loss"] = value_loss(now.values, returns[rows, :steps], counted, normalizer=tokens)

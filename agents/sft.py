@@ -6,9 +6,10 @@ Source: the first stage of Ouyang et al. (2022), Training language models to fol
 arXiv:2203.02155, section 3.5.
 
 What differs from the usual recipe: the demonstrations are the environment's own (its prompts, tokenised and cut as in
-an episode, and its budget), so that the policy learns exactly the states that it will act in; the loss is a mean over
-the tokens of a batch, and prompts have no part in it; training stops when the validation loss no longer falls, and the
-weights of the best epoch are kept; and beside the perplexity stands the task's score, of the policy's own samples.
+an episode, its budget, and its replies between several turns), so that the policy learns exactly the states that it
+will act in; the loss is a mean over the tokens of a batch, and prompts and replies have no part in it; training stops
+when the validation loss no longer falls, and the weights of the best epoch are kept; and beside the perplexity stands
+the task's score, of the policy's own samples.
 """
 
 from __future__ import annotations
@@ -214,7 +215,7 @@ def fine_tune(
     Raises:
         ValueError: If the task has no demonstrations, or a folder holds another run.
     """
-    config = SFTConfig() if config is None else config
+    config = (SFTConfig() if config is None else config).filled_in(policy.pretrained)
     folder = None if folder is None else Path(folder)
     if folder is not None and (folder / "metrics.jsonl").exists():
         raise ValueError(f"Expected a new folder for this run, got {str(folder)!r}, which holds another run")
@@ -242,6 +243,8 @@ def fine_tune(
                 on_epoch(row)
             if row["validation_perplexity"] < best:
                 best, since, weights = row["validation_perplexity"], 0, _weights(policy)
+                if epoch:
+                    policy.pretrained = True  # what reinforcement learning starts from is worth staying near
                 if folder is not None:
                     _save(folder, policy, config, seed, env, env_kwargs, row)
             else:
@@ -307,7 +310,6 @@ def _save(
     env_kwargs: Mapping[str, Any] | None,
     row: dict[str, float],
 ) -> None:
-    policy.pretrained = True
     policy.save_pretrained(folder / "policy")
     kwargs = {key: value if _is_json(value) else repr(value) for key, value in (env_kwargs or {}).items()}
     state = {"config": config.to_dict(), "seed": seed, "env": env, "env_kwargs": kwargs, "best": row}

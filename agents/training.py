@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from agents import checkpoints
+from agents import checkpoints, processes
 from agents.bonuses import Bonuses
 from agents.config import RunConfig
 from agents.evaluation import Evaluation, EvaluationPlan, evaluate, held_out_scores, prompt_texts, reference_log_probs
@@ -45,8 +45,6 @@ ALARM_WINDOW = 20
 """Updates over which the score and the held-out metric are compared."""
 
 _LOG = logging.getLogger(__name__)
-PRETRAINED_KL_COEF = 0.015
-"""What `kl_coef=None` means for a start model whose weights are not random."""
 
 Update = Callable[[Policy, torch.optim.Optimizer, Rollout, Any, torch.Generator], dict[str, float]]
 Prepare = Callable[["Agent", Rollout], Rollout]
@@ -128,7 +126,7 @@ class Agent:
         reference: The policy that KL is measured to; None takes a copy of `policy` as it is now.
 
     Attributes:
-        config: The settings, with what was left open (`kl_coef=None`) filled in.
+        config: The settings, with what was left open (`None`) filled in, see `OptimizerConfig.filled_in`.
         timesteps: Tokens played so far.
         updates: Updates made so far.
         seconds: Seconds that they took.
@@ -152,9 +150,12 @@ class Agent:
         self.algorithm = algorithm
         self.policy = policy
         self.reference = policy.frozen_copy() if reference is None else reference
-        if config.kl_coef is None:  # KL to random weights means nothing, and its price would hold the policy to them
-            config = replace(config, kl_coef=PRETRAINED_KL_COEF if self.reference.pretrained else 0.0)
-        self.config = config
+        self.config = config = config.filled_in(self.reference.pretrained)
+        if not self.reference.pretrained:
+            _LOG.info(
+                "The start model has random weights: kl_coef %s, entropy_coef %s, learning_rate %s",
+                *(config.kl_coef, config.entropy_coef, config.learning_rate),
+            )
         if getattr(config, "critic", "shared") == "separate":
             policy.separate_critic()
         self.seed = seed
@@ -166,7 +167,7 @@ class Agent:
                 )
             self.env = env
         else:
-            self.env = self._new_env(config.num_envs, group_size=config.group_size)
+            self.env = self._new_env(self._own(config.num_envs, "num_envs"), group_size=config.group_size)
         gamma = make_payout(self.env.setting.payout, 1, policy.tokenizer).gamma
         if gamma is not None and gamma != config.gamma:
             raise ValueError(
@@ -188,6 +189,12 @@ class Agent:
         self.bonuses = Bonuses(config.bonuses, self.reference, seed)
         held_out = self.env.task.held_out_reward
         self._held_out = None if held_out is None else make_reward(held_out)
+
+    def _own(self, whole: int, name: str) -> int:
+        """This process's part of a number that all processes share."""
+        if whole % processes.count():
+            raise ValueError(f"Expected {name} to be a multiple of the {processes.count()} processes, got {whole}")
+        return whole // processes.count()
 
     def make_env(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
         """Lanes of the agent's environment, with the policy's tokenizer, for `collect` and `evaluate`.
@@ -274,18 +281,20 @@ class Agent:
         for name, count in (("total_timesteps", total_timesteps), ("keep_checkpoints", keep_checkpoints)):
             if count < 1:
                 raise ValueError(f"Expected {name} to be at least 1, got {count}")
+        first = processes.rank() == 0  # of several processes, the others only play and learn
         started = saved = time.perf_counter()
         with (
-            nullcontext() if folder is None else self._open(Path(folder), wandb_project) as run,
-            _progress(total_timesteps, self.timesteps, progress_bar) as bar,
+            self._open(Path(folder), wandb_project) if folder is not None and first else nullcontext() as run,
+            _progress(total_timesteps, self.timesteps, progress_bar and first) as bar,
             Interrupts() as interrupts,
         ):
             try:
                 while True:
                     now = time.perf_counter()
-                    ended = self.timesteps >= total_timesteps or (
-                        max_seconds is not None and now - started >= max_seconds
-                    )
+                    late = max_seconds is not None and now - started >= max_seconds
+                    over, signalled = processes.largest([int(late), interrupts.requested])
+                    interrupts.answer(signalled)
+                    ended = over > 0 or self.timesteps >= total_timesteps
                     improved = False
                     if evaluation is not None:
                         with interrupts.at_once():
@@ -298,10 +307,9 @@ class Agent:
                     row = self._iterate(self.timesteps / total_timesteps)
                     if run is not None:
                         run.write_metrics(self.timesteps, row)
-                    if on_update is not None:
+                    if on_update is not None and first:
                         on_update({"timesteps": self.timesteps, **row})
                     _show(bar, self.timesteps, row)
-                    interrupts.check()
             finally:
                 if run is not None:
                     self._save(run, keep_checkpoints)
@@ -336,7 +344,8 @@ class Agent:
         before = last["timesteps"] / total_timesteps if last else None
         splits = plan.splits(self.timesteps / total_timesteps, before, ended=ended)
         sampling = plan.sampling(self.config.temperature)
-        for split in splits:
+        score = 0.0
+        for split in splits if processes.rank() == 0 else ():
             found = self.evaluate(plan.episodes, split=split, **sampling)
             if run is not None:
                 run.write_evaluation(self.timesteps, split, found, {"episodes": plan.episodes, **sampling})
@@ -346,6 +355,7 @@ class Agent:
                 score = found.score
         if not splits:
             return False
+        score = float(processes.from_first(score))
         best = max(score, float(last.get("best", score)))
         # In one assignment: a signal may come before it, and then the evaluation is made again, or after it.
         self.memory["evaluated"] = {"timesteps": self.timesteps, "score": score, "best": best}
@@ -361,17 +371,20 @@ class Agent:
         env_seed, policy_seed = (
             int(one) for one in np.random.SeedSequence([self.seed, self.updates]).generate_state(2, np.uint64) >> 1
         )
-        generator = torch.Generator(self.policy.device).manual_seed(policy_seed)
+        generator = playing = torch.Generator(self.policy.device).manual_seed(policy_seed)
+        if processes.count() > 1:  # each plays with its own; what is drawn in the update is the same in all
+            own = np.random.SeedSequence([self.seed, self.updates, processes.rank()]).generate_state(1, np.uint64)
+            playing = torch.Generator(self.policy.device).manual_seed(int(own[0] >> 1))
         config = self.config
         reward = self.env.setting.reward
         reward.update(progress=progress)
         rollout = collect(
             self.env,
             self.policy,
-            config.episodes_per_update,
-            seed=env_seed,
+            self._own(config.episodes_per_update, "episodes_per_update"),
+            seed=env_seed + processes.rank() * self.env.num_envs,
             temperature=config.temperature,
-            generator=generator,
+            generator=playing,
         )
         played = time.perf_counter()
         rollout = replace(
@@ -380,6 +393,7 @@ class Agent:
                 self.reference, rollout, temperature=config.temperature, micro_batch_size=config.micro_batch_size
             ),
         )
+        rollout = processes.gather(rollout)
         self._whole = False
         rollout, paid = self.bonuses.pay(rollout, self.policy)
         row = {**self._describe(rollout), **paid}
@@ -402,7 +416,7 @@ class Agent:
         row.update(
             {
                 "kl_coef": config.kl_coef or 0.0,
-                "entropy_coef": config.entropy_coef,
+                "entropy_coef": config.entropy_coef or 0.0,
                 "learning_rate": learning_rate,
                 "skipped_steps": float(skipped(self.optimizer)),
                 "tokens_per_second": rollout.num_tokens / (ended - started),
@@ -443,7 +457,7 @@ class Agent:
         elif config.kl_limit is not None:
             kl_coef = limited_kl_coef(kl_coef, kl, config.kl_limit)
         factor = schedule(config.entropy_schedule, progress, config.entropy_final)
-        return replace(config, kl_coef=kl_coef, entropy_coef=config.entropy_coef * factor)
+        return replace(config, kl_coef=kl_coef, entropy_coef=(config.entropy_coef or 0.0) * factor)
 
     def _describe(self, rollout: Rollout) -> dict[str, float]:
         """What a rollout looks like, before anything is learned from it."""

@@ -8,6 +8,9 @@ COMMANDS = (
     "env",
     "rewards",
     "tasks",
+    "rollout",
+    "update",
+    "iteration",
     "sentiment",
     "preferences",
     "policies",
@@ -15,6 +18,8 @@ COMMANDS = (
     "faults",
     "learn",
     "report",
+    "learning",
+    "warm_start",
 )
 
 

@@ -39,7 +39,7 @@ class Arguments:
     """Which environments; none: every one whose task speaks the bundled model's tokenizer, TextGen-v0 aside."""
     starts: tuple[str, ...] = STARTS
     """"bundled": the bundled model as it is; "warm": after fine-tuning on demonstrations."""
-    tokens: int = 60_000
+    tokens: int = 40_000
     """Budget of a run of PPO, in tokens."""
     episodes_per_update: int = 64
     """Episodes of an update: half the default, for more updates in a minute."""
@@ -49,7 +49,7 @@ class Arguments:
     """How often it sees each."""
     sft_learning_rate: float = 2e-3
     """Its step size."""
-    episodes: int = 150
+    episodes: int = 100
     """Test episodes before and after."""
     seed: int = 0
     """Decides everything that is random."""

@@ -156,3 +156,79 @@ def write(output: Path, results: dict[str, Any], text: str) -> None:
     output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     output.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def compared(cases: Sequence[Case], rounds: int, seconds: float, base: str) -> list[dict[str, Any]]:
+    """Measure cases side by side, each also as a ratio to one of them.
+
+    Args:
+        cases: What to measure, each with a label "who".
+        rounds: How often each has its turn, after one to warm up.
+        seconds: How long a turn lasts at least.
+        base: Who the others are compared with.
+
+    Returns:
+        For each case its labels, "tokens_per_second" of the processor's time and of the clock's, and "ratio".
+    """
+    take_turns(cases, rounds, seconds)
+    other = next(case for case in cases if case.labels["who"] == base)
+    rows = []
+    for case in cases:
+        row = {
+            **case.labels,
+            "tokens_per_second": statistics.median(case.speeds),
+            "clock_tokens_per_second": statistics.median(case.clock_speeds),
+            "ratio": ratio(case, other),
+            "to": base,
+        }
+        print(f"{row}", flush=True)
+        rows.append(row)
+    return rows
+
+
+def compared_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What `compared` found, in Markdown.
+
+    Args:
+        rows: Its results, of one shape.
+
+    Returns:
+        The lines of a table.
+    """
+    return table(
+        ["", "tokens a CPU-second", "a second", f"times {rows[0]['to']}", "least to most"],
+        [
+            [
+                row["who"],
+                f"{row['tokens_per_second']:,.0f}",
+                f"{row['clock_tokens_per_second']:,.0f}",
+                f"{row['ratio']['median']:.2f}",
+                f"{row['ratio']['least']:.2f} to {row['ratio']['most']:.2f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def heading(title: str, results: dict[str, Any]) -> list[str]:
+    """How a page of results begins: title, command and machine.
+
+    Args:
+        title: Of the page.
+        results: With "command", "machine" and "rounds".
+
+    Returns:
+        Lines of Markdown.
+    """
+    about = results["machine"]
+    versions = ", ".join(f"{name} {about[name]}" for name in ("torch", "transformers") if name in about)
+    return [
+        f"# {title}",
+        "",
+        f"    {results['command']}",
+        "",
+        f"{about['cpu']} ({about['architecture']}), {about['cores']} cores, one thread; load when it began: "
+        f"{about['load']}. Python {about['python']}, {versions}. Medians of {results['rounds']} interleaved rounds, "
+        "ratios taken within each round, of the processor's time.",
+        "",
+    ]

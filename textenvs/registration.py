@@ -39,7 +39,7 @@ ENVS: dict[str, Registration] = {
     "TextGen/Brackets-v0": Registration({"task": "brackets"}, 0.906569),
     "TextGen/Arithmetic-v0": Registration({"task": "arithmetic"}, 0.906241),
     "TextGen/Length-v0": Registration({"task": "length"}, 0.916646),
-    "TextGen/Dialogue-v0": Registration({"task": "dialogue"}, 0.889429),
+    "TextGen/Dialogue-v0": Registration({"task": "dialogue"}, 0.900242),
     "TextGen/SummarizeExtractive-v0": Registration({"task": "summarize_extractive"}, 0.900113),
     "TextGen/SummarizeAbstractive-v0": Registration({"task": "summarize_abstractive"}, 0.901273),
     "TextGen/Translate-v0": Registration({"task": "translate"}, 0.908476),
@@ -47,7 +47,7 @@ ENVS: dict[str, Registration] = {
     "TextGen/Classify-v0": Registration({"task": "classify"}, 0.9),
     "TextGen/Recommend-v0": Registration({"task": "recommend"}, 0.9),
     "TextGen/Sentiment-v0": Registration({"task": "sentiment"}, 0.14685),
-    "TextGen/Write-v0": Registration({"task": "write"}, 0.912331),
+    "TextGen/Write-v0": Registration({"task": "write"}, 0.905689),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,9 @@ from safetensors.torch import load_file
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from agents import PPO, Policy, load
+from agents import PPO, Policy, load, preferences
 from agents.evaluation import held_out_scores
+from agents.policy_files import ADAPTERS_FOLDER
 from agents.preferences import RECORD
 from agents.scores import (
     BERTScore,
@@ -251,6 +253,51 @@ def test_lm_of_a_real_model_on_a_story(stories260k, shared_data):
     assert -3.0 < score < -0.5  # it knows such stories: a uniform guess would be -6.2
     shuffled = " " + " ".join(sorted(words[8:40]))
     assert LanguageModelScore(stories260k).score(Example(prompt), shuffled) < score - 1
+
+
+@pytest.fixture(scope="module")
+def chatty(folders) -> Path:
+    """A model whose tokenizer has a chat template."""
+    folder = folders / "chatty"
+    shutil.copytree(folders / "qwen2-bundled", folder)
+    template = "{{ bos_token }}{% for one in messages %}{{ one.role }}: {{ one.content }}\n{% endfor %}assistant:"
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return folder
+
+
+def test_lm_reads_a_prompt_in_a_chat_template(chatty):
+    asked, written = Example("Who lived there?"), Example("user: Who lived there?\nassistant:")
+    plain, chat = LanguageModelScore(chatty), LanguageModelScore(chatty, chat_template=True)
+    assert chat.score(asked, RESPONSE) == pytest.approx(plain.score(written, RESPONSE), abs=1e-12)
+    assert chat.score(asked, RESPONSE) != pytest.approx(plain.score(asked, RESPONSE), abs=1e-3)
+    check_reward({"lm": {"model": str(chatty), "chat_template": True}}, max_examples=4)
+
+
+@pytest.mark.parametrize("method", ["bradley_terry", "dpo"])
+def test_a_preference_model_reads_as_it_was_trained(chatty, tmp_path, method):
+    pairs = [preferences.Pair(f"Is it {word}?", " yes it is", " no") for word in ("red", "big", "old")]
+    config = preferences.PreferenceConfig(method=method, epochs=1, chat_template=True)
+    policy = Policy.from_pretrained(chatty, device="cpu")
+    trained = preferences.train(policy, pairs, pairs, config)
+    margins = preferences.margins(policy, pairs, trained) / trained.temperature
+    preferences.save(tmp_path / "model", policy, trained, None)
+    score = (PreferenceScore if method == "bradley_terry" else LogRatioScore)(tmp_path / "model")
+    for pair, margin in zip(pairs, margins, strict=True):
+        chosen, rejected = (score.score(Example(pair.prompt), text) for text in (pair.chosen, pair.rejected))
+        assert chosen - rejected == pytest.approx(margin, rel=1e-3, abs=1e-3)
+
+
+def test_no_chat_without_a_template(folders):
+    reward = LanguageModelScore(folders / "qwen2-bundled", chat_template=True)
+    with pytest.raises(ValueError, match="Expected a model whose tokenizer has a chat template"):
+        reward.score(EXAMPLE, RESPONSE)
+    with pytest.raises(TypeError, match="Expected chat_template to be true or false, got 1"):
+        LanguageModelScore(chat_template=1)
+
+
+def test_a_folder_of_adapters_is_a_model(tmp_path):
+    (tmp_path / ADAPTERS_FOLDER).mkdir()
+    assert LanguageModelScore(tmp_path).model == str(tmp_path)
 
 
 def test_stretches_are_spelled_as_whole_texts_are(folders, stories260k, shared_data):

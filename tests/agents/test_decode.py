@@ -1,0 +1,134 @@
+"""The graph of a decode step: the same bits as without it, and nothing stale."""
+
+import copy
+import logging
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from agents import collect, decode
+from agents.decode import StepGraph
+from agents.lane_cache import CachedContext, FullContext
+from tests.agents.conftest import ARCHITECTURES, make_policy
+from tests.agents.test_rollout import lanes
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """A graph at the second step, and not after hundreds."""
+    monkeypatch.setattr(decode, "WORTH_IT", 2)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_the_graph_gives_the_bits_of_the_step_and_the_states_of_a_full_forward(kind):
+    policy = make_policy(kind, seed=3)
+    rows = np.random.default_rng(0).integers(3, 10, size=(4, 90))
+    starts = np.array([3, 1, 7, 4])
+    with_graph, without = policy.context(4, 90), CachedContext(policy.model, 4)
+    full = FullContext(policy.model, 4)
+    for step in range(80):  # beyond the first growth of the cache
+        lengths = starts + step
+        got = with_graph.extend(rows, lengths)
+        assert torch.equal(got, without.extend(rows, lengths))
+        torch.testing.assert_close(got, full.extend(rows, lengths), atol=1e-5, rtol=1e-5)
+    assert policy._step_graph._graph is not None
+    # Lanes are dropped, one starts again, and one idles.
+    kept = np.array([2, 0, 3])
+    rows, lengths = rows[kept], (starts + 79)[kept]
+    for context in (with_graph, without, full):
+        context.keep(kept)
+        context.reset(np.array([1]))
+    lengths[1] = 4
+    for moved in ([1, 1, 1], [1, 1, 0], [0, 1, 1]):
+        lengths = lengths + np.array(moved)
+        got, bits = with_graph.extend(rows, lengths), without.extend(rows, lengths)
+        new = np.flatnonzero(moved)  # what the others give means nothing
+        assert torch.equal(got[new], bits[new])
+        torch.testing.assert_close(got[new], full.extend(rows, lengths)[new], atol=1e-5, rtol=1e-5)
+
+
+def test_a_rollout_is_the_same_with_and_without(monkeypatch):
+    rollouts = []
+    for worth_it in (2, 10**9):
+        monkeypatch.setattr(decode, "WORTH_IT", worth_it)
+        policy = make_policy(seed=1)
+        for seed in (0, 1):
+            rollout = collect(lanes(), policy, 12, seed=seed, generator=torch.Generator().manual_seed(seed))
+        assert (policy._step_graph._graph is not None) == (worth_it == 2)
+        rollouts.append(rollout)
+    for name in ("input_ids", "log_probs", "values", "rewards"):
+        assert torch.equal(getattr(rollouts[0], name), getattr(rollouts[1], name))
+
+
+def test_the_graph_reads_weights_as_they_are():
+    """Learned in place, put elsewhere, or a layer exchanged: the next rollout has them."""
+    policy = make_policy()
+    collect(lanes(), policy, 8, seed=0)
+    graph = policy._step_graph._graph
+    assert graph is not None
+
+    def differs_not():
+        rollout = collect(lanes(), policy, 8, seed=1)
+        again = policy.evaluate(rollout.input_ids, rollout.positions, rollout.response_mask)
+        torch.testing.assert_close(again.log_probs, rollout.log_probs, atol=1e-5, rtol=1e-5)
+
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    differs_not()
+    assert policy._step_graph._graph is graph
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.data = parameter.data * 1.5
+    differs_not()
+    policy.model.model.layers[0].mlp.up_proj = torch.nn.Linear(32, 48, bias=False)
+    differs_not()
+    assert policy._step_graph._graph is not graph
+
+
+def test_copies_have_no_graph():
+    policy = make_policy()
+    collect(lanes(), policy, 8, seed=0)
+    assert policy._step_graph._graph is not None
+    assert copy.deepcopy(policy)._step_graph._graph is None
+    assert policy.frozen_copy()._step_graph._graph is None
+    assert pickle.loads(pickle.dumps(policy._step_graph))._graph is None
+    assert not any("graph" in name for name in policy.state_dict())
+
+
+def test_a_step_that_decides_in_python_gets_no_graph(caplog):
+    """A model whose numbers depend on a tensor's value in Python, as a mixture of experts' do."""
+    policy = make_policy()
+    mlp = policy.model.model.layers[0].mlp
+    plain = mlp.forward
+    mlp.forward = lambda x: plain(x) if x.sum() > 0 else -plain(x)
+    policy._step_graph = StepGraph()
+    logger = logging.getLogger("agents")
+    logger.addHandler(caplog.handler)
+    try:
+        rollout = collect(lanes(), policy, 8, seed=0)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert policy._step_graph._graph is None
+    assert policy._step_graph._refused
+    assert "takes its decode steps without a graph" in caplog.text
+    assert len(rollout) == 8
+
+
+def test_numbers_that_differ_are_refused(monkeypatch):
+    policy = make_policy()
+    policy._step_graph = StepGraph()
+    traced = torch.jit.trace
+
+    class Off:
+        def __init__(self, graph):
+            self.graph = graph
+
+        def __call__(self, *inputs):
+            return self.graph(*inputs) + (1e-6 if inputs[0].shape[0] == 5 else 0.0)
+
+    monkeypatch.setattr(torch.jit, "trace", lambda *args, **kwargs: Off(traced(*args, **kwargs)))
+    collect(lanes(), policy, 8, seed=0)
+    assert policy._step_graph._refused
