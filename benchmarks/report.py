@@ -260,11 +260,13 @@ def joined_curves(curves: list[list[list[float]]], column: int, points: int = 60
 
 
 def markdown(head: list[str], parts: list[Section]) -> str:
-    """The report without its pictures."""
+    """The report without its pictures, and without the sections that are nothing else."""
     lines = [f"# {head[0]}", ""]
     for one in head[1:]:
         lines += [one, ""]
     for part in parts:
+        if part.picture is not None and part.table is None:
+            continue
         lines += [f"## {part.title}", ""]
         for paragraph in part.text:
             lines += [paragraph, ""]

@@ -190,16 +190,16 @@ register_task("pairs_for_comparison", Pairs)
 SETTINGS = {"task": "pairs_for_comparison", "reward": count_good, "max_new_tokens": 6}
 
 
-def small_comparison(**changes):
+def small_comparison(names=("mu",), **changes):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install textenvs[benchmarks]")
-    models = {"mu": make_policy(seed=1), "pi": make_policy(seed=2), "mu again": make_policy(seed=1)}
+    models = {name: make_policy(seed=2 if name == "pi" else 1) for name in names}
     settings = {"num_episodes": 40, "env_kwargs": SETTINGS, "folds": 5, **changes}
     return compare(models, "TextGen-v0", **settings)
 
 
 @pytest.fixture(scope="module")
 def comparison():
-    return small_comparison()
+    return small_comparison(("mu", "pi", "mu again"))
 
 
 def test_a_model_equals_itself_and_differences_are_those_of_the_scores(comparison):
@@ -390,15 +390,17 @@ def test_the_command_compares_a_run_with_its_start(tmp_path, capsys):
     from agents import PPO
 
     agent = PPO("tiny", "TextGen-v0", seed=0, num_envs=8, episodes_per_update=8, device="cpu")
-    agent.learn(1, folder=tmp_path / "run")
+    agent.save(tmp_path / "run")
     words = ["compare", "--models", "start=tiny", str(tmp_path / "run"), "--episodes", "5", "--device", "cpu",
              "--max-new-tokens", "4"]  # fmt: skip
     main([*words, "--output", str(tmp_path / "page")])
     shown = capsys.readouterr().out
     assert "Minus start, on the same prompts" in shown
     assert (tmp_path / "page" / "comparison.html").is_file()
-    main([*words, "--output", str(tmp_path / "other"), "--json"])
-    assert [model["name"] for model in json.loads(capsys.readouterr().out)["models"]] == ["start", "run"]
+    kept = json.loads((tmp_path / "page" / "comparison.json").read_text(encoding="utf-8"))
+    main(["compare", "--models", "tiny", *words[4:], "--output", str(tmp_path / "other"), "--json"])
+    (alone,) = json.loads(capsys.readouterr().out)["models"]
+    assert {**alone, "name": "start"} == kept["models"][0]
 
 
 def test_names_of_models():
