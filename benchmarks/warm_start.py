@@ -40,7 +40,7 @@ class Arguments:
     """Demonstrations in one of SFT's steps: with so few of them, there are few steps in a pass."""
     sft_learning_rate: float = 2e-3
     """Step size of SFT."""
-    tokens: int = 60_000
+    tokens: int = 200_000
     """Budget of PPO, in tokens."""
     episodes_per_update: int = 64
     """Episodes of each of PPO's updates, and lanes; its other settings are the defaults."""
