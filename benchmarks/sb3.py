@@ -4,6 +4,7 @@ PPO, A2C and sb3-contrib's MaskablePPO get a small model with random weights thr
 `TextGen/Copy-v0`, paid at every token. MaskablePPO may write letters and EOS alone, which is all but "=". A run stops
 at 0.9 of the normalised score, on average over the last 500 episodes.
 
+    pip install sb3-contrib
     python -m benchmarks sb3
 """
 
@@ -26,7 +27,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import textenvs
 from agents import Policy
-from agents.sb3 import MaskableTransformerPolicy, TextGenVecEnv, TransformerPolicy
+from agents.sb3 import TextGenVecEnv, TransformerPolicy
 
 RESULTS = Path(__file__).parent / "results"
 EPISODES = 500
@@ -92,12 +93,16 @@ def run(name: str, seed: int, of: Arguments) -> dict[str, Any]:
     envs = TextGenVecEnv(
         gym.make_vec("TextGen/Copy-v0", num_envs=of.num_envs, autoreset_mode="SameStep", **kwargs)  # type: ignore[arg-type]
     )
-    if masked:
-        from sb3_contrib import MaskablePPO as Algorithm
+    algorithm: Any
+    policy: Any
+    if masked:  # of a package of its own
+        from sb3_contrib import MaskablePPO as algorithm
+
+        from agents.sb3 import MaskableTransformerPolicy as policy
     else:
-        Algorithm = getattr(stable_baselines3, name)
-    agent = Algorithm(
-        MaskableTransformerPolicy if masked else TransformerPolicy,
+        algorithm, policy = getattr(stable_baselines3, name), TransformerPolicy
+    agent = algorithm(
+        policy,
         envs,
         policy_kwargs={"model": Policy.fresh(task.default_tokenizer, seed=seed, device="cpu")},
         seed=seed,
