@@ -20,6 +20,7 @@ COMMANDS = (
     "report",
     "learning",
     "warm_start",
+    "sb3",
 )
 
 
