@@ -93,8 +93,8 @@ class EnvironmentArguments:
         if self.curriculum is not None:
             try:
                 kwargs["curriculum"] = json.loads(self.curriculum)
-            except ValueError as error:
-                raise ValueError(f"Expected --curriculum to be true or JSON, got {self.curriculum!r}") from error
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"Expected --curriculum to be true or JSON, got {self.curriculum[:200]!r}") from error
         if self.prompts is not None:
             settings = {"prompt": self.prompt_field, "prompt_tokens": self.prompt_tokens}
             kwargs["task"] = {"dataset": {"path": str(self.prompts), **settings}}
@@ -393,7 +393,7 @@ def train(arguments: Any) -> None:
             print(f"\nStopped. {_goes_on(folder)}", file=sys.stderr)
         raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else stop.code) from None
     except (RewardError, NonFiniteError, LostProcessError, OSError) as error:
-        print(f"\n{error}\n{_goes_on(folder)}", file=sys.stderr)
+        print(render.visible(f"\n{error}\n{_goes_on(folder)}"), file=sys.stderr)
         raise SystemExit(1) from error
     if processes.rank() > 0:
         return
@@ -688,8 +688,8 @@ def _name_or_json(text: str) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"Expected a name or JSON, got {text!r}, which could not be read: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"Expected a name or JSON, got {text[:200]!r}, which could not be read: {error}") from error
 
 
 def _option(argv: Sequence[str], name: str) -> str | None:
@@ -785,7 +785,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("\nStopped.", file=sys.stderr)
         raise SystemExit(130) from None
     except (RewardError, NonFiniteError, ValueError, TypeError, ImportError, OSError, gym.error.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(render.visible(f"error: {error}"), file=sys.stderr)
         raise SystemExit(2) from error
 
 

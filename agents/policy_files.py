@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 from transformers import (
@@ -97,7 +98,7 @@ def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.
             auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
             model = auto.from_pretrained(weights, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         name = "the folder" if local else f"no such folder or bundled model {list(BUNDLED_MODELS)}, so the hub id"
         raise ValueError(
             f"Expected a language model that loads from safetensors, got {name} {weights!r}: {error}"

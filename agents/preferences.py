@@ -201,7 +201,7 @@ def load_pairs(
         where = f"line {number} of {str(path)!r}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"Expected {where} to be a JSON object, but it could not be read: {error}") from error
         if not isinstance(row, dict):
             raise ValueError(f"Expected {where} to be a JSON object, got {type(row).__name__}")

@@ -16,6 +16,7 @@ COMMANDS = (
     "policies",
     "language",
     "faults",
+    "fuzz",
     "learn",
     "report",
     "learning",

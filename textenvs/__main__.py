@@ -234,8 +234,10 @@ def _name_or_json(name: str, text: str) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"Expected --{name.replace('_', '-')} to be a name or JSON, got {text!r}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"Expected --{name.replace('_', '-')} to be a name or JSON, got {text[:200]!r}: {error}"
+        ) from error
 
 
 def _shown(setting: Any) -> str:

@@ -56,6 +56,10 @@ class Table(ABC):
         """Read one row again, by the place that `scan` gave."""
 
 
+LONGEST_LINE = 1 << 26
+"""Bytes of the longest line that is read. A whole file without a line break would fill the memory."""
+
+
 class _TextTable(Table):
     """A file of text, line by line.
 
@@ -85,7 +89,12 @@ class _TextTable(Table):
     def _lines(self, file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
         """The place, the number and the bytes of each line. A byte order mark at the start is left out."""
         place = number = 0
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+            if len(line) > LONGEST_LINE:
+                raise ValueError(
+                    f"Expected lines of at most {LONGEST_LINE:,} bytes, with line breaks between, got a longer one: "
+                    f"line {number} of {self.name}"
+                )
             skipped = len(codecs.BOM_UTF8) if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
             yield place + skipped, number, line[skipped:]
             place += len(line)

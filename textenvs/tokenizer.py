@@ -403,7 +403,7 @@ def _named_special_tokens(folder: Path) -> dict[str, str]:
             continue
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"Expected {str(file)!r} to hold JSON, but it could not be read: {error}") from error
         if not isinstance(config, dict):
             raise ValueError(f"Expected {str(file)!r} to hold a JSON object, got {type(config).__name__}")

@@ -240,7 +240,7 @@ def _load(file: Path, written: int) -> NgramModel:
             for word, count in zip(pairs[::2], pairs[1::2], strict=True):
                 counts[(*before, int(word))] = int(count)
         return NgramModel([str(word) for word in model["words"]], counts)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"Expected {str(file)!r} to hold an n-gram model, but it could not be read: {error}"
         ) from error
