@@ -32,11 +32,15 @@ METHODS = ("start model", "SFT", "PPO", "SFT, then PPO")
 class Arguments:
     """Compare SFT, PPO, and one after the other."""
 
-    demonstrations: int = 128
+    demonstrations: int = 256
     """Examples of the train split that SFT sees."""
-    epochs: int = 10
+    epochs: int = 16
     """Passes over them at most."""
-    tokens: int = 60_000
+    batch_size: int = 16
+    """Demonstrations in one of SFT's steps: with so few of them, there are few steps in a pass."""
+    sft_learning_rate: float = 2e-3
+    """Step size of SFT."""
+    tokens: int = 200_000
     """Budget of PPO, in tokens."""
     episodes_per_update: int = 64
     """Episodes of each of PPO's updates, and lanes; its other settings are the defaults."""
@@ -102,7 +106,13 @@ def run(env: str, seed: int, of: Arguments) -> list[dict[str, Any]]:
     alone.learn(of.tokens)
     note("PPO", alone, 0, started)
     policy = Policy.from_pretrained("tiny", device="cpu")
-    config = SFTConfig(demonstrations=of.demonstrations, epochs=of.epochs, eval_episodes=0)
+    config = SFTConfig(
+        demonstrations=of.demonstrations,
+        epochs=of.epochs,
+        batch_size=of.batch_size,
+        learning_rate=of.sft_learning_rate,
+        eval_episodes=0,
+    )
     started = time.perf_counter()
     fine_tune(policy, env, config=config, seed=seed)
     warm = ppo(policy)

@@ -296,7 +296,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
 
     Example:
         >>> import gymnasium as gym, textenvs
-        >>> env = gym.make("TextGen-v0", max_new_tokens=8)
+        >>> env = gym.make("TextGen-v0", reward="length", max_new_tokens=8)
         >>> observation, info = env.reset(seed=0)
         >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
         >>> sorted(info)

@@ -1,10 +1,8 @@
 """Training under a curriculum: the level rises, is logged, and goes on from a checkpoint."""
 
-import json
-
 import pytest
 
-from agents import PPO, REINFORCE, checkpoints, load
+from agents import PPO, REINFORCE, load
 from agents.__main__ import main
 from agents.policy import Policy
 from textenvs.tokenizer import make_tokenizer
@@ -55,9 +53,9 @@ def test_on_the_command_line(tmp_path, capsys):
         "--eval-episodes", "4", "--samples", "1", "--num-envs", "8", "--episodes-per-update", "8",
     ]  # fmt: skip
     main([*words, "--curriculum", '{"window": 8}', "--output", str(tmp_path / "run")])
-    state = json.loads((checkpoints.find(tmp_path / "run").path / "agent.json").read_text())
-    assert state["curriculum"]["level"] == 1
-    assert state["env_kwargs"]["curriculum"] == {"window": 8}
+    agent = load(tmp_path / "run")
+    assert agent.env.curriculum.level == 1
+    assert agent.env_kwargs["curriculum"] == {"window": 8}
     with pytest.raises(SystemExit):
         main([*words, "--curriculum", "yes"])
     assert "Expected --curriculum to be true or JSON" in capsys.readouterr().err
