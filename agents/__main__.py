@@ -557,7 +557,9 @@ def evaluate(arguments: Evaluate) -> None:
     """Print how good a run or a model is."""
     if arguments.run is not None:
         agent = load(arguments.run, arguments.checkpoint, device=arguments.device)
-        env, policy, reference = agent.make_env(64, split=arguments.split), agent.policy, agent.reference
+        # As many lanes as the run has: the numbers are then those of its own evaluations.
+        env = agent.make_env(agent.config.num_envs, split=arguments.split)
+        policy, reference = agent.policy, agent.reference
     else:
         policy, reference = Policy.from_pretrained(arguments.model, device=arguments.device), None
         made = gym.make_vec(

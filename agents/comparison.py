@@ -632,7 +632,7 @@ def named_sources(models: Sequence[str]) -> dict[str, str]:
         models: Names or folders, or `name=folder`.
 
     Returns:
-        Name to source: what stands before "=", or the last part of the path that is not "checkpoint" or "policy".
+        Name to source: what stands before "=", or the last part of the path that is not a checkpoint's.
 
     Raises:
         ValueError: If two have the same name.
@@ -642,7 +642,9 @@ def named_sources(models: Sequence[str]) -> dict[str, str]:
         name, equals, source = model.partition("=")
         if not equals or "/" in name:
             source = model
-            parts = [part for part in Path(model).parts if part not in ("checkpoint", "policy")]
+            parts = [
+                part for part in Path(model).parts if part not in ("checkpoints", "policy") and not part.isdecimal()
+            ]
             name = parts[-1] if parts else model
         if name in found:
             raise ValueError(f"Expected names that differ, got {name!r} twice: write NAME={source}")

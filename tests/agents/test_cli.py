@@ -195,3 +195,38 @@ def test_a_bad_config_file_says_so(tmp_path, content, message, capsys):
     with pytest.raises(SystemExit):
         main(["train", "--init", str(tmp_path / "nowhere")])
     assert "with a policy in it" in capsys.readouterr().err
+
+
+def test_a_run_is_evaluated_before_during_and_after_and_any_checkpoint_again(tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = ["--algorithm", "reinforce", "--total-timesteps", "150", "--eval-during", "1", "--checkpoint-seconds", "0"]
+    main(["train", *words, "--eval-top-k", "2", "--output", str(folder), *SMALL])
+    rows = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+    end = rows[-1]["timesteps"]
+    assert [row["split"] for row in rows] == ["validation", "test", "validation", "validation", "test"]
+    assert [row["timesteps"] for row in rows[:2]] == [0, 0]
+    assert 0 < rows[2]["timesteps"] < end == rows[3]["timesteps"]
+    assert {row["sampling"]["top_k"] for row in rows} == {2}
+    for row in rows:
+        file = folder / "samples" / f"{row['split']}-{row['timesteps']:012d}.jsonl"
+        episodes = [json.loads(line) for line in file.read_text().splitlines()]
+        assert len(episodes) == row["episodes"] == 10
+        assert sum(one["score"] for one in episodes) / 10 == pytest.approx(row["score"], abs=1e-6)
+        assert sum(one["held_out"] for one in episodes) / 10 == pytest.approx(row["held_out"], abs=1e-6)
+        assert all(sum(one["token_rewards"]) == pytest.approx(one["score"], abs=1e-5) for one in episodes)
+    best = checkpoints.find(folder, "best")
+    assert best.score == max(row["score"] for row in rows if row["split"] == "validation")
+    capsys.readouterr()
+    again = ["evaluate", "--run", str(folder), "--split", "validation", "--episodes", "10", "--top-k", "2", "--json"]
+    for which, number in (("best", best.number), ("last", checkpoints.listed(folder)[-1].number)):
+        outputs = []
+        for name in (which, str(number)):
+            main([*again, "--device", "cpu", "--checkpoint", name, "--output", str(tmp_path / "episodes.jsonl")])
+            outputs.append(json.loads(capsys.readouterr().out))
+        assert outputs[0] == outputs[1]
+        expected = best.score if which == "best" else rows[3]["score"]
+        assert outputs[0]["score"] == expected, "what the run itself found"
+        assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 10
+    with pytest.raises(SystemExit):
+        main([*again, "--checkpoint", "77"])
+    assert "'best' or one of number" in capsys.readouterr().err

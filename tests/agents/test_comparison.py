@@ -404,8 +404,8 @@ def test_the_command_compares_a_run_with_its_start(tmp_path, capsys):
 
 
 def test_names_of_models():
-    assert named_sources(["tiny", "runs/a/checkpoint/policy", "b=runs/x", "./c"]) == {
-        "tiny": "tiny", "a": "runs/a/checkpoint/policy", "b": "runs/x", "c": "./c",
+    assert named_sources(["tiny", "runs/a/checkpoints/00007/policy", "b=runs/x", "./c"]) == {
+        "tiny": "tiny", "a": "runs/a/checkpoints/00007/policy", "b": "runs/x", "c": "./c",
     }  # fmt: skip
     with pytest.raises(ValueError, match="twice"):
         named_sources(["runs/a", "other/a"])
