@@ -19,7 +19,7 @@ COMMANDS = (
     "fuzz",
     "learn",
     "report",
-    "learning",
+    "fresh",
     "warm_start",
     "sb3",
 )

@@ -1,7 +1,7 @@
 """Does every kind of policy learn? PPO, on one kind after another.
 
 Encoder-decoders, the LSTM and a causal model begin with random weights and learn `TextGen/Copy-v0`, with settings that
-were chosen before random weights had defaults of their own (`python -m benchmarks learning` runs those). LoRA adapters
+were chosen before random weights had defaults of their own (`python -m benchmarks fresh` runs those). LoRA adapters
 on the bundled language model learn `sentiment` on `TextGen-v0`, beside the whole model, from the defaults but for the
 step size. Judged on the test split, before and after.
 

@@ -4,7 +4,7 @@ A small model with random weights learns a two-token bandit and `TextGen/Copy-v0
 baselines, and nothing else is set. A run stops when it is there: at 0.9 of the normalised score, on average over the
 last five updates. It is then judged on 300 episodes of the test split, sampled.
 
-    python -m benchmarks learning
+    python -m benchmarks fresh
 """
 
 from __future__ import annotations
@@ -220,14 +220,14 @@ def main(argv: Sequence[str]) -> None:
     Args:
         argv: The command's words.
     """
-    arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks learning")
+    arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks fresh")
     torch.set_num_threads(1)
     file = arguments.output.with_suffix(".jsonl")
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     done = {(row["task"], row["algorithm"], row["payout"], row["seed"]) for row in rows}
     missing = [one for one in planned(arguments.seeds) if one not in done][: arguments.max_runs]
-    command = f"python -m benchmarks learning {' '.join(argv)}".strip()
+    command = f"python -m benchmarks fresh {' '.join(argv)}".strip()
     budgets = {"bandit": arguments.bandit_tokens, "copy": arguments.copy_tokens}
     for task, name, payout, seed in missing:
         row = run(task, name, payout, seed, budgets[task], arguments.episodes)
