@@ -81,7 +81,7 @@ class Arguments:
     """Seeds 0, 1, 2, ..."""
     episodes: int = 300
     """Test episodes at the end."""
-    output: Path = RESULTS / "learning"
+    output: Path = RESULTS / "fresh"
     """Where results go: a .jsonl file and a .md table of this name. Runs that are already there are not repeated."""
     max_runs: int | None = None
     """Stop after this many runs, for now."""
