@@ -25,7 +25,7 @@ from agents.losses import explained_variance, kl_estimate, masked_mean, policy_g
 from agents.metrics import Meter
 from agents.optimization import gradient_step
 from agents.policy import Policy
-from agents.rollout import Rollout
+from agents.rollout import Rollout, micro_batches
 from agents.training import Algorithm
 
 
@@ -101,7 +101,7 @@ def update(
     rollout = replace(rollout, advantages=advantages, returns=returns)
 
     tokens = mask.sum()
-    for rows in torch.arange(len(rollout), device=mask.device).split(config.micro_batch_size):
+    for rows in micro_batches(rollout, config.micro_batch_size):
         part = rollout.select(rows)
         assert part.advantages is not None
         assert part.returns is not None

@@ -11,7 +11,7 @@ import torch
 
 from agents.metrics import distinct_n
 from agents.policy import Policy
-from agents.rollout import Rollout, collect
+from agents.rollout import Rollout, collect, micro_batches
 from agents.sampling import Truncation
 from textenvs import Example, Reward, TextGenVectorEnv, make_reward
 from textenvs.render import Segment
@@ -122,7 +122,7 @@ def reference_log_probs(
         `(batch, time)` float32, zeros at padding.
     """
     log_probs = torch.zeros_like(rollout.log_probs)
-    for rows in torch.arange(len(rollout), device=log_probs.device).split(micro_batch_size):
+    for rows in micro_batches(rollout, micro_batch_size):
         part = rollout.select(rows)
         found = reference.evaluate(
             part.input_ids,

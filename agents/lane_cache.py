@@ -258,6 +258,21 @@ class LaneCache(Cache):
         self.grow(visible)
         return [one[:, :, :visible] for name in ("keys", "values") for one in (getattr(la, name) for la in layers)]
 
+    def copy(self, sources: NDArray[np.intp], targets: NDArray[np.intp], width: int) -> None:
+        """Give some lanes what others hold in their first positions.
+
+        Args:
+            sources: `(k,)` the others.
+            targets: `(k,)` the lanes.
+            width: How many positions.
+        """
+        new = sources != targets
+        from_, to = (torch.from_numpy(one[new]).to(self.device) for one in (sources, targets))
+        for layer in self._layers_of_lanes:
+            for held in (layer.keys, layer.values):
+                assert held is not None
+                held[to, :, :width] = held[from_, :, :width]
+
     def keep(self, lanes: Tensor) -> None:
         """Keep only these lanes `(k,)`, in this order."""
         self.num_lanes = len(lanes)
@@ -313,9 +328,12 @@ class CachedContext:
             hidden = self._decode(input_ids, np.where(new == 1, self._read, lengths))
         if len(several):
             width = int(new[several].max())
-            states = self._forward(input_ids, several, self._read[several], width)
+            readers, of = self._readers(input_ids, several, lengths)
+            states = self._forward(input_ids, readers, self._read[readers], width)
+            if len(readers) < len(several):
+                self._cache.copy(readers[of], several, width)
             last = torch.from_numpy(new[several] - 1).to(self._device)
-            states = states[torch.arange(len(several), device=self._device), last]
+            states = states[torch.from_numpy(of).to(self._device), last]
             if hidden is None:
                 hidden = states
             else:
@@ -323,6 +341,24 @@ class CachedContext:
         assert hidden is not None
         self._read = lengths.astype(np.int64)
         return hidden
+
+    def _readers(
+        self, input_ids: NDArray[np.integer[Any]], lanes: NDArray[np.intp], lengths: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Which of some lanes read for which: lanes of a group begin with the same prompt, and one reads it for all.
+
+        Returns:
+            `(r,)` the lanes that read, rising, and `(k,)` for each of the lanes the place of its reader among those.
+        """
+        if len(lanes) == 1 or self._read[lanes].any():
+            return lanes, np.arange(len(lanes))
+        known: dict[bytes, int] = {}
+        of = [
+            known.setdefault(input_ids[lane, :length].tobytes(), len(known))
+            for lane, length in zip(lanes.tolist(), lengths[lanes].tolist(), strict=True)
+        ]
+        places = np.array(of)
+        return lanes[np.unique(places, return_index=True)[1]], places
 
     @torch.no_grad()
     def states(
@@ -441,6 +477,12 @@ class EncoderDecoderContext(CachedContext):
         steps = lengths - before + 1
         rows = self._decoder_rows(input_ids, int(steps.max()))
         return super().states(rows, lanes, starts - before + 1, steps)
+
+    def _readers(
+        self, input_ids: NDArray[np.integer[Any]], lanes: NDArray[np.intp], lengths: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """See `CachedContext._readers`. What the decoder reads may be the same for two prompts that are not."""
+        return lanes, np.arange(len(lanes))
 
     def _decoder_rows(self, input_ids: NDArray[np.integer[Any]], steps: int) -> NDArray[np.integer[Any]]:
         """What the decoder reads of whole rows, `(lanes, steps)`."""

@@ -27,7 +27,7 @@ from agents.losses import explained_variance, kl_estimate, masked_mean, ppo_poli
 from agents.metrics import Meter
 from agents.optimization import gradient_step
 from agents.policy import Policy
-from agents.rollout import Rollout, minibatches
+from agents.rollout import Rollout, micro_batches, minibatches
 from agents.training import Algorithm
 
 
@@ -122,7 +122,7 @@ def update(
         moved = Meter()
         for minibatch in minibatches(rollout, config.minibatch_size, generator, tokens=config.minibatch_tokens):
             tokens = mask[minibatch].sum()
-            for rows in minibatch.split(config.micro_batch_size):
+            for rows in micro_batches(rollout, config.micro_batch_size, minibatch):
                 part = rollout.select(rows)
                 assert part.advantages is not None
                 assert part.returns is not None

@@ -39,7 +39,7 @@ from agents.losses import kl_estimate, masked_mean, policy_gradient_loss, sequen
 from agents.metrics import Meter
 from agents.optimization import gradient_step
 from agents.policy import Policy
-from agents.rollout import Rollout, collect
+from agents.rollout import Rollout, collect, micro_batches
 from agents.training import Algorithm
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def update(
 
     meter = Meter()
     tokens = mask.sum()
-    for rows in torch.arange(len(rollout), device=mask.device).split(config.micro_batch_size):
+    for rows in micro_batches(rollout, config.micro_batch_size):
         part = rollout.select(rows)
         counted, steps = part.response_mask, part.response_mask.shape[1]
         now = policy.evaluate(

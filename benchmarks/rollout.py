@@ -1,8 +1,8 @@
 """How fast are responses written? Ours through the environment with a reward at every token, others with nothing.
 
 The cases take turns (`benchmarks.measure`), with one thread. Ours is `agents.collect` on `TextGenVectorEnv`; `generate`
-has no environment, no reward and gives no log-probs or values. Then: which share of a rollout the environment takes, and
-what a token costs by length, lanes and width.
+has no environment, no reward and gives no log-probs or values. Then: which share of a rollout the environment takes,
+and what a token costs by length, lanes and width.
 
     python -m benchmarks rollout
 """
