@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 
 # Each is a module with a `main`, loaded when it is asked for: some need torch.
-COMMANDS = ("env", "rewards", "tasks", "rollout", "update", "iteration", "sentiment", "preferences", "policies")
+COMMANDS = ("env", "rewards", "tasks", "rollout", "update", "iteration", "gpu", "sentiment", "preferences", "policies")
 
 
 def main() -> None:

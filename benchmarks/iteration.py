@@ -120,10 +120,10 @@ def make_agent(shape: Shape, episodes: int, policy: Policy | None = None, seed: 
     )
 
 
-def ours(shape: Shape, episodes: int) -> Any:
+def ours(shape: Shape, episodes: int, warm: bool = True) -> Any:
     """What does one iteration of ours and returns how many tokens that were."""
     agent = make_agent(shape, episodes)
-    for _ in range(0, 1 + WARM_UP, shape.new_tokens):  # until the policy has traced its step: see agents/decode.py
+    for _ in range(0, (1 + WARM_UP) * warm, shape.new_tokens):  # until the policy has traced its step: agents/decode.py
         collect(agent.env, agent.policy, shape.lanes, seed=0)
 
     def play() -> int:
@@ -172,7 +172,9 @@ def memory_worker(kind: str, shape: Shape, episodes: int) -> None:
     """Do two iterations in this process, and say how much memory they added to what was there before."""
     from benchmarks.trl_peer import forget, memory_mb
 
-    play = ours(shape, episodes) if kind == "ours" else peers.BareLoop(shape, episodes, "chunked" in kind).iteration
+    play = (
+        ours(shape, episodes, False) if kind == "ours" else peers.BareLoop(shape, episodes, "chunked" in kind).iteration
+    )
     forget()
     before = memory_mb("VmRSS")
     play()
@@ -292,7 +294,8 @@ def plot(results: dict[str, Any], file: Path) -> None:
         for number, scores in enumerate(results["curves"][kind] if results["curves"] else []):
             right.plot(range(1, 1 + len(scores)), scores, color=color, alpha=0.7, label=kind if number == 0 else None)
     right.set(xlabel="updates", ylabel="score", title="The same learning")
-    right.legend()
+    if results["curves"]:
+        right.legend()
     figure.savefig(file, dpi=120)
 
 
