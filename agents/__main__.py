@@ -1,8 +1,9 @@
-"""The command line: python -m agents train | sft | evaluate | generate | reward-model --help."""
+"""The command line: python -m agents train | sft | evaluate | compare | generate | reward-model --help."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,14 +16,48 @@ import gymnasium as gym
 import torch
 import tyro
 
-from agents import Agent, Algorithm, Evaluation, Policy, SFTConfig, collect, fine_tune, load, preferences
+from agents import (
+    Agent,
+    Algorithm,
+    Evaluation,
+    Policy,
+    SFTConfig,
+    checkpoints,
+    collect,
+    comparison_pages,
+    fine_tune,
+    load,
+    preferences,
+    processes,
+    run_folder,
+)
+from agents.comparison import compare as compare_policies
+from agents.comparison import named_sources
+from agents.evaluation import EvaluationPlan
 from agents.evaluation import evaluate as evaluate_policy
+from agents.files import read_json, write_json, write_text
+from agents.interrupts import Terminated
 from agents.metrics import plot_learning_curve, read_metrics
-from agents.policy import read_json
+from agents.processes import LostProcessError
 from agents.sampling import Truncation
+from agents.steps import NonFiniteError
 from agents.training import start_policy
 from textenvs import Example, RewardError, Task, TextGenVectorEnv, render
 from textenvs.tasks.base import check_split
+
+CONFIG = "config.json"
+"""Where a run keeps its options."""
+
+_MAY_CHANGE = {
+    "checkpoint_seconds",
+    "device",
+    "keep_checkpoints",
+    "max_seconds",
+    "samples",
+    "total_timesteps",
+    "wandb_project",
+}
+"""What may differ when a run goes on. total_timesteps stretches its schedules."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +72,9 @@ class EnvironmentArguments:
     """immediate, sparse, word, sentence, or JSON: '{"every": 8}', '{"delayed": 4}', '{"shaped": {"gamma": 0.99}}'."""
     max_new_tokens: int | None = None
     """Tokens an episode may spend. Default: the task's own."""
+    curriculum: str | None = None
+    """true, or JSON: '{"raise_at": 0.9, "lower_at": 0.3}': train on the task's levels from the easiest on, harder as
+    the success rate rises, and evaluate on all of them. Default: the task's own level."""
     prompts: Path | None = None
     """A .jsonl or .txt file of texts to continue, in place of the environment's own task. Each text's first
     --prompt-tokens tokens become a prompt; a hash divides the prompts into train, validation and test."""
@@ -52,6 +90,11 @@ class EnvironmentArguments:
             kwargs["reward"] = _name_or_json(self.reward)
         if self.max_new_tokens is not None:
             kwargs["max_new_tokens"] = self.max_new_tokens
+        if self.curriculum is not None:
+            try:
+                kwargs["curriculum"] = json.loads(self.curriculum)
+            except ValueError as error:
+                raise ValueError(f"Expected --curriculum to be true or JSON, got {self.curriculum!r}") from error
         if self.prompts is not None:
             settings = {"prompt": self.prompt_field, "prompt_tokens": self.prompt_tokens}
             kwargs["task"] = {"dataset": {"path": str(self.prompts), **settings}}
@@ -89,8 +132,27 @@ class Train(EnvironmentArguments):
     """The run's folder. Default: runs/ and a name made of the algorithm, the environment and the time."""
     seed: int = 0
     """Decides everything that is random."""
+    resume: Path | None = None
+    """Go on with the run in this folder from its last whole checkpoint, to the numbers that it would have come to
+    without the stop. Its options are in its config.json."""
+    checkpoint_seconds: float = 300.0
+    """Seconds between checkpoints."""
+    keep_checkpoints: int = 2
+    """How many of the last checkpoints stay, beside the one with the best validation score."""
     eval_episodes: int = 300
-    """Episodes played on the test split, before and after."""
+    """Episodes of an evaluation: on validation and test before and after, on validation in between."""
+    eval_during: int = 4
+    """Evaluations between the first and the last, evenly over the run."""
+    eval_temperature: float | None = None
+    """What logits are divided by in evaluations. Default: as in training."""
+    eval_deterministic: bool = False
+    """Evaluate with the likeliest token at every step instead of a sample."""
+    eval_top_k: int | None = None
+    """Evaluate with the k likeliest tokens alone."""
+    eval_top_p: float | None = None
+    """Evaluate with the likeliest tokens alone, whose probabilities add up to this."""
+    eval_min_p: float | None = None
+    """Evaluate with tokens alone that have at least this share of the likeliest one's probability."""
     samples: int = 4
     """Continuations to show, before and after."""
     device: str | None = None
@@ -122,6 +184,8 @@ class Evaluate(EnvironmentArguments):
 
     run: Path | None = None
     """A run's folder. Its own environment is used, and the options for another are left aside."""
+    checkpoint: str = "last"
+    """Which checkpoint of --run: last, best (by validation score) or a number."""
     model: str = "tiny"
     """What to evaluate where there is no --run: tiny, a folder, or a hub id."""
     split: Literal["train", "validation", "test", "shifted"] = "test"
@@ -142,8 +206,45 @@ class Evaluate(EnvironmentArguments):
     """Of the sampling."""
     device: str | None = None
     """cpu, cuda, mps. Default: the best there is."""
+    output: Path | None = None
+    """A .jsonl file to write, with a row for each episode."""
     json: bool = False
     """Print one JSON object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(EnvironmentArguments):
+    """Play the same prompts with several models, and say which is better, by how much and through which tokens."""
+
+    models: tuple[str, ...]
+    """Two or more: tiny, folders of models, of sft or of train, hub ids; NAME=FOLDER gives one a name."""
+    reference: str | None = None
+    """The name of the model that the others are compared with. Default: the first one."""
+    split: Literal["train", "validation", "test", "shifted"] = "test"
+    """Which examples."""
+    episodes: int = 300
+    """Episodes of each model."""
+    gamma: float = 1.0
+    """Discount of returns and of cumulative advantages."""
+    gae_lambda: float = 0.0
+    """0: the cumulative advantage sums TD errors, and is the return minus V of the prompt. Above 0: later tokens weigh
+    more, by (1 - lambda^(k+1)) / (1 - lambda)."""
+    value_function: Literal["fitted", "head"] = "fitted"
+    """The reference's value function: fitted to its episodes, or the value head that reinforcement learning trained."""
+    folds: int = 5
+    """How many parts the prompts are divided into, for the spread and for fitting values."""
+    temperature: float = 1.0
+    """What logits are divided by."""
+    deterministic: bool = False
+    """The likeliest token at every step instead of a sample."""
+    output: Path | None = None
+    """Where comparison.html, its pictures and comparison.json go. Default: runs/ and a name made of the time."""
+    seed: int = 0
+    """Of the sampling."""
+    device: str | None = None
+    """cpu, cuda, mps. Default: the best there is."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +255,8 @@ class Generate:
     """Texts to continue. None: prompts of TextGen-v0's test split."""
     run: Path | None = None
     """A run's folder."""
+    checkpoint: str = "last"
+    """Which checkpoint of --run: last, best (by validation score) or a number."""
     model: str = "tiny"
     """Who writes where there is no --run: tiny, a folder, or a hub id."""
     number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 3
@@ -250,12 +353,100 @@ def reward_model(arguments: Any) -> None:
 
 def train(arguments: Any) -> None:
     """Train, and show what was learned."""
-    algorithm = Algorithm.known[arguments.algorithm]
+    device = processes.start(arguments.device)
+    if processes.rank() > 0:  # the first one talks
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
+    folder, agent = (_start if arguments.resume is None else _go_on)(arguments, device)
+    parameters = sum(one.numel() for one in agent.policy.parameters())
+    where = f"{agent.policy.device}, {parameters:,} parameters"
+    print(f"{agent.algorithm.name} on {arguments.env} ({agent.env.task.name}), {where}")
+    if not agent.reference.pretrained:
+        of = agent.config
+        print(f"random weights: kl_coef {of.kl_coef}, entropy_coef {of.entropy_coef}, learning_rate {of.learning_rate}")
+    plan = EvaluationPlan(
+        episodes=arguments.eval_episodes,
+        during=arguments.eval_during,
+        temperature=arguments.eval_temperature,
+        deterministic=arguments.eval_deterministic,
+        top_k=arguments.eval_top_k,
+        top_p=arguments.eval_top_p,
+        min_p=arguments.eval_min_p,
+    )
+
+    def show(timesteps: int, split: str, found: Evaluation) -> None:
+        print(_line(f"{split} at {timesteps:,}", found), flush=True)
+
+    try:
+        agent.learn(
+            arguments.total_timesteps,
+            folder=folder,
+            evaluation=plan,
+            progress_bar=True,
+            checkpoint_seconds=arguments.checkpoint_seconds,
+            keep_checkpoints=arguments.keep_checkpoints,
+            max_seconds=arguments.max_seconds,
+            wandb_project=arguments.wandb_project,
+            on_evaluation=show,
+        )
+    except (KeyboardInterrupt, Terminated) as stop:
+        if processes.rank() == 0:
+            print(f"\nStopped. {_goes_on(folder)}", file=sys.stderr)
+        raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else stop.code) from None
+    except (RewardError, NonFiniteError, LostProcessError, OSError) as error:
+        print(f"\n{error}\n{_goes_on(folder)}", file=sys.stderr)
+        raise SystemExit(1) from error
+    if processes.rank() > 0:
+        return
+    if "parted_at" in agent.memory:
+        print(f"Mind: from {agent.memory['parted_at']:,} tokens on, the held-out metric fell while the score rose.")
+    _write_results(folder, agent, arguments.samples)
+
+
+def _goes_on(folder: Path) -> str:
+    """What is left of a run that has stopped, and what to do."""
+    known = checkpoints.listed(folder)
+    left = f"The checkpoint of {known[-1].timesteps:,} tokens is in {folder}" if known else "There is no checkpoint yet"
+    return f"{left}. Go on with: python -m agents train --resume {folder}"
+
+
+def _start(arguments: Any, device: str | None) -> tuple[Path, Agent]:
+    """A new run: its folder, with the options in it, and its agent."""
     folder = arguments.output or Path("runs") / (
         f"{arguments.algorithm}-{arguments.env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
-    if (folder / "metrics.jsonl").exists():
-        raise ValueError(f"Expected a new folder for this run, got {str(folder)!r}, which holds another run")
+    if processes.rank() > 0:  # it neither looks into the folder nor writes there
+        return folder, _new_agent(arguments, device)
+    if any((folder / name).exists() for name in (run_folder.METRICS, CONFIG, checkpoints.FOLDER)):
+        raise ValueError(
+            f"Expected a new folder for this run, got {str(folder)!r}, which holds another run: choose another, or go "
+            f"on with --resume {folder}"
+        )
+    agent = _new_agent(arguments, device)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_config(folder / CONFIG, arguments, agent)
+    return folder, agent
+
+
+def _go_on(arguments: Any, device: str | None) -> tuple[Path, Agent]:
+    """A run that was stopped: its folder, and its agent as the last whole checkpoint has it, or as it started."""
+    folder: Path = arguments.resume
+    if arguments.output is not None:
+        raise ValueError(f"Expected --resume without --output: a run goes on in its own folder, {str(folder)!r}")
+    saved = _read_config(folder / CONFIG)
+    given = {**arguments.settings.to_dict(), **_options(arguments)}
+    for name, value in given.items():
+        if name not in _MAY_CHANGE and name in saved and _plain(saved[name]) != _plain(value):
+            raise ValueError(
+                f"Expected --resume to go on with the run's own {name}, {saved[name]!r}, got {value!r}: only "
+                f"{', '.join(sorted(_MAY_CHANGE))} may change. For a new run with other settings: --config and --init"
+            )
+    agent = load(folder, device=device) if checkpoints.numbers(folder) else _new_agent(arguments, device)
+    if processes.rank() == 0:
+        _write_config(folder / CONFIG, arguments, agent)
+    return folder, agent
+
+
+def _new_agent(arguments: Any, device: str | None) -> Agent:
     settings = arguments.settings.to_dict()
     if arguments.bonuses is not None:
         settings["bonuses"] = _name_or_json(arguments.bonuses)
@@ -266,63 +457,45 @@ def train(arguments: Any) -> None:
         "precision": arguments.precision,
         "gradient_checkpointing": arguments.gradient_checkpointing,
     }
-    agent = algorithm(
+    return Algorithm.known[arguments.algorithm](
         source,
         arguments.env,
         seed=arguments.seed,
         env_kwargs=arguments.kwargs(),
         policy_kwargs=policy_kwargs,
-        device=arguments.device,
+        device=device,
         **settings,
     )
-    parameters = sum(one.numel() for one in agent.policy.parameters())
-    where = f"{agent.policy.device}, {parameters:,} parameters"
-    print(f"{algorithm.name} on {arguments.env} ({agent.env.task.name}), {where}")
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_config(folder / "config.json", arguments, agent)
-    before = agent.evaluate(arguments.eval_episodes, split="test")
-    print(_line("before", before))
-    started = time.perf_counter()
-    try:
-        agent.learn(
-            arguments.total_timesteps,
-            folder=folder,
-            progress_bar=True,
-            max_seconds=arguments.max_seconds,
-            wandb_project=arguments.wandb_project,
-        )
-    except KeyboardInterrupt:
-        print(f"\nStopped. The checkpoint of {agent.timesteps:,} tokens is in {folder}", file=sys.stderr)
-        raise SystemExit(130) from None
-    except RewardError as error:
-        print(f"\n{error}\nThe checkpoint of {agent.timesteps:,} tokens is in {folder}", file=sys.stderr)
-        raise SystemExit(1) from error
-    seconds = time.perf_counter() - started
-    after = agent.evaluate(arguments.eval_episodes, split="test")
-    print(_line("after", after))
-    if "parted_at" in agent.memory:
-        print(f"Mind: from {agent.memory['parted_at']:,} tokens on, the held-out metric fell while the score rose.")
-    _write_results(folder, agent, before, after, seconds, arguments.samples)
 
 
 def _policy_folder(run: Path) -> Path:
     """Where a run, of sft or of train, keeps its policy."""
-    places = (run / "policy", run / "checkpoint" / "policy", run)
-    found = next(
-        (place for place in places if (place / "policy.json").is_file() or (place / "model.safetensors").is_file()),
-        None,
-    )
-    if found is None:
-        raise ValueError(f"Expected the folder of a run, with a policy in it, got {str(run)!r}, which has none")
-    return found
+    for place in (run / "policy", run):
+        if (place / "policy.json").is_file() or (place / "model.safetensors").is_file():
+            return place
+    try:
+        return checkpoints.find(run).path / "policy"
+    except ValueError as error:
+        raise ValueError(f"Expected the folder of a run, with a policy in it, got {str(run)!r}: {error}") from error
 
 
 def _write_config(file: Path, arguments: Train, agent: Agent) -> None:
-    """Every option as it is in force, for `--config`. The folder is left out: another run needs another."""
-    plain = {one.name: getattr(arguments, one.name) for one in fields(Train) if one.name not in ("config", "output")}
-    paths = {name: str(value.absolute()) for name, value in plain.items() if isinstance(value, Path)}
-    state = {**plain, **paths, **agent.config.to_dict()}
-    file.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    """Every option as it is in force, for `--config` and `--resume`."""
+    write_json(file, {**_options(arguments), **agent.config.to_dict()})
+
+
+def _options(arguments: Train) -> dict[str, Any]:
+    """The options as JSON values. Folders of runs are left out: another run needs another."""
+    without = ("config", "output", "resume")
+    plain = {one.name: getattr(arguments, one.name) for one in fields(Train) if one.name not in without}
+    return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in plain.items()}
+
+
+def _plain(value: Any) -> Any:
+    """An option as both a config file and the command line have it: paths as text, JSON read."""
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return _name_or_json(value) if isinstance(value, str) else value
 
 
 def sft(arguments: SFT) -> None:
@@ -353,14 +526,18 @@ def sft(arguments: SFT) -> None:
     print(f"The policy of epoch {best['epoch']:.0f} is in {folder}; go on with python -m agents train --init {folder}")
 
 
-def _write_results(
-    folder: Path, agent: Agent, before: Evaluation, after: Evaluation, seconds: float, samples: int
-) -> None:
+def _write_results(folder: Path, agent: Agent, samples: int) -> None:
     """The picture, the samples and the summary of a finished run."""
     title = f"{agent.algorithm.name} on {agent.env_id} ({agent.env.task.name}), seed {agent.seed}"
-    plot_learning_curve(read_metrics(folder / "metrics.jsonl"), folder / "learning_curve.png", title)
-    summary = {"before": before.summary(), "after": after.summary(), "seconds": seconds, "timesteps": agent.timesteps}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    plot_learning_curve(read_metrics(folder / run_folder.METRICS), folder / "learning_curve.png", title)
+    before, after = (run_folder.read_evaluation(folder, "test", place) for place in (0, agent.timesteps))
+    summary = {
+        "before": before.summary(),
+        "after": after.summary(),
+        "seconds": agent.seconds,
+        "timesteps": agent.timesteps,
+    }
+    write_json(folder / "summary.json", summary)
     scale = max((abs(one) for row in after.token_rewards + before.token_rewards for one in row), default=0.0) or 1.0
     shown, pages = [render.legend()], []
     for episode in range(min(samples, after.episodes)):
@@ -371,13 +548,13 @@ def _write_results(
     print("\n\n".join(shown) + "\n")
     page = "<!doctype html><meta charset=utf-8><title>Samples</title>" + "\n".join(pages)
     (folder / "samples.html").write_text(page, encoding="utf-8")
-    print(f"{seconds:.0f} s of training. Curve, samples, metrics and checkpoint: {folder}")
+    print(f"{agent.seconds:.0f} s of training. Curve, samples, metrics and checkpoints: {folder}")
 
 
 def evaluate(arguments: Evaluate) -> None:
     """Print how good a run or a model is."""
     if arguments.run is not None:
-        agent = load(arguments.run, device=arguments.device)
+        agent = load(arguments.run, arguments.checkpoint, device=arguments.device)
         env, policy, reference = agent.make_env(64, split=arguments.split), agent.policy, agent.reference
     else:
         policy, reference = Policy.from_pretrained(arguments.model, device=arguments.device), None
@@ -403,7 +580,41 @@ def evaluate(arguments: Evaluate) -> None:
         min_p=arguments.min_p,
         seed=arguments.seed,
     )
+    if arguments.output is not None:
+        write_text(arguments.output, "".join(json.dumps(row) + "\n" for row in found.samples()))
     print(json.dumps(found.summary()) if arguments.json else _line(arguments.split, found))
+
+
+def compare(arguments: Compare) -> None:
+    """Print the comparison of some models, and write its page."""
+    policies = {}
+    for name, source in named_sources(arguments.models).items():
+        place = _policy_folder(Path(source)) if Path(source).is_dir() else source
+        policies[name] = start_policy(
+            place, arguments.env, arguments.kwargs(), seed=arguments.seed, device=arguments.device
+        )
+    found = compare_policies(
+        policies,
+        arguments.env,
+        env_kwargs=arguments.kwargs(),
+        num_episodes=arguments.episodes,
+        split=arguments.split,
+        reference=arguments.reference,
+        gamma=arguments.gamma,
+        gae_lambda=arguments.gae_lambda,
+        value_function=arguments.value_function,
+        folds=arguments.folds,
+        temperature=arguments.temperature,
+        deterministic=arguments.deterministic,
+        seed=arguments.seed,
+    )
+    folder = arguments.output or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
+    command = f"python -m agents compare --env {arguments.env} --models {' '.join(arguments.models)}"
+    page = comparison_pages.write(found, folder, command=command)
+    if arguments.json:
+        print(json.dumps(found.summary()))
+    else:
+        print(f"{comparison_pages.as_text(found)}\n\nThe page, with the tokens: {page}")
 
 
 class _Prompts(Task):
@@ -427,7 +638,7 @@ class _Prompts(Task):
 def generate(arguments: Generate) -> None:
     """Print continuations of prompts."""
     if arguments.run is not None:
-        policy = load(arguments.run, device=arguments.device).policy
+        policy = load(arguments.run, arguments.checkpoint, device=arguments.device).policy
     else:
         policy = Policy.from_pretrained(arguments.model, device=arguments.device)
     prompts = list(arguments.prompt)
@@ -502,8 +713,8 @@ def _read_config(file: Path) -> dict[str, Any]:
             raise ValueError(f"Expected {str(file)!r} to hold a mapping of options, got {type(given).__name__}")
     else:
         given = read_json(file)
-    for name in ("reward", "payout"):
-        if isinstance(given.get(name), (dict, list)):
+    for name in ("reward", "payout", "curriculum"):
+        if isinstance(given.get(name), (dict, list, bool)):
             given[name] = json.dumps(given[name])
     for name in ("init", "output", "prompts"):
         if given.get(name) is not None:
@@ -513,7 +724,13 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 def _train_arguments(argv: Sequence[str]) -> Any:
     """`Train` with the settings of the algorithm that the command line names."""
-    file = _option(argv, "--config")
+    file, resumed = _option(argv, "--config"), _option(argv, "--resume")
+    if resumed is not None:
+        if file is not None:
+            raise ValueError("Expected --resume without --config: a run goes on with its own options")
+        if not (Path(resumed) / CONFIG).is_file():
+            raise ValueError(f"Expected --resume with the folder of a run, got {resumed!r}, which holds no {CONFIG}")
+        file = str(Path(resumed) / CONFIG)
     given = {} if file is None else _read_config(Path(file))
     name = _option(argv, "--algorithm") or given.get("algorithm", "ppo")
     if name not in Algorithm.known:
@@ -552,6 +769,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "train": lambda rest: train(_train_arguments(rest)),
         "sft": lambda rest: sft(tyro.cli(SFT, args=rest, prog="python -m agents sft")),
         "evaluate": lambda rest: evaluate(tyro.cli(Evaluate, args=rest, prog="python -m agents evaluate")),
+        "compare": lambda rest: compare(tyro.cli(Compare, args=rest, prog="python -m agents compare")),
         "generate": lambda rest: generate(tyro.cli(Generate, args=rest, prog="python -m agents generate")),
         "reward-model": lambda rest: reward_model(_reward_model_arguments(rest)),
     }
@@ -564,7 +782,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         raise SystemExit(130) from None
-    except (RewardError, ValueError, TypeError, ImportError, OSError, gym.error.Error) as error:
+    except (RewardError, NonFiniteError, ValueError, TypeError, ImportError, OSError, gym.error.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 

@@ -14,18 +14,21 @@ each token pays for its KL to the start model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from agents.advantages import gae, n_step_advantages, normalize
 from agents.config import RunConfig
 from agents.losses import explained_variance, kl_estimate, masked_mean, policy_gradient_loss, value_loss
 from agents.metrics import Meter
-from agents.optimization import gradient_step
 from agents.policy import Policy
 from agents.rollout import Rollout, micro_batches
+from agents.steps import step
 from agents.training import Algorithm
 
 
@@ -74,7 +77,7 @@ def update(
         Metrics.
     """
     mask = rollout.response_mask
-    kl_coef = config.kl_coef or 0.0
+    kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
     assert rollout.ref_log_probs is not None
     kl_price = kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask)
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
@@ -101,7 +104,8 @@ def update(
     rollout = replace(rollout, advantages=advantages, returns=returns)
 
     tokens = mask.sum()
-    for rows in micro_batches(rollout, config.micro_batch_size):
+
+    def loss_of(rows: Tensor) -> tuple[Tensor, Callable[[], None]]:
         part = rollout.select(rows)
         assert part.advantages is not None
         assert part.returns is not None
@@ -114,14 +118,15 @@ def update(
             "value_loss": value_loss(now.values, part.returns, counted, normalizer=tokens),
             "entropy": masked_mean(now.entropies, counted, normalizer=tokens),
         }
-        loss = terms["policy_loss"] + config.value_coef * terms["value_loss"] - config.entropy_coef * terms["entropy"]
+        loss = terms["policy_loss"] + config.value_coef * terms["value_loss"] - entropy_coef * terms["entropy"]
         if config.kl_credit == "loss":
             assert part.ref_log_probs is not None
             kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
             loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
-        loss.backward()
-        meter.add_shares(1.0, counted.sum() / tokens.clamp(min=1), terms)
-    meter.add(1.0, {"grad_norm": gradient_step(policy, optimizer, config.max_grad_norm)})
+        return loss, lambda: meter.add_shares(1.0, counted.sum() / tokens.clamp(min=1), terms)
+
+    everything = torch.arange(len(rollout), device=mask.device)
+    step(policy, optimizer, everything, loss_of, config, meter, cut=partial(micro_batches, rollout))
     return meter.means()
 
 

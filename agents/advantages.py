@@ -13,6 +13,7 @@ All results are constants for autograd.
 Sources:
     Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation".
     Sutton & Barto 2018, "Reinforcement Learning: An Introduction", second edition.
+    Kakade & Langford 2002, "Approximately Optimal Approximate Reinforcement Learning".
     Kool et al. 2019, "Buy 4 REINFORCE Samples, Get a Baseline for Free!".
 """
 
@@ -87,6 +88,62 @@ def gae(
         nothing = torch.zeros_like(bootstrap)
         advantages = _discounted_sum(deltas, nothing, response_mask, gamma * gae_lambda)
         return advantages, advantages + values
+
+
+def cumulative_advantage(
+    rewards: Tensor,
+    values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    response_mask: Tensor,
+    *,
+    gamma: float = 1.0,
+    gae_lambda: float = 0.0,
+    last_values: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Computes how much better whole episodes went than somebody's value function expected, and which actions did it.
+
+    The cumulative advantage is `sum_t gamma^t * A_t`, with the advantages of `gae`. At `gae_lambda = 0` they are the
+    TD errors `delta_t`, the sum telescopes, and it is the discounted return (and `gamma^T * V(s_T)`, where truncated)
+    minus `V(s_0)`, whatever V is. With V the exact values of a policy mu, its mean over episodes of a policy pi is then
+    `J(pi) - J(mu)`. At `gae_lambda > 0` it is another number: each TD error comes up in the advantages of all actions
+    before it, and counts `(1 - gae_lambda^(k+1)) / (1 - gae_lambda)` times (at 1: `k + 1` times), so that late tokens
+    weigh more than early ones.
+
+    Args:
+        rewards: (batch, time), the reward of each action.
+        values: (batch, time) floating point, V of the state in which each action was taken.
+        terminated: (batch,) bool, see `gae`.
+        truncated: (batch,) bool, see `gae`.
+        response_mask: (batch, time) bool, True where an action counts.
+        gamma: discount in [0, 1].
+        gae_lambda: weight of long traces in [0, 1].
+        last_values: (batch,), see `gae`.
+
+    Returns:
+        totals: (batch,) in the dtype of `values` (float32 for half precision).
+        shares: (batch, time) alike, what each action's TD error adds to its row's total; 0 where masked.
+
+    Raises:
+        ValueError: as `gae` does.
+
+    Source:
+        Kakade & Langford 2002, lemma 6.1: the performance difference is the mean discounted sum of advantages.
+
+    Example:
+        >>> import torch
+        >>> yes, no = torch.tensor([True]), torch.tensor([False])
+        >>> rewards, values = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.25]])
+        >>> cumulative_advantage(rewards, values, yes, no, torch.ones(1, 2, dtype=torch.bool))
+        (tensor([0.5000]), tensor([[-0.2500,  0.7500]]))
+    """
+    _check_unit_interval("gae_lambda", gae_lambda)
+    ends = (terminated, truncated, response_mask)
+    errors, _ = gae(rewards, values, *ends, gamma=gamma, gae_lambda=0.0, last_values=last_values)
+    step = response_mask.cumsum(dim=1).to(errors.dtype) - 1  # k: how many counted actions came before
+    times = (1 - gae_lambda ** (step + 1)) / (1 - gae_lambda) if gae_lambda < 1 else step + 1
+    shares = torch.where(response_mask, gamma**step * times * errors, 0)
+    return shares.sum(dim=1), shares
 
 
 def discounted_returns(

@@ -15,6 +15,7 @@ tokens; an episode is judged by its return minus the price of its KL to the star
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,9 +26,9 @@ from agents.advantages import discounted_returns
 from agents.config import RunConfig
 from agents.losses import kl_estimate, masked_mean
 from agents.metrics import Meter
-from agents.optimization import gradient_step
 from agents.policy import Policy
 from agents.rollout import Rollout
+from agents.steps import step
 from agents.training import Algorithm
 
 
@@ -93,7 +94,7 @@ def update(
     Returns:
         Metrics; `best_score` is the mean score of what was kept.
     """
-    kl_coef = config.kl_coef or 0.0
+    kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
     assert rollout.ref_log_probs is not None
     mask, rewards = rollout.response_mask, rollout.rewards_and_bonuses
     if config.kl_credit == "return":
@@ -107,25 +108,26 @@ def update(
     meter = Meter()
     meter.add(1.0, {"best_score": best.scores.mean(), "kept": len(best) / len(rollout)})
     tokens = best.response_mask.sum()
+
+    def loss_of(rows: Tensor) -> tuple[Tensor, Callable[[], None]]:
+        part = rollout.select(rows)
+        counted = part.response_mask
+        now = policy.evaluate(
+            part.input_ids, part.positions, counted, temperature=config.temperature, allowed=part.action_masks
+        )
+        terms = {
+            "policy_loss": -masked_mean(now.log_probs, counted, normalizer=tokens),
+            "entropy": masked_mean(now.entropies, counted, normalizer=tokens),
+        }
+        loss = terms["policy_loss"] - entropy_coef * terms["entropy"]
+        if config.kl_credit == "loss":
+            assert part.ref_log_probs is not None
+            kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
+            loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
+        return loss, lambda: meter.add_shares(1.0, counted.sum() / tokens, terms)
+
     for _ in range(config.epochs):
-        for rows in torch.arange(len(best), device=mask.device).split(config.micro_batch_size):
-            part = best.select(rows)
-            counted = part.response_mask
-            now = policy.evaluate(
-                part.input_ids, part.positions, counted, temperature=config.temperature, allowed=part.action_masks
-            )
-            terms = {
-                "policy_loss": -masked_mean(now.log_probs, counted, normalizer=tokens),
-                "entropy": masked_mean(now.entropies, counted, normalizer=tokens),
-            }
-            loss = terms["policy_loss"] - config.entropy_coef * terms["entropy"]
-            if config.kl_credit == "loss":
-                assert part.ref_log_probs is not None
-                kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
-                loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
-            loss.backward()
-            meter.add_shares(1.0, counted.sum() / tokens, terms)
-        meter.add(1.0, {"grad_norm": gradient_step(policy, optimizer, config.max_grad_norm)})
+        step(policy, optimizer, kept, loss_of, config, meter)
     return meter.means()
 
 

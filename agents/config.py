@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from agents.sampling import TRUNCATIONS
 
@@ -15,12 +16,21 @@ Schedule = Literal["constant", "linear", "exponential", "inverse", "cosine", "st
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Settings of whatever is trained by gradients: reinforcement learning, and a warm start on demonstrations."""
+    """Settings of whatever is trained by gradients: reinforcement learning, and a warm start on demonstrations.
+
+    A field that is None is left open: what it means depends on the start model, and `filled_in` says what.
+    """
+
+    IF_PRETRAINED: ClassVar[Mapping[str, float]] = {"learning_rate": 5e-4}
+    """Open fields, where the start model was trained before: small steps, which leave it what it knows."""
+    IF_FRESH: ClassVar[Mapping[str, float]] = {"learning_rate": 2e-3}
+    """Open fields, where its weights are random."""
 
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     """Which of torch's optimisers takes the steps."""
-    learning_rate: float = 5e-4
-    """Step size at the start (after the warm-up)."""
+    learning_rate: float | None = None
+    """Step size at the start (after the warm-up). None: 5e-4 where the start model was pretrained, 2e-3 where its
+    weights are random."""
     learning_rate_schedule: Schedule = "constant"
     """How the step size falls over the run: by a line, a half cosine, 1 / time, a constant factor, or in four equal
     stages."""
@@ -36,6 +46,8 @@ class OptimizerConfig:
     """Epsilon of adam, adamw and rmsprop; 1e-5 is PPO's, larger than torch's 1e-8."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm, once per optimiser step."""
+    max_skipped_steps: int = 10
+    """Steps in a row that are skipped because their loss or gradient is NaN or infinite, before the run stops."""
     micro_batch_size: int = 64
     """Episodes per forward pass. Changes memory and speed, never the numbers."""
 
@@ -47,7 +59,9 @@ class OptimizerConfig:
             TypeError: If a field is of the wrong type.
         """
         self.check_count("micro_batch_size")
-        for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
+        self.check_count("max_skipped_steps", least=0)
+        self.check_number("learning_rate", low=0.0, open_low=True, optional=True)
+        for name in ("adam_epsilon", "max_grad_norm"):
             self.check_number(name, low=0.0, open_low=True)
         for name in ("weight_decay", "momentum"):
             self.check_number(name, low=0.0)
@@ -114,6 +128,23 @@ class OptimizerConfig:
                 raise TypeError(f"Expected settings from {known}, got {name!r}.{hint}")
         return cls(**settings)
 
+    def filled_in(self, pretrained: bool) -> Self:
+        """The config with nothing left open.
+
+        Args:
+            pretrained: Whether the start model was trained before, rather than drawn at random.
+
+        Returns:
+            The config, each field that was None and has an entry in `IF_PRETRAINED` or `IF_FRESH` at that entry.
+
+        Example:
+            >>> RunConfig(kl_coef=0.1).filled_in(pretrained=False).kl_coef, RunConfig().filled_in(False).kl_coef
+            (0.1, 0.0)
+        """
+        defaults = self.IF_PRETRAINED if pretrained else self.IF_FRESH
+        changes: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return replace(self, **changes)
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
@@ -123,6 +154,11 @@ class OptimizerConfig:
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(OptimizerConfig):
     """Settings of a training run, whatever the algorithm."""
+
+    # Random weights have nothing to lose, so nothing holds the policy to them. They have everything to find out, which
+    # takes larger steps and, until then, a price on being sure: see docs/log.md.
+    IF_PRETRAINED: ClassVar[Mapping[str, float]] = {"learning_rate": 5e-4, "kl_coef": 0.015, "entropy_coef": 0.0}
+    IF_FRESH: ClassVar[Mapping[str, float]] = {"learning_rate": 2e-3, "kl_coef": 0.0, "entropy_coef": 0.1}
 
     num_envs: int = 128
     """Lanes: episodes played side by side. More than episodes_per_update are of no use."""
@@ -150,8 +186,9 @@ class RunConfig(OptimizerConfig):
     and nearly free of noise. "return": it comes off the reward (Ziegler et al. 2019), so every token before it pays
     too, which is the exact objective, and so noisy that small batches drift far from the start model. "loss": a term
     of the loss, as in GRPO, in units of the loss; with k2 or k3, since k1 has no gradient there on average."""
-    entropy_coef: float = 0.0
-    """Weight of the entropy bonus in the loss, per nat and token."""
+    entropy_coef: float | None = None
+    """Weight of the entropy bonus in the loss, per nat and token. None: 0 where the start model was pretrained, and 0.1
+    where its weights are random."""
     entropy_schedule: Schedule = "constant"
     """How that weight falls over total_timesteps."""
     entropy_final: float = 0.1
@@ -169,7 +206,7 @@ class RunConfig(OptimizerConfig):
         for name in ("kl_limit", "kl_target"):
             self.check_number(name, low=0.0, open_low=True, optional=True)
         self.check_number("kl_coef", low=0.0, optional=True)
-        self.check_number("entropy_coef", low=0.0)
+        self.check_number("entropy_coef", low=0.0, optional=True)
         self.check_number("entropy_final", low=0.0, high=1.0, open_low=True)
         self.check_choice("entropy_schedule", *get_args(Schedule))
         self.check_choice("kl_estimator", "k1", "k2", "k3")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,10 +14,101 @@ from agents.metrics import distinct_n
 from agents.policy import Policy
 from agents.rollout import Rollout, collect, micro_batches
 from agents.sampling import Truncation
-from textenvs import Example, Reward, TextGenVectorEnv, make_reward
+from textenvs import Example, Reward, RewardError, TextGenVectorEnv, Tokenizer, make_reward
 from textenvs.render import Segment
 from textenvs.rewards import checked_score
 from textenvs.tokenizer import decode_prompt, decode_tokens
+
+_HELD_OUT_LANES = 64  # texts in a batch
+_EPISODES = {
+    "prompts": "prompt",
+    "responses": "response",
+    "scores": "score",
+    "held_outs": "held_out",
+    "token_texts": "token_texts",
+    "token_rewards": "token_rewards",
+}
+"""The fields of an `Evaluation` that have an entry for each episode, and what an entry is called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """When a run is evaluated, and how its policy samples then.
+
+    Before the first update and after the last one, it is on validation and test examples; in between on validation
+    examples alone, whose score says which checkpoint is the best.
+    """
+
+    episodes: int = 300
+    """Episodes of each evaluation."""
+    during: int = 4
+    """Evaluations between the first and the last, evenly over the run's tokens."""
+    temperature: float | None = None
+    """What logits are divided by; None: as in training."""
+    deterministic: bool = False
+    """The likeliest token at every step instead of a sample."""
+    top_k: int | None = None
+    """Sample from the k likeliest tokens alone."""
+    top_p: float | None = None
+    """Sample from the likeliest tokens alone, whose probabilities add up to this."""
+    min_p: float | None = None
+    """Sample from tokens alone that have at least this share of the likeliest one's probability."""
+    seed: int = 0
+    """Of the sampling."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: If a number is out of range.
+            TypeError: If a field is of the wrong type.
+        """
+        for name, least in (("episodes", 1), ("during", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"Expected {name} to be a whole number, got {value!r}")
+            if value < least:
+                raise ValueError(f"Expected {name} to be at least {least}, got {value}")
+        if self.temperature is not None:
+            if isinstance(self.temperature, bool) or not isinstance(self.temperature, (int, float)):
+                raise TypeError(f"Expected temperature to be a number, got {self.temperature!r}")
+            if not 0 < self.temperature < math.inf:
+                raise ValueError(f"Expected temperature in (0, inf), got {self.temperature}")
+        Truncation.of(self.top_k, self.top_p, self.min_p)
+
+    def sampling(self, temperature: float) -> dict[str, Any]:
+        """The arguments of `evaluate`.
+
+        Args:
+            temperature: The one of training.
+
+        Returns:
+            By name.
+        """
+        return {
+            "temperature": temperature if self.temperature is None else self.temperature,
+            "deterministic": self.deterministic,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "seed": self.seed,
+        }
+
+    def splits(self, progress: float, before: float | None, *, ended: bool) -> tuple[str, ...]:
+        """Which splits to evaluate on now.
+
+        Args:
+            progress: Share of the run's tokens that are played.
+            before: That share at the last evaluation; None: there was none.
+            ended: Whether the run is over.
+
+        Returns:
+            Their names; none where nothing is due.
+        """
+        if before is None or (ended and progress != before):
+            return ("validation", "test")
+        stage, last = (int(min(one, 1.0) * (self.during + 1)) for one in (progress, before))
+        return ("validation",) if stage > last and not ended else ()
 
 
 @dataclass(frozen=True)
@@ -38,6 +130,7 @@ class Evaluation:
         prompts: The prompts, one an episode.
         responses: The responses.
         scores: The score of each.
+        held_outs: The held-out metric of each; None where there is none.
         token_texts: What each token of each response prints, special tokens nothing.
         token_rewards: What each of them was paid.
     """
@@ -56,12 +149,48 @@ class Evaluation:
     prompts: tuple[str, ...]
     responses: tuple[str, ...]
     scores: tuple[float, ...]
+    held_outs: tuple[float, ...] | None
     token_texts: tuple[tuple[str, ...], ...]
     token_rewards: tuple[tuple[float, ...], ...]
 
     def summary(self) -> dict[str, Any]:
         """The numbers, without the episodes."""
-        return {one.name: value for one in fields(self) if not isinstance(value := getattr(self, one.name), tuple)}
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _EPISODES}
+
+    def samples(self) -> Iterator[dict[str, Any]]:
+        """The episodes as JSON values, one dict each."""
+        for episode in range(self.episodes):
+            yield {
+                name: None if (column := getattr(self, field)) is None else column[episode]
+                for field, name in _EPISODES.items()
+            }
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> Self:
+        """An evaluation from what `summary` and `samples` gave of it, JSON in between.
+
+        Args:
+            summary: The numbers; other names are left aside.
+            samples: The episodes.
+
+        Returns:
+            The evaluation.
+
+        Raises:
+            ValueError: If a name is missing, or there is another number of episodes.
+        """
+        try:
+            numbers = {one.name: summary[one.name] for one in fields(cls) if one.name not in _EPISODES}
+            columns: dict[str, Any] = {field: [row[name] for row in samples] for field, name in _EPISODES.items()}
+        except KeyError as error:
+            raise ValueError(f"Expected a whole evaluation, got one without {error}") from error
+        if len(samples) != numbers["episodes"]:
+            raise ValueError(f"Expected {numbers['episodes']} episodes of an evaluation, got {len(samples)}")
+        for field, column in columns.items():
+            columns[field] = tuple(tuple(one) if isinstance(one, list) else one for one in column)
+        if any(one is None for one in columns["held_outs"]):
+            columns["held_outs"] = None
+        return cls(**numbers, **columns)
 
     def segments(self, episode: int) -> list[Segment]:
         """One episode for `textenvs.render`: its prompt, and each token of its response with its reward.
@@ -91,19 +220,42 @@ def confidence_interval(samples: np.ndarray[Any, Any]) -> tuple[float, float, fl
     return mean, mean - margin, mean + margin
 
 
-def held_out_scores(reward: Reward, examples: list[Example], responses: list[str]) -> np.ndarray[Any, Any]:
-    """A second score of the same responses.
+def held_out_scores(
+    reward: Reward, examples: Sequence[Example], responses: Sequence[str], tokenizer: Tokenizer
+) -> np.ndarray[Any, Any]:
+    """A second score of the same responses, in batches: a score that needs a network reads many texts at once.
 
     Args:
         reward: The held-out metric.
         examples: What each response answers.
         responses: The texts.
+        tokenizer: Of the policy that wrote them.
 
     Returns:
         `(n,)` float64.
+
+    Raises:
+        RewardError: If the metric raises, or gives anything but a finite number: names the example and response.
     """
-    pairs = zip(examples, responses, strict=True)
-    return np.array([checked_score(reward, example, response) for example, response in pairs])
+    found = np.zeros(len(responses))
+    scorer = reward.scorer(min(_HELD_OUT_LANES, len(responses)), tokenizer)
+    for begin in range(0, len(responses), _HELD_OUT_LANES):
+        part = slice(begin, begin + _HELD_OUT_LANES)
+        try:
+            found[part] = scorer.score_whole(np.arange(len(responses[part])), examples[part], responses[part])
+        except RewardError:
+            raise
+        except Exception:  # one by one, for an error that names the response
+            _one_by_one(reward, examples[part], responses[part])
+            raise
+    wrong = np.flatnonzero(~np.isfinite(found)).tolist()
+    _one_by_one(reward, [examples[row] for row in wrong], [responses[row] for row in wrong])
+    return found
+
+
+def _one_by_one(reward: Reward, examples: Sequence[Example], responses: Sequence[str]) -> None:
+    for example, response in zip(examples, responses, strict=True):
+        checked_score(reward, example, response)
 
 
 @torch.no_grad()
@@ -122,7 +274,8 @@ def reference_log_probs(
         `(batch, time)` float32, zeros at padding.
     """
     log_probs = torch.zeros_like(rollout.log_probs)
-    for rows in micro_batches(rollout, micro_batch_size):
+    everything = torch.arange(len(rollout), device=log_probs.device)
+    for rows in micro_batches(rollout, everything, micro_batch_size):
         part = rollout.select(rows)
         found = reference.evaluate(
             part.input_ids,
@@ -182,6 +335,33 @@ def evaluate(
         examples=places,
         truncation=Truncation.of(top_k, top_p, min_p),
     )
+    return describe(rollout, policy, env, reference=reference, held_out=held_out, temperature=temperature)
+
+
+def describe(
+    rollout: Rollout,
+    policy: Policy,
+    env: TextGenVectorEnv,
+    *,
+    reference: Policy | None = None,
+    held_out: Any = None,
+    temperature: float = 1.0,
+) -> Evaluation:
+    """How good the episodes of a rollout are.
+
+    Args:
+        rollout: The episodes.
+        policy: Who played them.
+        env: Where.
+        reference: See `evaluate`.
+        held_out: See `evaluate`.
+        temperature: What logits were divided by.
+
+    Returns:
+        The evaluation.
+    """
+    pool, episodes = env.setting.pool, len(rollout)
+    places = rollout.examples.tolist()
     examples = [pool.examples[place] for place in places]
     responses = rollout.responses(policy)
     scores = rollout.scores.double().cpu().numpy()
@@ -189,17 +369,18 @@ def evaluate(
     token_texts, token_rewards = _tokens(rollout, policy)
     second = held_out if held_out is not None else env.task.held_out_reward
     found: tuple[float | None, float | None, float | None] = (None, None, None)
-    name = None
+    name = held_outs = None
     if second is not None:
         metric = make_reward(second)
         name = metric.name
-        found = confidence_interval(held_out_scores(metric, examples, responses))
+        held_outs = held_out_scores(metric, examples, responses, policy.tokenizer)
+        found = confidence_interval(held_outs)
     kl = None
     if reference is not None:
         other = reference_log_probs(reference, rollout, temperature=temperature)
-        kl = float(((rollout.log_probs - other) * rollout.response_mask).sum() / num_episodes)
+        kl = float(((rollout.log_probs - other) * rollout.response_mask).sum() / episodes)
     return Evaluation(
-        episodes=num_episodes,
+        episodes=episodes,
         score=score,
         score_low=low,
         score_high=high,
@@ -208,11 +389,12 @@ def evaluate(
         held_out_high=found[2],
         kl=kl,
         distinct_2=distinct_n(responses),
-        response_length=float(rollout.response_mask.sum() / num_episodes),
+        response_length=float(rollout.response_mask.sum() / episodes),
         held_out_name=name,
         prompts=tuple(prompt_texts(env, places)),
         responses=tuple(responses),
         scores=tuple(scores.tolist()),
+        held_outs=None if held_outs is None else tuple(held_outs.tolist()),
         token_texts=token_texts,
         token_rewards=token_rewards,
     )

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents import processes
+
 
 class Meter:
     """Weighted averages, summed on the device and read once.
@@ -52,14 +54,13 @@ class Meter:
             self._weights[name] = self._weights.get(name, torch.zeros(())) + torch.as_tensor(weight * share).cpu()
 
     def means(self) -> dict[str, float]:
-        """Name to average; NaN for what was counted with no weight at all."""
-        if not self._sums:
-            return {}
-        sums = torch.stack([total.float() for total in self._sums.values()]).tolist()  # the one host sync
+        """Name to average, over all processes; NaN for what was counted with no weight at all."""
+        totals = [total.float() for total in self._sums.values()]
+        sums = torch.stack(totals).tolist() if totals else []  # the one host sync
         weights = [float(weight) for weight in self._weights.values()]
+        pairs = {name: (total, weight) for name, total, weight in zip(self._sums, sums, weights, strict=True)}
         return {
-            name: total / weight if weight else float("nan")
-            for name, total, weight in zip(self._sums, sums, weights, strict=True)
+            name: total / weight if weight else float("nan") for name, (total, weight) in processes.sums(pairs).items()
         }
 
 
@@ -135,12 +136,13 @@ class MetricsLog:
     Args:
         folder: The run's folder.
         wandb_project: A W&B project, or None. Needs `pip install "textenvs[wandb]"`.
+        purge_step: What TensorBoard has from this step on is forgotten, since the run goes on from before it.
 
     Raises:
         ImportError: If W&B is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, wandb_project: str | None = None) -> None:
+    def __init__(self, folder: Path, wandb_project: str | None = None, *, purge_step: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._wandb: Any = None
@@ -152,7 +154,7 @@ class MetricsLog:
             self._wandb = wandb.init(project=wandb_project, dir=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._tensorboard: Any = SummaryWriter(str(folder / "tensorboard"))
+        self._tensorboard: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
 
     def write(self, timesteps: int, row: Mapping[str, float]) -> None:
         """Write one row.
@@ -163,10 +165,19 @@ class MetricsLog:
         """
         self._file.write(json.dumps({"timesteps": timesteps, **row}) + "\n")
         self._file.flush()
-        for name, value in row.items():
+        self.write_scalars(timesteps, row)
+
+    def write_scalars(self, timesteps: int, scalars: Mapping[str, float]) -> None:
+        """Write numbers that are no row of the file: to TensorBoard and Weights & Biases alone.
+
+        Args:
+            timesteps: Tokens played so far.
+            scalars: Name to number.
+        """
+        for name, value in scalars.items():
             self._tensorboard.add_scalar(name, value, timesteps)
         if self._wandb is not None:
-            self._wandb.log(dict(row), step=timesteps)
+            self._wandb.log(dict(scalars), step=timesteps)
 
     def close(self) -> None:
         """Flush and close everything."""
@@ -199,7 +210,7 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
             rows.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
     return rows
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
 
 from agents.config import OptimizerConfig, Schedule
 from agents.policy import Policy
@@ -25,7 +24,8 @@ def make_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optim
         The optimiser.
     """
     parameters = [one for one in policy.parameters() if one.requires_grad]
-    lr, decay = config.learning_rate, config.weight_decay
+    lr, decay = config.filled_in(policy.pretrained).learning_rate, config.weight_decay
+    assert lr is not None
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=decay)
     if config.optimizer == "rmsprop":
@@ -86,7 +86,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig,
 
     Returns:
         The step size. The very first update of a warm-up has one of 0.
+
+    Raises:
+        ValueError: If the config leaves the step size open.
     """
+    if config.learning_rate is None:
+        raise ValueError("Expected a config with a learning_rate, got None: config.filled_in(pretrained) decides it")
     warm = 1.0 if progress >= config.warmup else progress / config.warmup
     rate = config.learning_rate * warm * schedule(config.learning_rate_schedule, progress, config.learning_rate_final)
     for group in optimizer.param_groups:
@@ -94,18 +99,35 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig,
     return rate
 
 
-def gradient_step(policy: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> Tensor:
-    """Clip the gradient once, take a step, and clear it.
+def limited_kl_coef(kl_coef: float, kl: float, limit: float) -> float:
+    """The price of KL at a distance from the start model: as it is up to the limit, steeper beyond.
+
+    A function of the distance alone. A controller that raises and lowers the price update by update (Ziegler et al.
+    2019, section 2.2) answers late, and then overshoots in both directions: see docs/log.md.
 
     Args:
-        policy: Whose gradients have been accumulated.
-        optimizer: What takes the step.
-        max_grad_norm: The largest norm to let through.
+        kl_coef: The price within the limit.
+        kl: Nats a token, measured on the batch that is about to be learned from.
+        limit: Nats a token.
 
     Returns:
-        Scalar, the norm before clipping.
+        The price: `kl_coef * max(1, kl / limit) ** 2`.
     """
-    norm = nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norm
+    return kl_coef * max(1.0, kl / limit) ** 2
+
+
+def adapted_kl_coef(kl_coef: float, kl: float, target: float) -> float:
+    """The price of KL by a proportional controller in log space, one step of it.
+
+    Args:
+        kl_coef: The price in the update before.
+        kl: Nats a token, measured on the batch that is about to be learned from.
+        target: Nats a token.
+
+    Returns:
+        The price: a tenth of the relative error up or down, the error clipped to a fifth.
+
+    Source: Ziegler et al. (2019), arXiv:1909.08593, section 2.2, with their K = 0.1; theirs is the KL of a response.
+    """
+    error = min(max((kl - target) / target, -0.2), 0.2)
+    return kl_coef * (1 + 0.1 * error)

@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-import json
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,22 +25,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
-from agents import adapters
+from agents import adapters, policy_files
 from agents.decode import StepGraph
 from agents.lane_cache import (
     CachedContext,
@@ -58,52 +51,20 @@ from agents.linear_log_probs import linear_log_probs
 from agents.lstm import LSTMForCausalLM, RecurrentContext
 from agents.sampling import Truncation
 from textenvs import Tokenizer, make_tokenizer
-from textenvs.tokenizer import SubwordTokenizer
 
-BUNDLED_MODELS = {"tiny": Path(__file__).parent / "data" / "tiny"}
-"""Name to folder, for the models that come with the package."""
-
-_VALUE_HEAD_FILE = "value_head.safetensors"
-_CRITIC_FILE = "critic.safetensors"
-_POLICY_FILE = "policy.json"
-_ADAPTERS_FOLDER = "adapters"
-_BASE_FOLDER = "base"
-
-_SMALL_LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 176,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 1024,
+# Learned positions, and weights five times as large as language models begin with: attention that finds a place by its
+# number forms in a sixth of the tokens that a Llama of this size takes (docs/log.md).
+_FRESH = {
+    "model_type": "gpt2",
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 1024,
+    "initializer_range": 0.1,
+    "pad_token_id": None,  # often EOS, and then GPT-2 warns of rows that are padded, which a causal mask hides from it
 }
 
 Precision = Literal["float32", "bfloat16"]
-
-
-def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """The device to use: the one named, else CUDA, else Apple's MPS, else the CPU.
-
-    Args:
-        device: What the user asked for, or None.
-
-    Returns:
-        The device.
-
-    Raises:
-        ValueError: If torch knows no such device, or there is none on this machine.
-    """
-    if device is None:
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(name)
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"Expected a device that this machine has (cpu, cuda, mps), got {device!r}: {error}"
-        ) from error
-    return chosen
 
 
 @dataclass(frozen=True)
@@ -165,9 +126,9 @@ class Policy(nn.Module):
         self.gradient_checkpointing = False
         self.has_adapters = False
         self._adapters_on = True  # False in the reference of a policy with adapters
-        self._source: str | None = None  # what from_pretrained loaded, so that adapters can be saved without the rest
+        self.source: str | None = None  # what from_pretrained loaded, so that adapters can be saved without the rest
         self.tokenizer: Tokenizer = make_tokenizer(tokenizer)
-        self._tokenizer_source = tokenizer
+        self.tokenizer_source = tokenizer
         self.model = model
         head = model.get_output_embeddings()
         if not isinstance(head, nn.Linear):
@@ -212,56 +173,7 @@ class Policy(nn.Module):
         Raises:
             ValueError: If there is no such model, or it cannot be loaded safely.
         """
-        source = str(BUNDLED_MODELS.get(str(name_or_folder), name_or_folder))
-        chosen = choose_device(device)
-        local = os.path.isdir(source)
-        if not local and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source):
-            raise ValueError(
-                f"Expected a bundled model {list(BUNDLED_MODELS)}, a folder or a hub id, got {source!r}: no such folder"
-            )
-        if local and not any((Path(source) / name).exists() for name in ("config.json", _ADAPTERS_FOLDER)):
-            raise ValueError(f"Expected a model folder with a config.json, got {source!r}, which has none")
-        notes = read_json(Path(source) / _POLICY_FILE) if (Path(source) / _POLICY_FILE).is_file() else {}
-        weights = source
-        if notes.get("base") is not None:  # a folder of adapters, whose base lies elsewhere
-            weights = str(BUNDLED_MODELS.get(notes["base"], notes["base"]))
-        elif (Path(source) / _BASE_FOLDER).is_dir():
-            weights = str(Path(source) / _BASE_FOLDER)
-        try:
-            with quiet_loading():
-                config = AutoConfig.from_pretrained(weights, trust_remote_code=False)
-                kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-                model = kind.from_pretrained(
-                    weights, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-                )
-                tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            name = "the folder" if local else f"no such folder or bundled model {list(BUNDLED_MODELS)}, so the hub id"
-            raise ValueError(
-                f"Expected a language model that loads from safetensors, got {name} {weights!r}: {error}"
-            ) from error
-        nn.Module.to(model, chosen)
-        policy = cls(model, tokenizer)
-        policy._source = str(name_or_folder) if not local or str(name_or_folder) in BUNDLED_MODELS else None
-        if local and policy._source is None:
-            policy._source = notes.get("base") or os.path.abspath(weights)
-        policy.pretrained = bool(notes.get("pretrained", True))
-        policy.precision = notes.get("precision", "float32")
-        policy.gradient_checkpointing = bool(notes.get("gradient_checkpointing", False))
-        if (Path(source) / _ADAPTERS_FOLDER).is_dir():
-            adapters.load(model, Path(source) / _ADAPTERS_FOLDER)
-            policy.has_adapters = True
-        value_head = Path(source) / _VALUE_HEAD_FILE
-        if value_head.is_file():
-            policy.value_head.load_state_dict(load_file(value_head, device=str(chosen)))
-        critic = Path(source) / _CRITIC_FILE
-        if critic.is_file():
-            load_model(policy.separate_critic(), critic, device=str(chosen))
-        frozen = set(notes.get("frozen", ()))
-        for name, parameter in policy.named_parameters():
-            if name in frozen:
-                parameter.requires_grad_(False)
-        return policy
+        return policy_files.load(cls, name_or_folder, device=device)
 
     @classmethod
     def from_config(
@@ -289,17 +201,17 @@ class Policy(nn.Module):
             TypeError: If there is no such setting; says which is closest.
         """
         made = make_tokenizer(tokenizer)
-        full = config if isinstance(config, PretrainedConfig) else _config_of(config, made)
+        full = config if isinstance(config, PretrainedConfig) else policy_files.config_of(config, made)
         kind = AutoModelForSeq2SeqLM if full.is_encoder_decoder else AutoModelForCausalLM
         with torch.random.fork_rng(devices=[]):  # Transformers draws from the global generator, which stays as it was
             torch.manual_seed(seed)
             model = kind.from_config(full, dtype=torch.float32)  # type: ignore[no-untyped-call]
-        nn.Module.to(model, choose_device(device))
+        nn.Module.to(model, policy_files.choose_device(device))
         return cls(model, tokenizer)
 
     @classmethod
     def fresh(cls, tokenizer: Any, *, seed: int = 0, device: str | torch.device | None = None) -> Policy:
-        """A small Llama with random weights over any tokenizer, for tasks that need no language.
+        """A small GPT-2 with random weights over any tokenizer, for tasks that need no language.
 
         Args:
             tokenizer: As `textenvs.make_tokenizer` takes it.
@@ -309,7 +221,7 @@ class Policy(nn.Module):
         Returns:
             The policy, two layers of width 64, with room for 1024 tokens.
         """
-        return cls.from_config(_SMALL_LLAMA, tokenizer, seed=seed, device=device)
+        return cls.from_config(_FRESH, tokenizer, seed=seed, device=device)
 
     # How it is trained -----------------------------------------------------------------------------------------------
 
@@ -393,46 +305,7 @@ class Policy(nn.Module):
         Raises:
             ValueError: If the tokenizer is an object that cannot be written.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        apart = self.has_adapters and not merge
-        with quiet_loading():
-            if apart:
-                adapters.save(self.model, folder / _ADAPTERS_FOLDER)
-                if self._source is None:
-                    adapters.stripped(self.model).save_pretrained(folder / _BASE_FOLDER)
-            else:
-                model = adapters.merged(self.model) if self.has_adapters else self.model
-                model.save_pretrained(folder)
-        notes = {
-            "pretrained": self.pretrained,
-            "precision": self.precision,
-            "gradient_checkpointing": self.gradient_checkpointing,
-            "frozen": [] if merge else [name for name, one in self.named_parameters() if not one.requires_grad],
-            "base": self._source if apart else None,
-        }
-        (folder / _POLICY_FILE).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
-        if hasattr(self._tokenizer_source, "save_pretrained"):
-            self._tokenizer_source.save_pretrained(folder)
-        elif isinstance(self.tokenizer, SubwordTokenizer):
-            backend = self.tokenizer.backend
-            names = {
-                "eos_token": backend.id_to_token(self.tokenizer.eos_token_id),
-                "bos_token": backend.id_to_token(self.tokenizer.bos_token_id),
-                "pad_token": backend.id_to_token(self.tokenizer.pad_token_id),
-            }
-            PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
-        else:
-            raise ValueError(
-                "Expected a policy whose tokenizer comes from Transformers or the tokenizers library, since no other "
-                f"can be written beside the model, got {type(self.tokenizer).__name__}"
-            )
-        save_file(
-            {name: tensor.contiguous() for name, tensor in self.value_head.state_dict().items()},
-            folder / _VALUE_HEAD_FILE,
-        )
-        if self.critic is not None:
-            save_model(self.critic, str(folder / _CRITIC_FILE))
+        policy_files.save(self, Path(folder), merge=merge)
 
     def separate_critic(self) -> nn.Module:
         """Give values a trunk of their own, a copy of the model's as it is now, unless they have one already.
@@ -885,38 +758,6 @@ def _logit_shape(config: PretrainedConfig) -> tuple[float, float | None]:
     return scale, float(cap) if cap else None
 
 
-def _config_of(settings: Mapping[str, Any], tokenizer: Tokenizer) -> PretrainedConfig:
-    """A Transformers config from a dict, which refuses what Transformers would keep without a word: a typo."""
-    settings = dict(settings)
-    model_type = settings.pop("model_type", None)
-    if not isinstance(model_type, str):
-        raise ValueError(
-            f"Expected a config with a 'model_type' ('llama', 'gpt2', 't5', 'lstm_lm', ...), got {settings!r}"
-        )
-    try:
-        default = AutoConfig.for_model(model_type)
-    except ValueError as error:
-        raise ValueError(f"Expected a model type that Transformers knows, got {model_type!r}: {error}") from error
-    known = {*default.to_dict(), *default.attribute_map}
-    for name in settings:
-        if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"Expected a setting of {type(default).__name__}, got {name!r}.{hint}")
-    ours: dict[str, Any] = {
-        "vocab_size": tokenizer.vocab_size,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    if default.is_encoder_decoder:
-        ours["decoder_start_token_id"] = tokenizer.bos_token_id
-    for name in ("forced_bos_token_id", "forced_eos_token_id"):  # ids of another vocabulary, for generate()
-        if getattr(default, name, None) is not None:
-            ours[name] = None
-    return AutoConfig.for_model(model_type, **{**ours, **settings})
-
-
 def _first_layers(trunk: Any, count: int) -> list[nn.Module]:
     """The embeddings and the first `count` layers of a trunk; of encoder and decoder both, where there are two."""
     stacks: list[Any] = [trunk.get_encoder(), trunk.get_decoder()] if trunk.config.is_encoder_decoder else [trunk]
@@ -951,26 +792,3 @@ def unpack_masks(packed: Tensor, vocab_size: int) -> Tensor:
     """
     bits = packed.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=packed.device) & 1
     return bits.flatten(-2)[..., :vocab_size].bool()
-
-
-class quiet_loading:
-    """No progress bars from Transformers while a model loads or is saved."""
-
-    def __enter__(self) -> None:
-        self._was_on = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
-
-    def __exit__(self, *exc: object) -> None:
-        if self._was_on:
-            transformers_logging.enable_progress_bar()
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file, or an error that names the file."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"Expected {str(file)!r} to hold JSON, but it could not be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"Expected {str(file)!r} to hold a JSON object, got {type(content).__name__}")
-    return content

@@ -16,18 +16,21 @@ OpenAI's code.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from agents.advantages import gae, normalize
 from agents.config import RunConfig
 from agents.losses import explained_variance, kl_estimate, masked_mean, ppo_policy_loss, value_loss
 from agents.metrics import Meter
-from agents.optimization import gradient_step
 from agents.policy import Policy
 from agents.rollout import Rollout, micro_batches, minibatches
+from agents.steps import step
 from agents.training import Algorithm
 
 
@@ -35,8 +38,13 @@ from agents.training import Algorithm
 class PPOConfig(RunConfig):
     """Settings of PPO."""
 
-    learning_rate: float = 3e-4
-    """Step size at the start; smaller than its siblings', since each batch is used for several steps."""
+    # Smaller steps than its siblings', since each batch is used for several.
+    IF_PRETRAINED: ClassVar[Mapping[str, float]] = {**RunConfig.IF_PRETRAINED, "learning_rate": 3e-4}
+    IF_FRESH: ClassVar[Mapping[str, float]] = {**RunConfig.IF_FRESH, "learning_rate": 1e-3}
+
+    learning_rate: float | None = None
+    """Step size at the start; smaller than its siblings', since each batch is used for several steps. None: 3e-4 where
+    the start model was pretrained, 1e-3 where its weights are random."""
     epochs: int = 2
     """Passes over each batch."""
     minibatch_size: int = 64
@@ -95,7 +103,7 @@ def update(
         Metrics.
     """
     mask = rollout.response_mask
-    kl_coef = config.kl_coef or 0.0
+    kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
     assert rollout.ref_log_probs is not None
     kl_price = kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask)
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
@@ -117,50 +125,54 @@ def update(
         advantages = normalize(advantages, mask)
     rollout = replace(rollout, advantages=advantages, returns=returns)
 
+    def loss_of(tokens: Tensor, moved: Meter, rows: Tensor) -> tuple[Tensor, Callable[[], None]]:
+        part = rollout.select(rows)
+        assert part.advantages is not None
+        assert part.returns is not None
+        counted = part.response_mask
+        now = policy.evaluate(
+            part.input_ids, part.positions, counted, temperature=config.temperature, allowed=part.action_masks
+        )
+        policy_loss, stats = ppo_policy_loss(
+            now.log_probs,
+            part.log_probs,
+            part.advantages,
+            counted,
+            clip_range=config.clip_range,
+            clip_range_high=config.clip_range_high,
+            normalizer=tokens,
+        )
+        critic_loss = value_loss(
+            now.values,
+            part.returns,
+            counted,
+            old_values=part.values,
+            clip_range=config.value_clip_range,
+            normalizer=tokens,
+        )
+        entropy = masked_mean(now.entropies, counted, normalizer=tokens)
+        loss = policy_loss + config.value_coef * critic_loss - entropy_coef * entropy
+        if config.kl_credit == "loss":
+            assert part.ref_log_probs is not None
+            kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
+            loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
+        terms = {"policy_loss": policy_loss, "value_loss": critic_loss, "entropy": entropy}
+
+        def count() -> None:
+            meter.add_shares(tokens, counted.sum() / tokens.clamp(min=1), terms)
+            meter.add(counted.sum(), stats)
+            moved.add(counted.sum(), {"approx_kl": stats["approx_kl"]})
+
+        return loss, count
+
     epochs = 0
     for _ in range(config.epochs):
         moved = Meter()
         for minibatch in minibatches(rollout, config.minibatch_size, generator, tokens=config.minibatch_tokens):
-            tokens = mask[minibatch].sum()
-            for rows in micro_batches(rollout, config.micro_batch_size, minibatch):
-                part = rollout.select(rows)
-                assert part.advantages is not None
-                assert part.returns is not None
-                counted = part.response_mask
-                now = policy.evaluate(
-                    part.input_ids, part.positions, counted, temperature=config.temperature, allowed=part.action_masks
-                )
-                policy_loss, stats = ppo_policy_loss(
-                    now.log_probs,
-                    part.log_probs,
-                    part.advantages,
-                    counted,
-                    clip_range=config.clip_range,
-                    clip_range_high=config.clip_range_high,
-                    normalizer=tokens,
-                )
-                critic_loss = value_loss(
-                    now.values,
-                    part.returns,
-                    counted,
-                    old_values=part.values,
-                    clip_range=config.value_clip_range,
-                    normalizer=tokens,
-                )
-                entropy = masked_mean(now.entropies, counted, normalizer=tokens)
-                loss = policy_loss + config.value_coef * critic_loss - config.entropy_coef * entropy
-                if config.kl_credit == "loss":
-                    assert part.ref_log_probs is not None
-                    kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
-                    loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
-                loss.backward()
-                terms = {"policy_loss": policy_loss, "value_loss": critic_loss, "entropy": entropy}
-                meter.add_shares(tokens, counted.sum() / tokens.clamp(min=1), terms)
-                meter.add(counted.sum(), stats)
-                moved.add(counted.sum(), {"approx_kl": stats["approx_kl"]})
-            meter.add(1.0, {"grad_norm": gradient_step(policy, optimizer, config.max_grad_norm)})
+            part_loss = partial(loss_of, mask[minibatch].sum(), moved)
+            step(policy, optimizer, minibatch, part_loss, config, meter, cut=partial(micro_batches, rollout))
         epochs += 1
-        if config.target_kl is not None and moved.means()["approx_kl"] > config.target_kl:
+        if config.target_kl is not None and moved.means().get("approx_kl", 0.0) > config.target_kl:
             break
     return {**meter.means(), "epochs": float(epochs)}
 

@@ -24,6 +24,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -33,9 +34,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.config import OptimizerConfig
+from agents.files import read_json
 from agents.losses import preference_loss
-from agents.optimization import gradient_step
-from agents.policy import Policy, read_json
+from agents.metrics import Meter
+from agents.policy import Policy
+from agents.steps import step
 from agents.text_model import TextModel
 from textenvs import Example
 
@@ -85,6 +89,9 @@ class PreferenceConfig:
     """Gradients are scaled down to this norm."""
     beta: float = 0.1
     """DPO's: how much reward a nat of log-ratio is. Bradley-Terry does not use it."""
+    chat_template: bool = False
+    """Whether prompts are read in the chat template of the model's tokenizer: for instruct models. The score that the
+    model becomes reads them in the same way."""
     seed: int = 0
     """Of the order of the pairs."""
 
@@ -93,6 +100,7 @@ class PreferenceConfig:
 
         Raises:
             ValueError: If one is out of range.
+            TypeError: If one is of the wrong type.
         """
         if self.method not in _METHODS:
             raise ValueError(f"Expected method to be one of {list(_METHODS)}, got {self.method!r}")
@@ -105,6 +113,8 @@ class PreferenceConfig:
                 raise ValueError(f"Expected {name} to be above 0, got {getattr(self, name)}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"Expected weight_decay to be at least 0, got {self.weight_decay}")
+        if not isinstance(self.chat_template, bool):
+            raise TypeError(f"Expected chat_template to be true or false, got {self.chat_template!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"Expected seed to be a whole number of at least 0, got {self.seed!r}")
 
@@ -234,9 +244,10 @@ def split_pairs(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
 class _Rows:
     """The two texts of each pair as tokens, made once. Text 2 i is pair i's chosen one, and 2 i + 1 the rejected."""
 
-    def __init__(self, policy: Policy, pairs: Sequence[Pair]) -> None:
+    def __init__(self, policy: Policy, pairs: Sequence[Pair], config: PreferenceConfig) -> None:
         texts = [(Example(pair.prompt), text) for pair in pairs for text in (pair.chosen, pair.rejected)]
-        rows, self.prompt_lengths = TextModel(policy).rows([one for one, _ in texts], [text for _, text in texts])
+        reader = TextModel(policy, config.chat_template)
+        rows, self.prompt_lengths = reader.rows([one for one, _ in texts], [text for _, text in texts])
         self.rows = [torch.tensor(row) for row in rows]
 
     def values(self, policy: Policy, places: Sequence[int]) -> Tensor:
@@ -311,7 +322,7 @@ def margins(policy: Policy, pairs: Sequence[Pair], trained: Trained) -> NDArray[
     Returns:
         `(pairs,)`.
     """
-    rows = _Rows(policy, pairs)
+    rows = _Rows(policy, pairs, trained.config)
     size = trained.config.micro_batch_size
     before = None if trained.reference is None else _reference_log_probs(trained.reference, rows, size)
     return _all_margins(policy, rows, trained.config, before)
@@ -353,7 +364,7 @@ def train(
     if config.method == "bradley_terry":
         torch.nn.init.zeros_(policy.value_head.weight)
         torch.nn.init.zeros_(policy.value_head.bias)
-    rows, held_out = _Rows(policy, pairs), _Rows(policy, validation)
+    rows, held_out = _Rows(policy, pairs, config), _Rows(policy, validation, config)
     before = held_out_before = None
     if reference is not None:
         before = _reference_log_probs(reference, rows, config.micro_batch_size)
@@ -365,18 +376,21 @@ def train(
     generator = torch.Generator().manual_seed(config.seed)
     history: list[dict[str, float]] = []
     best: tuple[float, int, dict[str, Tensor]] | None = None
+    steps_config = OptimizerConfig(micro_batch_size=config.micro_batch_size, max_grad_norm=config.max_grad_norm)
+
+    def loss_of(meter: Meter, size: int, part: Tensor) -> tuple[Tensor, Callable[[], None]]:
+        found = _margins(policy, rows, part.tolist(), config, before)
+        loss = preference_loss(found, normalizer=size)
+        return loss, lambda: meter.add_shares(float(size), len(part) / size, {"loss": loss})
+
     for epoch in range(1, config.epochs + 1):
-        total = 0.0
+        meter = Meter()
         for batch in torch.randperm(len(pairs), generator=generator).split(config.batch_size):
-            for part in batch.split(config.micro_batch_size):
-                found = _margins(policy, rows, part.tolist(), config, before)
-                loss = preference_loss(found, normalizer=len(batch))
-                loss.backward()
-                total += loss.item() * len(batch)
-            gradient_step(policy, optimizer, config.max_grad_norm)
+            step(policy, optimizer, batch, partial(loss_of, meter, len(batch)), steps_config, meter)
             schedule.step()
         seen = evaluate_margins(_all_margins(policy, held_out, config, held_out_before))
-        row = {"epoch": float(epoch), "loss": total / len(pairs), "accuracy": seen.accuracy, "log_loss": seen.log_loss}
+        loss = meter.means().get("loss", math.nan)
+        row = {"epoch": float(epoch), "loss": loss, "accuracy": seen.accuracy, "log_loss": seen.log_loss}
         history.append(row)
         if on_epoch is not None:
             on_epoch(row)

@@ -19,7 +19,9 @@ one learning rate serves any scale of reward; and each token pays for its KL to 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -37,9 +39,9 @@ from agents.advantages import (
 from agents.config import RunConfig
 from agents.losses import kl_estimate, masked_mean, policy_gradient_loss, sequence_mean, value_loss
 from agents.metrics import Meter
-from agents.optimization import gradient_step
 from agents.policy import Policy
 from agents.rollout import Rollout, collect, micro_batches
+from agents.steps import step
 from agents.training import Algorithm
 
 if TYPE_CHECKING:
@@ -55,9 +57,10 @@ class REINFORCEConfig(RunConfig):
     )
     """What is taken off the return. none: nothing. moving_average: the mean return at the same token position over
     earlier batches. batch_mean: that of this batch. greedy: the return of the episode that the likeliest tokens make
-    of the same example (self-critical). leave_one_out: the mean of the other episodes of the same example, or of the
-    whole batch where group_size is 1 (RLOO). group: the mean of the episodes of the same example, and the difference is
-    divided by their standard deviation (GRPO). value: a learned V of the state."""
+    of the same example (self-critical), and of what bonuses pay, batch_mean. leave_one_out: the mean of the other
+    episodes of the same example, or of the whole batch where group_size is 1 (RLOO). group: the mean of the episodes of
+    the same example, and the difference is divided by their standard deviation (GRPO). value: a learned V of the
+    state."""
     baseline_decay: float = 0.9
     """What each batch leaves of the moving average before it."""
     credit: Literal["to_go", "episode"] = "to_go"
@@ -126,6 +129,9 @@ def prepare(agent: Agent, rollout: Rollout) -> Rollout:
         expected = credits(greedy, greedy.rewards, config)[place]
         steps = rollout.response_mask.shape[1]
         expected = torch.nn.functional.pad(expected[:, :steps], (0, max(steps - expected.shape[1], 0)))
+        if rollout.bonuses is not None:  # to pay the greedy episode would also move what novelty remembers
+            means, _ = per_step_means(credits(rollout, rollout.bonuses, config), rollout.response_mask)
+            expected = expected + means.float()
         return replace(rollout, baselines=torch.where(rollout.response_mask, expected, 0))
     return rollout
 
@@ -153,7 +159,7 @@ def update(
         ValueError: If the baseline needs `prepare`, and it has not been called.
     """
     mask = rollout.response_mask
-    kl_coef = config.kl_coef or 0.0
+    kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
     assert rollout.ref_log_probs is not None
     kl_price = kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask)
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
@@ -166,7 +172,8 @@ def update(
 
     meter = Meter()
     tokens = mask.sum()
-    for rows in micro_batches(rollout, config.micro_batch_size):
+
+    def loss_of(rows: Tensor) -> tuple[Tensor, Callable[[], None]]:
         part = rollout.select(rows)
         counted, steps = part.response_mask, part.response_mask.shape[1]
         now = policy.evaluate(
@@ -178,7 +185,7 @@ def update(
             weighted = now.log_probs * advantages[rows, :steps]
             policy_loss = -sequence_mean(weighted, counted, normalizer=mask.any(dim=1).sum())
         entropy = masked_mean(now.entropies, counted, normalizer=tokens)
-        loss = policy_loss - config.entropy_coef * entropy
+        loss = policy_loss - entropy_coef * entropy
         terms = {"policy_loss": policy_loss, "entropy": entropy}
         if config.baseline == "value":
             terms["value_loss"] = value_loss(now.values, returns[rows, :steps], counted, normalizer=tokens)
@@ -187,9 +194,10 @@ def update(
             assert part.ref_log_probs is not None
             kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
             loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
-        loss.backward()
-        meter.add_shares(1.0, counted.sum() / tokens.clamp(min=1), terms)
-    meter.add(1.0, {"grad_norm": gradient_step(policy, optimizer, config.max_grad_norm)})
+        return loss, lambda: meter.add_shares(1.0, counted.sum() / tokens.clamp(min=1), terms)
+
+    everything = torch.arange(len(rollout), device=mask.device)
+    step(policy, optimizer, everything, loss_of, config, meter, cut=partial(micro_batches, rollout))
     return meter.means()
 
 

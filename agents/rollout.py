@@ -148,20 +148,19 @@ def minibatches(rollout: Rollout, size: int, generator: torch.Generator, *, toke
     return [part for part in order.split(torch.bincount(chosen, minlength=count).tolist()) if len(part)]
 
 
-def micro_batches(rollout: Rollout, size: int, rows: Tensor | None = None) -> list[Tensor]:
+def micro_batches(rollout: Rollout, rows: Tensor, size: int) -> list[Tensor]:
     """Episodes of about the same length together, so that little of a forward pass is padding.
 
     Args:
         rollout: The rollout.
+        rows: `(k,)` int64, which episodes.
         size: The most episodes in a micro-batch.
-        rows: `(k,)` int64, which episodes; None: all.
 
     Returns:
         Row numbers, `(n,)` int64 each, every episode in exactly one. On a CPU, where a pass costs what its tokens cost,
         a micro-batch also ends where more than a sixth of it would be padding, unless it is short.
     """
     device = rollout.input_ids.device
-    rows = torch.arange(len(rollout), device=device) if rows is None else rows
     ends = (rollout.positions[rows] * rollout.response_mask[rows]).amax(dim=1) + 1
     falling, order = ends.sort(descending=True, stable=True)
     rows = rows[order]

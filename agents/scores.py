@@ -111,6 +111,8 @@ class LanguageModelScore(NetworkReward):
         reduction: "mean" over the response's tokens, or "sum".
         baseline: Nats added for each token.
         min_tokens: The least number of tokens that a mean is over.
+        chat_template: Whether the prompt is read as what a user says, in the chat template of the model's tokenizer,
+            and the response as the assistant's answer.
         dtype: "float64", "float32" or "bfloat16"; None takes float64 on a CPU and float32 elsewhere.
         device: Where the model goes; None takes CUDA, then MPS, then the CPU.
 
@@ -126,6 +128,7 @@ class LanguageModelScore(NetworkReward):
         reduction: Literal["mean", "sum"] = "mean",
         baseline: float = 0.0,
         min_tokens: int = 1,
+        chat_template: bool = False,
         dtype: str | None = None,
         device: str | None = None,
     ) -> None:
@@ -137,13 +140,14 @@ class LanguageModelScore(NetworkReward):
         self.reduction = reduction
         self.baseline = _finite("baseline", baseline)
         self.min_tokens = min_tokens
+        self.chat_template = _flag("chat_template", chat_template)
         self.dtype, self.device = dtype if dtype is None else check_dtype(dtype), device
         endless = reduction == "sum" and self.baseline > 0
         self.high = math.inf if endless else max(0.0, self.baseline)
 
     def text_model(self) -> TextModel:
         """The language model, loaded where it was not yet."""
-        return load_text_model(self.model, dtype=self.dtype, device=self.device)
+        return load_text_model(self.model, dtype=self.dtype, device=self.device, chat_template=self.chat_template)
 
     def scores(self, examples: Sequence[Example], responses: Sequence[str]) -> NDArray[np.float64]:
         """See `NetworkReward.scores`."""
@@ -215,10 +219,11 @@ class PreferenceScore(NetworkReward):
         self.calibrated = calibrated
         self.dtype, self.device = dtype if dtype is None else check_dtype(dtype), device
         self._temperature = float(record["temperature"]) if calibrated else 1.0
+        self._chat_template = bool(record["config"].get("chat_template", False))
 
     def text_model(self) -> TextModel:
         """The reward model, loaded where it was not yet."""
-        return load_text_model(self.model, dtype=self.dtype, device=self.device)
+        return load_text_model(self.model, dtype=self.dtype, device=self.device, chat_template=self._chat_template)
 
     def scores(self, examples: Sequence[Example], responses: Sequence[str]) -> NDArray[np.float64]:
         """See `NetworkReward.scores`."""
@@ -295,8 +300,10 @@ class LogRatioScore(NetworkReward):
         self.beta = beta
         if beta is not None and _finite("beta", beta) <= 0:
             raise ValueError(f"Expected beta to be above 0, got {beta}")
+        self._chat_template = False
         if self.reference is None or beta is None:
             record = read_record(self.model, "dpo")
+            self._chat_template = bool(record["config"].get("chat_template", False))
             self._reference = self.reference or str(Path(self.model) / "reference")
             self._beta = float(record["config"]["beta"]) / float(record["temperature"]) if beta is None else float(beta)
         else:
@@ -306,7 +313,8 @@ class LogRatioScore(NetworkReward):
     def text_models(self) -> tuple[TextModel, TextModel]:
         """The model and its reference, loaded where they were not yet."""
         one, other = (
-            load_text_model(source, dtype=self.dtype, device=self.device) for source in (self.model, self._reference)
+            load_text_model(source, dtype=self.dtype, device=self.device, chat_template=self._chat_template)
+            for source in (self.model, self._reference)
         )
         return one, other
 
@@ -525,7 +533,7 @@ class BERTScore(NetworkReward):
         encoder = load_encoder(self.model, "encoder", dtype=self.dtype, device=self.device)
         wanted = [text for texts in references for text in texts if (self.layer, text) not in encoder.kept]
         fresh = list(dict.fromkeys(wanted))
-        if len(encoder.kept) + len(fresh) > encoder.MOST_KEPT:
+        if fresh and len(encoder.kept) + len(fresh) > encoder.MOST_KEPT:
             encoder.kept.clear()
             fresh = list(dict.fromkeys(text for texts in references for text in texts))
         encoder.kept.update(zip([(self.layer, text) for text in fresh], self._states(encoder, fresh), strict=True))
@@ -588,6 +596,12 @@ def _label_place(config: Any, label: str | int | None) -> int:
     if not found:
         raise ValueError(f"Expected a label from {list(names.values())} or its number, got {label!r}")
     return found[0]
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"Expected {name} to be true or false, got {value!r}")
+    return value
 
 
 def _finite(name: str, value: Any) -> float:

@@ -6,9 +6,10 @@ Source: the first stage of Ouyang et al. (2022), Training language models to fol
 arXiv:2203.02155, section 3.5.
 
 What differs from the usual recipe: the demonstrations are the environment's own (its prompts, tokenised and cut as in
-an episode, and its budget), so that the policy learns exactly the states that it will act in; the loss is a mean over
-the tokens of a batch, and prompts have no part in it; training stops when the validation loss no longer falls, and the
-weights of the best epoch are kept; and beside the perplexity stands the task's score, of the policy's own samples.
+an episode, its budget, and its replies between several turns), so that the policy learns exactly the states that it
+will act in; the loss is a mean over the tokens of a batch, and prompts and replies have no part in it; training stops
+when the validation loss no longer falls, and the weights of the best epoch are kept; and beside the perplexity stands
+the task's score, of the policy's own samples.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,9 @@ from agents.config import OptimizerConfig
 from agents.evaluation import evaluate
 from agents.losses import masked_mean
 from agents.metrics import Meter, MetricsLog
-from agents.optimization import gradient_step, make_optimizer, set_learning_rate
+from agents.optimization import make_optimizer, set_learning_rate
 from agents.policy import Policy
+from agents.steps import step
 from textenvs import Example, Task, TextGenVectorEnv
 
 
@@ -106,18 +109,33 @@ def demonstrations(env: TextGenVectorEnv, limit: int | None = None) -> Demonstra
     count = len(pool) if limit is None else min(limit, len(pool))
     if not count:
         raise ValueError(f"Expected examples to learn from, got task {env.task.name!r}, which has none in this split")
-    rows = []
+    rows: list[tuple[list[int], list[bool]]] = []  # an episode's tokens, and which of them the agent wrote
     for place in range(count):
-        prompt = pool.prompts[place, : pool.lengths[place]].tolist()
-        response = [*encode(_answer(env.task, pool.examples[place])), env.tokenizer.eos_token_id][:budget]
-        rows.append((prompt, response))
-    length, steps = max(len(p) + len(r) for p, r in rows), max(len(r) for _, r in rows)
+        example, eos = pool.examples[place], env.tokenizer.eos_token_id
+        answer = _answer(env.task, example)
+        ids = pool.prompts[place, : pool.lengths[place]].tolist()
+        mine = [False] * len(ids)
+        # A demonstration of several turns has one a line; what the environment replies stands between them.
+        turns = answer.split("\n") if env.task.max_turns > 1 else [answer]
+        left = budget
+        for number, turn in enumerate(turns, start=1):
+            response = [*encode(turn), eos][:left]
+            left -= len(response)
+            reply = env.task.reply(example, turns[:number]) if left and number < len(turns) else None
+            said = [] if reply is None else pool.encoder.encode_reply(reply)
+            ids += response + said
+            mine += [True] * len(response) + [False] * len(said)
+            if reply is None:
+                break
+        rows.append((ids, mine))
+    length, steps = max(len(ids) for ids, _ in rows), max(sum(mine) for _, mine in rows)
     input_ids = np.full((count, length), env.tokenizer.pad_token_id, dtype=np.int64)
     positions, mask = np.ones((count, steps), dtype=np.int64), np.zeros((count, steps), dtype=np.bool_)
-    for row, (prompt, response) in enumerate(rows):
-        input_ids[row, : len(prompt) + len(response)] = prompt + response
-        positions[row, : len(response)] = np.arange(len(prompt), len(prompt) + len(response))
-        mask[row, : len(response)] = True
+    for row, (ids, mine) in enumerate(rows):
+        input_ids[row, : len(ids)] = ids
+        places = np.flatnonzero(mine)
+        positions[row, : len(places)] = places
+        mask[row, : len(places)] = True
     return Demonstrations(torch.from_numpy(input_ids), torch.from_numpy(positions), torch.from_numpy(mask))
 
 
@@ -197,7 +215,7 @@ def fine_tune(
     Raises:
         ValueError: If the task has no demonstrations, or a folder holds another run.
     """
-    config = SFTConfig() if config is None else config
+    config = (SFTConfig() if config is None else config).filled_in(policy.pretrained)
     folder = None if folder is None else Path(folder)
     if folder is not None and (folder / "metrics.jsonl").exists():
         raise ValueError(f"Expected a new folder for this run, got {str(folder)!r}, which holds another run")
@@ -225,6 +243,8 @@ def fine_tune(
                 on_epoch(row)
             if row["validation_perplexity"] < best:
                 best, since, weights = row["validation_perplexity"], 0, _weights(policy)
+                if epoch:
+                    policy.pretrained = True  # what reinforcement learning starts from is worth staying near
                 if folder is not None:
                     _save(folder, policy, config, seed, env, env_kwargs, row)
             else:
@@ -250,14 +270,15 @@ def _epoch(
     meter, started = Meter(), time.perf_counter()
     batches = torch.randperm(len(train), generator=generator).split(config.batch_size)
     rate = 0.0
+
+    def loss_of(tokens: Tensor, part: Tensor) -> tuple[Tensor, Callable[[], None]]:
+        loss = sft_loss(policy, train.select(part), normalizer=tokens)
+        share = train.response_mask[part].sum() / tokens
+        return loss, lambda: meter.add_shares(tokens, share, {"train_loss": loss})
+
     for number, batch in enumerate(batches):
         rate = set_learning_rate(optimizer, config, (before + number / len(batches)) / config.epochs)
-        tokens = train.response_mask[batch].sum()
-        for part in batch.split(config.micro_batch_size):
-            loss = sft_loss(policy, train.select(part), normalizer=tokens)
-            loss.backward()
-            meter.add_shares(tokens, train.response_mask[part].sum() / tokens, {"train_loss": loss})
-        meter.add(1.0, {"grad_norm": gradient_step(policy, optimizer, config.max_grad_norm)})
+        step(policy, optimizer, batch, partial(loss_of, train.response_mask[batch].sum()), config, meter)
     speed = int(train.response_mask.sum()) / (time.perf_counter() - started)
     return {**meter.means(), "learning_rate": rate, "tokens_per_second": speed}
 
@@ -289,7 +310,6 @@ def _save(
     env_kwargs: Mapping[str, Any] | None,
     row: dict[str, float],
 ) -> None:
-    policy.pretrained = True
     policy.save_pretrained(folder / "policy")
     kwargs = {key: value if _is_json(value) else repr(value) for key, value in (env_kwargs or {}).items()}
     state = {"config": config.to_dict(), "seed": seed, "env": env, "env_kwargs": kwargs, "best": row}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from agents.policy import choose_device, quiet_loading
+from agents.policy_files import choose_device, quiet_loading
 from agents.text_model import DTYPES, check_dtype, files_stamp
 
 _TOKENS_PER_PASS = 1 << 13  # bounds the memory of a forward pass

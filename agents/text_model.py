@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.lane_cache import Context
-from agents.policy import BUNDLED_MODELS, Policy, choose_device
+from agents.policy import Policy
+from agents.policy_files import ADAPTERS_FOLDER, BUNDLED_MODELS, choose_device
 from textenvs import Example, RewardError, Tokenizer
 from textenvs.tokenizer import SubwordTokenizer
 
@@ -44,16 +45,19 @@ class TextModel:
     Args:
         policy: The model, its tokenizer and its head. The tokenizer is copied: to a reader, the text of a special
             token in a prompt or response is text like any other.
+        chat_template: Whether a prompt is read as what a user says, in the chat template of the model's tokenizer, and
+            the response as the assistant's answer.
 
     Raises:
-        ValueError: If the tokenizer is not one of the tokenizers library, or the model is no causal one.
+        ValueError: If the tokenizer is not one of the tokenizers library or lacks the template, or the model is no
+            causal one.
 
     Attributes:
         policy: The same.
         limit: The most tokens that it can read.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, chat_template: bool = False) -> None:
         if not isinstance(policy.tokenizer, SubwordTokenizer):
             raise ValueError(
                 "Expected a model with a tokenizer of the tokenizers library, which can spell any text, got "
@@ -64,14 +68,21 @@ class TextModel:
                 "Expected a causal language model, whose states at the prompt are the same whatever comes behind it, "
                 f"got {type(policy.model).__name__}"
             )
+        if chat_template and policy.tokenizer.chat_template is None:
+            raise ValueError(
+                f"Expected a model whose tokenizer has a chat template, got {policy.tokenizer!r}, which has none"
+            )
         self.policy = policy
+        self._chat = policy.tokenizer if chat_template else None
         self._tokenizer = copy.deepcopy(policy.tokenizer)
         self._tokenizer.backend.encode_special_tokens = True
         self.limit: int = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1
         self._spellings: dict[str, tuple[int, ...]] = {}
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """The tokens of a prompt, with what the model expects in front; at least one."""
+        """The tokens of a prompt, with what the model expects in front (and around it, in a chat); at least one."""
+        if self._chat is not None:
+            return list(self._chat.encode_chat([{"role": "user", "content": prompt}]))
         return self._tokenizer.encode_batch([prompt])[0] or [self._tokenizer.bos_token_id]
 
     def stretch_ids(self, stretch: str) -> tuple[int, ...]:
@@ -202,34 +213,37 @@ def cut(text: str) -> list[str]:
     return _CUT.split(text) if text else []
 
 
-def load_text_model(source: str | Path, *, dtype: str | None = None, device: str | None = None) -> TextModel:
+def load_text_model(
+    source: str | Path, *, dtype: str | None = None, device: str | None = None, chat_template: bool = False
+) -> TextModel:
     """A reader by name; the same one for the same name, as long as its files stay as they are.
 
     Args:
         source: What `Policy.from_pretrained` takes.
         dtype: "float64", "float32" or "bfloat16"; None takes float64 on a CPU and float32 elsewhere.
         device: Where to put it; None takes CUDA, then MPS, then the CPU.
+        chat_template: Whether prompts are read in the chat template of its tokenizer.
 
     Returns:
         The reader.
 
     Raises:
-        ValueError: If there is no such model, dtype or device.
+        ValueError: If there is no such model, dtype or device, or no chat template.
     """
     chosen = choose_device(device)
     if dtype is None:
         dtype = "float64" if chosen.type == "cpu" else "float32"
-    return _load(str(source), check_dtype(dtype), str(chosen), files_stamp(source))
+    return _load(str(source), check_dtype(dtype), str(chosen), chat_template, files_stamp(source))
 
 
 @lru_cache(maxsize=8)
-def _load(source: str, dtype: str, device: str, stamp: tuple[int, ...]) -> TextModel:
+def _load(source: str, dtype: str, device: str, chat_template: bool, stamp: tuple[int, ...]) -> TextModel:
     policy = Policy.from_pretrained(source, device=device).to(DTYPES[dtype])
     if dtype == "bfloat16":
         policy.value_head.float()  # one number a text: its rounding would be all that is seen
     policy.precision = "float32"  # no autocast: `dtype` alone says what is computed in
     policy.requires_grad_(False)
-    return TextModel(policy)
+    return TextModel(policy, chat_template)
 
 
 def check_dtype(dtype: str) -> str:
@@ -261,7 +275,7 @@ def check_source(source: str | Path) -> str:
     if name in BUNDLED_MODELS:
         return name
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not (folder / "config.json").is_file() and not (folder / ADAPTERS_FOLDER).is_dir():
             raise ValueError(f"Expected a model folder with a config.json, got {name!r}, which has none")
         return str(folder)
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):

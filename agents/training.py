@@ -10,11 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -26,30 +21,30 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
+from agents import checkpoints, processes
 from agents.bonuses import Bonuses
 from agents.config import RunConfig
-from agents.evaluation import Evaluation, evaluate, held_out_scores, reference_log_probs
+from agents.evaluation import Evaluation, EvaluationPlan, evaluate, held_out_scores, prompt_texts, reference_log_probs
+from agents.files import read_json
+from agents.interrupts import Interrupts
 from agents.losses import kl_estimate
-from agents.metrics import MetricsLog, distinct_n, parted
-from agents.optimization import make_optimizer, schedule, set_learning_rate
-from agents.policy import Policy, read_json
+from agents.metrics import distinct_n, parted
+from agents.optimization import adapted_kl_coef, limited_kl_coef, make_optimizer, schedule, set_learning_rate
+from agents.policy import Policy
 from agents.rollout import Rollout, collect
+from agents.run_folder import RunFolder
+from agents.steps import NonFiniteError, skipped, streak
 from textenvs import Reward, TextGenEnv, TextGenVectorEnv, make_reward, make_tokenizer
 from textenvs.rewards import make_payout
 from textenvs.tokenizer import fingerprint
-
-FORMAT = 1
-"""The version of the checkpoint's layout."""
 
 ALARM_WINDOW = 20
 """Updates over which the score and the held-out metric are compared."""
 
 _LOG = logging.getLogger(__name__)
-PRETRAINED_KL_COEF = 0.015
-"""What `kl_coef=None` means for a start model whose weights are not random."""
 
 Update = Callable[[Policy, torch.optim.Optimizer, Rollout, Any, torch.Generator], dict[str, float]]
 Prepare = Callable[["Agent", Rollout], Rollout]
@@ -131,9 +126,10 @@ class Agent:
         reference: The policy that KL is measured to; None takes a copy of `policy` as it is now.
 
     Attributes:
-        config: The settings, with what was left open (`kl_coef=None`) filled in.
+        config: The settings, with what was left open (`None`) filled in, see `OptimizerConfig.filled_in`.
         timesteps: Tokens played so far.
         updates: Updates made so far.
+        seconds: Seconds that they took.
         memory: What is carried from one update to the next beside weights and optimiser: JSON values, saved with them.
         bonuses: What is paid beside the score, and what that remembers.
     """
@@ -154,9 +150,12 @@ class Agent:
         self.algorithm = algorithm
         self.policy = policy
         self.reference = policy.frozen_copy() if reference is None else reference
-        if config.kl_coef is None:  # KL to random weights means nothing, and its price would hold the policy to them
-            config = replace(config, kl_coef=PRETRAINED_KL_COEF if self.reference.pretrained else 0.0)
-        self.config = config
+        self.config = config = config.filled_in(self.reference.pretrained)
+        if not self.reference.pretrained:
+            _LOG.info(
+                "The start model has random weights: kl_coef %s, entropy_coef %s, learning_rate %s",
+                *(config.kl_coef, config.entropy_coef, config.learning_rate),
+            )
         if getattr(config, "critic", "shared") == "separate":
             policy.separate_critic()
         self.seed = seed
@@ -168,25 +167,39 @@ class Agent:
                 )
             self.env = env
         else:
-            self.env = self._new_env(config.num_envs, group_size=config.group_size)
+            self.env = self._new_env(self._own(config.num_envs, "num_envs"), group_size=config.group_size)
         gamma = make_payout(self.env.setting.payout, 1, policy.tokenizer).gamma
         if gamma is not None and gamma != config.gamma:
             raise ValueError(
                 f"Expected the agent's gamma to be the shaped payout's, {gamma}, got {config.gamma}: shaping leaves "
                 "the best policy as it is only where the two agree"
             )
+        if self.env.curriculum is not None and config.episodes_per_update < self.env.num_envs:
+            raise ValueError(  # lanes that idle in a rollout would count as failures
+                f"Expected episodes_per_update to be at least num_envs={self.env.num_envs} with a curriculum, got "
+                f"{config.episodes_per_update}"
+            )
         self.optimizer = make_optimizer(policy, config)
         self.timesteps = 0
         self.updates = 0
         self.memory: dict[str, Any] = {}
+        self.seconds = 0.0
+        self._whole = True  # False from the first change that an update makes to its last
+        self._saved: tuple[int, int | None] | None = None  # which state the last checkpoint holds
         self.bonuses = Bonuses(config.bonuses, self.reference, seed)
         held_out = self.env.task.held_out_reward
         self._held_out = None if held_out is None else make_reward(held_out)
 
+    def _own(self, whole: int, name: str) -> int:
+        """This process's part of a number that all processes share."""
+        if whole % processes.count():
+            raise ValueError(f"Expected {name} to be a multiple of the {processes.count()} processes, got {whole}")
+        return whole // processes.count()
+
     def make_env(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
         """Lanes of the agent's environment, with the policy's tokenizer, for `collect` and `evaluate`.
 
-        A reward that changes over the run is as it is now.
+        A reward or a curriculum that changes over the run is as it is now.
 
         Args:
             num_envs: How many lanes.
@@ -201,6 +214,8 @@ class Agent:
         envs = self._new_env(num_envs, **changes)
         if "reward" not in changes:
             envs.setting.reward.load_state_dict(self.env.setting.reward.state_dict())
+        if envs.curriculum is not None and self.env.curriculum is not None and "curriculum" not in changes:
+            envs.curriculum.load_state_dict(self.env.curriculum.state_dict())
         return envs
 
     def _new_env(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
@@ -223,23 +238,33 @@ class Agent:
         total_timesteps: int,
         *,
         folder: str | Path | None = None,
+        evaluation: EvaluationPlan | None = None,
         progress_bar: bool = False,
         checkpoint_seconds: float = 300.0,
+        keep_checkpoints: int = 2,
         max_seconds: float | None = None,
         wandb_project: str | None = None,
         on_update: Callable[[dict[str, float]], None] | None = None,
+        on_evaluation: Callable[[int, str, Evaluation], None] | None = None,
     ) -> Agent:
         """Train until that many tokens have been played, counting those of earlier calls.
+
+        With a folder, the run survives whatever ends it: `load(folder).learn(...)` with the same arguments goes on from
+        the last checkpoint to the same numbers.
 
         Args:
             total_timesteps: Tokens (actions) in all; the update that crosses the mark is finished. Schedules reach
                 their end there.
-            folder: Where checkpoints, metrics.jsonl and TensorBoard logs go; None keeps nothing.
+            folder: Where checkpoints, logs and samples go, see `agents.run_folder`; None keeps nothing.
+            evaluation: When to evaluate, and how; None: never.
             progress_bar: Show one.
-            checkpoint_seconds: Seconds between checkpoints. One is also written at the end, at Ctrl-C and at an error.
+            checkpoint_seconds: Seconds between checkpoints. One is also written when an evaluation is the best so far,
+                at the end, at Ctrl-C and at an error.
+            keep_checkpoints: How many of the last ones stay, beside the one with the best validation score.
             max_seconds: Stop after this many seconds of training.
             wandb_project: Also log to this Weights & Biases project.
             on_update: Called with each row of metrics.
+            on_evaluation: Called with the tokens played, the split and the evaluation.
 
         Returns:
             The agent itself.
@@ -247,38 +272,94 @@ class Agent:
         Raises:
             KeyboardInterrupt: At Ctrl-C, when the update under way is finished and the checkpoint is written. A second
                 Ctrl-C does not wait for the update.
+            Terminated: At SIGTERM, likewise: a SystemExit.
             RewardError: If the reward fails; what was learned before is in the checkpoint.
+            NonFiniteError: If loss or gradient are NaN or infinite too often in a row.
+            SaveError: If a checkpoint cannot be written; the one before is whole.
+            ValueError: If another process trains in the folder, or a number is out of range.
         """
-        if total_timesteps < 1:
-            raise ValueError(f"Expected total_timesteps to be at least 1, got {total_timesteps}")
-        folder = None if folder is None else Path(folder)
-        log = nullcontext() if folder is None else MetricsLog(folder, wandb_project)
+        for name, count in (("total_timesteps", total_timesteps), ("keep_checkpoints", keep_checkpoints)):
+            if count < 1:
+                raise ValueError(f"Expected {name} to be at least 1, got {count}")
+        first = processes.rank() == 0  # of several processes, the others only play and learn
         started = saved = time.perf_counter()
         with (
-            log as metrics_log,
-            _progress(total_timesteps, self.timesteps, progress_bar) as bar,
-            _Interrupts() as interrupts,
+            self._open(Path(folder), wandb_project) if folder is not None and first else nullcontext() as run,
+            _progress(total_timesteps, self.timesteps, progress_bar and first) as bar,
+            Interrupts() as interrupts,
         ):
             try:
-                while self.timesteps < total_timesteps:
+                while True:
+                    now = time.perf_counter()
+                    late = max_seconds is not None and now - started >= max_seconds
+                    over, signalled = processes.largest([int(late), interrupts.requested])
+                    interrupts.answer(signalled)
+                    ended = over > 0 or self.timesteps >= total_timesteps
+                    improved = False
+                    if evaluation is not None:
+                        with interrupts.at_once():
+                            improved = self._evaluate(evaluation, total_timesteps, ended, run, on_evaluation)
+                    if run is not None and (improved or now - saved >= checkpoint_seconds):
+                        self._save(run, keep_checkpoints)
+                        saved = now
+                    if ended:
+                        break
                     row = self._iterate(self.timesteps / total_timesteps)
-                    if metrics_log is not None:
-                        metrics_log.write(self.timesteps, row)
-                    if on_update is not None:
+                    if run is not None:
+                        run.write_metrics(self.timesteps, row)
+                    if on_update is not None and first:
                         on_update({"timesteps": self.timesteps, **row})
                     _show(bar, self.timesteps, row)
-                    if interrupts.requested:
-                        raise KeyboardInterrupt
-                    now = time.perf_counter()
-                    if max_seconds is not None and now - started >= max_seconds:
-                        break
-                    if folder is not None and now - saved >= checkpoint_seconds:
-                        self.save(folder)
-                        saved = now
             finally:
-                if folder is not None:
-                    self.save(folder)
+                if run is not None:
+                    self._save(run, keep_checkpoints)
         return self
+
+    def _open(self, folder: Path, wandb_project: str | None) -> RunFolder:
+        evaluated = self.memory.get("evaluated", {}).get("timesteps", -1)
+        return RunFolder(folder, timesteps=self.timesteps, evaluated=evaluated, wandb_project=wandb_project)
+
+    def _save(self, run: RunFolder, keep: int) -> None:
+        """A checkpoint of this very state, unless there is one, or the state is that of the middle of an update."""
+        state = (self.updates, self.memory.get("evaluated", {}).get("timesteps"))
+        if not self._whole:
+            _LOG.warning("The update under way is lost: the run goes on from the last checkpoint in %s.", run.path)
+        elif streak(self.optimizer):
+            _LOG.warning("No checkpoint is written: the last steps were skipped for NaN or infinity.")
+        elif state != self._saved:
+            run.sync()
+            self.save(run.path, keep=keep)
+            self._saved = state
+
+    def _evaluate(
+        self,
+        plan: EvaluationPlan,
+        total_timesteps: int,
+        ended: bool,
+        run: RunFolder | None,
+        on_evaluation: Callable[[int, str, Evaluation], None] | None,
+    ) -> bool:
+        """Evaluate where it is due. Returns whether the validation score is the best of the run so far."""
+        last = self.memory.get("evaluated", {})
+        before = last["timesteps"] / total_timesteps if last else None
+        splits = plan.splits(self.timesteps / total_timesteps, before, ended=ended)
+        sampling = plan.sampling(self.config.temperature)
+        score = 0.0
+        for split in splits if processes.rank() == 0 else ():
+            found = self.evaluate(plan.episodes, split=split, **sampling)
+            if run is not None:
+                run.write_evaluation(self.timesteps, split, found, {"episodes": plan.episodes, **sampling})
+            if on_evaluation is not None:
+                on_evaluation(self.timesteps, split, found)
+            if split == "validation":
+                score = found.score
+        if not splits:
+            return False
+        score = float(processes.from_first(score))
+        best = max(score, float(last.get("best", score)))
+        # In one assignment: a signal may come before it, and then the evaluation is made again, or after it.
+        self.memory["evaluated"] = {"timesteps": self.timesteps, "score": score, "best": best}
+        return score >= best
 
     def _iterate(self, progress: float) -> dict[str, float]:
         """One update: play, compare with the reference, learn, and say how it went.
@@ -290,17 +371,20 @@ class Agent:
         env_seed, policy_seed = (
             int(one) for one in np.random.SeedSequence([self.seed, self.updates]).generate_state(2, np.uint64) >> 1
         )
-        generator = torch.Generator(self.policy.device).manual_seed(policy_seed)
+        generator = playing = torch.Generator(self.policy.device).manual_seed(policy_seed)
+        if processes.count() > 1:  # each plays with its own; what is drawn in the update is the same in all
+            own = np.random.SeedSequence([self.seed, self.updates, processes.rank()]).generate_state(1, np.uint64)
+            playing = torch.Generator(self.policy.device).manual_seed(int(own[0] >> 1))
         config = self.config
         reward = self.env.setting.reward
         reward.update(progress=progress)
         rollout = collect(
             self.env,
             self.policy,
-            config.episodes_per_update,
-            seed=env_seed,
+            self._own(config.episodes_per_update, "episodes_per_update"),
+            seed=env_seed + processes.rank() * self.env.num_envs,
             temperature=config.temperature,
-            generator=generator,
+            generator=playing,
         )
         played = time.perf_counter()
         rollout = replace(
@@ -309,6 +393,8 @@ class Agent:
                 self.reference, rollout, temperature=config.temperature, micro_batch_size=config.micro_batch_size
             ),
         )
+        rollout = processes.gather(rollout)
+        self._whole = False
         rollout, paid = self.bonuses.pay(rollout, self.policy)
         row = {**self._describe(rollout), **paid}
         reward.update(scores=rollout.part_scores)  # after `_describe`, which says what these episodes were scored with
@@ -317,16 +403,22 @@ class Agent:
         learning_rate = set_learning_rate(self.optimizer, config, progress)
         if self.algorithm.prepare is not None:
             rollout = self.algorithm.prepare(self, rollout)
-        row.update(self.algorithm.update(self.policy, self.optimizer, rollout, config, generator))
+        try:
+            row.update(self.algorithm.update(self.policy, self.optimizer, rollout, config, generator))
+        except NonFiniteError as error:
+            raise self._explained(error, rollout) from error
         ended = time.perf_counter()
         self.policy.pretrained = True  # what starts from it later has a start model to stay near
         self.updates += 1
         self.timesteps += rollout.num_tokens
+        self.seconds += ended - started
+        self._whole = True
         row.update(
             {
                 "kl_coef": config.kl_coef or 0.0,
-                "entropy_coef": config.entropy_coef,
+                "entropy_coef": config.entropy_coef or 0.0,
                 "learning_rate": learning_rate,
+                "skipped_steps": float(skipped(self.optimizer)),
                 "tokens_per_second": rollout.num_tokens / (ended - started),
                 "seconds_policy": rollout.seconds["policy"],
                 "seconds_environment": rollout.seconds["environment"],
@@ -335,6 +427,19 @@ class Agent:
             }
         )
         return row
+
+    def _explained(self, error: NonFiniteError, rollout: Rollout) -> NonFiniteError:
+        """The error, with the batch that it came up in."""
+        responses = rollout.responses(self.policy)
+        examples = rollout.examples[error.rows].tolist()
+        shown = prompt_texts(self.env, examples[:1])[0]
+        return NonFiniteError(
+            f"{error}, in update {self.updates + 1}. The minibatch has {len(examples)} episodes, of the examples "
+            f"{str(examples[:8])[1:-1]}{', ...' if len(examples) > 8 else ''}; the first: {shown!r} -> "
+            f"{responses[int(error.rows[0])]!r}. The last checkpoint is from before. Lower learning_rate or "
+            "max_grad_norm, or look at what the reward pays there",
+            error.rows,
+        )
 
     def _config_in_force(self, progress: float, kl: float) -> RunConfig:
         """The config with every schedule at its present number. Algorithms see plain constants.
@@ -352,7 +457,7 @@ class Agent:
         elif config.kl_limit is not None:
             kl_coef = limited_kl_coef(kl_coef, kl, config.kl_limit)
         factor = schedule(config.entropy_schedule, progress, config.entropy_final)
-        return replace(config, kl_coef=kl_coef, entropy_coef=config.entropy_coef * factor)
+        return replace(config, kl_coef=kl_coef, entropy_coef=(config.entropy_coef or 0.0) * factor)
 
     def _describe(self, rollout: Rollout) -> dict[str, float]:
         """What a rollout looks like, before anything is learned from it."""
@@ -370,8 +475,12 @@ class Agent:
         if self._held_out is not None:
             pool = self.env.setting.pool
             examples = [pool.examples[place] for place in rollout.examples.tolist()]
-            row["held_out"] = float(held_out_scores(self._held_out, examples, responses).mean())
+            found = held_out_scores(self._held_out, examples, responses, self.policy.tokenizer)
+            row["held_out"] = float(found.mean())
             row["alarm"] = self._alarm(row["score"], row["held_out"])
+        if (curriculum := self.env.curriculum) is not None:
+            row["level"] = float(curriculum.level)
+            row["success_rate"] = 0.0 if curriculum.success_rate is None else curriculum.success_rate
         row.update({f"score/{name}": float(scores.mean()) for name, scores in rollout.part_scores.items()})
         row.update({f"reward/{name}": value for name, value in self.env.setting.reward.changing.items()})
         return row
@@ -433,29 +542,40 @@ class Agent:
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, *, keep: int = 2) -> Path:
         """Write a checkpoint: everything that `load` needs, as safetensors and JSON.
 
-        It is written aside and then put in the place of the one before, so that there is a whole one at any moment.
+        There is a whole one at any moment: see `agents.checkpoints`.
 
         Args:
-            folder: The run's folder; the checkpoint is `folder/checkpoint`.
+            folder: The run's folder.
+            keep: How many of the last ones stay, beside the one with the best validation score.
 
         Returns:
             The checkpoint's path.
+
+        Raises:
+            SaveError: If it cannot be written.
         """
-        folder = Path(folder)
-        target, fresh, old = folder / "checkpoint", folder / "checkpoint.new", folder / "checkpoint.old"
-        for leftover in (fresh, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        self.policy.save_pretrained(fresh / "policy")
+        evaluated = self.memory.get("evaluated", {})
+        return checkpoints.write(
+            Path(folder),
+            self._fill,
+            timesteps=self.timesteps,
+            updates=self.updates,
+            score=evaluated["score"] if evaluated.get("timesteps") == self.timesteps else None,
+            keep=keep,
+        )
+
+    def _fill(self, folder: Path) -> None:
+        """The files of a checkpoint."""
+        self.policy.save_pretrained(folder / "policy")
         if not self.reference.is_adapters_off:  # which the policy brings along
-            self.reference.save_pretrained(fresh / "reference")
-        tensors, numbers = _flatten_optimizer(self.optimizer)
-        save_file(tensors, fresh / "optimizer.safetensors")
-        save_file(self.bonuses.state_dict(), fresh / "bonuses.safetensors")
+            self.reference.save_pretrained(folder / "reference")
+        tensors, numbers = checkpoints.flatten_optimizer(self.optimizer)
+        save_file(tensors, folder / "optimizer.safetensors")
+        save_file(self.bonuses.state_dict(), folder / "bonuses.safetensors")
         state = {
-            "format": FORMAT,
             "algorithm": self.algorithm.name,
             "config": self.config.to_dict(),
             "seed": self.seed,
@@ -463,50 +583,13 @@ class Agent:
             "env_kwargs": _jsonable(self.env_kwargs),
             "timesteps": self.timesteps,
             "updates": self.updates,
+            "seconds": self.seconds,
             "memory": self.memory,
             "reward": self.env.setting.reward.state_dict(),
+            "curriculum": None if self.env.curriculum is None else self.env.curriculum.state_dict(),
             "optimizer": numbers,
         }
-        (fresh / "agent.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-        if target.exists():
-            os.replace(target, old)
-        os.replace(fresh, target)
-        shutil.rmtree(old, ignore_errors=True)
-        return target
-
-
-def limited_kl_coef(kl_coef: float, kl: float, limit: float) -> float:
-    """The price of KL at a distance from the start model: as it is up to the limit, steeper beyond.
-
-    A function of the distance alone. A controller that raises and lowers the price update by update (Ziegler et al.
-    2019, section 2.2) answers late, and then overshoots in both directions: see docs/log.md.
-
-    Args:
-        kl_coef: The price within the limit.
-        kl: Nats a token, measured on the batch that is about to be learned from.
-        limit: Nats a token.
-
-    Returns:
-        The price: `kl_coef * max(1, kl / limit) ** 2`.
-    """
-    return kl_coef * max(1.0, kl / limit) ** 2
-
-
-def adapted_kl_coef(kl_coef: float, kl: float, target: float) -> float:
-    """The price of KL by a proportional controller in log space, one step of it.
-
-    Args:
-        kl_coef: The price in the update before.
-        kl: Nats a token, measured on the batch that is about to be learned from.
-        target: Nats a token.
-
-    Returns:
-        The price: a tenth of the relative error up or down, the error clipped to a fifth.
-
-    Source: Ziegler et al. (2019), arXiv:1909.08593, section 2.2, with their K = 0.1; theirs is the KL of a response.
-    """
-    error = min(max((kl - target) / target, -0.2), 0.2)
-    return kl_coef * (1 + 0.1 * error)
+        (folder / "agent.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 
 def start_policy(
@@ -544,14 +627,22 @@ def start_policy(
 
 
 def load(
-    folder: str | Path, *, env: Any = None, env_kwargs: Mapping[str, Any] | None = None, device: str | None = None
+    folder: str | Path,
+    which: str | int = "last",
+    *,
+    env: Any = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    device: str | None = None,
 ) -> Agent:
     """An agent from a run's folder, ready to predict, to be evaluated or to learn on.
 
     Args:
-        folder: What `Agent.save` or `Agent.learn` wrote, the run or its checkpoint.
+        folder: What `Agent.save` or `Agent.learn` wrote, the run or one of its checkpoints.
+        which: Which checkpoint of a run: "last", "best" (by validation score) or a number. Where the last is damaged,
+            the one before it is taken, with a warning.
         env: Another environment than the saved one. Needed where that one was an object or had objects as arguments.
-            Where its reward has the parts of the saved one's, their schedules and normalisers go on.
+            Where its reward has the parts of the saved one's, their schedules and normalisers go on. A curriculum
+            begins anew.
         env_kwargs: Arguments for it, with an id.
         device: Where to put the policy; None chooses.
 
@@ -561,14 +652,8 @@ def load(
     Raises:
         ValueError: If there is no checkpoint, or it is damaged, of another version or of an unknown algorithm.
     """
-    folder = Path(folder)
-    places = (folder / "checkpoint", folder, folder / "checkpoint.old", folder / "checkpoint.new")
-    found = next((place for place in places if (place / "agent.json").is_file()), None)
-    if found is None:
-        raise ValueError(f"Expected the folder of a run, with a checkpoint in it, got {str(folder)!r}, which has none")
+    found = checkpoints.find(folder, which).path
     state = read_json(found / "agent.json")
-    if state.get("format") != FORMAT:
-        raise ValueError(f"Expected a checkpoint of format {FORMAT} in {str(found)!r}, got {state.get('format')!r}")
     try:
         name = state["algorithm"]
         if name not in Algorithm.known:
@@ -594,13 +679,15 @@ def load(
             env_kwargs=state["env_kwargs"] if env is None else env_kwargs,
             reference=reference,
         )
-        _restore_optimizer(agent.optimizer, load_file(found / "optimizer.safetensors"), state["optimizer"])
-        agent.timesteps, agent.updates = state["timesteps"], state["updates"]
-        agent.memory = state.get("memory", {})
-        if (found / "bonuses.safetensors").is_file():
-            agent.bonuses.load_state_dict(load_file(found / "bonuses.safetensors"))
-        _restore_reward(agent.env.setting.reward, state.get("reward", {}), required=env is None)
-    except (KeyError, OSError) as error:
+        tensors = load_file(found / "optimizer.safetensors")
+        checkpoints.restore_optimizer(agent.optimizer, tensors, state["optimizer"])
+        agent.timesteps, agent.updates, agent.seconds = state["timesteps"], state["updates"], state["seconds"]
+        agent.memory = state["memory"]
+        agent.bonuses.load_state_dict(load_file(found / "bonuses.safetensors"))
+        _restore_reward(agent.env.setting.reward, state["reward"], required=env is None)
+        if env is None and agent.env.curriculum is not None:
+            agent.env.curriculum.load_state_dict(state["curriculum"])
+    except (KeyError, OSError, SafetensorError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(found)!r}, but it is damaged: {error!r}") from error
     return agent
 
@@ -631,20 +718,6 @@ def _jsonable(kwargs: dict[str, Any]) -> dict[str, Any] | None:
     return plain
 
 
-def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as named tensors and JSON numbers."""
-    state = optimizer.state_dict()
-    tensors, numbers = {}, {}
-    for index, entries in state["state"].items():
-        for name, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value.contiguous()
-            else:
-                numbers[f"{index}.{name}"] = value
-    groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
-    return tensors, {"numbers": numbers, "groups": groups}
-
-
 def _restore_reward(reward: Reward, state: dict[str, Any], *, required: bool) -> None:
     """Schedules and normalisers go on, unless the user has chosen another reward."""
     fresh = reward.state_dict()
@@ -656,42 +729,6 @@ def _restore_reward(reward: Reward, state: dict[str, Any], *, required: bool) ->
         reward.load_state_dict(fresh)
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
-    state = optimizer.state_dict()
-    for key, value in [*tensors.items(), *rest["numbers"].items()]:
-        index, name = key.split(".", 1)
-        state["state"].setdefault(int(index), {})[name] = value
-    for group, saved in zip(state["param_groups"], rest["groups"], strict=True):
-        group.update(saved)
-    optimizer.load_state_dict(state)
-
-
-class _Interrupts:
-    """Turns the first Ctrl-C into a request, which the loop answers between two updates.
-
-    Raised wherever the interpreter happens to be, KeyboardInterrupt can leave an update half done, or vanish in code
-    that cannot raise (a destructor, a callback), and the run would go on. A program's own handler is left in place.
-    """
-
-    def __enter__(self) -> _Interrupts:
-        self.requested = False
-        main = threading.current_thread() is threading.main_thread()
-        self._installed = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if self._installed:
-            signal.signal(signal.SIGINT, self._request)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _request(self, number: int, frame: object) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        print("\nFinishing this update. Press Ctrl-C again to stop at once.", file=sys.stderr)
-
-
 def _progress(total: int, done: int, shown: bool) -> Any:
     from tqdm.auto import tqdm
 
@@ -700,6 +737,7 @@ def _progress(total: int, done: int, shown: bool) -> Any:
 
 _SHOWN = {
     "score": "score",
+    "level": "level",
     "held_out": "held-out",
     "alarm": "alarm",
     "kl": "KL",

@@ -4,7 +4,24 @@ import sys
 from importlib import import_module
 
 # Each is a module with a `main`, loaded when it is asked for: some need torch.
-COMMANDS = ("env", "rewards", "tasks", "rollout", "update", "iteration", "gpu", "sentiment", "preferences", "policies")
+COMMANDS = (
+    "env",
+    "rewards",
+    "tasks",
+    "rollout",
+    "update",
+    "iteration",
+    "gpu",
+    "sentiment",
+    "preferences",
+    "policies",
+    "language",
+    "faults",
+    "learn",
+    "report",
+    "learning",
+    "warm_start",
+)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 Encoder-decoders, the LSTM and a causal model begin with random weights and learn `TextGen/Copy-v0`, with larger steps
 and smaller minibatches than the defaults, which are for models that know something, and an entropy bonus. LoRA
-adapters on the bundled language model learn the sentiment of `TextGen-v0`, beside the whole model, from the defaults
+adapters on the bundled language model learn `sentiment` on `TextGen-v0`, beside the whole model, from the defaults
 but for the step size. Judged on the test split, before and after.
 
     python -m benchmarks policies
@@ -93,7 +93,8 @@ def run(
         One row of the table.
     """
     tokens = of.copy_tokens if "Copy" in env else of.stories_tokens
-    agent = PPO(policy, env, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **settings)
+    kwargs = None if "Copy" in env else {"reward": "sentiment"}
+    agent = PPO(policy, env, seed=seed, env_kwargs=kwargs, device="cpu", policy_kwargs=policy_kwargs, **settings)
     before = agent.evaluate(of.episodes, split="test")
     started = time.perf_counter()
     agent.learn(tokens, max_seconds=of.max_seconds)

@@ -73,7 +73,7 @@ def run(arguments: Arguments, algorithm: str, payout: str, kl: bool, seed: int) 
         One row of the table.
     """
     torch.set_num_threads(1)
-    kwargs: dict[str, Any] = {"payout": payout}
+    kwargs: dict[str, Any] = {"payout": payout, "reward": "sentiment"}
     if arguments.prompts is not None:
         settings = {"path": str(arguments.prompts), "prompt_tokens": arguments.prompt_tokens}
         kwargs["task"] = {"dataset": settings}

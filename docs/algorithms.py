@@ -60,6 +60,22 @@ def table(config: type) -> str:
     return "\n".join(rows)
 
 
+def open_table() -> str:
+    """A table of the settings whose default depends on the start model.
+
+    Returns:
+        Markdown.
+    """
+
+    def cell(kind: str, name: str) -> str:
+        common, of_ppo = getattr(RunConfig, kind)[name], getattr(agents.PPOConfig, kind)[name]
+        return f"`{common!r}`" + (f" (PPO: `{of_ppo!r}`)" if of_ppo != common else "")
+
+    rows = ["| setting | start model pretrained | random weights |", "|---|---|---|"]
+    rows += [f"| `{name}` | {cell('IF_PRETRAINED', name)} | {cell('IF_FRESH', name)} |" for name in RunConfig.IF_FRESH]
+    return "\n".join(rows)
+
+
 def page(text: str) -> str:
     """The page with every table as the code has it now.
 
@@ -71,7 +87,8 @@ def page(text: str) -> str:
     """
 
     def fill(match: re.Match[str]) -> str:
-        return f"<!-- table: {match[1]} -->\n{table(CONFIGS[match[1]])}\n<!-- end -->"
+        rows = open_table() if match[1] == "open" else table(CONFIGS[match[1]])
+        return f"<!-- table: {match[1]} -->\n{rows}\n<!-- end -->"
 
     return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
 

@@ -17,7 +17,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     namespace = {}
     exec(compile(code, "README.md", "exec"), namespace)
     assert isinstance(namespace["action"], int)
-    assert (tmp_path / "runs" / "first" / "checkpoint").is_dir()
+    assert (tmp_path / "runs" / "first" / "checkpoints").is_dir()
     env = namespace["env"]
     assert env.unwrapped.setting.reward.name == "mentions_of_the_sea"
 

@@ -16,6 +16,7 @@ from gymnasium.utils.env_checker import check_env
 from textenvs import RewardError, TextGenEnv, list_envs, render
 from textenvs.canaries import CANARIES, canary_scores
 from textenvs.env import Setting, segments
+from textenvs.overview import made, overview
 from textenvs.testing import check_reward, check_task, check_vector_env
 from textenvs.tokenizer import decode
 from textenvs.wrappers import TextAction, response_encoder
@@ -95,7 +96,7 @@ def _add_id(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(given: argparse.Namespace) -> int:
-    rows = [{name: _shown(value) for name, value in _listed(env_id).items()} for env_id in list_envs()]
+    rows = [{name: _shown(value) for name, value in overview(env_id).items()} for env_id in list_envs()]
     names = [name for name in rows[0] if given.long or name not in _LONG]
     table = [tuple(names), *(tuple(row[name] for name in names) for row in rows)]
     _print_table(table, right=[place for place, name in enumerate(names) if name in _NUMBERS])
@@ -106,39 +107,13 @@ _NUMBERS = ("vocabulary", "prompt", "budget", "random", "demonstration", "top", 
 _LONG = ("threshold", "task", "level", "reward", "payout", "held-out")
 
 
-def _listed(env_id: str) -> dict[str, Any]:
-    """What the list says of one id."""
-    setting = _made(env_id).setting
-    task = setting.task
-    scores = task.reference_scores()
-    known = None if scores is None else f"{scores.random:.3g}"
-    if scores is not None and scores.random_interval:
-        known = f"{scores.random:.1g}±{scores.random_interval:.1g}"
-    return {
-        "id": env_id,
-        "vocabulary": setting.tokenizer.vocab_size,
-        "prompt": setting.pool.prompts.shape[1],
-        "budget": setting.max_new_tokens,
-        "random": known,
-        "demonstration": None if scores is None else f"{scores.demonstration:.3g}",
-        "top": None if scores is None else f"{scores.top:.3g}",
-        "threshold": None if scores is None else f"{scores.threshold:.3g}",
-        "task": task.name,
-        "level": f"{task.level} of {task.levels}",
-        "reward": setting.reward.name,
-        "payout": setting.payout,
-        "held-out": task.held_out_reward,
-        "tests": task.tests or None,
-    }
-
-
 def _play(given: argparse.Namespace) -> int:
     settings = {"split": given.split, "render_mode": "ansi"}
     for name in ("reward", "payout", "max_new_tokens"):
         value = getattr(given, name)
         if value is not None:
             settings[name] = _name_or_json(name, value) if isinstance(value, str) else value
-    base = _made(given.id, **settings)
+    base = made(given.id, **settings)
     env = TextAction(base)
     options = None if given.example is None else {"example": given.example}
     env.reset(seed=given.seed, options=options)
@@ -191,10 +166,10 @@ def _warn_of_losses(env: TextGenEnv, text: str, written: int) -> None:
 
 
 def _check(given: argparse.Namespace) -> int:
-    setting: Setting = _made(given.id).setting
+    setting: Setting = made(given.id).setting
     examples = setting.pool.examples[:4]
     checks: list[tuple[str, Callable[[], None]]] = [
-        ("check_env", lambda: check_env(_made(given.id), skip_render_check=True)),
+        ("check_env", lambda: check_env(made(given.id), skip_render_check=True)),
         ("check_reward", lambda: check_reward(setting.reward, setting.tokenizer, examples)),
         ("check_task", lambda: check_task(setting.task, setting.tokenizer, setting.reward)),
         ("check_vector_env", lambda: check_vector_env(given.id)),
@@ -208,7 +183,7 @@ def _canaries(given: argparse.Namespace) -> int:
     rows: list[tuple[str, ...]] = [("id", "reward", "demonstration", *CANARIES)]
     alive: list[str] = []
     for env_id in given.ids or list_envs():
-        setting = _made(env_id, **({} if reward is None else {"reward": reward})).setting
+        setting = made(env_id, **({} if reward is None else {"reward": reward})).setting
         try:
             found = canary_scores(setting.task, setting.reward, num_examples=given.examples)
         except ValueError as error:
@@ -252,14 +227,6 @@ def _failed(name: str, check: Callable[[], None]) -> bool:
     for warning in caught:
         print(f"{'':16}  warning: {warning.message}")
     return verdict.startswith("FAILED")
-
-
-def _made(env_id: str, **settings: Any) -> TextGenEnv:
-    """The environment of an id, without wrappers."""
-    env = gym.make(env_id, **settings).unwrapped
-    if not isinstance(env, TextGenEnv):
-        raise ValueError(f"Expected the id of a text environment, got {env_id!r}, which is {type(env).__name__}")
-    return env
 
 
 def _name_or_json(name: str, text: str) -> Any:

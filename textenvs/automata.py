@@ -163,8 +163,10 @@ def make_language(allowed: Any) -> Language:
 class ActionMasks:
     """Which tokens may come next, in N lanes.
 
-    A token may come if the text with it is still the beginning of an allowed text. EOS may, once the text is an allowed
-    one; other special tokens never. Where nothing else may come (after a token that was not allowed, say), EOS may.
+    A token may come if the text with it is still the beginning of an allowed text, and tokens can write the rest of
+    one: of "ab" and "ax", "a" begins both, and yet is a dead end where "ab" is a token and neither "b" nor "x" is. EOS
+    may, once the text is an allowed one; other special tokens never. Where nothing else may come (after a token that
+    was not allowed, say), EOS may.
 
     Args:
         num_lanes: N.
@@ -179,6 +181,8 @@ class ActionMasks:
         for token, piece in enumerate(tokenizer.pieces):
             if piece:
                 self._by_first_byte.setdefault(piece[0], []).append((token, piece[1:]))
+        # With a token for each byte, whatever begins an allowed text can be finished.
+        self._spells_all = len({piece for piece in tokenizer.pieces if len(piece) == 1}) == 256
         self._state = np.zeros(num_lanes, dtype=np.int64)
         self._forget()
 
@@ -186,6 +190,7 @@ class ActionMasks:
         self._keys: list[tuple[Language | None, Any]] = []
         self._ids: dict[tuple[Language | None, Any], int] = {}
         self._edges: dict[int, int] = {}
+        self._finishable: dict[tuple[Language, Any], bool] = {}
         self._legal = np.zeros((16, self._vocab_size), dtype=np.int8)
 
     def reset(self, lanes: NDArray[np.intp], languages: Sequence[Language | None]) -> None:
@@ -234,14 +239,45 @@ class ActionMasks:
             if language is None:
                 row[:] = 1
             elif state is not None:
-                for byte, tokens in self._by_first_byte.items():
-                    after = language.step(state, byte)
-                    if after is not None:
-                        row[[token for token, rest in tokens if _read(language, after, rest) is not None]] = 1
+                for token, after in self._moves(language, state):
+                    row[token] = self._can_finish(language, after)
                 row[self._eos] = language.accepts(state)
             if not row.any():
                 row[self._eos] = 1
         return self._ids[key]
+
+    def _moves(self, language: Language, state: Any) -> Iterator[tuple[int, Any]]:
+        """The tokens after which the text still begins an allowed one, each with the state after it."""
+        for byte, tokens in self._by_first_byte.items():
+            begun = language.step(state, byte)
+            if begun is not None:
+                for token, rest in tokens:
+                    after = _read(language, begun, rest)
+                    if after is not None:
+                        yield token, after
+
+    def _can_finish(self, language: Language, state: Any) -> bool:
+        """Whether tokens lead from a state to an allowed text."""
+        known = self._finishable
+        if self._spells_all:
+            return True
+        if (language, state) in known:
+            return known[language, state]
+        came_from: dict[Any, Any] = {state: None}
+        waiting = [state]
+        while waiting:
+            at = waiting.pop()
+            if language.accepts(at) or known.get((language, at), False):
+                while at is not None:
+                    known[language, at] = True
+                    at = came_from[at]
+                return True
+            for _, after in self._moves(language, at):
+                if after not in came_from and known.get((language, after), True):
+                    came_from[after] = at
+                    waiting.append(after)
+        known.update(((language, dead), False) for dead in came_from)
+        return False
 
 
 def _read(language: Language, state: Any, data: bytes) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -15,10 +15,11 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from textenvs import render as views
+from textenvs.curriculum import Curriculum, CurriculumConfig
 from textenvs.lanes import Lanes, Pool, PromptEncoder, build_pools, check_count, reply_room, seeds_of
 from textenvs.rewards import make_reward
 from textenvs.rewards.base import PartScores, Reward
-from textenvs.tasks import Example, Task, make_task
+from textenvs.tasks import Example, Levels, Task, make_task
 from textenvs.tokenizer import Tokenizer, decode_prompt, decode_tokens, make_tokenizer
 
 RENDER_MODES = ("ansi", "human", "rgb_array")
@@ -42,6 +43,7 @@ class Setting:
         split: Which examples.
         pool: Those examples, tokenised.
         success_score: From which score on an ended episode is a success, or None.
+        curriculum: Which of those examples are drawn, or None: all of them.
         render_mode: One of `RENDER_MODES`, or None.
     """
 
@@ -56,6 +58,7 @@ class Setting:
     split: str
     pool: Pool
     success_score: float | None
+    curriculum: Curriculum | None
     render_mode: str | None
 
     @classmethod
@@ -73,12 +76,13 @@ class Setting:
         stop: str | Sequence[str] | None,
         action_mask: Any,
         chat_template: bool,
+        curriculum: bool | Mapping[str, Any] | None,
         render_mode: str | None,
     ) -> Setting:
         """Look every name up. See `TextGenEnv` for the arguments and errors."""
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"Expected render_mode to be None or one of {list(RENDER_MODES)}, got {render_mode!r}")
-        found = make_task(task)
+        found = _levelled(task) if curriculum else make_task(task)
         if split not in found.splits:
             raise ValueError(f"Expected split to be one of {list(found.splits)}, got {split!r}")
         made_tokenizer = make_tokenizer(found.default_tokenizer if tokenizer is None else tokenizer)
@@ -107,10 +111,17 @@ class Setting:
             max_prompt_length = found.max_prompt_tokens
         side = found.truncation_side if truncation_side is None else truncation_side
         encoder = PromptEncoder(made_tokenizer, max_prompt_length, side, chat_template)
-        pools = _pools(task, found, encoder)
+        pools = _pools(task, found, encoder, levelled=bool(curriculum))
         if split not in pools:
             raise ValueError(f"Expected a split of task {found.name!r} that has examples, {list(pools)}, got {split!r}")
         is_default = reward is None or reward == found.default_reward
+        success_score = found.success_score if is_default else None
+        chosen = None
+        if curriculum and split == "train":  # what is measured on another split is all levels
+            config = CurriculumConfig.of(curriculum)
+            if config.success_at is None:
+                config = replace(config, success_at=success_score)
+            chosen = Curriculum(_levels_of(found, pools[split]), config)
         return cls(
             task=found,
             tokenizer=made_tokenizer,
@@ -122,12 +133,13 @@ class Setting:
             action_mask=action_mask,
             split=split,
             pool=pools[split],
-            success_score=found.success_score if is_default else None,
+            success_score=success_score,
+            curriculum=chosen,
             render_mode=render_mode,
         )
 
-    def lanes(self, num_lanes: int) -> Lanes:
-        """`num_lanes` fresh lanes of this setting."""
+    def lanes(self, num_lanes: int, group_size: int = 1) -> Lanes:
+        """`num_lanes` fresh lanes of this setting, of which `group_size` in a row share their examples."""
         return Lanes(
             num_lanes,
             self.task,
@@ -141,6 +153,8 @@ class Setting:
             action_mask=self.action_mask,
             success_score=self.success_score,
             keep_rewards=self.render_mode is not None,
+            curriculum=self.curriculum,
+            group_size=group_size,
         )
 
     def observation_space(self) -> spaces.Space[Any]:
@@ -163,12 +177,31 @@ _POOL_CACHE: OrderedDict[Any, dict[str, Pool]] = OrderedDict()
 _POOL_CACHE_SIZE = 32
 
 
-def _pools(name: Any, task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
+def _levelled(task: str | Mapping[str, Any] | Task) -> Task:
+    """A task at all of its levels; one that has several levels already, or examples with a level, as it is."""
+    if isinstance(task, Task):
+        return task
+    name = task if isinstance(task, str) else next(iter(task), "")
+    return make_task(task) if make_task(task).levels < 2 or name == Levels.name else Levels(task)
+
+
+def _levels_of(task: Task, pool: Pool) -> list[int]:
+    levels = [example.metadata.get("level") for example in pool.examples]
+    wrong = next((one for one in levels if isinstance(one, bool) or not isinstance(one, int)), None)
+    if None in levels or wrong is not None:
+        raise ValueError(
+            f"Expected a task with levels for a curriculum, by its name, or examples whose metadata has a whole number "
+            f"'level', got task {task.name!r} with an example whose level is {wrong!r}"
+        )
+    return [one for one in levels if one is not None]
+
+
+def _pools(name: Any, task: Task, encoder: PromptEncoder, levelled: bool) -> dict[str, Pool]:
     """The pools of a task; those of a task that was given by name are shared, since nothing can change them."""
     if not isinstance(name, str):
         return build_pools(task, encoder)
     # By the tokenizer's identity, which the pools keep alive: two with one vocabulary may still cut a text differently.
-    key = (name, id(encoder.tokenizer), encoder.max_length, encoder.truncation_side, encoder.chat_template)
+    key = (name, levelled, id(encoder.tokenizer), encoder.max_length, encoder.truncation_side, encoder.chat_template)
     if key not in _POOL_CACHE:
         _POOL_CACHE[key] = build_pools(task, encoder)
         if len(_POOL_CACHE) > _POOL_CACHE_SIZE:
@@ -252,6 +285,9 @@ class TextGenEnv(gym.Env[Observation, Any]):
             next. The environment takes the others, too: then nothing but EOS is left. With `min_new_tokens` and
             without this, the mask is there and forbids EOS alone.
         chat_template: Whether prompts (and replies) go through the chat template of the tokenizer, which must have one.
+        curriculum: Examples of all levels of the task, harder as the success rate rises: True, or some settings of
+            `textenvs.curriculum.CurriculumConfig`. It chooses on the train split; other splits have all levels. None:
+            the task's own level.
         render_mode: None, "ansi", "human" or "rgb_array".
 
     Raises:
@@ -283,6 +319,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
         stop: str | Sequence[str] | None = None,
         action_mask: Any = None,
         chat_template: bool = False,
+        curriculum: bool | Mapping[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
         setting = Setting.resolve(
@@ -298,6 +335,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
             stop=stop,
             action_mask=action_mask,
             chat_template=chat_template,
+            curriculum=curriculum,
             render_mode=render_mode,
         )
         self._show(setting, setting.lanes(1), 0)
@@ -337,6 +375,11 @@ class TextGenEnv(gym.Env[Observation, Any]):
     def tokenizer(self) -> Tokenizer:
         """Whose ids are the actions."""
         return self.setting.tokenizer
+
+    @property
+    def curriculum(self) -> Curriculum | None:
+        """Which examples are drawn at present, where there is a curriculum."""
+        return self.setting.curriculum
 
     @property
     def example(self) -> Example:

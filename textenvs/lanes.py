@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textenvs.automata import ActionMasks, Language, Stops, make_language
+from textenvs.curriculum import Curriculum
 from textenvs.rewards.base import Reward, RewardError, checked_score
 from textenvs.rewards.payouts import make_payout
 from textenvs.tasks.base import Example, Task
@@ -273,6 +274,8 @@ class Lanes:
         action_mask: What the agent may say, as `TextGenEnv` takes it, or None.
         success_score: The score from which an ended episode counts as a success; None: never.
         keep_rewards: Whether to keep each token's reward, which rendering needs.
+        curriculum: Which examples are drawn, or None: any of the pool.
+        group_size: This many lanes in a row share their examples.
 
     Attributes:
         input_ids: `(N, max_length)` int32, right-padded.
@@ -310,6 +313,8 @@ class Lanes:
         action_mask: Any = None,
         success_score: float | None = None,
         keep_rewards: bool = False,
+        curriculum: Curriculum | None = None,
+        group_size: int = 1,
     ) -> None:
         self.num_lanes = num_lanes
         self.task = task
@@ -345,6 +350,9 @@ class Lanes:
         self._streams = _streams(np.zeros(num_lanes, dtype=np.uint64))
         # A token's place in the flat arrays is its number in the response (from 1) and this, so that a step adds once.
         self._offset = np.zeros(num_lanes, dtype=np.int64)
+        self._curriculum = curriculum
+        self._group_size = group_size
+        self._drawn = np.zeros(num_lanes, dtype=np.bool_)  # whose example the user did not choose
         self._given: dict[int, Example] = {}  # lane to the example that the user gave it
         self._turns: list[list[str]] = [[] for _ in range(num_lanes)]
         self._turn_start = np.zeros(num_lanes, dtype=np.int64)  # the action that began the present turn
@@ -383,10 +391,11 @@ class Lanes:
         """
         pool, width = self.pool, self.pool.prompts.shape[1]
         counts = self.episode[lanes] + np.uint64(1)
+        self._drawn[lanes] = examples is None
         if examples is None:
-            examples = pool.draw(_bits(self._streams[lanes], counts))
+            examples = self._draw(_bits(self._streams[lanes], counts))
         if isinstance(examples, np.ndarray):
-            prompts, lengths = pool.prompts[examples], pool.lengths[examples]
+            prompts, lengths = pool.prompts.take(examples, axis=0), pool.lengths.take(examples)
             self.example_index[lanes] = examples
         else:
             prompts, lengths = self._encode(examples, width)
@@ -424,6 +433,13 @@ class Lanes:
                 self._turns[lane] = []
         if self._masks is not None:
             self._masks.reset(lanes, [self._language(lane) for lane in lanes.tolist()])
+
+    def _draw(self, bits: NDArray[np.uint64]) -> NDArray[np.int64]:
+        if self._curriculum is None:
+            return self.pool.draw(bits)
+        if self._group_size == 1 or len(bits) == self.num_lanes:  # no group may have two levels
+            self._curriculum.settle()
+        return self._curriculum.draw(bits)
 
     def _encode(self, examples: Sequence[Example], width: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         prompts = self.pool.encoder.encode([example.prompt for example in examples])
@@ -484,6 +500,9 @@ class Lanes:
         rewards = self._pay(rows, np.atleast_1d(actions), np.atleast_1d(terminated), ended)
         if len(ended):
             self.success[ended] = self.score[ended] >= self._success_score
+            if self._curriculum is not None:
+                drawn = ended[self._drawn[ended]]
+                self._curriculum.record(self.example_index[drawn], self.score[drawn])
         if self.token_rewards is not None:
             self.token_rewards[rows, spent - 1] = rewards
         return rewards.item() if alone else rewards

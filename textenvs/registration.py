@@ -27,8 +27,8 @@ class Registration:
 
 
 ENVS: dict[str, Registration] = {
-    "TextGen-v0": Registration({"task": "stories"}, 0.086561),
-    "TextGen/Stories-v0": Registration({"task": "stories"}, 0.086561),
+    "TextGen-v0": Registration({"task": "stories"}, 0.085814),
+    "TextGen/Stories-v0": Registration({"task": "stories"}, 0.085814),
     "TextGen/Copy-v0": Registration({"task": "copy"}, 0.908187),
     "TextGen/Reverse-v0": Registration({"task": "reverse"}, 0.908187),
     "TextGen/Sort-v0": Registration({"task": "sort"}, 0.907071),
@@ -39,14 +39,15 @@ ENVS: dict[str, Registration] = {
     "TextGen/Brackets-v0": Registration({"task": "brackets"}, 0.906569),
     "TextGen/Arithmetic-v0": Registration({"task": "arithmetic"}, 0.906241),
     "TextGen/Length-v0": Registration({"task": "length"}, 0.916646),
-    "TextGen/Dialogue-v0": Registration({"task": "dialogue"}, 0.889429),
+    "TextGen/Dialogue-v0": Registration({"task": "dialogue"}, 0.900242),
     "TextGen/SummarizeExtractive-v0": Registration({"task": "summarize_extractive"}, 0.900113),
     "TextGen/SummarizeAbstractive-v0": Registration({"task": "summarize_abstractive"}, 0.901273),
     "TextGen/Translate-v0": Registration({"task": "translate"}, 0.908476),
     "TextGen/QuestionAnswering-v0": Registration({"task": "question_answering"}, 0.900279),
     "TextGen/Classify-v0": Registration({"task": "classify"}, 0.9),
     "TextGen/Recommend-v0": Registration({"task": "recommend"}, 0.9),
-    "TextGen/Write-v0": Registration({"task": "write"}, 0.912331),
+    "TextGen/Sentiment-v0": Registration({"task": "sentiment"}, 0.14685),
+    "TextGen/Write-v0": Registration({"task": "write"}, 0.905689),
 }
 
 

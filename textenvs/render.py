@@ -175,6 +175,7 @@ def rgb_array(
     width: int = 640,
     height: int = 360,
     scale: float | None = None,
+    measure: tuple[str, str] = ("return", "reward"),
 ) -> NDArray[np.uint8]:
     """The episode as a picture of constant size, for videos and papers.
 
@@ -189,6 +190,7 @@ def rgb_array(
         height: Pixels, at least 120.
         scale: The |reward| that gets the full colour. None takes the largest in the episode. Frames of one video want
             one scale, or a token's colour changes as later rewards arrive.
+        measure: What the sum of the segments' numbers is called, and what one of them is.
 
     Returns:
         The picture, (height, width, 3) uint8, writable.
@@ -211,7 +213,7 @@ def rgb_array(
     image = Image.new("RGB", (width, height), (255, 255, 255))
     draw = ImageDraw.Draw(image)
 
-    total = f"return {sum(s.reward for s in segments if s.reward is not None):+.3f}"
+    total = f"{measure[0]} {sum(s.reward for s in segments if s.reward is not None):+.3f}"
     total_width = font.getlength(total)
     draw.rectangle((0, 0, width, header - 8), fill=(246, 247, 249))
     draw.line((0, header - 8, width, header - 8), fill=(222, 224, 230))
@@ -230,7 +232,7 @@ def rgb_array(
             draw, text, start, end, spans, scale, left=margin, right=width - margin, top=header + row * line_height
         )
 
-    _draw_legend(draw, scale, right=width - margin, top=height - footer + 13)
+    _draw_legend(draw, scale, measure[1], right=width - margin, top=height - footer + 13)
     return np.array(image, dtype=np.uint8)
 
 
@@ -416,7 +418,7 @@ def _draw_line(
         draw.text((origin, top + 1), text[first:last], font=_font(_TEXT_SIZE), fill=_INK[kind])
 
 
-def _draw_legend(draw: ImageDraw, scale: float, *, right: int, top: int) -> None:
+def _draw_legend(draw: ImageDraw, scale: float, measure: str, *, right: int, top: int) -> None:
     """Draw the colours of the rewards with the two ends of their scale, flush right."""
     font, cell = _font(12), 14
     high, low = f"+{scale:.3g}", f"-{scale:.3g}"
@@ -425,5 +427,5 @@ def _draw_legend(draw: ImageDraw, scale: float, *, right: int, top: int) -> None
     x = round(x) - 6 - cell * _LEGEND_STEPS
     for i, value in enumerate(_legend_values()):
         draw.rectangle((x + i * cell, top + 1, x + (i + 1) * cell - 1, top + 13), fill=_blend(value, paper=True))
-    label = f"reward of a token   {low}"
+    label = f"{measure} of a token   {low}"
     draw.text((x - 6 - font.getlength(label), top), label, font=font, fill=_INK["prompt"])

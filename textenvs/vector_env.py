@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from textenvs.curriculum import Curriculum
 from textenvs.env import RENDER_MODES, Observation, Setting, TextGenEnv, chosen_examples, render_lane
 from textenvs.lanes import check_count, seeds_of
 from textenvs.rewards.base import PartScores
@@ -36,6 +37,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         stop: See `TextGenEnv`.
         action_mask: See `TextGenEnv`.
         chat_template: See `TextGenEnv`.
+        curriculum: See `TextGenEnv`. One for all lanes, which count together.
         autoreset_mode: When a finished lane gets its next episode: "NextStep" (Gymnasium's default), "SameStep" or
             "Disabled", or the enum. Disabled: a finished lane idles, its action ignored and its reward 0, until
             `reset(options={"reset_mask": ...})` names it.
@@ -70,6 +72,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         stop: str | Sequence[str] | None = None,
         action_mask: Any = None,
         chat_template: bool = False,
+        curriculum: bool | Mapping[str, Any] | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         group_size: int = 1,
         copy: bool = True,
@@ -97,6 +100,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
             stop=stop,
             action_mask=action_mask,
             chat_template=chat_template,
+            curriculum=curriculum,
             render_mode=render_mode,
         )
         self.metadata = {**TextGenEnv.metadata, "autoreset_mode": self.autoreset_mode}
@@ -106,7 +110,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         self.single_action_space = self.setting.action_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._lanes = self.setting.lanes(num_envs)
+        self._lanes = self.setting.lanes(num_envs, group_size)
         self._views: list[TextGenEnv] = []
         self._begun = False
         self._everyone = np.ones(num_envs, dtype=np.bool_)
@@ -121,6 +125,11 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
     def tokenizer(self) -> Tokenizer:
         """Whose ids are the actions."""
         return self.setting.tokenizer
+
+    @property
+    def curriculum(self) -> Curriculum | None:
+        """Which examples are drawn at present, where there is a curriculum."""
+        return self.setting.curriculum
 
     @property
     def responses(self) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Best of n, cloned."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -32,6 +34,16 @@ def test_its_loss_is_the_mean_negative_log_prob_of_what_it_keeps():
     assert_same_gradient(found, expected)  # the value head, whose gradient is 0, is the last and has none there
     for micro in (1, 4):
         assert_same_gradient(found, gradient(BestOfN, rollout, keep=0.25, kl_coef=0.0, micro_batch_size=micro))
+
+
+def test_bonuses_decide_with():
+    """A bonus turns the ranking around, and the worst episodes are kept."""
+    rollout = fresh_rollout(make_policy(seed=1))
+    policy, config = make_policy(seed=1), BestOfN.config(kl_coef=0.0)
+    turned = replace(rollout, bonuses=-2 * rollout.rewards)
+    found = BestOfN.update(policy, make_optimizer(policy, config), turned, config, torch.Generator())
+    worst = rollout.rewards.sum(dim=1).sort().values[:6]
+    assert found["best_score"] == pytest.approx(float(worst.mean()), abs=1e-5)
 
 
 def test_the_price_of_kl_decides_with():

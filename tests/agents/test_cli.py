@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from agents import checkpoints
 from agents.__main__ import _train_arguments, main
 
 SMALL = ["--device", "cpu", "--num-envs", "8", "--episodes-per-update", "8"]
@@ -25,11 +26,20 @@ def run(tmp_path_factory):
 
 def test_train_leaves_what_the_readme_says(run):
     names = {path.name for path in run.iterdir()}
-    assert {"checkpoint", "metrics.jsonl", "tensorboard", "learning_curve.png", "samples.html", "summary.json"} <= names
+    assert {
+        "checkpoints",
+        "metrics.jsonl",
+        "evaluations.jsonl",
+        "samples",
+        "tensorboard",
+        "learning_curve.png",
+        "samples.html",
+        "summary.json",
+    } <= names
     summary = json.loads((run / "summary.json").read_text())
     assert summary["timesteps"] >= 150
     assert summary["before"]["held_out_name"] == "vader"
-    state = json.loads((run / "checkpoint" / "agent.json").read_text())
+    state = json.loads((checkpoints.find(run).path / "agent.json").read_text())
     assert (state["config"]["epochs"], state["seed"], state["config"]["num_envs"]) == (1, 3, 8)
 
 
@@ -96,7 +106,7 @@ def test_no_command_shows_the_commands(capsys):
     with pytest.raises(SystemExit) as stopped:
         main([])
     assert stopped.value.code == 2
-    assert "train,sft,evaluate,generate" in capsys.readouterr().err
+    assert "train,sft,evaluate,compare,generate" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
@@ -116,8 +126,7 @@ def test_ctrl_c_ends_a_run_with_a_checkpoint(tmp_path):
     assert process.returncode == 130
     assert "Stopped. The checkpoint of" in errors
     assert "Traceback" not in errors
-    state = json.loads((folder / "checkpoint" / "agent.json").read_text())
-    assert state["updates"] >= 2
+    assert checkpoints.find(folder).updates >= 2
 
 
 def test_bonuses_are_json_on_the_command_line_and_a_dict_in_a_file(tmp_path):

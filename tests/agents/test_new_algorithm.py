@@ -1,6 +1,9 @@
 """The page on new algorithms: its code runs, learns, and is the algorithm that it says."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ import torch
 from agents import PPO, REINFORCE, collect, load
 from agents.evaluation import reference_log_probs
 from agents.training import Algorithm
+from benchmarks import report
+from benchmarks.learn import read_rows
 from tests.agents.conftest import make_policy
 from tests.agents.test_algorithms import assert_same_gradient, environment, gradient
 from tests.agents.test_rollout import lanes
@@ -53,3 +58,30 @@ def test_it_learns_and_its_checkpoints_load(grpo, tmp_path):
     assert max(scores[-3:]) > 0.7
     assert load(tmp_path, env=env, device="cpu").algorithm is grpo
     assert PPO.name in Algorithm.known
+
+
+def test_one_command_puts_it_into_the_benchmarks_results(tmp_path):
+    """The module and the command of the page, but for the number of runs: its suite is `smoke`."""
+    page = PAGE.read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (command,) = re.findall(r"^    python -m (benchmarks learn .*)$", page, flags=re.MULTILINE)
+    assert "grpo_page:GRPO" in command
+    (tmp_path / "grpo_page.py").write_text(code, encoding="utf-8")
+    words = command.replace("ppo,", "").split()
+    limits = ["--seeds", "1", "--envs", "Brackets", "--payouts", "sparse", "--tokens", "300"]
+    results = tmp_path / "x.jsonl"
+    root = PAGE.parents[1]
+    subprocess.run(
+        [sys.executable, "-m", *words, *limits, "--output", str(results)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])},
+        check=True,
+        capture_output=True,
+    )
+    (row,) = read_rows(results)
+    assert (row["agent"], row["status"], row["suite"]) == ("grpo_page:GRPO", "ok", "smoke"), row
+    assert row["config"]["group_size"] == 8
+    assert row["normalised"] is not None
+    pytest.importorskip("rliable", reason="rliable is not installed: pip install 'textenvs[benchmarks]'")
+    report.main(["--results", str(results)])
+    assert "| grpo_page:GRPO | " in (tmp_path / "x.md").read_text(encoding="utf-8")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from agents import PPO, load
+from agents import PPO, REINFORCE, ActorCritic, load
 from agents.config import RunConfig
 from agents.optimization import make_optimizer, schedule, set_learning_rate
 from tests.agents.conftest import make_policy
@@ -150,3 +150,32 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(settings, tmp_path):
     assert len(rows) > 3
     for one, two in zip(resumed.policy.parameters(), straight.policy.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "pretrained", "fresh"),
+    [
+        (PPO, (3e-4, 0.015, 0.0), (1e-3, 0.0, 0.1)),
+        (ActorCritic, (5e-4, 0.015, 0.0), (2e-3, 0.0, 0.1)),
+        (REINFORCE, (5e-4, 0.015, 0.0), (2e-3, 0.0, 0.1)),
+    ],
+)
+def test_what_is_left_open_depends_on_the_start_model(algorithm, pretrained, fresh):
+    def of(config):
+        return config.learning_rate, config.kl_coef, config.entropy_coef
+
+    policy = make_policy()
+    for known, expected in ((False, fresh), (True, pretrained)):
+        policy.pretrained = known
+        agent = algorithm(policy, lanes(4))
+        assert of(agent.config) == expected
+        assert of(algorithm.config().filled_in(known)) == expected
+        assert agent.config.to_dict()["learning_rate"] == expected[0] == agent.optimizer.param_groups[0]["lr"]
+        said = algorithm(policy, lanes(4), learning_rate=0.25, kl_coef=0.5, entropy_coef=0.75)
+        assert of(said.config) == (0.25, 0.5, 0.75), "what the user says stays"
+
+
+def test_a_step_size_that_is_left_open_is_refused_where_it_is_needed():
+    optimizer = make_optimizer(make_policy(), PPO.config())
+    with pytest.raises(ValueError, match="Expected a config with a learning_rate, got None"):
+        set_learning_rate(optimizer, PPO.config(), 0.5)

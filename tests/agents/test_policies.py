@@ -264,9 +264,13 @@ def test_an_agent_takes_a_config_and_the_tokenizer_of_its_environment(tmp_path):
         episodes_per_update=4, policy_kwargs={"freeze": 0},
     )  # fmt: skip
     assert agent.policy.model.config.model_type == "lstm_lm"
-    assert agent.config.kl_coef == 0, "KL to random weights means nothing"
+    start = (agent.config.kl_coef, agent.config.entropy_coef, agent.config.learning_rate)
+    assert start == (0.0, 0.1, 2e-3), "KL to random weights means nothing, and they have all to find out"
+    assert agent.optimizer.param_groups[0]["lr"] == 2e-3
     agent.learn(20, folder=tmp_path)
     again = load(tmp_path, device="cpu")
+    assert again.policy.pretrained, "it has learned something by now"
+    assert again.config == agent.config, "and goes on as it began"
     assert not again.policy.model.model.embed_tokens.weight.requires_grad
     again.learn(agent.timesteps + 1)
 
@@ -558,7 +562,7 @@ class TestLoRA:
         assert abs(rows_seen[-1]["kl"]) > 1e-3
         assert torch.equal(straight.policy.model.model.embed_tokens.weight, base)
         stopped.learn(50, folder=tmp_path)
-        assert not (tmp_path / "checkpoint" / "reference").exists()
+        assert not list(tmp_path.rglob("reference"))
         resumed = load(tmp_path, device="cpu")
         resumed.learn(150)
         for (name, one), other in zip(straight.policy.named_parameters(), resumed.policy.parameters(), strict=True):

@@ -290,6 +290,25 @@ def test_group_needs_groups():
         REINFORCE(make_policy(), lanes(8), baseline="group", group_size=4, num_envs=8, episodes_per_update=8)
 
 
+@pytest.mark.parametrize("baseline", ["moving_average", "greedy"])
+def test_bonuses_are_in_the_baseline(baseline):
+    """A first token's advantage is then that of the score, and of how much longer than others its episode was."""
+    agent = REINFORCE(make_policy(seed=1), lanes(8), baseline=baseline, num_envs=8, episodes_per_update=8)
+    rollout = collect(agent.env, agent.policy, 8, seed=1, generator=torch.Generator().manual_seed(1))
+    paid = replace(rollout, bonuses=torch.where(rollout.response_mask, 0.25, 0.0))
+    found = []
+    for batch in (rollout, paid):
+        agent.memory.clear()
+        agent.algorithm.prepare(agent, batch)  # the moving average knows this batch from here on
+        prepared = agent.algorithm.prepare(agent, batch)
+        found.append(
+            baseline_advantages(prepared, credits(batch, batch.rewards_and_bonuses, agent.config), agent.config)
+        )
+    lengths = rollout.response_mask.sum(dim=1)
+    uneven = 0.25 * (lengths - lengths.float().mean())
+    torch.testing.assert_close(found[1][:, 0], found[0][:, 0] + uneven, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("baseline", ["moving_average", "greedy", "group", "value"])
 def test_a_run_that_goes_on_with_a_baseline_is_the_run_that_never_stopped(baseline, tmp_path):
     settings = {"baseline": baseline, "num_envs": 8, "episodes_per_update": 8}

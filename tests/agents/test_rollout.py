@@ -192,9 +192,9 @@ def test_micro_batches_hold_every_episode_once_and_little_padding(size, monkeypa
     rollout = collect(lanes(32), make_policy(seed=1), 200, seed=0, generator=torch.Generator().manual_seed(0))
     ends = (rollout.positions * rollout.response_mask).amax(dim=1) + 1
     chosen = torch.arange(0, 200, 2)
-    parts = micro_batches(rollout, size, chosen)
+    parts = micro_batches(rollout, chosen, size)
     assert sorted(torch.cat(parts).tolist()) == chosen.tolist()
-    assert sorted(torch.cat(micro_batches(rollout, size)).tolist()) == list(range(200))
+    assert sorted(torch.cat(micro_batches(rollout, torch.arange(200), size)).tolist()) == list(range(200))
     for part in parts:
         assert 1 <= len(part) <= size
         padded = int(ends[part].max()) * len(part)
@@ -208,4 +208,4 @@ def test_micro_batches_keep_the_order_of_episodes_as_long_as_each_other():
     rollout = collect(lanes(), make_policy(), 9, seed=0, generator=torch.Generator().manual_seed(0))
     same = replace(rollout, positions=torch.full_like(rollout.positions, 4), response_mask=rollout.response_mask[:, :1])
     same = replace(same, positions=same.positions[:, :1])
-    assert [part.tolist() for part in micro_batches(same, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert [part.tolist() for part in micro_batches(same, torch.arange(9), 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,9 @@ from safetensors.torch import load_file
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from agents import PPO, Policy, load
+from agents import PPO, Policy, load, preferences
+from agents.evaluation import held_out_scores
+from agents.policy_files import ADAPTERS_FOLDER
 from agents.preferences import RECORD
 from agents.scores import (
     BERTScore,
@@ -250,6 +253,51 @@ def test_lm_of_a_real_model_on_a_story(stories260k, shared_data):
     assert -3.0 < score < -0.5  # it knows such stories: a uniform guess would be -6.2
     shuffled = " " + " ".join(sorted(words[8:40]))
     assert LanguageModelScore(stories260k).score(Example(prompt), shuffled) < score - 1
+
+
+@pytest.fixture(scope="module")
+def chatty(folders) -> Path:
+    """A model whose tokenizer has a chat template."""
+    folder = folders / "chatty"
+    shutil.copytree(folders / "qwen2-bundled", folder)
+    template = "{{ bos_token }}{% for one in messages %}{{ one.role }}: {{ one.content }}\n{% endfor %}assistant:"
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return folder
+
+
+def test_lm_reads_a_prompt_in_a_chat_template(chatty):
+    asked, written = Example("Who lived there?"), Example("user: Who lived there?\nassistant:")
+    plain, chat = LanguageModelScore(chatty), LanguageModelScore(chatty, chat_template=True)
+    assert chat.score(asked, RESPONSE) == pytest.approx(plain.score(written, RESPONSE), abs=1e-12)
+    assert chat.score(asked, RESPONSE) != pytest.approx(plain.score(asked, RESPONSE), abs=1e-3)
+    check_reward({"lm": {"model": str(chatty), "chat_template": True}}, max_examples=4)
+
+
+@pytest.mark.parametrize("method", ["bradley_terry", "dpo"])
+def test_a_preference_model_reads_as_it_was_trained(chatty, tmp_path, method):
+    pairs = [preferences.Pair(f"Is it {word}?", " yes it is", " no") for word in ("red", "big", "old")]
+    config = preferences.PreferenceConfig(method=method, epochs=1, chat_template=True)
+    policy = Policy.from_pretrained(chatty, device="cpu")
+    trained = preferences.train(policy, pairs, pairs, config)
+    margins = preferences.margins(policy, pairs, trained) / trained.temperature
+    preferences.save(tmp_path / "model", policy, trained, None)
+    score = (PreferenceScore if method == "bradley_terry" else LogRatioScore)(tmp_path / "model")
+    for pair, margin in zip(pairs, margins, strict=True):
+        chosen, rejected = (score.score(Example(pair.prompt), text) for text in (pair.chosen, pair.rejected))
+        assert chosen - rejected == pytest.approx(margin, rel=1e-3, abs=1e-3)
+
+
+def test_no_chat_without_a_template(folders):
+    reward = LanguageModelScore(folders / "qwen2-bundled", chat_template=True)
+    with pytest.raises(ValueError, match="Expected a model whose tokenizer has a chat template"):
+        reward.score(EXAMPLE, RESPONSE)
+    with pytest.raises(TypeError, match="Expected chat_template to be true or false, got 1"):
+        LanguageModelScore(chat_template=1)
+
+
+def test_a_folder_of_adapters_is_a_model(tmp_path):
+    (tmp_path / ADAPTERS_FOLDER).mkdir()
+    assert LanguageModelScore(tmp_path).model == str(tmp_path)
 
 
 def test_stretches_are_spelled_as_whole_texts_are(folders, stories260k, shared_data):
@@ -591,3 +639,52 @@ def test_an_encoder_is_shared(folders):
     assert one is load_encoder(str(folders / "encoder"), "encoder")
     BERTScore(folders / "encoder").score(EXAMPLE, RESPONSE)
     assert {(None, text) for text in EXAMPLE.references} <= set(one.kept)
+
+
+def test_references_beyond_what_is_kept_are_forgotten(folders, monkeypatch):
+    """And what is asked for at once is there whole, however much it is."""
+    examples = [Example("", (f"fox number {number}", f"dog number {number}")) for number in range(3)]
+    responses = ["fox number 1", "a dog", "number 2"]
+    expected = BERTScore(folders / "encoder").scores(examples, responses)
+    encoder = load_encoder(str(folders / "encoder"), "encoder")
+    encoder.kept.clear()
+    monkeypatch.setattr(type(encoder), "MOST_KEPT", 4)
+    reward = BERTScore(folders / "encoder")
+    found = [reward.score(*pair) for pair in zip(examples, responses, strict=True)]
+    assert found == pytest.approx(expected.tolist(), abs=1e-9)
+    assert [text for _, text in encoder.kept] == list(examples[2].references), "the first two examples filled it"
+    assert reward.scores(examples, responses) == pytest.approx(expected, abs=1e-9)
+    assert len(encoder.kept) == 6
+    assert reward.scores(examples[:2], responses[:2]) == pytest.approx(expected[:2], abs=1e-9)
+    assert len(encoder.kept) == 6, "nothing new, nothing to forget"
+
+
+def test_a_held_out_network_reads_in_batches(folders, monkeypatch):
+    reward = ClassifierScore(folders / "classifier", label="happy")
+    examples = [Example(f"prompt {number}") for number in range(150)]
+    responses = [f"it is the {number}th fox" for number in range(150)]
+    expected = [reward.score(*pair) for pair in zip(examples, responses, strict=True)]
+    sizes, scores = [], ClassifierScore.scores
+    monkeypatch.setattr(
+        ClassifierScore, "scores", lambda self, some, texts: (sizes.append(len(texts)), scores(self, some, texts))[1]
+    )
+    found = held_out_scores(reward, examples, responses, make_tokenizer("stories"))
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert sizes == [64, 64, 22]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), ValueError("no fox")])
+def test_a_held_out_metric_that_fails_is_named_with_the_response(wrong):
+    def foxes(example, response):
+        if response == "fox 7":
+            if isinstance(wrong, ValueError):
+                raise wrong
+            return wrong
+        return 1.0
+
+    responses = [f"fox {number}" for number in range(9)]
+    with pytest.raises(RewardError, match=r"foxes(.|\n)*fox 7"):
+        held_out_scores(make_reward(foxes), [EXAMPLE] * 9, responses, make_tokenizer("stories"))
+    pair = [EXAMPLE, Example("A story.", (), {"mood": "angry"})]
+    with pytest.raises(RewardError, match=r"sentiment(.|\n)*'angry'"):
+        held_out_scores(make_reward("sentiment"), pair, ["fox", "dog"], make_tokenizer("stories"))

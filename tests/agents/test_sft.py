@@ -3,6 +3,8 @@
 import json
 import math
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
@@ -35,6 +37,54 @@ def test_demonstrations_are_prompt_answer_and_eos_by_hand():
     assert len(demonstrations(lanes(2, task=Echo()), limit=2)) == 2
     cut = demonstrations(lanes(2, task=Echo(), max_new_tokens=2))
     assert cut.input_ids[2, :5].tolist() == [5, 3, 4, 6, 5], "an answer that is too long has no EOS"
+
+
+class Interview(Letters):
+    """Two turns are asked for at most; the reply to the first repeats the prompt."""
+
+    max_turns = 2
+    max_reply_tokens = 3
+
+    def reply(self, example, turns):
+        return None if turns[-1].startswith(" bad") else example.prompt
+
+    def demonstration(self, example):
+        return [" good\n a", " bad\n a", " good good\n a b c\n b"][example.metadata["index"] % 3]
+
+
+def test_turns_of_a_demonstration_with_replies_between_them_by_hand():
+    """A reply to " good" repeats the prompt; " bad" gets none, and ends the episode."""
+    data = demonstrations(lanes(4, task=Interview()))
+    assert data.input_ids.shape == (6, 12)
+    assert data.input_ids[0].tolist() == [3, 6, 0, 3, 3, 0, *[2] * 6]  # " a" -> " good" EOS (" a") " a" EOS
+    assert data.positions[0].tolist() == [1, 2, 4, 5, 1, 1]
+    assert data.response_mask[0].tolist() == [True] * 4 + [False] * 2
+    assert data.input_ids[1].tolist() == [4, 5, 7, 0, *[2] * 8]  # " b c" -> " bad" EOS, and no more
+    assert data.positions[1].tolist() == [2, 3, 1, 1, 1, 1]
+    # " c a b" -> " good" " good" EOS (" c a b") " a" " b" " c", and the budget of six is spent
+    assert data.input_ids[2].tolist() == [5, 3, 4, 6, 6, 0, 5, 3, 4, 3, 4, 5]
+    assert data.positions[2].tolist() == [3, 4, 5, 9, 10, 11]
+    assert data.input_ids[5].tolist() == data.input_ids[2].tolist()
+    short = demonstrations(lanes(4, task=Interview(), max_new_tokens=2))
+    assert short.input_ids[0].tolist() == [3, 6, 0, 2, 2], "a reply that nobody answers is no part of it"
+
+
+def test_turns_of_a_conversation_stand_as_the_environment_writes_them():
+    """Played through the environment, a demonstration leaves the very row that is learned from, replies included."""
+    envs = gym.make_vec("TextGen/Dialogue-v0", num_envs=3, autoreset_mode="Disabled")
+    tokenizer, task = envs.unwrapped.tokenizer, envs.unwrapped.task
+    data = demonstrations(envs.unwrapped, limit=3)
+    for place in range(3):
+        observation, _ = envs.reset(options={"example": place})
+        for turn in task.demonstration(task.example("train", place)).split("\n"):
+            for token in (*tokenizer.encode_response(turn), tokenizer.eos_token_id):
+                observation, _, terminated, _, infos = envs.step(np.full(3, token))
+        assert terminated[0]
+        assert infos["score"][0] == pytest.approx(1.0)
+        length = int(observation["attention_mask"][0].sum())
+        assert data.input_ids[place, :length].tolist() == observation["input_ids"][0, :length].tolist()
+        written = data.positions[place][data.response_mask[place]].tolist()
+        assert written == np.flatnonzero(observation["response_mask"][0]).tolist()
 
 
 def test_references_stand_in_where_there_are_no_demonstrations():
@@ -95,6 +145,7 @@ def test_learns_the_demonstrations_and_keeps_the_best_epoch(tmp_path):
     data = demonstrations(lanes(2, task=Everywhere()))
     assert perplexity(policy, data) == pytest.approx(best, rel=1e-4), "the weights are those of the best epoch"
     kept = Policy.from_pretrained(tmp_path / "run" / "policy", device="cpu")
+    assert (policy.pretrained, kept.pretrained) == (True, True)
     assert perplexity(kept, data) == pytest.approx(best, rel=1e-4)
     state = json.loads((tmp_path / "run" / "sft.json").read_text())
     assert state["config"]["batch_size"] == 3
@@ -106,6 +157,7 @@ def test_learns_the_demonstrations_and_keeps_the_best_epoch(tmp_path):
 def test_stops_early_where_validation_no_longer_falls():
     """With a step size that only does harm: after `patience` epochs, and with the weights of the start."""
     policy = fresh()
+    assert not policy.pretrained
     before = [one.clone() for one in policy.model.parameters()]
     config = SFTConfig(
         epochs=30, optimizer="sgd", learning_rate=100.0, patience=3, eval_episodes=0, max_grad_norm=100.0
@@ -115,6 +167,7 @@ def test_stops_early_where_validation_no_longer_falls():
     assert "validation_score" not in rows[0]
     for one, two in zip(policy.model.parameters(), before, strict=True):
         assert torch.equal(one, two)
+    assert not policy.pretrained, "they are still random"
 
 
 def test_micro_batches_change_nothing_and_the_seed_decides():

@@ -11,8 +11,10 @@ import torch
 import transformers
 
 from agents import PPO, REINFORCE, Agent, Policy, load
-from agents.training import ALARM_WINDOW, Algorithm, adapted_kl_coef, limited_kl_coef
+from agents.optimization import adapted_kl_coef, limited_kl_coef
+from agents.training import ALARM_WINDOW, Algorithm
 from tests.agents.conftest import make_policy
+from tests.agents.test_checkpoints import change
 from tests.agents.test_rollout import lanes
 from textenvs import RewardError, make_tokenizer
 
@@ -170,7 +172,7 @@ def test_a_reward_that_changes_resumes_exactly(tmp_path):
     straight, stopped = (REINFORCE(make_stories_policy(), env_kwargs=env_kwargs, seed=4, **SMALL) for _ in range(2))
     rows = [straight._iterate(progress) for progress in (0.0, 0.3, 0.6)]
     stopped._iterate(0.0)
-    stopped.save(tmp_path)
+    checkpoint = stopped.save(tmp_path)
     resumed = load(tmp_path, device="cpu")
     assert resumed.env.setting.reward.state_dict() == stopped.env.setting.reward.state_dict()
     again = [resumed._iterate(progress) for progress in (0.3, 0.6)]
@@ -189,16 +191,11 @@ def test_a_reward_that_changes_resumes_exactly(tmp_path):
     evaluated = resumed.make_env(2, split="test").setting.reward
     assert evaluated is not resumed.env.setting.reward
     assert evaluated.state_dict() == resumed.env.setting.reward.state_dict(), "evaluated as it is trained on"
-    damage(tmp_path, "reward", {"own": {}})
+    change(checkpoint, reward={"own": {}})
     with pytest.raises(ValueError, match="Expected the state of reward"):
         load(tmp_path, device="cpu")
     other = load(tmp_path, env="TextGen-v0", env_kwargs={**KWARGS, "reward": {"normalised": "length"}}, device="cpu")
     assert other.env.setting.reward.state_dict()["own"]["count"] == 0, "another reward starts anew"
-
-
-def damage(folder, key, value):
-    file = folder / "checkpoint" / "agent.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
 
 
 def test_an_alarm_when_score_and_held_out_metric_part(tmp_path, caplog):
@@ -258,40 +255,6 @@ def test_a_second_signal_does_not_wait(tmp_path):
         agent.learn(10**9, folder=tmp_path, on_update=interrupt)
     assert not seen
     assert load(tmp_path, device="cpu").updates == 1
-
-
-def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="Expected the folder of a run"):
-        load(tmp_path)
-    agent = small_agent()
-    checkpoint = agent.save(tmp_path)
-    state = json.loads((checkpoint / "agent.json").read_text())
-    for change, message in (
-        ({"format": 99}, "format 1"),
-        ({"algorithm": "nobody"}, "checkpoint of one of"),
-    ):
-        (checkpoint / "agent.json").write_text(json.dumps({**state, **change}))
-        with pytest.raises(ValueError, match=message):
-            load(tmp_path)
-    (checkpoint / "agent.json").write_text(json.dumps(state)[:50])
-    with pytest.raises(ValueError, match="could not be read"):
-        load(tmp_path)
-    (checkpoint / "agent.json").write_text(json.dumps(state))
-    (checkpoint / "optimizer.safetensors").unlink()
-    with pytest.raises(ValueError, match="damaged"):
-        load(tmp_path)
-
-
-def test_saving_twice_keeps_one_whole_checkpoint(tmp_path):
-    agent = small_agent()
-    agent.save(tmp_path)
-    agent.timesteps = 7
-    agent.save(tmp_path)
-    assert load(tmp_path, device="cpu").timesteps == 7
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
-    # A stop between the two renames leaves the old one under its other name.
-    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
-    assert load(tmp_path, device="cpu").timesteps == 7
 
 
 def test_environments_and_policies_that_do_not_fit_are_refused():

@@ -4,20 +4,19 @@ import gymnasium as gym
 import pytest
 
 import textenvs
+from textenvs.canaries import canary_scores
 from textenvs.testing import check_canaries
 
-ALIVE = {
-    "sentiment": "a mean over words has no sense of order or repetition: one happy word repeated beats a happy story",
-    "exact_length": "any word of the right length does this task, so that repeating a letter is no hack",
-}
-"""Default rewards that are known to let a canary live, and why. They are reported, and not excused."""
+ANY_WORD = "TextGen/Length-v0"
+"""Any words of the right length do this task: one letter, repeated, is an answer like any other, and no hack."""
 
 
-@pytest.mark.parametrize("env_id", textenvs.list_envs())
-def test_the_default_reward_puts_every_canary_below_a_demonstration(
-    env_id: str, request: pytest.FixtureRequest
-) -> None:
+@pytest.mark.parametrize("env_id", sorted({*textenvs.list_envs()} - {ANY_WORD}))
+def test_the_default_reward_puts_every_canary_below_a_demonstration(env_id: str) -> None:
     setting = gym.make(env_id).unwrapped.setting
-    if setting.reward.name in ALIVE:
-        request.applymarker(pytest.mark.xfail(reason=ALIVE[setting.reward.name], strict=True, raises=AssertionError))
     check_canaries(setting.task, setting.reward)
+
+
+def test_where_any_word_will_do_only_words_of_the_right_length_live() -> None:
+    setting = gym.make(ANY_WORD).unwrapped.setting
+    assert canary_scores(setting.task, setting.reward).alive == ("one word repeated", "keywords")

@@ -3,6 +3,7 @@
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 import textenvs
@@ -54,6 +55,45 @@ def test_a_good_demonstration_is_a_success(env_id: str) -> None:
         assert terminated
         assert info["is_success"] is True
     assert len(good) > 5
+
+
+TAKEN_BACK = {
+    "sentiment": "a mean over words falls with every neutral word",
+    "rouge_l": "a word that is not finished yet counts as a wrong one, until its last token",
+}
+"""Rewards that pay less than nothing for some token of a demonstration, and why. All others never do."""
+
+
+def test_a_demonstration_is_never_fined_and_never_better_cut_short(env_id: str) -> None:
+    """Token by token: no reward below 0, and no prefix that scores more than the whole."""
+    base: Any = gym.make(env_id).unwrapped
+    task, reward, tokenizer = base.task, base.setting.reward, base.tokenizer
+    lowest = 0.0
+    for index in range(0, 64, 4):
+        base.reset(options={"example": index})
+        shown, terminated, paid = task.demonstration(base.example), False, [0.0]
+        for turn in shown.split("\n") if task.max_turns > 1 else [shown]:
+            for token in (*tokenizer.encode_response(turn), tokenizer.eos_token_id):
+                if not terminated:
+                    _, one, terminated, _, _ = base.step(token)
+                    paid.append(one)
+        lowest = min(lowest, *paid)
+        if reward.name != "sentiment":
+            assert max(np.cumsum(paid)) == pytest.approx(sum(paid), abs=1e-9)
+    assert lowest >= -1e-9 or reward.name in TAKEN_BACK
+
+
+def test_saying_nothing_is_no_better_than_random_tokens(env_id: str) -> None:
+    """The exact policy gradient at the uniform policy, along the logit of EOS in the first state.
+
+    It is pi(EOS) * (Q(EOS) - V), with Q(EOS) the score of no text and V the mean score of random tokens. Where it is
+    above 0, the first thing that an untrained policy learns is to be silent.
+    """
+    task = task_of(env_id)
+    scores, reward = task.reference_scores(), textenvs.make_reward(task.default_reward)
+    examples = [task.example("test", index) for index in range(0, task.num_examples("test"), 4)]
+    silent = sum(reward.score(example, "\n" if task.max_turns > 1 else "") for example in examples) / len(examples)
+    assert silent <= scores.random + scores.random_interval
 
 
 def test_the_shifted_split_is_as_good_as_the_others(env_id: str) -> None:

@@ -1,6 +1,7 @@
 """Languages of responses, against Python's own `re`, and what they make of tokens; stop sequences."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,19 @@ ATOMS = [
 ]
 QUANTIFIERS = ["", "", "*", "+", "?", "{2}", "{1,2}", "{,2}", "{2,}", "*?", "{0}"]
 CHARACTERS = "abcxAé☃😀0_ \n.-{}]"
+
+
+class Pieces:
+    """EOS, and these tokens."""
+
+    eos_token_id = bos_token_id = pad_token_id = 0
+
+    def __init__(self, *pieces: str) -> None:
+        self.pieces = (b"", *(piece.encode() for piece in pieces))
+        self.vocab_size = len(self.pieces)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        raise NotImplementedError("masks decode alone")
 
 
 def patterns() -> st.SearchStrategy[str]:
@@ -176,6 +190,47 @@ class TestActionMasks:
         assert set(np.flatnonzero(masks.legal(ALL)[0])) == {FIRST["a"]}
         assert set(np.flatnonzero(masks.legal(ALL)[2])) == {EOS}
         assert masks.legal(ALL)[1].all()
+
+    def test_a_beginning_that_no_token_can_finish_is_a_dead_end(self) -> None:
+        masks = ActionMasks(1, Pieces("a", "ab", "c", "cd"))
+        names = ["<eos>", "a", "ab", "c", "cd"]
+        for allowed, first in (
+            (["ab", "ax"], ["ab"]),
+            ({"regex": "(ab|ax|c+x|cd)"}, ["ab", "cd"]),
+            (["ax"], ["<eos>"]),
+        ):
+            masks.reset(np.array([0]), [make_language(allowed)])
+            assert [names[token] for token in np.flatnonzero(masks.legal(np.array([0]))[0])] == first
+
+    @settings(max_examples=200, deadline=None)
+    @given(
+        st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=4, unique=True),
+        st.lists(st.text("ab", max_size=5), min_size=1, max_size=4),
+    )
+    def test_legal_is_what_leads_to_an_allowed_text_by_trying_all_ways(
+        self, pieces: list[str], texts: list[str]
+    ) -> None:
+        def ways(text: str) -> bool:  # whether tokens can write on from here
+            return text in texts or any(
+                ways(text + one) for one in pieces if any(t.startswith(text + one) for t in texts)
+            )
+
+        masks = ActionMasks(1, Pieces(*pieces))
+        masks.reset(np.array([0]), [make_language(texts)])
+        written = ""
+        while True:
+            legal = masks.legal(np.array([0]))[0]
+            wanted = (
+                {place for place, one in enumerate(pieces, start=1) if ways(written + one)} if ways(written) else set()
+            )
+            if written in texts or not wanted:
+                wanted.add(0)
+            assert set(np.flatnonzero(legal).tolist()) == wanted
+            token = int(np.flatnonzero(legal)[-1])
+            if token == 0:
+                break
+            masks.push(np.array([0]), np.array([token]))
+            written += pieces[token - 1]
 
     def test_memory_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("textenvs.automata._MOST_MASK_BYTES", 20 * LETTERS.vocab_size)

@@ -1,6 +1,7 @@
 """Canaries: which responses are tried, what counts as alive, the check and the command."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -106,17 +107,29 @@ def test_a_check_names_what_is_alive() -> None:
         check_canaries(Sums(), lambda example, text: 1 / 0)
 
 
-def test_a_sense_of_order_kills_the_canaries_of_sentiment() -> None:
-    """The stories' own default lets two of them live; behind a gate that knows which words follow which, none does."""
+@pytest.mark.parametrize(
+    "fluent",
+    [
+        {"product": ["sentiment", "ngram_lm"]},
+        {"guard": {"reward": "sentiment", "at_least": {"ngram_lm": 0.45}}},
+        {
+            "guard": {
+                "reward": "sentiment",
+                "at_most": {"repetition": 0.2, "copying": 0.5},
+                "at_least": {"ngram_lm": 0.45},
+            }
+        },
+    ],
+)
+def test_a_sense_of_order_kills_the_canaries_of_sentiment(fluent: dict[str, Any]) -> None:
     assert set(canary_scores("stories", "sentiment").alive) >= {"one word repeated", "keywords"}
-    floors = {"at_least": {"ngram_lm": 0.45}}
-    check_canaries("stories", {"guard": {"reward": "sentiment", **floors}})
-    caps = {"at_most": {"repetition": 0.2, "copying": 0.5}}
-    check_canaries("stories", {"guard": {"reward": "sentiment", **caps, **floors}})
+    check_canaries("stories", fluent)
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["canaries", "TextGen-v0", "--examples", "4"]) == 1
+    assert main(["canaries", "TextGen-v0", "--examples", "4"]) == 0
+    assert "sentiment * ngram_lm" in capsys.readouterr().out
+    assert main(["canaries", "TextGen-v0", "--examples", "4", "--reward", "sentiment"]) == 1
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split("  ")[0] == "id"
     assert all(name in printed[0] for name in CANARIES)

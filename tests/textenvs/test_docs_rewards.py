@@ -7,7 +7,7 @@ import pytest
 
 import textenvs.rewards as registry
 from textenvs.rewards import list_rewards, make_reward
-from textenvs.rewards.ngrams import load_ngrams
+from textenvs.rewards.ngrams import BUNDLED, load_ngrams
 from textenvs.rewards.style import _formality
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -51,10 +51,13 @@ def test_links_are_good(page: str) -> None:
 
 
 def test_numbers_on_the_page_of_style() -> None:
-    signs, model = list(_formality().values()), load_ngrams()
+    signs = list(_formality().values())
     page = " ".join(TEXTS["rewards-style.md"].split())
     assert f"marks {signs.count(1)} words as formal and {signs.count(-1)} as informal" in page
-    assert f"({len(model.words)} words, {len(model.counts):,} trigrams" in page
+    for name, file in BUNDLED.items():
+        model, size = load_ngrams(name), file.stat().st_size / 1000
+        numbers = rf"{len(model.words)} \| {len(model.counts):,} \| {size:.0f} \|"
+        assert re.search(rf"\| `{name}`[^|]*\|[^|]*\| {numbers}", page)
 
 
 def test_a_score_of_your_own_has_fifteen_lines() -> None:

@@ -50,6 +50,8 @@ SETTINGS: list[Any] = [
     {"bleu": {"smooth_method": "floor", "tokenize": "char", "lowercase": True, "max_ngram_order": 3}},
     {"bleu": {"smooth_method": "add-k", "tokenize": "none", "effective_order": False}},
     {"bleu": {"lowercase": True}},
+    {"bleu": {"tokenize": "intl"}},
+    {"bleu": {"tokenize": "intl", "lowercase": True}},
     {"chrfpp": {"lowercase": True}},
     {"rouge_2": {"measure": "recall", "stemmer": True}},
     {"rouge_l": {"measure": "precision"}},
@@ -111,6 +113,14 @@ SHORT = math.exp(1 - 6 / 4)
         ({"bleu": {"lowercase": True}}, "The Cat", ["the cat"], 1),
         ({"bleu": {"tokenize": "none"}}, "cat.", ["cat ."], 0),
         ("bleu", "cat.", ["cat ."], 1),
+        ({"bleu": {"tokenize": "intl"}}, "«cat»$", ["« cat » $"], 1),
+        (
+            {"bleu": {"tokenize": "intl"}},
+            "-5 1,5 7.",
+            ["-5 1,5 7."],
+            1,
+        ),  # next to digits, at both ends, punctuation stays
+        ({"bleu": {"tokenize": "intl"}}, "a 5. -5 b", ["a 5 . - 5 b"], 1),  # white space is no end
         ({"bleu": {"tokenize": "char"}}, "a bc", ["ab c"], 1),
         ("chrf", "", ["ab"], 0),
         ("chrf", "ab", ["a b"], 1),
@@ -308,6 +318,13 @@ ORACLES: list[tuple[Any, Callable[[str, tuple[str, ...]], float]]] = [
     ({"bleu": {"lowercase": True}}, sacrebleu(BLEU(effective_order=True, lowercase=True))),
     ({"bleu": {"tokenize": "char"}}, sacrebleu(BLEU(effective_order=True, tokenize="char"))),
     ({"bleu": {"tokenize": "none"}}, sacrebleu(BLEU(effective_order=True, tokenize="none"))),
+    *(
+        (
+            {"bleu": {"tokenize": "intl", "lowercase": lower}},
+            sacrebleu(BLEU(effective_order=True, tokenize="intl", lowercase=lower)),
+        )
+        for lower in (False, True)
+    ),
     ("chrf", sacrebleu(CHRF())),
     ("chrfpp", sacrebleu(CHRF(word_order=2))),
     (

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from textenvs.rewards import make_reward
@@ -17,17 +17,18 @@ from textenvs.tokenizer import decode, make_tokenizer
 
 PHRASES = ["the red fox", "the red", ["red red", "fox ran"], "ran"]
 PHRASE_PIECES = [" the", " red", " fox", " ran", " big", " re", "d", ",", " foxes", "x"]
+RED = " red red red red red ran"
 NUMBER_PIECES = ["5", "7", " 5", " 7\n", "\n", "####", " #### ", "-", ".", ",000", " 42", " x", "1", "\n5\n", "72"]
 SENTENCE_PIECES = [" Mr", ".", "!", " Fox", " J.", '"', ")", " 3", "...", "。", " e.g.", "ran", "\n", " unhappily"]
 CASES: list[tuple[Any, Example, list[str]]] = [
     ("keywords", Example("", (), {"keywords": PHRASES}), PHRASE_PIECES),
     ({"keywords": {"whole_words": False}}, Example("", (), {"keywords": ["d f", "e red", " ran"]}), PHRASE_PIECES),
     ("concepts", Example("", (), {"concepts": ["run", "fox", "be red", "re"]}), [*PHRASE_PIECES, " is", " running"]),
-    ("plot_points", Example("", (), {"plot_points": ["red", ["the red", "red red"], "ran"]}), PHRASE_PIECES),
-    ("plot_points", Example("", (), {"plot_points": ["red red", "red", "red red"]}), [" red", " big", " re", "d"]),
+    ("plot_points", Example("", (), {"plot_points": ["red", ["the red", "red red"], "ran"]}), [*PHRASE_PIECES, RED]),
+    ("plot_points", Example("", (), {"plot_points": ["red red", "red", "red red"]}), [" red", " big", " re", "d", RED]),
     ("numeric_answer", Example("", (), {"answer": 42, "steps": [5, 7, 72]}), NUMBER_PIECES),
     ("regex", Example("", (), {"pattern": r"( (the|red)){2,4}( fox|x)"}), [" the", " red", " r", "ed", "x", " fox"]),
-    ({"length": {"target": [2, 3], "unit": "sentences"}}, Example(""), SENTENCE_PIECES),
+    ({"length": {"target": [2, 3], "unit": "sentences"}}, Example(""), [*SENTENCE_PIECES, 4 * " Fox ran."]),
     ({"length": {"target": 12, "unit": "characters"}}, Example(""), SENTENCE_PIECES),
     ({"readability": {"grade": 4, "min_words": 2}}, Example(""), SENTENCE_PIECES),
     ({"increasing_numbers": {"min_words": 1}}, Example(""), [" 1", " 2", "3", ".", ",", " -", " x", "5", "\n"]),
@@ -48,22 +49,24 @@ CASES: list[tuple[Any, Example, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("reward", "example", "pieces"), CASES, ids=[str(case[0]) for case in CASES])
-def test_push_equals_score(reward: Any, example: Example, pieces: list[str]) -> None:
+@pytest.mark.parametrize(("reward", "asked", "pieces"), CASES, ids=[str(case[0]) for case in CASES])
+def test_push_equals_score(reward: Any, asked: Example, pieces: list[str]) -> None:
     made, tokenizer = make_reward(reward), make_tokenizer("stories")
     spelled = [tokenizer.encode_batch([piece])[0][1:] for piece in pieces]
     scorer = made.scorer(2, tokenizer)
     seen = set()
 
+    # What is drawn may never be what a score wants. All pieces in order are, and make a difference to every one.
+    @example([spelled, spelled[::-1]])
     @settings(max_examples=150)
     @given(st.lists(st.lists(st.sampled_from(spelled), min_size=1, max_size=12), min_size=2, max_size=2))
     def check(drawn: list[list[list[int]]]) -> None:
         texts = [[token for ids in one for token in ids] for one in drawn]
-        scorer.reset(np.arange(2), [example] * 2)
+        scorer.reset(np.arange(2), [asked] * 2)
         for step in range(max(map(len, texts))):
             lanes = [lane for lane in (1, 0) if step < len(texts[lane])]
             phi = scorer.push(np.array(lanes), np.array([texts[lane][step] for lane in lanes]))
-            expected = [made.score(example, decode(tokenizer, texts[lane][: step + 1])) for lane in lanes]
+            expected = [made.score(asked, decode(tokenizer, texts[lane][: step + 1])) for lane in lanes]
             assert phi.tolist() == pytest.approx(expected, abs=1e-9, rel=0)
             seen.update(expected)
 

@@ -61,7 +61,7 @@ def test_formality_by_hand(text: str, formal: int, informal: int) -> None:
 
 
 def test_the_lexicon() -> None:
-    lexicon = json.loads((BUNDLED.parent / "formality.json").read_text(encoding="utf-8"))
+    lexicon = json.loads((BUNDLED["stories"].parent / "formality.json").read_text(encoding="utf-8"))
     words = lexicon["formal"] + lexicon["informal"]
     assert len(words) == len(set(words)) > 300
     assert all(word.isalpha() and word.islower() for word in words)
@@ -172,15 +172,38 @@ def test_the_bundled_model_adds_up_to_one() -> None:
         assert total == pytest.approx(1, abs=1e-9)
 
 
-def test_the_bundled_model_is_what_its_script_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    train_ngrams.main(["--output", str(tmp_path / "again.json")])
-    assert (tmp_path / "again.json").read_bytes() == BUNDLED.read_bytes()
-    assert BUNDLED.stat().st_size < 1_000_000
-    held_out = train_ngrams.stories(train_ngrams.NUM_STORIES, 200)
+def test_the_bundled_models_are_what_their_script_trains(tmp_path: Path) -> None:
+    train_ngrams.main(["--output", str(tmp_path)])
+    for file in BUNDLED.values():
+        assert (tmp_path / file.name).read_bytes() == file.read_bytes()
+        assert file.stat().st_size < 1_000_000
+    stories, reviews = train_ngrams.stories(train_ngrams.NUM_STORIES, 200), train_ngrams.reviews("test")
+    for name, held_out, most in (("stories", stories, 5), ("reviews", reviews, 4)):
+        model = load_ngrams(name)
+        assert model.perplexity(held_out) < most
+        assert model.perplexity(" ".join(sorted(SPLITTER.split(text))) for text in held_out) > 10 * most
+    assert load_ngrams() is load_ngrams("stories")
+
+
+def test_contexts_that_are_told_apart_are_those_that_matter() -> None:
     model = load_ngrams()
-    assert model.perplexity(held_out) < 5
-    shuffled = [" ".join(sorted(SPLITTER.split(text))) for text in held_out]
-    assert model.perplexity(shuffled) > 50
+    numbers = range(1, model.num_outcomes + 1)
+    known, unknown = model.context(["there", "was"]), model.context(["was", "there"])
+    assert model.settled(known) == known
+    assert model.settled(unknown) != unknown
+    assert [model.probability(model.settled(unknown), word) for word in numbers] == [
+        model.probability(unknown, word) for word in numbers
+    ]
+    assert train(["a b a"], order=1).settled(()) == ()
+
+
+def test_beginnings_of_no_word_are_one_rest() -> None:
+    model = train(["xx fox xylophone"])
+    splitter = model.splitter
+    dead = splitter.shorten("foz")
+    assert splitter.shorten("zebra") == splitter.shorten("_") == dead
+    assert not any(word.startswith(dead) for word in model.words)
+    assert all(splitter.shorten(rest) == rest for rest in ("fo", "FOX", "x", "xx", "xyl", "!", ""))
 
 
 def test_fluency_is_the_share_of_uniform_cross_entropy() -> None:
@@ -253,7 +276,9 @@ def test_errors_of_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_errors_of_models(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"train_ngrams wrote, got '/none.json': there is none"):
+    with pytest.raises(
+        ValueError, match=r"\['stories', 'reviews'\] or a file .* wrote, got '/none.json': there is none"
+    ):
         make_reward({"ngram_lm": {"model": "/none.json"}})
     for content in ("{", "[]", "{}", '{"words":["a"],"grams":{"0":[2]}}', '{"words":["a"],"grams":{"0":[7,1]}}'):
         (tmp_path / "wrong.json").write_text(content, encoding="utf-8")

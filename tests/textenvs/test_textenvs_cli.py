@@ -98,8 +98,8 @@ def test_list_long(capsys: pytest.CaptureFixture[str]) -> None:
     rows = listed(capsys, "--long")
     more = {key: rows["TextGen-v0"][key] for key in ("threshold", "task", "level", "reward", "payout", "held-out")}
     assert more == {
-        "threshold": "0.0866", "task": "stories", "level": "1 of 1", "reward": "sentiment", "payout": "immediate",
-        "held-out": "vader",
+        "threshold": "0.0858", "task": "stories", "level": "1 of 1", "reward": "sentiment * ngram_lm",
+        "payout": "immediate", "held-out": "vader",
     }  # fmt: skip
     assert rows["TextGen/Chain-v0"]["level"] == "3 of 6"
 

@@ -1,6 +1,7 @@
 """Measure the reference scores that cannot be worked out, and write `reference_scores.json` beside this file.
 
-    python -m textenvs.data.make_reference_scores
+    python -m textenvs.data.make_reference_scores            # all of them
+    python -m textenvs.data.make_reference_scores stories    # one again, the others as they are
 
 For each task below, and each of its splits: the mean score of `EPISODES` episodes of tokens drawn uniformly from the
 whole vocabulary, with half the width of its 95 % confidence interval, and the mean score of the demonstrations of all
@@ -11,7 +12,9 @@ not here (see `textenvs.exact`).
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +68,22 @@ def measure(task: Task, split: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure every task, and write the file."""
-    table = {}
-    for name in TASKS:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure some tasks, and write the file.
+
+    Args:
+        arguments: Those of the command line; None takes the process's own.
+    """
+    parser = argparse.ArgumentParser(prog="python -m textenvs.data.make_reference_scores")
+    parser.add_argument("tasks", nargs="*", help=f"from {', '.join(TASKS)}; none is all of them")
+    chosen = parser.parse_args(arguments).tasks
+    if unknown := [name for name in chosen if name not in TASKS]:
+        parser.error(f"Expected tasks from {list(TASKS)}, got {unknown}")
+    table = json.loads(OUTPUT.read_text(encoding="utf-8")) if chosen else {}
+    for name in chosen or TASKS:
         task = make_task(name)
         table[name] = {split: measure(task, split) for split in task.splits}
-    OUTPUT.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    OUTPUT.write_text(json.dumps({name: table[name] for name in TASKS}, indent=1) + "\n", encoding="utf-8")
     print(f"Wrote {OUTPUT.name}")
 
 

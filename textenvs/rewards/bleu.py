@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
+from functools import lru_cache
+from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +103,71 @@ class Tokens13a(Splitter):
         return self._tokens(text.rstrip())
 
 
+class TokensIntl(Splitter):
+    r"""The tokens of mteval-v14's international tokenisation: sacrebleu's "intl".
+
+    Punctuation is cut off, unless a digit is on the side where it would be; symbols always are. White space parts a
+    text for the rules, but not as its ends do: with nothing before it, "-5" is one token, and "5." with nothing behind
+    it. So a rest begins with the white space in front of it, and a last word that can still change waits for the next.
+
+    Which characters are punctuation, digits or symbols is `unicodedata`'s word, sacrebleu's is that of `regex`: they
+    differ where one of them knows a newer Unicode.
+
+    Args:
+        lowercase: Whether texts are lowered first.
+    """
+
+    def __init__(self, lowercase: bool = False) -> None:
+        self.lowercase = lowercase
+
+    def _tokens(self, text: str) -> list[str]:
+        for pattern, replacement in _international_rules():
+            text = pattern.sub(replacement, text)
+        return text.split()
+
+    def split(self, text: str) -> list[str]:
+        """See `Splitter.split`."""
+        return self._tokens((text.lower() if self.lowercase else text).rstrip())
+
+    def finish(self, rest: str) -> list[str]:
+        """See `Splitter.finish`."""
+        return self.split(rest)
+
+    def cut(self, text: str) -> tuple[list[str], str]:
+        """See `Splitter.cut`."""
+        body = text.rstrip()
+        start = len(text) - 1  # where white space is that all before it is read up to
+        if not body:
+            return [], text[-1:]
+        if len(body) == len(text) or not self.stands(body):
+            start = next((place for place in reversed(range(len(body))) if body[place].isspace()), 0)
+        finished = text[: start + 1] if start else ""
+        return self._tokens(finished.lower() if self.lowercase else finished), text[start:]
+
+    def stands(self, rest: str) -> bool:
+        """See `Splitter.stands`: punctuation behind a digit is cut off before white space, not at the end."""
+        return self.split(rest) == self.split(f"{rest} -")[:-1]
+
+
+@lru_cache(maxsize=1)
+def _international_rules() -> tuple[tuple[re.Pattern[str], str], ...]:
+    r"""The rules of mteval-v14: `(\P{N})(\p{P})`, `(\p{P})(\P{N})` and `(\p{S})`, in that order."""
+    ranges: dict[str, list[list[int]]] = {"N": [], "P": [], "S": []}
+    for code in range(sys.maxunicode + 1):
+        found = ranges.get(category(chr(code))[0])
+        if found is not None:
+            if found and found[-1][1] == code - 1:
+                found[-1][1] = code
+            else:
+                found.append([code, code])
+    kinds = {kind: "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in found) for kind, found in ranges.items()}
+    return (
+        (re.compile(f"([^{kinds['N']}])([{kinds['P']}])"), r"\1 \2 "),
+        (re.compile(f"([{kinds['P']}])([^{kinds['N']}])"), r" \1 \2"),
+        (re.compile(f"([{kinds['S']}])"), r" \1 "),
+    )
+
+
 class LowerWords(Words):
     """Pieces of text between white space, in lower case."""
 
@@ -139,9 +207,9 @@ _NO_LOG = -9999999999.0  # of 0
 
 
 def _splitter(tokenize: str, lowercase: bool) -> Splitter:
-    check_choice("tokenize", tokenize, ("13a", "none", "char"))
-    if tokenize == "13a":
-        return Tokens13a(lowercase)
+    check_choice("tokenize", tokenize, ("13a", "intl", "none", "char"))
+    if tokenize in ("13a", "intl"):
+        return Tokens13a(lowercase) if tokenize == "13a" else TokensIntl(lowercase)
     if tokenize == "none":
         return LowerWords() if lowercase else Words()
     return LowerCharacters() if lowercase else Characters()
@@ -161,7 +229,8 @@ class Bleu(NgramReward):
             match, the next a quarter, and so on; "floor" gives it `smooth_value` matches; "add-k" gives every order
             above 1 that many more matches and n-grams; "none" makes the score 0.
         smooth_value: For "floor" (None: 0.1) and "add-k" (None: 1).
-        tokenize: "13a" (sacrebleu's default), "none" (white space) or "char".
+        tokenize: "13a" (sacrebleu's default), "intl" (its like for all scripts), "none" (white space) or "char".
+            Sacrebleu's others are for Chinese, or take a dictionary or a model.
         lowercase: Whether upper and lower case are the same.
         effective_order: Whether orders beyond the response's length are left out, as for sentences they should be. If
             not, a response shorter than `max_ngram_order` scores 0.

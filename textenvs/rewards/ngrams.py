@@ -19,21 +19,47 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from textenvs.rewards.units import Matches
 
-BUNDLED = Path(__file__).parent.parent / "data" / "stories_ngrams.json"
-SPLITTER = Matches(r"\w+|[^\w\s]")
+_DATA = Path(__file__).parent.parent / "data"
+BUNDLED = {name: _DATA / f"{name}_ngrams.json" for name in ("stories", "reviews")}
+"""The models that are there without training: name to file."""
+
+_WORDS = r"\w+|[^\w\s]"
+SPLITTER = Matches(_WORDS)
 """A model's words: runs of letters, digits and underscores, and single other characters, in lower case."""
 
 _START, _UNKNOWN = 0, 1  # the numbers of what stands before a text, and of all words outside the vocabulary
+_NOWHERE = -1  # stands in a context for a word that no n-gram has there
 _FIRST_WORD = 2
 _LEAST_DISCOUNT, _MOST_DISCOUNT = 0.1, 0.9
 
 Ids = tuple[int, ...]
+
+
+class _KnownWords(Matches):
+    """`SPLITTER`, but a beginning that no word of a vocabulary has is as good as any other such beginning.
+
+    Args:
+        words: The vocabulary.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        super().__init__(_WORDS)
+        self._beginnings = frozenset(word[:length] for word in words for length in range(1, len(word) + 1))
+        self._no_beginning = "x"
+        while self._no_beginning in self._beginnings:
+            self._no_beginning += "x"
+
+    def shorten(self, rest: str) -> str:
+        """See `Splitter.shorten`. A mark is a word already, whatever follows."""
+        rest = super().shorten(rest)
+        is_word = rest[:1].isalnum() or rest[:1] == "_"
+        return self._no_beginning if is_word and self._read(rest) not in self._beginnings else rest
 
 
 class NgramModel:
@@ -83,10 +109,23 @@ class NgramModel:
         """The number of a word, as `SPLITTER` cuts it; 1 if it is outside the vocabulary."""
         return self._ids.get(word, _UNKNOWN)
 
+    @cached_property
+    def splitter(self) -> Matches:
+        """Cuts a text that grows into words of which this model knows at least as much as of those of `SPLITTER`."""
+        return _KnownWords(self.words)
+
     def context(self, words: Sequence[str]) -> Ids:
         """The numbers of the last words before a word, as many as the order needs."""
         numbers = [_START] * (self.order - 1) + [self.number(word) for word in words]
         return tuple(numbers[len(numbers) - self.order + 1 :])
+
+    def settled(self, context: Ids) -> Ids:
+        """A context after which, and after whose next words, every word is as probable as after this one.
+
+        The first word of a context counts only with all the others: where no n-gram has them, it is left out, so that
+        of all the contexts there could be, few have to be told apart.
+        """
+        return context if context in self._orders[-1][1] else (_NOWHERE, *context[1:])
 
     def _probability(self, context: Ids, word: int) -> float:
         """The probability of a word.
@@ -174,7 +213,7 @@ def load_ngrams(path: str | Path | None = None) -> NgramModel:
     """Read a model.
 
     Args:
-        path: A file that `python -m textenvs.data.train_ngrams` wrote; None is the bundled model of the stories.
+        path: A file that `python -m textenvs.data.train_ngrams` wrote, or a name from `BUNDLED`; None is "stories".
 
     Returns:
         The model; the same one for the same file, as long as that stays as it is.
@@ -182,10 +221,11 @@ def load_ngrams(path: str | Path | None = None) -> NgramModel:
     Raises:
         ValueError: If there is no such file, or it holds no model.
     """
-    file = BUNDLED if path is None else Path(path).expanduser().absolute()
+    file = BUNDLED.get(str(path or "stories")) or Path(str(path)).expanduser().absolute()
     if not file.is_file():
         raise ValueError(
-            f"Expected a file that python -m textenvs.data.train_ngrams wrote, got {str(path)!r}: there is none"
+            f"Expected a model from {list(BUNDLED)} or a file that python -m textenvs.data.train_ngrams wrote, got "
+            f"{str(path)!r}: there is none"
         )
     return _load(file, file.stat().st_mtime_ns)
 

@@ -122,8 +122,8 @@ class NgramFluency(UnitSums):
     score best.
 
     Args:
-        model: A file that `python -m textenvs.data.train_ngrams texts.jsonl` wrote. None is the bundled model, which
-            knows the small world of the stories task and nothing else.
+        model: "stories" (also None) or "reviews", the bundled models, each of which knows the small world of its task
+            and nothing else; or a file that `python -m textenvs.data.train_ngrams texts.jsonl` wrote.
         raw: Whether to give the mean log-probability of a word itself, in nats (0 for no word): at most 0.
         min_words: The least number of words to divide by; not for raw ones.
 
@@ -134,7 +134,6 @@ class NgramFluency(UnitSums):
     """
 
     name = "ngram_lm"
-    splitter = SPLITTER
     width = 2  # log-probabilities in nats, words
 
     def __init__(self, model: str | None = None, raw: bool = False, min_words: int = 8) -> None:
@@ -142,16 +141,20 @@ class NgramFluency(UnitSums):
             raise ValueError(f"Expected min_words to be at least 1, got {min_words!r}")
         self.model, self.raw, self.min_words = model, raw, min_words
         self.low, self.high = (-math.inf, 0.0) if raw else (0.0, 1.0)
-        self._ngrams: NgramModel = load_ngrams(model)
+        self._read_model()
+
+    def _read_model(self) -> None:
+        self._ngrams: NgramModel = load_ngrams(self.model)
+        self.splitter = self._ngrams.splitter
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the model, which the copy reads again."""
-        return {name: value for name, value in super().__getstate__().items() if name != "_ngrams"}
+        return {name: value for name, value in super().__getstate__().items() if name not in ("_ngrams", "splitter")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read the model again."""
         self.__dict__.update(state)
-        self._ngrams = load_ngrams(self.model)
+        self._read_model()
 
     def start(self, example: Example) -> Ids:
         """The numbers of the prompt's last words."""
@@ -160,7 +163,8 @@ class NgramFluency(UnitSums):
     def read(self, memory: Ids, unit: str) -> tuple[Ids, tuple[float, float]]:
         """One word."""
         word = self._ngrams.number(unit)
-        return (*memory, word)[1:], (math.log(self._ngrams.probability(memory, word)), 1.0)
+        after = self._ngrams.settled((*memory, word)[1:])
+        return after, (math.log(self._ngrams.probability(memory, word)), 1.0)
 
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `UnitSums.phi`."""
@@ -175,4 +179,4 @@ class NgramFluency(UnitSums):
 
 @lru_cache(maxsize=1 << 14)
 def _context(model: NgramModel, prompt: str) -> Ids:
-    return model.context(SPLITTER.split(prompt))
+    return model.settled(model.context(SPLITTER.split(prompt)))

@@ -13,6 +13,7 @@ from textenvs.tasks.credit import Chain, DelayedCue, Password
 from textenvs.tasks.diagnostic import Diagnostic
 from textenvs.tasks.dialogue import Dialogue
 from textenvs.tasks.formal import Arithmetic, Brackets, Length
+from textenvs.tasks.levels import Levels
 from textenvs.tasks.questions import QuestionAnswering
 from textenvs.tasks.recommendation import Recommend
 from textenvs.tasks.retrieval import Needle
@@ -29,6 +30,7 @@ __all__ = [
     "Composed",
     "Diagnostic",
     "Example",
+    "Levels",
     "ReferenceScores",
     "Stories",
     "Task",
@@ -113,6 +115,6 @@ def make_task(task: str | Task | Mapping[str, Mapping[str, Any]]) -> Task:
 for _task in (
     Stories, Copy, Reverse, Sort, DelayedCue, Chain, Password, Needle, Brackets, Arithmetic, Length,
     Reviews, Dialogue, SummarizeExtractive, SummarizeAbstractive, Translate, QuestionAnswering, Classify, Recommend,
-    Write,
+    Write, Levels,
 ):  # fmt: skip
     register_task(_task.name, _task)

@@ -86,6 +86,26 @@ class Diagnostic(Sized):
         """The first reference, which scores 1: see `Task.demonstration`."""
         return example.references[0]
 
+    def random_score(self, split: str, max_new_tokens: int) -> float:
+        """The exact mean score of random tokens over a split's examples.
+
+        Args:
+            split: One of `splits`.
+            max_new_tokens: The budget of an episode.
+
+        Returns:
+            The mean score.
+        """
+        tokenizer = make_tokenizer(self.default_tokenizer)
+        examples = [self.example(split, index) for index in range(self.num_examples(split))]
+        counts = Counter(self.alike(example) for example in examples)
+        one_of_each = {self.alike(example): example for example in examples}
+        total = sum(
+            count * random_score(self.default_reward, tokenizer, one_of_each[kind], max_new_tokens)
+            for kind, count in counts.items()
+        )
+        return total / len(examples)
+
     def reference_scores(self, split: str = "test") -> ReferenceScores:
         """See `Task.reference_scores`. All exact: random by dynamic programming, and the top is 1."""
         check_split(split, self.splits)
@@ -103,13 +123,7 @@ def _reference_scores(
 ) -> ReferenceScores:
     settings: dict[str, Any] = dict(sizes)
     task = kind(level, **settings)
-    tokenizer = make_tokenizer(task.default_tokenizer)
+    random = task.random_score(split, task.default_max_new_tokens)
     examples = [task.example(split, index) for index in range(task.num_examples(split))]
-    counts = Counter(task.alike(example) for example in examples)
-    one_of_each = {task.alike(example): example for example in examples}
-    total = sum(
-        count * random_score(task.default_reward, tokenizer, one_of_each[kind], task.default_max_new_tokens)
-        for kind, count in counts.items()
-    )
     shown = sum(task.default_reward.score(example, task.demonstration(example)) for example in examples)
-    return ReferenceScores(random=total / len(examples), demonstration=shown / len(examples), top=1.0)
+    return ReferenceScores(random=random, demonstration=shown / len(examples), top=1.0)

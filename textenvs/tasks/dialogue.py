@@ -75,76 +75,83 @@ _PERSONAS = {
     "cheerful": ("Hello, it's {}! I need a {}! {}", "{} Great!", "Ha, you know that already!", "Ha, what do you mean?"),
 }  # fmt: skip
 _TURNS = 6
-_ASIDE_PRICE = 0.1
+_IDLE_SHARE = 0.1  # of the booking's worth that is gone with each idle turn before it
 
 
 def _asked(goal: str, turn: str) -> int | None:
-    """Which detail a turn asks for: that whose words it has, the one with the most; None where it asks for none."""
-    if "?" not in turn:
+    """Which detail a turn asks for: that whose words stand before its first question mark, the one with the most.
+
+    None where it asks for none. What comes behind the question mark changes nothing: asking is never undone.
+    """
+    question, mark, _ = turn.partition("?")
+    if not mark:
         return None
-    words = set(re.findall(r"[a-z]+", turn.lower()))
+    words = set(re.findall(r"[a-z]+", question.lower()))
     hits = [len(detail.words & words) for detail in _GOALS[goal]]
     return hits.index(max(hits)) if max(hits) else None
 
 
-def _books(turn: str) -> bool:
-    return re.search(r"\bbook(ed)?\b", turn.lower()) is not None and "?" not in turn
+def _books(goal: str, turn: str) -> bool:
+    """Whether a turn books: it says so before any question mark, and names a detail before one, too."""
+    said, mark, _ = turn.partition("?")
+    return re.search(r"\bbook(ed)?\b", said.lower()) is not None and (not mark or bool(_named(goal, said)))
 
 
 def _named(goal: str, turn: str) -> set[tuple[int, str]]:
-    """The values that a turn names, each with the place of its detail. Whole words only: "one night" is not "night"."""
-    words = " ".join(re.findall("[a-z']+", turn.lower()))
-    return {
-        (place, value)
-        for place, detail in enumerate(_GOALS[goal])
-        for value in detail.values
-        if f" {value} " in f" {words} "
-    }
+    """The first value that a turn names for each detail, with the place of that detail. Whole words only."""
+    words = " " + " ".join(re.findall("[a-z']+", turn.lower())) + " "
+    named = set()
+    for place, detail in enumerate(_GOALS[goal]):
+        found = [(words.index(f" {value} "), value) for value in detail.values if f" {value} " in words]
+        if found:
+            named.add((place, min(found)[1]))
+    return named
 
 
 class Booking(UnitSums):
-    """How well a conversation goes: finding out counts 0.3, the right booking 0.7, and every idle turn costs 0.1.
+    """How well a conversation goes: finding out counts 0.3, and the right booking 0.7, less after idle turns.
 
     - Finding out: the share of the details that the user did not name at first, and that the agent asked for.
-    - The booking: F1 between the details of the user's goal and those that the agent's booking names. There is one:
-      the first turn with "book" or "booked" in it and no question mark; what is said after it does not count.
-    - Idle turns: those that neither book nor ask for something new.
+    - The booking: the share of the details of the user's goal that the agent's booking names; of several values for a
+      detail the first one counts. There is one booking: the first turn with "book" or "booked" in it that is no
+      question about something else; what is said after it does not count.
+    - Idle turns: those that neither book nor ask for something new. Each takes a tenth off what the booking is worth.
+
+    Nothing that was earned is ever taken back, and there are no fines: to be silent is not better than to try.
 
     An example's metadata says what is wanted: `goal`, `details` (a value each) and `named` (the place of the one that
-    the user named). At most 1. The unfinished last turn is read as final. Cost: a turn is read again at each of its
+    the user named). From 0 to 1. The unfinished last turn is read as final. Cost: a turn is read again at each of its
     tokens.
     """
 
     name = "booking"
-    high = 1.0
-    low = -float("inf")
+    low, high = 0.0, 1.0
     splitter = Lines()
-    width = 3  # details found out, F1 of the booking, idle turns
+    width = 2  # details found out, the booking
 
     def start(self, example: Example) -> Hashable:
-        """What the user wants, what the agent knows, and whether it has booked."""
+        """What the user wants, what the agent knows, idle turns, and whether it has booked."""
         wanted = example.metadata
         if wanted.get("goal") not in _GOALS or len(wanted.get("details", ())) != 3 or "named" not in wanted:
             raise ValueError(f"Expected an example with 'goal', 'details' and 'named' in its metadata, got {wanted!r}")
-        return wanted["goal"], tuple(wanted["details"]), frozenset([wanted["named"]]), False
+        return wanted["goal"], tuple(wanted["details"]), frozenset([wanted["named"]]), 0, False
 
     def read(self, memory: Any, unit: str) -> tuple[Hashable, tuple[float, ...]]:
         """One turn."""
-        goal, details, known, booked = memory
+        goal, details, known, idle, booked = memory
         if booked:
-            return memory, (0.0, 0.0, 0.0)
-        if _books(unit):
-            named, wanted = _named(goal, unit), set(enumerate(details))
-            f1 = 2 * len(named & wanted) / (len(named) + len(wanted))
-            return (goal, details, known, True), (0.0, f1, 0.0)
+            return memory, (0.0, 0.0)
+        if _books(goal, unit):
+            right = len(_named(goal, unit) & set(enumerate(details))) / len(details)
+            return (goal, details, known, idle, True), (0.0, right * max(0.0, 1 - _IDLE_SHARE * idle))
         asked = _asked(goal, unit)
         if asked is None or asked in known:
-            return memory, (0.0, 0.0, 1.0)
-        return (goal, details, known | {asked}, False), (1.0, 0.0, 0.0)
+            return (goal, details, known, min(idle + 1, 10), False), (0.0, 0.0)
+        return (goal, details, known | {asked}, idle, False), (1.0, 0.0)
 
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `UnitSums.phi`."""
-        phi: NDArray[np.float64] = 0.3 * sums[:, 0] / 2 + 0.7 * sums[:, 1] - _ASIDE_PRICE * sums[:, 2]
+        phi: NDArray[np.float64] = 0.3 * sums[:, 0] / 2 + 0.7 * sums[:, 1]
         return phi
 
 
@@ -188,7 +195,7 @@ class Dialogue(Composed):
         """What the user answers; nothing to a booking."""
         goal, details = example.metadata["goal"], example.metadata["details"]
         _, answered, told, puzzled = _PERSONAS[example.metadata["persona"]]
-        if _books(turns[-1]):
+        if _books(goal, turns[-1]):
             return None
         asked = _asked(goal, turns[-1])
         before = {example.metadata["named"], *(_asked(goal, turn) for turn in turns[:-1])}

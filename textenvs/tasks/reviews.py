@@ -55,7 +55,7 @@ class Reviews(Composed):
     name = "sentiment"
     tests = "style: a wanted polarity on a given subject"
     levels = 1
-    default_reward: Any = "sentiment"
+    default_reward: Any = {"product": ["sentiment", {"ngram_lm": {"model": "reviews"}}]}  # noqa: RUF012
     held_out_reward: Any = "vader"
     default_max_new_tokens = 48
 

@@ -20,12 +20,14 @@ Randomness is counter-based: everything is a pure function of a split and an ind
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from textenvs.rewards.sentiment import Sentiment
 from textenvs.tasks.base import SHIFTED, SPLITS, Example, ReferenceScores, Task, check_split, frozen_scores
 from textenvs.tasks.dice import Dice, text_key
 
@@ -439,18 +441,63 @@ def _fill(parts: Sequence[_Part], slots: Mapping[str, str], dice: Dice) -> str:
     return text
 
 
-def _compile_moods(table: Mapping[str, tuple[str, ...]]) -> dict[str, list[list[_Part]]]:
+def _compile_moods(table: Mapping[str, tuple[str, ...]]) -> dict[str, _Choice]:
     return {mood: [_compile(template) for template in templates] for mood, templates in table.items()}
 
 
 _PLOTS = tuple(START)
 _OPENINGS = [_compile(template) for template in OPENINGS]
-_START = {plot: _compile_moods(table) for plot, table in START.items()}
+
+_Choice: TypeAlias = "list[list[_Part]]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Templates:
+    """The sentences that a body is made of: by plot and mood, and an end by mood."""
+
+    start: Mapping[str, Mapping[str, _Choice]]
+    middle: Mapping[str, Mapping[str, _Choice]]
+    end: Mapping[str, _Choice]
+
+
 _ANY = _compile_moods(ANY)
-_END = _compile_moods(END)
-_MIDDLE = {
-    plot: {mood: _compile_moods(table)[mood] + _ANY[mood] for mood in SENTENCE_MOODS} for plot, table in MIDDLE.items()
-}
+_TEMPLATES = _Templates(
+    start={plot: _compile_moods(table) for plot, table in START.items()},
+    middle={
+        plot: {mood: templates + _ANY[mood] for mood, templates in _compile_moods(table).items()}
+        for plot, table in MIDDLE.items()
+    },
+    end=_compile_moods(END),
+)
+
+
+@lru_cache(maxsize=1)
+def _vivid() -> _Templates:
+    """Of each list of sentences in a mood the third whose words have most of it: what demonstrations are made of.
+
+    A demonstration says where the scale of the task ends, so it is to be what people want, and not a random sample of
+    the corpus's happy and sad sentences, of which many only just are.
+    """
+    slots = _cast(_Combination("fox", "Tim", "hill"), Dice(0))  # of no mood: no slot's filling has one
+    sentiment = Sentiment(min_words=1)
+
+    def third(templates: _Choice, mood: str) -> _Choice:
+        wanted = Example("", metadata={"mood": mood})
+
+        def strength(template: list[_Part]) -> float:
+            dice = Dice(0)
+            return math.fsum(sentiment.score(wanted, _fill(template, slots, dice)) for _ in range(16))
+
+        return sorted(templates, key=strength, reverse=True)[: max(2, round(len(templates) / 3))]
+
+    def thirds(table: Mapping[str, _Choice]) -> dict[str, _Choice]:
+        return {mood: third(table[mood], mood) for mood in MOODS}
+
+    return _Templates(
+        start={plot: thirds(table) for plot, table in _TEMPLATES.start.items()},
+        middle={plot: thirds(table) for plot, table in _TEMPLATES.middle.items()},
+        end=thirds(_TEMPLATES.end),
+    )
 
 
 def _with_article(noun: str) -> str:
@@ -542,19 +589,21 @@ def _opening(mood: str, slots: Mapping[str, str], dice: Dice) -> str:
     return f"A {mood} story. {_fill(dice.pick(_OPENINGS), slots, dice)} {dice.pick(TIMES)}"
 
 
-def _body(next_mood: Callable[[], str], middles: int, slots: Mapping[str, str], dice: Dice) -> str:
+def _body(
+    templates: _Templates, next_mood: Callable[[], str], middles: int, slots: Mapping[str, str], dice: Dice
+) -> str:
     """Write a start, some middles and an end, each in the mood that `next_mood()` gives. Begins with a space."""
     plot = dice.pick(_PLOTS)
-    text = " " + _fill(dice.pick(_START[plot][next_mood()]), slots, dice)
+    text = " " + _fill(dice.pick(templates.start[plot][next_mood()]), slots, dice)
     used: list[list[_Part]] = []
     for _ in range(middles):
-        options = _MIDDLE[plot][next_mood()]
+        options = templates.middle[plot][next_mood()]
         template = dice.pick(options)
         while any(template is earlier for earlier in used):
             template = dice.pick(options)
         used.append(template)
         text += " " + _fill(template, slots, dice)
-    return text + " " + _fill(dice.pick(_END[next_mood()]), slots, dice)
+    return text + " " + _fill(dice.pick(templates.end[next_mood()]), slots, dice)
 
 
 _SIZES = (4096, 512, 512, 512)
@@ -566,6 +615,8 @@ class Stories(Task):
     The splits differ by composition: each (kind of hero, name, place) belongs to one split, so no prompt is in two of
     them, and no combination of a split is used twice. Half of the examples are happy, half are sad. The shifted split
     has kinds, names and places that no other split and no story of the corpus has.
+
+    The score is a mood's, times fluency: it grows with mood words, and each of them has to stand in a likely sentence.
 
     An example's metadata has `mood` ("happy" or "sad": a sentiment reward flips its sign for "sad"), `hero` (the kind,
     "fox"), `name` and `place`. Its one reference is its demonstration.
@@ -590,7 +641,7 @@ class Stories(Task):
     name = "stories"
     tests = "language: the wanted mood, fluently"
     splits = (*SPLITS, SHIFTED)
-    default_reward = "sentiment"
+    default_reward: Any = {"product": ["sentiment", "ngram_lm"]}  # noqa: RUF012 - a mood alone likes one word, repeated
     held_out_reward = "vader"
     default_max_new_tokens = 32
     default_tokenizer = "stories"
@@ -647,7 +698,7 @@ class Stories(Task):
         return Example(prompt, (_demonstration(prompt, mood, combination),), metadata)
 
     def demonstration(self, example: Example) -> str:
-        """A continuation in the wanted mood that ends the story.
+        """A continuation in the wanted mood, of the grammar's most vivid sentences, that ends the story.
 
         Args:
             example: One of this task's examples.
@@ -717,7 +768,7 @@ class Stories(Task):
             return mood
 
         opening = _opening(header, slots, dice)
-        return opening + _body(next_mood, 1 + dice.below(6), slots, dice)
+        return opening + _body(_TEMPLATES, next_mood, 1 + dice.below(6), slots, dice)
 
 
 _DEMONSTRATION_PIECES = 21
@@ -729,7 +780,7 @@ def _demonstration(prompt: str, mood: str, combination: _Combination) -> str:
     dice = Dice(text_key(prompt))
     middles = dice.below(3)
     while True:
-        text = _body(lambda: mood, middles, _cast(combination, dice), dice)
+        text = _body(_vivid(), lambda: mood, middles, _cast(combination, dice), dice)
         if len(re.findall(r"\w+|[^\w\s]", text)) <= _DEMONSTRATION_PIECES:
             return text
         middles = max(0, middles - 1)

@@ -49,6 +49,10 @@ _ASIDES = (
 )  # fmt: skip
 
 
+_OTHERS = {**dict(zip(_WHO[::2], _WHO[1::2], strict=True)), **dict(zip(_WHO[1::2], _WHO[::2], strict=True))}
+"""Whom each is exchanged for in a pair."""
+
+
 class _Report(NamedTuple):
     """A report.
 
@@ -91,6 +95,16 @@ class _Summaries(Composed):
         """Who did what."""
         return [(who, what) for who in _WHO for what in _DEEDS]
 
+    def counterpart(self, example: Example) -> Example | None:
+        """The same report about somebody of another trade."""
+        who = str(example.metadata["who"])
+        other = _OTHERS[who]
+        metadata = {**example.metadata, "who": other}
+        if "sentences" in metadata:
+            metadata["sentences"] = [sentence.replace(who, other) for sentence in metadata["sentences"]]
+        references = tuple(reference.replace(who, other) for reference in example.references)
+        return Example(example.prompt.replace(who, other), references, metadata)
+
     def _drawn(self, composition: Composition, dice: Dice, shifted: bool) -> tuple[_Report, list[str]]:
         report = _report(composition, self._ASIDES_BY_LEVEL[self.level - 1] + (4 if shifted else 0), dice)
         return report, _mixed(report, dice)
@@ -100,7 +114,8 @@ class SummarizeExtractive(_Summaries):
     """Pick the sentences that matter: write the numbers of those that name the person of the headline.
 
     Levels have 1, 3 or 5 sentences that do not matter, the shifted split 4 more. An example's metadata has `who`,
-    `sentences` and `key` (the numbers). Its one reference is the list of them, with leading spaces.
+    `sentences` and `key` (the numbers). Its one reference is the list of them, with leading spaces. `counterpart`
+    exchanges the person for one of another trade.
 
     Example:
         >>> SummarizeExtractive().example("train", 0).prompt.startswith("The news of the ")
@@ -131,7 +146,8 @@ class SummarizeAbstractive(_Summaries):
     r"""Write one sentence that says who did what, where and when.
 
     Levels have 1, 3 or 5 sentences that do not matter, the shifted split 4 more. An example's metadata has `who` and
-    `what`. Its one reference is the summary, with a leading space.
+    `what`. Its one reference is the summary, with a leading space. `counterpart` exchanges the person for one of
+    another trade.
 
     Example:
         >>> SummarizeAbstractive().example("train", 0).prompt.endswith("\nIn short:")

@@ -63,6 +63,17 @@ class _Clause:
     def __init__(self, subject: _Phrase, verb: Verb, object: _Phrase, place: Any, negated: bool) -> None:
         self.subject, self.verb, self.object, self.place, self.negated = subject, verb, object, place, negated
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Clause) and vars(self) == vars(other)
+
+    def swapped(self, nouns: Mapping[str, str]) -> _Clause:
+        """The clause with some nouns in place of others."""
+        subject, object = (
+            (_NOUNS[nouns.get(noun.english, noun.english)], adjective, definite)
+            for noun, adjective, definite in (self.subject, self.object)
+        )
+        return _Clause(subject, self.verb, object, self.place, self.negated)
+
     def english(self) -> str:
         act = f"does not {self.verb.base}" if self.negated else self.verb.english
         where = f" {self.place[1][0]} the {self.place[0].english}" if self.place else ""
@@ -89,6 +100,45 @@ class _Clause:
         where = f"在{self.place[0].chinese}{self.place[1][4]}" if self.place else ""
         act = self.verb.chinese_not if self.negated else self.verb.chinese
         return f"{_chinese(self.subject)}{where}{act}{_chinese(self.object)}"
+
+
+_PAIRS = {"boy": "girl", "girl": "boy", "man": "woman", "woman": "man"}
+_ADJECTIVES = {adjective.english: adjective for adjective in ADJECTIVES}
+_ENGLISH_CLAUSE = re.compile(
+    r"(?P<subject>(?:the|an?) [a-z ]+?) "
+    rf"(?:(?P<act>{'|'.join(re.escape(verb.english) for verb in VERBS)})"
+    rf"|does not (?P<undone>{'|'.join(re.escape(verb.base) for verb in VERBS)})) "
+    r"(?P<object>(?:the|an?) [a-z ]+?)"
+    rf"(?: (?P<preposition>{'|'.join(row[0] for row in _PREPOSITIONS)}) "
+    rf"the (?P<place>{'|'.join(place.english for place in PLACES)}))?"
+)
+_VERBS_BY_ENGLISH = {verb.english: verb for verb in VERBS}
+
+
+def _parsed(source: str) -> list[_Clause]:
+    """The clauses of an English sentence of the grammar.
+
+    Raises:
+        ValueError: If it is not one.
+    """
+    found = [_ENGLISH_CLAUSE.fullmatch(text) for text in source.removesuffix(".").lower().split(" and ")]
+    clauses = []
+    for match in found:
+        if match is None:
+            raise ValueError(f"Expected a sentence of the translate task, got {source!r}")
+        verb = _VERBS_BY_ENGLISH[match["act"]] if match["act"] else _VERBS[match["undone"]]
+        place = None
+        if match["place"]:
+            noun = next(one for one in PLACES if one.english == match["place"])
+            place = (noun, next(row for row in _PREPOSITIONS if row[0] == match["preposition"]))
+        subject, object = _parsed_phrase(match["subject"]), _parsed_phrase(match["object"])
+        clauses.append(_Clause(subject, verb, object, place, bool(match["undone"])))
+    return clauses
+
+
+def _parsed_phrase(text: str) -> _Phrase:
+    article, *adjectives, noun = text.split(" ")
+    return _NOUNS[noun], _ADJECTIVES[adjectives[0]] if adjectives else None, article == "the"
 
 
 def _english(phrase: _Phrase) -> str:
@@ -137,7 +187,8 @@ class Translate(Composed):
     """Translate an English sentence of a synchronous grammar. Levels: 1 plain, 2 adjectives, 3 places and negations.
 
     An example's metadata has `source` (the English sentence), `target` (the language), and `subject`, `verb`, `object`.
-    Its one reference is the translation, with a leading space.
+    Its one reference is the translation, with a leading space. `counterpart` exchanges boy and girl, man and woman,
+    where one of them occurs.
 
     Args:
         target: "German", "French" or "Chinese".
@@ -213,11 +264,25 @@ class Translate(Composed):
             subject = dice.pick(BEINGS).english
             other = dice.pick([noun for noun in _NOUNS if noun != subject])
             clauses.append(self._clause((subject, dice.pick(VERBS).base, other), dice))
-        source = _sentence(clauses, "English")
-        subject, verb, noun = composition
-        metadata = {"source": source, "target": self.target, "subject": subject, "verb": verb, "object": noun}
+        return self._example(clauses)
+
+    def _example(self, clauses: Sequence[_Clause]) -> Example:
+        source, first = _sentence(clauses, "English"), clauses[0]
+        metadata = {
+            "source": source,
+            "target": self.target,
+            "subject": first.subject[0].english,
+            "verb": first.verb.base,
+            "object": first.object[0].english,
+        }
         prompt = f"Translate into {self.target}: {source}\n{self.target}:"
         return Example(prompt, (" " + _sentence(clauses, self.target),), metadata)
+
+    def counterpart(self, example: Example) -> Example | None:
+        """The same sentence about a girl instead of a boy, or a woman instead of a man, and the other way round."""
+        clauses = _parsed(str(example.metadata["source"]))
+        swapped = [clause.swapped(_PAIRS) for clause in clauses]
+        return None if swapped == clauses else self._example(swapped)
 
     def _clause(self, composition: Composition, dice: Dice) -> _Clause:
         subject, verb, noun = composition

@@ -64,13 +64,13 @@ class Lines(Splitter):
 class PoemForm(UnitSums):
     """How far a poem keeps its form: the mean of three shares, from 0 to 1.
 
-    - Lines: 1 at the wanted number, falling in a straight line to 0 at none and at twice as many.
+    - Lines: the share of the wanted lines that are there, less the share of lines, of any kind, beyond the wanted ones.
     - Rhyme: the share of the wanted lines that end with a word of the rhyme's class which ends no line before.
     - Words: the share of the wanted words that occur.
 
-    A line counts for rhyme and words only with at least `LEAST_WORDS` words, none of which it has before (articles
-    aside), and only where no line before is the same: lists of rhymes and of keywords are no poem. The unfinished last
-    line is read as final.
+    A line counts only with at least `LEAST_WORDS` words, none of which it has before (articles aside), and only where
+    neither the prompt nor the poem has the same line before: lists of rhymes and of keywords are no poem, and neither
+    is the prompt again. The unfinished last line is read as final.
 
     An example's metadata says what is wanted: `lines`, `rhyme` (one of `RHYMES`) and `words`.
 
@@ -81,26 +81,27 @@ class PoemForm(UnitSums):
     name = "poem_form"
     low, high = 0.0, 1.0
     splitter = Lines()
-    width = 3  # lines, rhymes, words
+    width = 4  # lines that count, rhymes, words, lines of any kind
 
     def start(self, example: Example) -> Hashable:
-        """The rhymes and words that still count, and the lines so far."""
+        """The rhymes and words that still count, and the lines so far, those of the prompt among them."""
         wanted = example.metadata
         if wanted.get("rhyme") not in RHYMES or not wanted.get("words") or not wanted.get("lines"):
             raise ValueError(f"Expected an example with 'lines', 'rhyme' and 'words' in its metadata, got {wanted!r}")
-        return _RHYMING[wanted["rhyme"]], frozenset(wanted["words"]), frozenset()
+        before = frozenset(_line_key(_words_of(line)) for line in example.prompt.split("\n"))
+        return _RHYMING[wanted["rhyme"]], frozenset(wanted["words"]), before
 
     def read(self, memory: Any, unit: str) -> tuple[Hashable, tuple[float, ...]]:
         """One line."""
         rhymes, wanted, before = memory
-        words = re.findall(r"[a-z]+", unit.lower())
+        words = _words_of(unit)
         telling = [word for word in words if word not in ("a", "an", "the")]
-        line = text_key(" ".join(words))  # not the line itself: memories are kept
+        line = _line_key(words)
         if len(words) < self.LEAST_WORDS or len(set(telling)) < len(telling) or line in before:
-            return memory, (1.0, 0.0, 0.0)
+            return memory, (0.0, 0.0, 0.0, 1.0)
         found = wanted.intersection(words)
         after = (rhymes - {words[-1]}, wanted - found, before | {line})
-        return after, (1.0, float(words[-1] in rhymes), float(len(found)))
+        return after, (1.0, float(words[-1] in rhymes), float(len(found)), 1.0)
 
     def features(self, example: Example) -> tuple[float, ...]:
         """How many lines and words are wanted."""
@@ -108,10 +109,20 @@ class PoemForm(UnitSums):
 
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `UnitSums.phi`."""
-        lines = np.maximum(0.0, 1.0 - np.abs(sums[:, 0] - features[:, 0]) / features[:, 0])
+        there, beyond = np.minimum(sums[:, 0], features[:, 0]), np.maximum(sums[:, 3] - features[:, 0], 0.0)
+        lines = np.maximum(there - beyond, 0.0) / features[:, 0]
         rhymes = np.minimum(sums[:, 1] / features[:, 0], 1.0)
         phi: NDArray[np.float64] = (lines + rhymes + sums[:, 2] / features[:, 1]) / 3
         return phi
+
+
+def _words_of(line: str) -> list[str]:
+    return re.findall(r"[a-z]+", line.lower())
+
+
+def _line_key(words: Sequence[str]) -> int:
+    """What stands for a line: not the line itself, since memories are kept."""
+    return text_key(" ".join(words))
 
 
 class Write(Composed):
@@ -119,7 +130,7 @@ class Write(Composed):
 
     Levels want 2, 3 or 4 lines and as many words, the shifted split one line and one word more. The splits differ by
     the rhyme and the first two words together. An example's metadata has `lines`, `rhyme` and `words`; its one
-    reference is the demonstration.
+    reference is the demonstration. `counterpart` exchanges king and queen, where one of them is to occur.
 
     Example:
         >>> Write().example("train", 0).prompt.endswith("\nPoem:")
@@ -143,9 +154,21 @@ class Write(Composed):
         rhyme, *words = composition
         count = self.level + 1 + shifted
         words += dice.sample([one for one in _SUBJECTS if one not in words], count - 2)
-        prompt = f"Write {count} lines that rhyme with {rhyme}.\nUse the words {', '.join(words)}.\nPoem:"
-        metadata = {"lines": count, "rhyme": rhyme, "words": words}
-        return Example(prompt, (_poem(prompt, rhyme, words),), metadata)
+        return _example(rhyme, words)
+
+    def counterpart(self, example: Example) -> Example | None:
+        """The same poem about a queen instead of a king, or the other way round; None where it is to have neither."""
+        words = example.metadata["words"]
+        if ("king" in words) == ("queen" in words):
+            return None
+        swap = {"king": "queen", "queen": "king"}
+        return _example(example.metadata["rhyme"], [swap.get(word, word) for word in words])
+
+
+def _example(rhyme: str, words: list[str]) -> Example:
+    prompt = f"Write {len(words)} lines that rhyme with {rhyme}.\nUse the words {', '.join(words)}.\nPoem:"
+    metadata = {"lines": len(words), "rhyme": rhyme, "words": words}
+    return Example(prompt, (_poem(prompt, rhyme, words),), metadata)
 
 
 def _poem(prompt: str, rhyme: str, words: Sequence[str]) -> str:

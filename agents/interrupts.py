@@ -1,0 +1,71 @@
+"""Ctrl-C and SIGTERM: a run ends between two updates, with a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Terminated(SystemExit):
+    """SIGTERM, as a scheduler sends it before it kills. Ends the process with the code that shells expect, 143."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+class Interrupts:
+    """Turns the first signal into a request, which the training loop answers between two updates.
+
+    Raised wherever the interpreter happens to be, KeyboardInterrupt can leave an update half done, or vanish in code
+    that cannot raise (a destructor, a callback), and the run would go on. A second signal does not wait. A program's
+    own handlers are left in place.
+
+    Attributes:
+        requested: The number of the signal that came; 0 while none did.
+    """
+
+    def __enter__(self) -> Interrupts:
+        self.requested = 0
+        self._safe = False
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():  # signals cannot be handled in another one
+            for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+                if signal.getsignal(number) is default:
+                    self._before[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @staticmethod
+    def answer(number: int) -> None:
+        """Raise what a signal means.
+
+        Args:
+            number: The signal; 0: nothing is raised.
+
+        Raises:
+            Terminated: At SIGTERM.
+            KeyboardInterrupt: At any other.
+        """
+        if number:
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A stretch in which nothing is lost by a stop: a signal does not wait for its end."""
+        self._safe = True
+        try:
+            yield
+        finally:
+            self._safe = False
+
+    def _request(self, number: int, frame: object) -> None:
+        again, self.requested = self.requested, number
+        if again or self._safe:
+            self.answer(number)
+        print("\nFinishing this update. A second signal stops at once.", file=sys.stderr, flush=True)

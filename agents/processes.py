@@ -1,0 +1,235 @@
+"""Several processes that train one policy: each plays its share of the lanes, and all of them take the same steps.
+
+    accelerate launch --num_processes 2 --cpu -m agents train ...
+
+Every process has a copy of the policy. It plays its own lanes, and then the episodes are put together, so that what
+looks at a whole batch (normalised advantages, baselines, bonuses, the order of minibatches) is computed from the same
+numbers everywhere. Of each minibatch a process takes every n-th episode through the model; the gradients are added up,
+and every process takes the same step. So n processes make the update that one process would make of the same episodes,
+up to the order in which floats are added. Everything here is a plain nothing where there is one process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+if TYPE_CHECKING:
+    from agents.rollout import Rollout
+
+
+class LostProcessError(RuntimeError):
+    """Another process has ended, so that those that are left cannot go on."""
+
+
+@contextmanager
+def _collective() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostProcessError(
+            f"Expected {count()} processes that train together, but one of them has ended: its own message says why "
+            f"({error})"
+        ) from error
+
+
+def start(device: str | None = None) -> str | None:
+    """Join the other processes, where a launcher has started several.
+
+    Args:
+        device: What the user asked for: "cpu", or None for what Accelerate chooses.
+
+    Returns:
+        The device of this process; `device` where there is one process.
+
+    Raises:
+        ImportError: If there are several, and Accelerate is not installed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return device
+    try:
+        accelerate = import_module("accelerate")
+    except ImportError as error:
+        raise ImportError('Several processes need Accelerate: pip install "textenvs[accelerate]"') from error
+    state = accelerate.PartialState(cpu=device == "cpu")
+    return "cpu" if state.device.type == "cpu" else str(state.device)
+
+
+def count() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if _together() else 1
+
+
+def rank() -> int:
+    """Which of them this is, from 0. Number 0 alone writes, prints and evaluates."""
+    return distributed.get_rank() if _together() else 0
+
+
+def share(rows: Tensor) -> Tensor:
+    """This process's part of some rows.
+
+    Args:
+        rows: `(k,)` int64, the same in every process.
+
+    Returns:
+        Every `count()`-th of them; there may be none.
+    """
+    return rows[rank() :: count()]
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Add up the gradients of all processes, in every process. Who has none counts as zeros, if somebody has one.
+
+    Args:
+        parameters: The same ones in the same order, everywhere.
+    """
+    if count() == 1:
+        return
+    trained = [one for one in parameters if one.requires_grad]
+    flags = torch.tensor([one.grad is not None for one in trained], dtype=torch.int32, device=trained[0].device)
+    with _collective():
+        distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+    moved = [one for one, flag in zip(trained, flags.tolist(), strict=True) if flag]
+    flat = torch.cat([(torch.zeros_like(one) if one.grad is None else one.grad).flatten().float() for one in moved])
+    with _collective():
+        distributed.all_reduce(flat)
+    for one, gradient in zip(moved, flat.split([one.numel() for one in moved]), strict=True):
+        one.grad = gradient.view_as(one).to(one.dtype)
+
+
+def total(number: Tensor) -> Tensor:
+    """The sum of a number over all processes, in every process.
+
+    Args:
+        number: A tensor, the same shape everywhere.
+
+    Returns:
+        The sum.
+    """
+    if count() == 1:
+        return number
+    summed = number.clone()
+    with _collective():
+        distributed.all_reduce(summed)
+    return summed
+
+
+def largest(numbers: list[int]) -> list[int]:
+    """The largest of each number over all processes: what one wants, all do.
+
+    Args:
+        numbers: As many everywhere.
+
+    Returns:
+        As many, the same everywhere.
+    """
+    if count() == 1:
+        return numbers
+    found = torch.tensor(numbers, device=_device())
+    with _collective():
+        distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return [int(one) for one in found.tolist()]
+
+
+def sums(values: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Pairs of numbers by name, added up over all processes; a name need not be everywhere.
+
+    Args:
+        values: Name to pair.
+
+    Returns:
+        Every name that is somewhere.
+    """
+    if count() == 1:
+        return dict(values)
+    everyone: list[Any] = [None] * count()
+    with _collective():
+        distributed.all_gather_object(everyone, dict(values))
+    added: dict[str, tuple[float, float]] = {}
+    for one in everyone:
+        for name, (first, second) in one.items():
+            before = added.get(name, (0.0, 0.0))
+            added[name] = (before[0] + first, before[1] + second)
+    return added
+
+
+def from_first(value: Any) -> Any:
+    """What the first process has, in every process.
+
+    Args:
+        value: Anything that can be pickled. What the others pass is not read.
+
+    Returns:
+        The first one's.
+    """
+    if count() == 1:
+        return value
+    box = [value]
+    with _collective():
+        distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather(rollout: Rollout) -> Rollout:
+    """The episodes of all processes, those of the first one first.
+
+    Args:
+        rollout: This process's episodes.
+
+    Returns:
+        All of them, padded to the longest, the same in every process.
+    """
+    if count() == 1:
+        return rollout
+    everyone: list[Any] = [None] * count()
+    mine = {one.name: getattr(rollout, one.name) for one in fields(rollout)}
+    host = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in mine.items()}
+    with _collective():
+        distributed.all_gather_object(everyone, host)
+    device = rollout.input_ids.device
+    # Examples are named by (group, turn) in each process; the numbers of another one must not meet them.
+    offset = 0
+    for one in everyone:
+        one["group"] = one["group"] + offset
+        offset = int(one["group"].max()) + 1
+    joined: dict[str, Any] = {}
+    for name, value in mine.items():
+        parts = [one[name] for one in everyone]
+        if isinstance(value, Tensor):
+            joined[name] = _stacked(parts, 1 if name == "positions" else 0).to(device)
+        elif name == "part_scores":
+            joined[name] = {part: np.concatenate([one[part] for one in parts]) for part in value}
+    return replace(rollout, **joined)
+
+
+def _stacked(parts: list[Tensor], padding: int) -> Tensor:
+    if parts[0].ndim == 1:
+        return torch.cat(parts)
+    longest = max(one.shape[1] for one in parts)
+    whole = parts[0].new_full((sum(len(one) for one in parts), longest, *parts[0].shape[2:]), padding)
+    row = 0
+    for one in parts:
+        whole[row : row + len(one), : one.shape[1]] = one
+        row += len(one)
+    return whole
+
+
+def _together() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _device() -> torch.device:
+    """Where collectives expect small tensors: NCCL knows those of its GPU alone."""
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if distributed.get_backend() == "nccl"
+        else torch.device("cpu")
+    )

@@ -1,0 +1,203 @@
+"""Train agents on a suite, one JSONL row a run: which algorithm, on which task, at what cost.
+
+    python -m benchmarks learn --suite smoke --agents reinforce,actor_critic,ppo
+    python -m benchmarks learn --suite diagnostics --agents ppo,my_module:MyAlgorithm --seeds 5 --jobs 2
+    python -m benchmarks report --results runs/learn-diagnostics.jsonl
+
+Each run is a process of its own, with one thread. A run that fails is a row with its error, and is counted as such; one
+that was done before is not repeated, so a stopped command goes on where it was; one that failed is tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks.suite import SUITES, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train agents on a suite. Agents: see benchmarks/contestants.py."""
+
+    suite: str = "smoke"
+    """smoke, diagnostics, language or real."""
+    agents: str = "reinforce,actor_critic,ppo"
+    """Names, with commas between them; MODULE:NAME is yours."""
+    seeds: int | None = None
+    """Seeds 0, 1, 2, ...; None: as many as the suite wants."""
+    envs: str | None = None
+    """Only these experiments (Copy,Password), of the suite's."""
+    payouts: str | None = None
+    """Only these payouts (immediate,sparse)."""
+    tokens: int | None = None
+    """Another budget than the suite's. Rows say so, and are not mixed with others."""
+    max_seconds: float | None = None
+    """A run stops after this many seconds of training, whatever is left of its budget."""
+    jobs: int = 1
+    """Runs at a time."""
+    output: Path | None = None
+    """A .jsonl file. Default: runs/learn-SUITE.jsonl."""
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """The key of the run that made a row."""
+    return tuple(row[name] for name in ("suite", "agent", "env", "payout", "budget", "seed"))
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The last row of each run in a results file; a line that was cut off in the middle is left out.
+
+    Args:
+        file: A .jsonl file, there or not.
+
+    Returns:
+        The rows, in the order in which their runs were first written.
+    """
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        rows[key_of(row)] = row
+    return list(rows.values())
+
+
+# Running them ---------------------------------------------------------------------------------------------------------
+
+
+def split_agents(text: str) -> list[str]:
+    """The agents of a command line: separated by commas, but for those inside brackets.
+
+    Example:
+        >>> split_agents("ppo,reinforce[baseline=none],my_module:Mine")
+        ['ppo', 'reinforce[baseline=none]', 'my_module:Mine']
+    """
+    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+
+
+def wanted(arguments: Arguments) -> list[Run]:
+    """The runs that a command asks for, seeds outermost: a stopped one has whole seeds.
+
+    Raises:
+        ValueError: If there is no such suite or experiment.
+    """
+    if arguments.suite not in SUITES:
+        raise ValueError(f"Expected --suite to be one of {sorted(SUITES)}, got {arguments.suite!r}")
+    suite = SUITES[arguments.suite]
+    experiments = list(suite.experiments)
+    for option, attribute in (("envs", "name"), ("payouts", "payout")):
+        text = getattr(arguments, option)
+        if text is not None:
+            chosen = text.split(",")
+            known = {getattr(one, attribute) for one in experiments}
+            if not known.issuperset(chosen):
+                raise ValueError(f"Expected --{option} from {sorted(known)}, got {text!r}")
+            experiments = [one for one in experiments if getattr(one, attribute) in chosen]
+    if arguments.tokens is not None:
+        experiments = [replace(one, tokens=arguments.tokens) for one in experiments]
+    seeds = suite.seeds if arguments.seeds is None else arguments.seeds
+    return [
+        Run(suite.name, agent, one, seed, arguments.max_seconds)
+        for seed in range(seeds)
+        for one in experiments
+        for agent in split_agents(arguments.agents)
+    ]
+
+
+def _child(run: Run, answer: Connection) -> None:
+    from benchmarks.runs import measure  # has been imported where this was forked from
+
+    answer.send(measure(run))
+
+
+class _Process:
+    """A run in a process of its own, which is forked from one that has imported torch already."""
+
+    def __init__(self, run: Run) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["benchmarks.runs"])
+        self.run = run
+        self._answer, theirs = context.Pipe(duplex=False)
+        self.process = context.Process(target=_child, args=(run, theirs))
+        self.process.start()
+        theirs.close()
+
+    def row(self) -> dict[str, Any] | None:
+        """Its row, or None while it goes on. A process that dies without one has failed."""
+        if not self._answer.poll():
+            return None
+        try:
+            found: dict[str, Any] = self._answer.recv()
+        except EOFError:
+            self.process.join()
+            found = {**self.run.columns, "status": "failed", "reason": f"the process ended: {self.process.exitcode}"}
+        self.process.join()
+        return found
+
+
+def line(row: dict[str, Any]) -> str:
+    """What the progress says of a row."""
+    where = f"{row['agent']:<24} {row['env']:<20} {row['payout']:<10} seed {row['seed']}"
+    if row["status"] != "ok":
+        return f"{where}  {row['status']}: {row['reason']}"
+    scale = "" if row.get("normalised") is None else f" ({row['normalised']:+.2f} of top)"
+    return f"{where}  score {row['score']:+.3f}{scale}  {row['tokens']:,} tokens  {row['cpu_seconds']:.0f} CPU s"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Do the runs that are missing.
+
+    Args:
+        argv: The command's words.
+    """
+    arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks learn")
+    try:
+        runs = wanted(arguments)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    file = arguments.output or Path("runs") / f"learn-{arguments.suite}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    done = {key_of(row) for row in read_rows(file) if row["status"] == "ok"}
+    missing = [run for run in runs if run.key not in done]
+    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them done before; {file}", flush=True)
+    total, finished, failed = len(missing), 0, 0
+    running: list[_Process] = []
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported in the process that runs are forked from
+    machine = f"{platform.system()} {platform.machine()}, torch {version('torch')}"
+    try:
+        while missing or running:
+            while missing and len(running) < arguments.jobs:
+                running.append(_Process(missing.pop(0)))
+            for process in list(running):
+                row = process.row()
+                if row is None:
+                    continue
+                running.remove(process)
+                row["machine"] = machine
+                with file.open("a", encoding="utf-8") as opened:
+                    opened.write(json.dumps(row) + "\n")
+                finished += 1
+                failed += row["status"] == "failed"
+                print(f"[{finished}/{total}] {line(row)}", flush=True)
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        for process in running:
+            process.process.terminate()
+        print(f"\nStopped. The same command goes on with the other {total - finished} runs.", file=sys.stderr)
+        raise SystemExit(130) from None
+    print(f"{finished - failed} runs done, {failed} failed. Report: python -m benchmarks report --results {file}")

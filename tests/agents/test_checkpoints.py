@@ -1,0 +1,183 @@
+"""Checkpoints are whole or not there; what is damaged, foreign or hostile is refused, and the one before it used."""
+
+import json
+import logging
+import os
+
+import pytest
+import safetensors
+
+from agents import REINFORCE, checkpoints, load
+from agents.checkpoints import CheckpointError, SaveError
+from tests.agents.conftest import make_policy
+from tests.agents.test_rollout import lanes
+
+SMALL = {"num_envs": 4, "episodes_per_update": 4}
+
+
+def make_agent(seed=0):
+    return REINFORCE(make_policy(), lanes(4), seed=seed, **SMALL)
+
+
+def change(checkpoint, **values):
+    """Change agent.json, and make the manifest agree: what is written on purpose is no damage."""
+    file = checkpoint / "agent.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    manifest = checkpoint / checkpoints.MANIFEST
+    content = json.loads(manifest.read_text())
+    content["files"]["agent.json"] = checkpoints._fingerprint(file)
+    manifest.write_text(json.dumps(content))
+
+
+def names(run):
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def fill(folder):
+    (folder / "agent.json").write_text("{}")
+
+
+def write(run, timesteps, score=None, keep=2):
+    return checkpoints.write(run, fill, timesteps=timesteps, updates=timesteps, score=score, keep=keep)
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path):
+    for timesteps, score in ((1, 0.1), (2, 0.9), (3, None), (4, 0.5), (5, None)):
+        write(tmp_path, timesteps, score)
+    assert names(tmp_path) == ["00002", "00004", "00005"]
+    assert checkpoints.find(tmp_path).timesteps == 5
+    assert checkpoints.find(tmp_path, "best").timesteps == 2
+    assert checkpoints.find(tmp_path, 4).score == 0.5
+    assert checkpoints.find(tmp_path, "4").score == 0.5
+    write(tmp_path, 6, 0.9)
+    assert names(tmp_path) == ["00005", "00006"], "of two equals the later one is the best"
+    for which in (3, "first", True, "-1"):
+        with pytest.raises(CheckpointError, match=r"'best' or one of number 5 \(5 tokens\), number 6 .6 tokens, val"):
+            checkpoints.find(tmp_path, which)
+
+
+def test_without_a_score_there_is_no_best(tmp_path):
+    write(tmp_path, 1)
+    with pytest.raises(CheckpointError, match="with a validation score"):
+        checkpoints.find(tmp_path, "best")
+
+
+@pytest.mark.parametrize("moment", ["fill", "sync_file", "write_json", "replace", "_prune"])
+def test_a_stop_at_any_moment_of_writing_leaves_a_whole_one(tmp_path, monkeypatch, moment):
+    write(tmp_path, 1, keep=1)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if moment != "fill":
+            patch.setattr(os if moment == "replace" else checkpoints, moment, kill)
+        with pytest.raises(Killed):
+            checkpoints.write(tmp_path, kill if moment == "fill" else fill, timesteps=2, updates=2, keep=1)
+    found = checkpoints.find(tmp_path)
+    assert found.timesteps == (2 if moment == "_prune" else 1)
+    write(tmp_path, 3, keep=1)
+    assert len(names(tmp_path)) == 1, "what was left behind is swept up"
+    assert checkpoints.find(tmp_path).timesteps == 3
+
+
+@pytest.mark.parametrize("damage", ["shorter", "longer", "other", "missing", "manifest", "empty manifest"])
+def test_a_damaged_one_is_refused_and_the_one_before_it_used(tmp_path, caplog, damage):
+    agent = make_agent()
+    agent.save(tmp_path)
+    agent._iterate(0.0)
+    last = agent.save(tmp_path)
+    file = last / "policy" / "model.safetensors"
+    whole = file.read_bytes()
+    if damage == "shorter":
+        file.write_bytes(whole[:-1])
+    elif damage == "longer":
+        file.write_bytes(whole + b"\0")
+    elif damage == "other":
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    elif damage == "missing":
+        file.unlink()
+    else:
+        manifest = (last / "manifest.json").read_text()
+        (last / "manifest.json").write_text(manifest[: 0 if damage == "empty manifest" else 40])
+    with caplog.at_level(logging.WARNING):
+        assert load(tmp_path, env=lanes(4), device="cpu").updates == 0
+    assert "Passing over a checkpoint" in caplog.text
+    assert str(last) in caplog.text
+    with pytest.raises(CheckpointError):
+        load(tmp_path, 2, env=lanes(4), device="cpu")
+    with pytest.raises(CheckpointError):
+        load(last, env=lanes(4), device="cpu")
+
+
+def test_another_version_is_refused(tmp_path):
+    path = write(tmp_path, 1)
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(CheckpointError, match=r"Expected a checkpoint of format 2 in .*, got 99: use the version"):
+        checkpoints.find(tmp_path)
+    old = tmp_path / "old" / "checkpoint"
+    old.mkdir(parents=True)
+    (old / "agent.json").write_text('{"format": 1}')
+    with pytest.raises(CheckpointError, match="got one of format 1"):
+        checkpoints.find(tmp_path / "old")
+    with pytest.raises(CheckpointError, match="Expected the folder of a run"):
+        load(tmp_path / "nowhere")
+
+
+def test_contents_that_do_not_fit_are_refused(tmp_path):
+    checkpoint = make_agent().save(tmp_path)
+    change(checkpoint, algorithm="nobody")
+    with pytest.raises(ValueError, match="checkpoint of one of"):
+        load(tmp_path, env=lanes(4))
+    change(checkpoint, algorithm="reinforce", optimizer={})
+    with pytest.raises(ValueError, match="damaged"):
+        load(tmp_path, env=lanes(4))
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/etc/passwd", "policy/../../outside.txt", "link"])
+def test_paths_that_leave_the_folder_are_refused(tmp_path, name):
+    run = tmp_path / "run"
+    path = write(run, 1)
+    (tmp_path / "outside.txt").write_text("secret")
+    (run / "checkpoints" / "outside.txt").write_text("secret")
+    (path / "link").symlink_to(tmp_path / "outside.txt")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][name] = checkpoints._fingerprint(tmp_path / "outside.txt")
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="which leaves it"):
+        checkpoints.find(run)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), safetensors.SafetensorError("No space left on device")]
+)
+def test_a_full_disk_leaves_the_one_before(tmp_path, monkeypatch, error):
+    """Safetensors reports it as an error of its own."""
+    agent = make_agent()
+    agent.save(tmp_path)
+    agent._iterate(0.0)
+
+    def full(*args, **kwargs):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.training.save_file", full)
+        with pytest.raises(SaveError, match=r"No space left.*The one before, of 0 tokens, is whole.*--resume"):
+            agent.save(tmp_path)
+    assert names(tmp_path) == ["00001"], "nothing is left of the one that failed"
+    assert load(tmp_path, env=lanes(4), device="cpu").updates == 0
+    agent.save(tmp_path)
+    assert load(tmp_path, env=lanes(4), device="cpu").updates == 1
+
+
+def test_an_adapters_base_does_not_go_with_an_old_checkpoint(tmp_path):
+    pytest.importorskip("peft", reason="peft is not installed: pip install 'textenvs[agents,lora]'")
+    agent = REINFORCE(make_policy().adapt(lora=2), lanes(4), **SMALL)
+    for _ in range(4):
+        agent.save(tmp_path, keep=1)
+        agent = load(tmp_path, env=lanes(4), device="cpu")
+    assert names(tmp_path) == ["00004"]

@@ -1,0 +1,392 @@
+"""Comparing models: what the cumulative advantage is, and that a comparison says what its episodes say."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from agents import Policy, collect
+from agents.__main__ import main
+from agents.advantages import cumulative_advantage, gae
+from agents.comparison import Labels, compare, label_scores, named_sources, normalised_score, ridge
+from agents.comparison_pages import as_text, chosen_episodes, write
+from tests.agents.conftest import make_policy
+from tests.agents.test_rollout import count_good, lanes
+from textenvs import Example, Task, register_task
+from textenvs.tokenizer import decode
+
+EOS, BUDGET = 0, 3
+
+
+def random_episodes(seed=0, batch=6, time=5):
+    """Rewards, any values, ends and a mask of rows of different lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    rewards, values = torch.randn(2, batch, time, generator=generator, dtype=torch.float64)
+    lengths = torch.randint(1, time + 1, (batch,), generator=generator)
+    mask = torch.arange(time) < lengths[:, None]
+    truncated = torch.arange(batch) % 2 == 0
+    last = torch.randn(batch, generator=generator, dtype=torch.float64)
+    return rewards, values, ~truncated, truncated, mask, last
+
+
+# The cumulative advantage ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.7])
+def test_at_lambda_0_it_is_the_return_minus_the_first_value_whatever_the_values(gamma):
+    rewards, values, terminated, truncated, mask, last = random_episodes()
+    totals, shares = cumulative_advantage(rewards, values, terminated, truncated, mask, gamma=gamma, last_values=last)
+    for row in range(len(rewards)):
+        length = int(mask[row].sum())
+        wanted = sum(gamma**t * float(rewards[row, t]) for t in range(length)) - float(values[row, 0])
+        if truncated[row]:
+            wanted += gamma**length * float(last[row])
+        assert float(totals[row]) == pytest.approx(wanted, abs=1e-12)
+    torch.testing.assert_close(shares.sum(dim=1), totals)
+    assert (shares[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.5, 0.95, 1.0])
+def test_it_is_the_discounted_sum_of_gaes_advantages_and_weights_td_errors_by_the_geometric_sum(gae_lambda):
+    rewards, values, terminated, truncated, mask, last = random_episodes(1)
+    settings = {"gamma": 0.9, "last_values": last}
+    totals, shares = cumulative_advantage(
+        rewards, values, terminated, truncated, mask, gae_lambda=gae_lambda, **settings
+    )
+    advantages, _ = gae(rewards, values, terminated, truncated, mask, gae_lambda=gae_lambda, **settings)
+    discounts = 0.9 ** torch.arange(5, dtype=torch.float64)
+    torch.testing.assert_close(totals, (advantages * discounts).sum(dim=1))
+    errors, _ = gae(rewards, values, terminated, truncated, mask, gae_lambda=0.0, **settings)
+    for k in range(5):
+        times = k + 1 if gae_lambda == 1 else (1 - gae_lambda ** (k + 1)) / (1 - gae_lambda)
+        torch.testing.assert_close(shares[:, k], discounts[k] * times * errors[:, k])
+
+
+def enumerate_episodes(policy, env):
+    """Every episode about the pool's first example: ids, probability under a policy, score, and its states' ids."""
+    pool = env.setting.pool
+    prompt = pool.prompts[0, : pool.lengths[0]].tolist()
+    size = policy.tokenizer.vocab_size
+    logs: dict[tuple[int, ...], torch.Tensor] = {}
+    prefixes = [
+        prefix
+        for length in range(BUDGET)
+        for prefix in itertools.product(range(size), repeat=length)
+        if EOS not in prefix
+    ]
+    for length in range(BUDGET):
+        some = [prefix for prefix in prefixes if len(prefix) == length]
+        rows = torch.tensor([prompt + list(prefix) for prefix in some])
+        with torch.no_grad():
+            found = policy.model(rows).logits[:, -1, :size].double().log_softmax(-1)
+        logs.update(zip(some, found, strict=True))
+    episodes = []
+    for prefix in prefixes:
+        for token in range(size):
+            whole = (*prefix, token)
+            if token == EOS or len(whole) == BUDGET:
+                chance = float(sum(logs[whole[:place]][one] for place, one in enumerate(whole)).exp())
+                text = decode(policy.tokenizer, list(whole))
+                episodes.append((whole, chance, count_good(pool.examples[0], text)))
+    return episodes
+
+
+def test_its_mean_under_the_exact_values_is_the_difference_of_the_two_policies():
+    """Kakade & Langford (2002), lemma 6.1, over all 10 + 9 * 10 + 81 * 10 episodes of two random networks."""
+    env = lanes(1, max_new_tokens=BUDGET)
+    mu, pi = (enumerate_episodes(make_policy(seed=seed), env) for seed in (1, 2))
+    for episodes in (mu, pi):
+        assert sum(chance for _, chance, _ in episodes) == pytest.approx(1, abs=1e-9)
+    expected: dict[tuple[int, ...], list[float]] = {}  # prefix to the mass that passes it, and its mean score
+    for whole, chance, score in mu:
+        for length in range(len(whole)):
+            sums = expected.setdefault(whole[:length], [0.0, 0.0])
+            sums[0] += chance
+            sums[1] += chance * score
+    value = {prefix: total / mass for prefix, (mass, total) in expected.items()}
+
+    steps = torch.arange(BUDGET)
+    lengths = torch.tensor([len(whole) for whole, _, _ in pi])
+    mask = steps < lengths[:, None]
+    phi = {(): 0.0}  # what is paid at once is what the score has risen by
+    rewards = torch.zeros(len(pi), BUDGET, dtype=torch.float64)
+    values = torch.zeros(len(pi), BUDGET, dtype=torch.float64)
+    example = env.setting.pool.examples[0]
+    tokenizer = make_policy().tokenizer
+    for row, (whole, _, _) in enumerate(pi):
+        for t in range(len(whole)):
+            now = whole[: t + 1]
+            phi[now] = phi.get(now, count_good(example, decode(tokenizer, list(now))))
+            rewards[row, t] = phi[now] - phi[whole[:t]]
+            values[row, t] = value[whole[:t]] - phi[whole[:t]]  # what is still to come
+    yes = torch.ones(len(pi), dtype=torch.bool)
+    totals, _ = cumulative_advantage(rewards, values, yes, ~yes, mask)
+    mean = sum(chance * float(total) for (_, chance, _), total in zip(pi, totals, strict=True))
+    gain = sum(c * s for _, c, s in pi) - sum(c * s for _, c, s in mu)
+    assert abs(gain) > 0.01
+    assert mean == pytest.approx(gain, abs=1e-9)
+
+    late, _ = cumulative_advantage(rewards, values, yes, ~yes, mask, gae_lambda=0.9)
+    other = sum(chance * float(total) for (_, chance, _), total in zip(pi, late, strict=True))
+    assert abs(other - gain) > 1e-3, "with lambda above 0 it is another number"
+
+
+# The value function ---------------------------------------------------------------------------------------------------
+
+
+def test_ridge_finds_a_linear_function_and_shrinks_with_its_penalty():
+    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.tensor([1, 50, 0])
+    y = 2 * x[:, 0] - 0.1 * x[:, 1] + 7
+    found = ridge(x, y, penalty=1e-9)
+    torch.testing.assert_close(found, torch.tensor([2, -0.1, 0, 7], dtype=torch.float64), atol=1e-6, rtol=0)
+    shrunk = ridge(x, y, penalty=1e9)
+    assert shrunk[:3].abs().max() < 1e-3
+    assert float(shrunk[3]) == pytest.approx(float(y.mean()), abs=0.01)
+
+
+# Comparisons ----------------------------------------------------------------------------------------------------------
+
+
+class Pairs(Task):
+    """Ten prompts in pairs that differ in one word."""
+
+    name = "pairs"
+    default_reward = "length"
+
+    def num_examples(self, split):
+        return 10
+
+    def example(self, split, index):
+        word = " a" if index % 2 else " b"
+        label = "good" if index % 3 else "bad"
+        return Example(word + " c" * (index // 2), (label,), {"label": label})
+
+    def counterpart(self, example):
+        first, *rest = example.prompt.split()
+        return Example(" " + " ".join([{"a": "b", "b": "a"}[first], *rest]), example.references, example.metadata)
+
+
+register_task("pairs_for_comparison", Pairs)
+SETTINGS = {"task": "pairs_for_comparison", "reward": count_good, "max_new_tokens": 6}
+
+
+def small_comparison(**changes):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install textenvs[benchmarks]")
+    models = {"mu": make_policy(seed=1), "pi": make_policy(seed=2), "mu again": make_policy(seed=1)}
+    settings = {"num_episodes": 40, "env_kwargs": SETTINGS, "folds": 5, **changes}
+    return compare(models, "TextGen-v0", **settings)
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return small_comparison()
+
+
+def test_a_model_equals_itself_and_differences_are_those_of_the_scores(comparison):
+    mu, pi, again = comparison.models
+    assert mu.difference is None
+    assert (again.difference.mean, again.difference.ties, again.difference.wins) == (0, 1, 0)
+    assert again.evaluation.responses == mu.evaluation.responses
+    gaps = np.subtract(pi.evaluation.scores, mu.evaluation.scores)
+    by_prompt = gaps.reshape(4, 10).mean(axis=0)  # ten prompts, four times
+    np.testing.assert_allclose(pi.difference.by_prompt, by_prompt, atol=1e-12)
+    assert pi.difference.mean == pytest.approx(gaps.mean())
+    assert pi.difference.low < pi.difference.mean < pi.difference.high
+    folds = np.reshape(pi.evaluation.scores, (4, 2, 5)).mean(axis=(0, 1))  # prompt p is in fold p % 5
+    np.testing.assert_allclose(pi.folds, folds, atol=1e-12)
+
+
+def test_cumulative_advantages_add_up_by_token_and_differ_from_returns_by_the_prompts_value_alone(comparison):
+    firsts = []
+    for model in comparison.models:
+        sums = [sum(row) for row in model.token_advantages]
+        np.testing.assert_allclose(sums, model.advantages, atol=1e-9)
+        assert [len(row) for row in model.token_advantages] == [len(row) for row in model.evaluation.token_rewards]
+        firsts.append(np.subtract(model.returns, model.advantages))
+    np.testing.assert_allclose(firsts[0], firsts[1], atol=1e-5)
+    np.testing.assert_allclose(np.reshape(firsts[0], (4, 10)), np.tile(firsts[0][:10], (4, 1)), atol=1e-5)
+    assert np.ptp(firsts[0]) > 1e-3, "prompts have different values"
+    mu = comparison.models[0]
+    assert abs(np.mean(mu.advantages)) < 0.3 * np.std(mu.returns), "the reference is about as good as itself"
+    assert comparison.explained_variance < 1
+
+
+def test_values_of_a_prompt_do_not_depend_on_its_own_episodes():
+    from agents.comparison import ReferenceValues
+
+    policy = make_policy(seed=1)
+    env = lanes(4)
+    rollout = collect(env, policy, 24, seed=0, generator=torch.Generator().manual_seed(0), examples=[*range(6)] * 4)
+    changed = rollout.rewards.clone()
+    own = rollout.examples % 3 == 1
+    changed[own] += 5.0
+    import dataclasses
+
+    one = ReferenceValues.of(policy, rollout, "fitted", 3, 1.0).values(rollout)
+    two = ReferenceValues.of(policy, dataclasses.replace(rollout, rewards=changed), "fitted", 3, 1.0).values(rollout)
+    torch.testing.assert_close(one[own], two[own])
+    assert (one[~own] - two[~own]).abs().max() > 0.1
+
+
+def test_the_value_head_may_be_the_value_function():
+    found = small_comparison(value_function="head")
+    policy = make_policy(seed=1)
+    assert policy.value_head.weight.abs().max() > 0.1
+    mu = found.models[0]
+    first = np.subtract(mu.returns, mu.advantages)
+    assert np.ptp(first) > 1e-3
+    assert found.value_function == "head"
+
+
+def test_another_tokenizer_has_the_prompts_values_and_no_heat_map(tmp_path):
+    models = {"tiny": Policy.from_pretrained("tiny", device="cpu"), "random": make_policy(seed=1)}
+    found = compare(models, "TextGen-v0", num_episodes=12, folds=3, env_kwargs={"max_new_tokens": 4})
+    tiny, other = found.models
+    assert tiny.token_advantages is not None
+    assert other.token_advantages is None
+    np.testing.assert_allclose(
+        np.subtract(other.returns, other.advantages), np.subtract(tiny.returns, tiny.advantages), atol=1e-6
+    )
+    with pytest.raises(ValueError, match="reference's tokenizer"):
+        other.segments(0)
+    assert tiny.normalised is None, "the budget is not the task's own"
+    assert "another tokenizer" in write(found, tmp_path).read_text(encoding="utf-8")
+
+
+def test_the_scale_is_that_of_the_tasks_own_settings():
+    import gymnasium as gym
+
+    env = gym.make_vec("TextGen/Copy-v0", num_envs=1, split="test")
+    scores = env.task.reference_scores("test")
+    assert normalised_score(env, scores.top, {"payout": "sparse"}) == pytest.approx(1)
+    assert normalised_score(env, scores.random) == pytest.approx(0)
+    assert normalised_score(env, scores.top, {"reward": "length"}) is None
+    assert normalised_score(env, scores.top, {"max_new_tokens": 3}) is None
+
+
+def test_labels_are_scored_as_by_hand():
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install textenvs[benchmarks]")
+    examples = [Example("x", (f" {label}",), {"label": label}) for label in ("a", "a", "b", "b", "c")]
+    found = label_scores(examples, [" a", "b", " more\n b ", "nonsense", "c"])
+    # a: precision 1/1, recall 1/2; b: 1/2 and 1/2; c: 1 and 1.
+    assert found == Labels(
+        accuracy=pytest.approx(3 / 5),
+        precision=pytest.approx((1 + 1 / 2 + 1) / 3),
+        recall=pytest.approx((1 / 2 + 1 / 2 + 1) / 3),
+        f1=pytest.approx((2 / 3 + 1 / 2 + 1) / 3),
+        invalid=pytest.approx(1 / 5),
+    )
+    assert label_scores([Example("x", (" a",), {})], ["a"]) is None
+    assert label_scores([Example("x", (" long text",), {"label": "happy"})], ["a"]) is None
+
+
+def test_the_gap_is_that_of_greedy_scores_and_0_for_who_does_not_look(comparison):
+    from tests.agents.test_correctness import biased_head
+
+    gap = comparison.models[0].gap
+    assert gap.pairs == 10
+    assert set(gap.by_word) == {"a", "b"}
+    assert gap.by_word["a"] == pytest.approx(-gap.by_word["b"])
+    policy = make_policy(seed=1)
+    alone = {}
+    for word in (" a", " b"):
+        env = lanes(1, task=One(word), max_new_tokens=6)
+        alone[word] = float(collect(env, policy, 1, deterministic=True).scores[0])
+    first = small_comparison(num_episodes=2, folds=2).models[0].gap
+    assert first.mean == pytest.approx(abs(alone[" a"] - alone[" b"]), abs=1e-6)
+
+    blind = make_policy(seed=3)
+    blind.model.lm_head = biased_head(blind, {6: 1000.0})
+    found = compare({"blind": blind}, "TextGen-v0", num_episodes=10, env_kwargs=SETTINGS)
+    assert (found.models[0].gap.mean, found.models[0].gap.changed) == (0, 0)
+
+
+class One(Task):
+    """One prompt."""
+
+    name = "one"
+    default_reward = "length"
+
+    def __init__(self, prompt):
+        self._prompt = prompt
+
+    def num_examples(self, split):
+        return 1
+
+    def example(self, split, index):
+        return Example(self._prompt)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reference": "nobody"}, "one of"),
+        ({"folds": 1}, "folds"),
+        ({"folds": 11}, "folds"),
+        ({"value_function": "none"}, "value_function"),
+        ({"num_episodes": 1}, "num_episodes"),
+    ],
+)
+def test_what_cannot_be_compared(changes, message):
+    with pytest.raises(ValueError, match=message):
+        small_comparison(**changes)
+
+
+def test_no_models():
+    with pytest.raises(ValueError, match="at least one"):
+        compare({}, "TextGen-v0")
+
+
+# Pages and the command line -------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_every_table_and_the_tokens_in_colour(comparison, tmp_path):
+    page = write(comparison, tmp_path, command="a <command>", examples=3).read_text(encoding="utf-8")
+    for title in ("Scores", "Distribution", "Minus mu", "folds", "Labels", "Paired prompts", "Which tokens"):
+        assert title in page
+        if title != "Which tokens":
+            assert title in as_text(comparison)
+    assert "a &lt;command&gt;" in page
+    assert page.count('<pre class="episode"') == 9
+    assert 'title="+' in page
+    assert 'title="-' in page
+    kept = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
+    assert kept["models"][1]["score"] == comparison.models[1].evaluation.score
+    from PIL import Image
+
+    with Image.open(tmp_path / "heat_map.png") as picture:
+        assert picture.size == (900, 190 * 9)
+    with Image.open(tmp_path / "distributions.png") as picture:
+        assert picture.width > 500
+    scores = np.array([model.evaluation.scores for model in comparison.models])
+    assert chosen_episodes(comparison, 3)[0] == np.ptp(scores, axis=0).argmax()
+
+
+def test_lambda_above_0_is_labelled(tmp_path):
+    found = small_comparison(gae_lambda=0.9, num_episodes=10)
+    assert "cumulative advantage, lambda 0.9" in as_text(found)
+    assert "It is not the return minus V" in write(found, tmp_path).read_text(encoding="utf-8")
+
+
+def test_the_command_compares_a_run_with_its_start(tmp_path, capsys):
+    from agents import PPO
+
+    agent = PPO("tiny", "TextGen-v0", seed=0, num_envs=8, episodes_per_update=8, device="cpu")
+    agent.learn(1, folder=tmp_path / "run")
+    words = ["compare", "--models", "start=tiny", str(tmp_path / "run"), "--episodes", "10", "--device", "cpu"]
+    main([*words, "--max-new-tokens", "6", "--output", str(tmp_path / "page")])
+    shown = capsys.readouterr().out
+    assert "Minus start, on the same prompts" in shown
+    assert (tmp_path / "page" / "comparison.html").is_file()
+    main([*words, "--output", str(tmp_path / "other"), "--json"])
+    assert [model["name"] for model in json.loads(capsys.readouterr().out)["models"]] == ["start", "run"]
+
+
+def test_names_of_models():
+    assert named_sources(["tiny", "runs/a/checkpoint/policy", "b=runs/x", "./c"]) == {
+        "tiny": "tiny", "a": "runs/a/checkpoint/policy", "b": "runs/x", "c": "./c",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="twice"):
+        named_sources(["runs/a", "other/a"])

@@ -1,0 +1,185 @@
+"""The benchmark's runs: what is asked for is done once, failures are rows, and everybody gets the same experiment."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from agents.training import Algorithm
+from benchmarks import learn
+from benchmarks.contestants import OUTSIDE, Unavailable, algorithm_of, parse, train
+from benchmarks.learn import Arguments, key_of, read_rows, split_agents, wanted
+from benchmarks.runs import measure, thinned, time_to
+from benchmarks.suite import DIAGNOSTICS, LANGUAGE, SUITES, Experiment, Run
+from textenvs import list_envs
+
+SMALL = Experiment("TextGen/Brackets-v0", "immediate", 300, episodes=20)
+
+
+def row_of(agent, experiment=SMALL, seed=0):
+    return measure(Run("smoke", agent, experiment, seed))
+
+
+def test_every_id_is_in_a_suite():
+    ids = {one.env for suite in SUITES.values() for one in suite.experiments}
+    assert ids == set(list_envs())
+    assert len(SUITES["diagnostics"].experiments) == 2 * len(DIAGNOSTICS) == 20
+    assert len(SUITES["language"].experiments) == 2 * len(LANGUAGE) == 20
+
+
+def test_names_of_agents():
+    assert split_agents("ppo, reinforce[baseline=none;group_size=4],m:A") == [
+        "ppo", "reinforce[baseline=none;group_size=4]", "m:A",
+    ]  # fmt: skip
+    assert parse("reinforce[baseline=none;group_size=4]") == ("reinforce", {"baseline": "none", "group_size": 4})
+    assert algorithm_of("agents.ppo:PPO") is Algorithm.known["ppo"]
+    with pytest.raises(ValueError, match="Expected an agent"):
+        parse("ppo[")
+    with pytest.raises(ValueError, match="setting=value"):
+        parse("ppo[gamma]")
+    for name in ("nobody", "no_such_module:A", "agents.ppo:nothing", "agents.ppo:update"):
+        with pytest.raises(ValueError, match="Expected"):
+            algorithm_of(name)
+
+
+def test_a_command_asks_for_whole_seeds_first():
+    runs = wanted(Arguments(suite="smoke", agents="ppo,sft", envs="Brackets", tokens=5))
+    keys = [(run.seed, run.experiment.payout, run.agent) for run in runs]
+    one_seed = [("immediate", "ppo"), ("immediate", "sft"), ("sparse", "ppo"), ("sparse", "sft")]
+    assert keys == [(seed, *rest) for seed in (0, 1) for rest in one_seed]
+    assert {run.experiment.tokens for run in runs} == {5}
+    for changes in ({"suite": "none"}, {"envs": "Copy"}, {"payouts": "never"}):
+        with pytest.raises(ValueError, match="Expected --"):
+            wanted(Arguments(**changes))
+
+
+def test_a_run_is_trained_on_its_budget_and_judged_on_both_test_splits():
+    row = row_of("ppo[episodes_per_update=16;num_envs=16]")
+    assert row["status"] == "ok"
+    assert 300 <= row["tokens"] <= 300 + 16 * 8
+    assert [point[0] for point in row["curve"]] == sorted(point[0] for point in row["curve"])
+    assert row["curve"][-1][0] == row["tokens"]
+    scale = row["top"] - row["random"]
+    assert row["normalised"] == pytest.approx((row["score"] - row["random"]) / scale)
+    assert row["threshold"] == pytest.approx(row["random"] + 0.9 * scale)
+    assert row["normalised_shifted"] is not None
+    assert row["config"]["num_envs"] == 16
+    json.dumps(row)
+    again = row_of("ppo[episodes_per_update=16;num_envs=16]")
+    assert (again["score"], again["score_shifted"]) == (row["score"], row["score_shifted"])
+    assert row_of("ppo[episodes_per_update=16;num_envs=16]", seed=1)["score"] != row["score"]
+
+
+def test_random_demonstrations_and_the_start_stand_where_they_should():
+    experiment = replace(SMALL, episodes=400)
+    random = row_of("random", experiment)
+    assert random["normalised"] == pytest.approx(0, abs=0.05)
+    assert row_of("demonstrations", experiment)["normalised"] == pytest.approx(1)
+    start = row_of("start", experiment)
+    assert start["tokens"] == 0
+    assert start["curve"] == []
+    assert "late_deviation" not in start
+
+
+def test_supervised_fine_tuning_gets_the_budgets_tokens():
+    for tokens in (300, 12_000):
+        row = row_of("sft", replace(SMALL, tokens=tokens))
+        assert row["tokens"] == pytest.approx(tokens, rel=0.5)
+        assert row["tokens"] <= tokens * 1.01
+        assert row["score"] >= 0
+
+
+def test_what_goes_wrong_is_a_row():
+    failed = row_of("ppo[gamma=2.0]")
+    assert failed["status"] == "failed"
+    assert "gamma in [0, 1]" in failed["reason"]
+    assert row_of("nobody")["status"] == "failed"
+    assert row_of("random[x=1]")["status"] == "failed"
+    elsewhere = replace(SMALL, model="/no/such/model")
+    skipped = row_of("ppo", elsewhere)
+    assert (skipped["status"], skipped["reason"]) == ("skipped", "/no/such/model is not there")
+    for row in (failed, skipped):
+        assert key_of(row)[1] in ("ppo", "ppo[gamma=2.0]")
+
+
+@pytest.mark.parametrize("name", [name for name in OUTSIDE if name.startswith("sb3")])
+def test_stable_baselines3_takes_part(name):
+    pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'textenvs[sb3]'")
+    row = row_of(f"{name}[n_steps=4]")
+    assert row["status"] == "ok", row
+    assert row["tokens"] >= 300
+    assert row["normalised_shifted"] is not None
+
+
+@pytest.mark.parametrize("name", ["trl_grpo", "trl_rloo"])
+def test_trl_takes_part_or_says_why_not(name):
+    try:
+        import trl  # noqa: F401 - whether it is there
+    except ImportError:
+        row = row_of(name)
+        assert row["status"] == "skipped"
+        assert "pip install trl" in row["reason"]
+        return
+    with pytest.raises(Unavailable, match="alphabet"):
+        train(name, SMALL, 0)
+
+
+def test_the_threshold_is_reached_by_three_updates_together():
+    curve = [(10, 1.0, 1.0), (20, 2.0, 0.0), (30, 3.0, 0.8), (40, 4.0, 0.9), (50, 5.0, 1.0)]
+    assert time_to(curve, 0.9) == {"tokens_to_threshold": 50, "cpu_seconds_to_threshold": 5.0}
+    assert time_to(curve, 0.95) == {"tokens_to_threshold": None, "cpu_seconds_to_threshold": None}
+    assert time_to([], 0.5)["tokens_to_threshold"] is None
+
+
+def test_curves_are_thinned_to_means_of_stretches():
+    curve = [(step, step / 2, float(step % 2)) for step in range(1, 121)]
+    found = thinned(curve, points=60)
+    assert len(found) == 60
+    assert found[0] == (2, 1.0, 0.5)
+    assert found[-1] == (120, 60.0, 0.5)
+    assert thinned([]) == []
+
+
+def test_results_that_were_cut_off_or_repeated(tmp_path):
+    file = tmp_path / "x.jsonl"
+    one = {"suite": "s", "agent": "a", "env": "e", "payout": "p", "budget": 1, "seed": 0, "status": "failed"}
+    lines = [one, {**one, "seed": 1}, {**one, "status": "ok"}]
+    file.write_text("\n".join(map(json.dumps, lines)) + '\n{"suite": "s", "age', encoding="utf-8")
+    found = read_rows(file)
+    assert [(row["seed"], row["status"]) for row in found] == [(0, "ok"), (1, "failed")]
+    assert read_rows(tmp_path / "none.jsonl") == []
+
+
+def test_a_command_goes_on_where_it_was_and_tries_failures_again(tmp_path, monkeypatch, capsys):
+    """Processes aside: each run is measured here."""
+
+    class Here:
+        def __init__(self, run):
+            self.run = run
+
+        def row(self):
+            calls.append(self.run.key)
+            return {**self.run.columns, "status": next(outcomes), "reason": "x", "score": 1.0, "tokens": 1,
+                    "cpu_seconds": 1.0, "seconds": 1.0}  # fmt: skip
+
+    monkeypatch.setattr(learn, "_Process", Here)
+    words = ["--suite", "smoke", "--agents", "ppo", "--seeds", "1", "--output", str(tmp_path / "x.jsonl")]
+    calls, outcomes = [], iter(["ok", "failed", "ok", "ok"])
+    learn.main(words)
+    assert len(calls) == 4
+    assert "3 runs done, 1 failed" in capsys.readouterr().out
+    calls, outcomes = [], iter(["ok"])
+    learn.main(words)
+    assert len(calls) == 1
+    assert "3 of them done before" in capsys.readouterr().out
+    assert {row["status"] for row in read_rows(tmp_path / "x.jsonl")} == {"ok"}
+    with pytest.raises(SystemExit, match="Expected --suite"):
+        learn.main(["--suite", "none"])
+
+
+def test_progress_says_what_happened():
+    row = {**row_of("demonstrations"), "reason": ""}
+    assert "+1.00 of top" in learn.line(row)
+    assert "failed: why" in learn.line({**row, "status": "failed", "reason": "why"})
+    assert np.isfinite(row["cpu_seconds"])

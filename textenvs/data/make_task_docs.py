@@ -1,0 +1,363 @@
+"""Write docs/tasks: a page for each task with an id, and the table of all ids. Everything on them comes from the code.
+
+    python -m textenvs.data.make_task_docs
+
+A test holds the committed pages to what this writes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from textenvs.canaries import CANARIES, canary_scores
+from textenvs.env import segments
+from textenvs.overview import made, overview
+from textenvs.registration import list_envs
+from textenvs.render import Segment, visible
+from textenvs.rewards import Reward, make_reward
+from textenvs.tasks import SHIFTED, Example, ReferenceScores, Task, make_task
+
+OUTPUT = Path(__file__).parents[2] / "docs" / "tasks"
+_TABLE = {
+    "vocabulary": "tokens of the vocabulary",
+    "prompt": "tokens of a prompt, at most",
+    "budget": "tokens that an episode may write",
+    "random": "score of random tokens, exact or with its 95 % interval",
+    "demonstration": "score of the demonstrations",
+    "top": "the best score there is, or the demonstrations' where more would only be a hack",
+}
+
+
+@cache
+def ids_of_tasks() -> dict[str, tuple[str, ...]]:
+    """The name of each task that has an id, with its ids.
+
+    Returns:
+        Name to ids; the id with the task's own name comes first.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for env_id in sorted(list_envs(), key=lambda one: ("/" not in one, one)):
+        name = made(env_id).task.name
+        found[name] = (*found.get(name, ()), env_id)
+    return found
+
+
+def pages() -> list[str]:
+    """The files that there are to write.
+
+    Returns:
+        File names, the table of all ids first.
+    """
+    return ["README.md", *(f"{name}.md" for name in ids_of_tasks())]
+
+
+def page(file: str) -> str:
+    """The text of a page.
+
+    Args:
+        file: One of `pages()`.
+
+    Returns:
+        Markdown.
+    """
+    return _index() if file == "README.md" else _task_page(file.removesuffix(".md"))
+
+
+def _index() -> str:
+    columns = ("id", *_TABLE, "tests")
+    rows = []
+    for name, ids in ids_of_tasks().items():
+        for env_id in ids:
+            facts = overview(env_id)
+            facts["id"] = f"[`{env_id}`]({name}.md)"
+            rows.append([_cell(facts[column]) for column in columns])
+    lines = [
+        "# The tasks",
+        "",
+        "Every id, generated from the code by `python -m textenvs.data.make_task_docs`. `python -m textenvs list`",
+        "prints the same table. Scores are means over the test split, under the id's own reward, tokenizer and budget.",
+        "",
+        *_markdown(columns, sorted(rows), right=range(1, 1 + len(_TABLE))),
+        "",
+        *(f"- **{name}**: {meaning}." for name, meaning in _TABLE.items()),
+        "",
+        "Ids are diagnostic, with a vocabulary of a few symbols and exact scores, or of language. A page says what a",
+        "task is, shows an episode with what each token is paid, its splits, levels, arguments and pairs, and what",
+        "degenerate responses score.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _task_page(name: str) -> str:
+    ids = ids_of_tasks()[name]
+    task = make_task(name)
+    title = ids[0].split("/")[-1].removesuffix("-v0")
+    parts = [
+        [f"# {title}", "", _joined(f"`{one}`" for one in ids) + (f": {task.tests}." if task.tests else "")],
+        [description(type(task))],
+        _episode(ids[0]),
+        _facts(ids[0], task),
+        _splits(task),
+        _levels(name, task),
+        _arguments(type(task)),
+        _pairs(task),
+        _canaries(name, task),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
+
+
+def _episode(env_id: str) -> list[str]:
+    """A demonstration, token by token, with what both plain payouts pay."""
+    shown = {payout: _played(env_id, payout) for payout in ("immediate", "sparse")}
+    width = max(len(_token(one)) for one in shown["immediate"] if one.kind == "response")
+    lines, replied = [f"{'token':<{width}}  immediate    sparse"], ""
+    for one, other in zip(*(episode[1:] for episode in shown.values()), strict=True):
+        if one.kind == "environment":
+            replied += one.text
+            continue
+        if replied:
+            lines += [f"# {line}" for line in visible(replied.strip("\n")).split("\n")]
+            replied = ""
+        lines.append(f"{_token(one):<{width}}  {_paid(one.reward):>9}  {_paid(other.reward):>8}")
+    totals = [_paid(sum(one.reward or 0.0 for one in episode)) for episode in shown.values()]
+    lines.append(f"{'sum':<{width}}  {totals[0]:>9}  {totals[1]:>8}")
+    prompt = shown["immediate"][0].text
+    shown_task = made(env_id).task
+    return [
+        "## An episode",
+        "",
+        "The first prompt of the test split:",
+        "",
+        *_block(visible(prompt)),
+        "",
+        "Its demonstration, and what each token is paid"
+        + (" (lines with # are what the environment says back):" if shown_task.max_turns > 1 else ":"),
+        "",
+        *_block("\n".join(lines)),
+        "",
+        f"`python -m textenvs play {env_id} --split test --example 0` lets you write it yourself.",
+    ]
+
+
+def _played(env_id: str, payout: str) -> list[Segment]:
+    env = made(env_id, payout=payout, split="test", render_mode="ansi")
+    env.reset(options={"example": 0})
+    tokenizer: Any = env.tokenizer
+    shown = env.task.demonstration(env.example)
+    terminated = False
+    for turn in shown.split("\n") if env.task.max_turns > 1 else [shown]:
+        for token in (*tokenizer.encode_response(turn), tokenizer.eos_token_id):
+            if not terminated:
+                *_, terminated, _, _ = env.step(token)
+    return segments(env._lanes, 0)
+
+
+def _facts(env_id: str, task: Task) -> list[str]:
+    facts = overview(env_id)
+    scores = task.reference_scores()
+    reward, held_out = make_reward(task.default_reward), task.held_out_reward
+    rows = [
+        ["tokenizer", f"{_named(task.default_tokenizer)}, {facts['vocabulary']} tokens"],
+        ["prompt", f"at most {facts['prompt']} tokens"],
+        ["budget", f"{facts['budget']} tokens"],
+        *([["turns", f"at most {task.max_turns}, replies of at most {task.max_reply_tokens} tokens"]]
+          if task.max_turns > 1 else []),
+        ["reward", f"`{reward.name}`: {_summary(reward)}"],
+        *([["held-out metric", f"`{make_reward(held_out).name}`, never trained on"]] if held_out is not None else []),
+        *([["solved from", f"a mean score of {scores.threshold:.3g}"]] if scores is not None else []),
+        *([["action mask", '`action_mask="task"` allows what a response may be']]
+          if type(task).allowed is not Task.allowed else []),
+    ]  # fmt: skip
+    return ["## Numbers", "", *_markdown(["what", "here"], rows)]
+
+
+def _splits(task: Task) -> list[str]:
+    rows = [[split, str(task.num_examples(split)), *_scores(task.reference_scores(split))] for split in task.splits]
+    lines = [
+        "## Splits",
+        "",
+        *_markdown(["split", "examples", "random", "demonstration", "top"], rows, right=range(1, 5)),
+    ]
+    if SHIFTED in task.splits:
+        lines += ["", "A prompt of the shifted split, which tests what was never trained on:", ""]
+        lines += _block(visible(task.example(SHIFTED, 0).prompt))
+    return lines
+
+
+def _levels(name: str, task: Task) -> list[str]:
+    if task.levels == 1:
+        return []
+    lines = ["## Levels", ""]
+    rows = []
+    for level in range(1, task.levels + 1):
+        one = make_task({name: {"level": level}})
+        example = one.example("test", 0)
+        default = " (the id's)" if level == type(task).level else ""
+        rows.append(
+            [f"{level}{default}", str(one.default_max_new_tokens), _code(example.prompt), _code(example.references[0])]
+        )
+    lines += _markdown(["level", "budget", "a prompt", "its demonstration"], rows, right=[1])
+    setting = f'task={{"{name}": {{"level": {task.levels}}}}}'
+    lines += ["", f"`gym.make(..., {setting})` is the hardest, and `curriculum=True` goes through all of them."]
+    return lines
+
+
+def _arguments(kind: type[Task]) -> list[str]:
+    documented = _documented_arguments(kind)
+    if not documented:
+        return []
+    defaults = {
+        name: one.default
+        for base in reversed(kind.__mro__)
+        if "__init__" in vars(base)
+        for name, one in inspect.signature(vars(base)["__init__"]).parameters.items()
+        if one.default is not one.empty
+    }
+    rows = [[f"`{name}`", f"`{defaults[name]!r}`", text] for name, text in documented.items() if name in defaults]
+    lines = ["## Arguments", "", *_markdown(["argument", "default", "what it is"], rows), ""]
+    lines.append(f'`gym.make("TextGen-v0", task={{"{kind.name}": {{...}}}})` takes them.')
+    return lines
+
+
+def _pairs(task: Task) -> list[str]:
+    example = next((one for one in _examples(task, 64) if task.counterpart(one) is not None), None)
+    other = None if example is None else task.counterpart(example)
+    if example is None or other is None:
+        return []
+    return [
+        "## Pairs",
+        "",
+        "`counterpart(example)` is the same example but for a name or a group word, to measure bias with:",
+        "",
+        *_block(f"{visible(example.prompt)}\n\n{visible(other.prompt)}"),
+    ]
+
+
+def _canaries(name: str, task: Task) -> list[str]:
+    found = canary_scores(name)
+    rows = [["demonstration", f"{found.demonstration:.3f}", ""]]
+    for canary in CANARIES:
+        if canary in found.scores:
+            alive = " **not clearly below the demonstrations**" if canary in found.alive else ""
+            rows.append([canary, f"{found.scores[canary]:.3f}", _code(found.responses[canary], 60) + alive])
+    return [
+        "## What degenerate responses score",
+        "",
+        f"Means of `{found.reward}` over 32 examples of the test split (`python -m textenvs canaries`).",
+        "",
+        *_markdown(["response", "score", "the best of them"], rows, right=[1]),
+    ]
+
+
+def _examples(task: Task, count: int) -> list[Example]:
+    return [task.example("test", index) for index in range(min(count, task.num_examples("test")))]
+
+
+def _scores(scores: ReferenceScores | None) -> list[str]:
+    if scores is None:
+        return ["-", "-", "-"]
+    interval = f" ± {scores.random_interval:.2g}" if scores.random_interval else " (exact)"
+    return [f"{scores.random:.3g}{interval}", f"{scores.demonstration:.3g}", f"{scores.top:.3g}"]
+
+
+_SECTION = re.compile(r"^(Args|Returns|Raises|Example|Attributes|Source|Cost):", re.MULTILINE)
+
+
+def description(kind: type) -> str:
+    """A class's docstring up to its first section, as Markdown.
+
+    Args:
+        kind: The class.
+
+    Returns:
+        Its paragraphs.
+    """
+    text = inspect.getdoc(kind) or ""
+    found = _SECTION.search(text)
+    return _escaped((text if found is None else text[: found.start()]).strip())
+
+
+def _documented_arguments(kind: type[Task]) -> dict[str, str]:
+    """The arguments in the docstrings of a class and its bases, its own first; `level` only where there are several."""
+    documented: dict[str, str] = {}
+    for base in kind.__mro__:
+        text = inspect.cleandoc(vars(base).get("__doc__") or "")
+        for section in re.findall(r"^Args:\n((?:    .*\n?|\n)*)", text, re.MULTILINE):
+            for name, meaning in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
+                documented.setdefault(name, " ".join(meaning.split()))
+    if kind.levels == 1:
+        documented.pop("level", None)
+    return documented
+
+
+def _summary(reward: Reward) -> str:
+    """The first sentence of a score's docstring."""
+    text = " ".join((inspect.getdoc(type(reward)) or "").split("\n\n")[0].split())
+    return _escaped(text)
+
+
+def _named(tokenizer: Any) -> str:
+    return f"`{tokenizer}`" if isinstance(tokenizer, str) else "the symbols " + " ".join(
+        f"`{one}`" for one in tokenizer["symbols"]
+    )  # fmt: skip
+
+
+def _token(one: Segment) -> str:
+    return "<EOS>" if one.special else repr(visible(one.text))
+
+
+def _paid(reward: float | None) -> str:
+    return "0" if not reward or abs(reward) < 5e-5 else f"{reward:+.4f}"
+
+
+def _code(text: str, most: int = 90) -> str:
+    """A text in a cell of a table."""
+    shown = visible(text).replace("\n", "⏎")
+    shown = shown if len(shown) <= most else f"{shown[: most // 2]} … {shown[-most // 2 :]}"
+    shown = shown.replace("|", "\\|")
+    mark = "``" if "`" in shown else "`"
+    return f"{mark}{shown}{mark}" if shown.strip() else "(nothing)"
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def _joined(words: Any) -> str:
+    return " and ".join(words)
+
+
+def _escaped(text: str) -> str:
+    """A docstring's text, in which < and * are themselves."""
+    return text.replace("<", "\\<").replace("*", "\\*")
+
+
+def _block(text: str) -> list[str]:
+    return [f"    {line}".rstrip() for line in text.split("\n")]
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], right: Any = ()) -> list[str]:
+    rule = ["--:" if place in right else "---" for place in range(len(head))]
+    return [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def main() -> None:
+    """Write every page, and take away those of tasks that are gone."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    wanted = pages()
+    for file in OUTPUT.glob("*.md"):
+        if file.name not in wanted:
+            file.unlink()
+    for name in wanted:
+        (OUTPUT / name).write_text(page(name), encoding="utf-8")
+    print(f"Wrote {len(wanted)} pages to {OUTPUT}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
