@@ -440,6 +440,8 @@ def _go_on(arguments: Any, device: str | None) -> tuple[Path, Agent]:
                 f"Expected --resume to go on with the run's own {name}, {saved[name]!r}, got {value!r}: only "
                 f"{', '.join(sorted(_MAY_CHANGE))} may change. For a new run with other settings: --config and --init"
             )
+    if processes.rank() == 0:
+        run_folder.FolderLock(folder).release()  # refuses a folder in use before anything in it is touched
     agent = load(folder, device=device) if checkpoints.numbers(folder) else _new_agent(arguments, device)
     if processes.rank() == 0:
         _write_config(folder / CONFIG, arguments, agent)

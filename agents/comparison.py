@@ -6,7 +6,8 @@ the reference was expected to get from that prompt, and which says token by toke
 
 The value function is fitted here, since a language model that was not trained by reinforcement learning has none: ridge
 regression from the reference's hidden states to its own returns. It is cross-fitted over folds of the prompts, so
-that no prompt's values come from that prompt's episodes, and a small set of prompts needs no other one beside it.
+that no prompt's values come from that prompt's episodes (but for the choice of one price), and a small set of prompts
+needs no other one beside it.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from textenvs import Example, Task, TextGenVectorEnv, make_tokenizer
 from textenvs.render import Segment
 from textenvs.tokenizer import fingerprint
 
-RIDGE = 1.0
-"""Weight of the squared weights in the value function's regression, whose inputs have standard deviation 1."""
+PENALTIES = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
+"""Prices of a squared weight in the value function's regression, whose inputs have standard deviation 1. The one whose
+values explain most of the returns of prompts that they were not fitted on is taken."""
 
 
 @dataclass(frozen=True)
@@ -371,24 +373,31 @@ class ReferenceValues:
         """
         mask = rollout.response_mask
         returns = discounted_returns(rollout.rewards, mask, gamma=gamma).double()
-        weights = None
-        if source == "fitted":
-            features = state_features(policy, rollout)
-            fold = (rollout.examples % folds)[:, None].expand_as(mask)
-            rows = [ridge(features[mask & (fold != one)], returns[mask & (fold != one)]) for one in range(folds)]
-            weights = torch.stack(rows)
-        made = cls(policy, weights, gamma, np.zeros(len(rollout)), 0.0)
-        values = made.values(rollout)
-        unexplained = (returns - values)[mask].var(unbiased=False)
         variance = returns[mask].var(unbiased=False)
-        share = float(1 - unexplained / variance) if float(variance) > 0 else 0.0
-        return replace(made, first_values=values[:, 0].cpu().numpy(), explained_variance=share)
+        candidates: list[Tensor | None] = [None]
+        features = None
+        if source == "fitted":
+            features = state_features(policy, rollout).double()
+            fold = (rollout.examples % folds)[:, None].expand_as(mask)
+            fitted = [ridge(features[mask & (fold != one)], returns[mask & (fold != one)]) for one in range(folds)]
+            candidates = list(torch.stack(fitted, dim=1))
+        best = None
+        for weights in candidates:
+            made = cls(policy, weights, gamma, np.zeros(len(rollout)), 0.0)
+            values = made.values(rollout, features)
+            unexplained = (returns - values)[mask].var(unbiased=False)
+            share = float(1 - unexplained / variance) if float(variance) > 0 else 0.0
+            if best is None or share > best.explained_variance:
+                best = replace(made, first_values=values[:, 0].cpu().numpy(), explained_variance=share)
+        assert best is not None
+        return best
 
-    def values(self, rollout: Rollout) -> Tensor:
+    def values(self, rollout: Rollout, features: Tensor | None = None) -> Tensor:
         """V of the state before each action.
 
         Args:
             rollout: Episodes of a policy with the reference's tokenizer.
+            features: `(batch, time, hidden)` float64, `state_features` of them, where they are known.
 
         Returns:
             `(batch, time)` float64, zeros at padding.
@@ -397,7 +406,7 @@ class ReferenceValues:
         if self.weights is None:
             return self.policy.state_values(rollout.input_ids, rollout.positions, mask).double()
         weights = self.weights[rollout.examples % len(self.weights)]  # those that have not seen the episode's prompt
-        features = state_features(self.policy, rollout).double()
+        features = state_features(self.policy, rollout).double() if features is None else features
         values = (features @ weights[:, :-1, None])[..., 0] + weights[:, -1:]
         return torch.where(mask, values, 0.0)
 
@@ -423,23 +432,24 @@ class ReferenceValues:
         return totals.cpu().numpy(), shares
 
 
-def ridge(features: Tensor, targets: Tensor, *, penalty: float = RIDGE) -> Tensor:
-    """A linear function of features, by least squares with a price on its weights.
+def ridge(features: Tensor, targets: Tensor, penalties: Sequence[float] = PENALTIES) -> Tensor:
+    """Linear functions of features, by least squares with a price on their weights.
 
     Args:
         features: `(n, hidden)`. Each is scaled to standard deviation 1 before its weight is priced.
         targets: `(n,)`.
-        penalty: The price of a squared weight.
+        penalties: The prices of a squared weight.
 
     Returns:
-        `(hidden + 1,)` float64, the constant last.
+        `(penalties, hidden + 1)` float64, the constant last.
     """
     x, y = features.double(), targets.double()
     center, scale = x.mean(dim=0), x.std(dim=0, unbiased=False).clamp(min=1e-8)
     standard = (x - center) / scale
-    gram = standard.T @ standard + penalty * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    weights = torch.linalg.solve(gram, standard.T @ (y - y.mean())) / scale
-    return torch.cat([weights, (y.mean() - weights @ center)[None]])
+    sizes, directions = torch.linalg.eigh(standard.T @ standard)  # one decomposition for every price
+    along = directions.T @ (standard.T @ (y - y.mean()))
+    weights = torch.stack([directions @ (along / (sizes.clamp(min=0) + one)) / scale for one in penalties])
+    return torch.cat([weights, (y.mean() - weights @ center)[:, None]], dim=1)
 
 
 # Scales, labels and pairs ---------------------------------------------------------------------------------------------

@@ -179,6 +179,8 @@ class Agent:
                 f"Expected episodes_per_update to be at least num_envs={self.env.num_envs} with a curriculum, got "
                 f"{config.episodes_per_update}"
             )
+        if self.env.curriculum is not None and processes.count() > 1:
+            raise ValueError("Expected one process with a curriculum, whose level all lanes share, got several")
         self.optimizer = make_optimizer(policy, config)
         self.timesteps = 0
         self.updates = 0
@@ -378,6 +380,7 @@ class Agent:
         config = self.config
         reward = self.env.setting.reward
         reward.update(progress=progress)
+        self._whole = self.env.curriculum is None  # it counts episodes while they are played
         rollout = collect(
             self.env,
             self.policy,

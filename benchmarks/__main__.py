@@ -21,6 +21,7 @@ COMMANDS = (
     "report",
     "learning",
     "warm_start",
+    "sb3",
 )
 
 

@@ -211,6 +211,7 @@ def played_scores(
     experiment: Experiment,
     act: Callable[[Any], NDArray[np.int64]],
     wrap: Callable[[TextGenVectorEnv], Any] = lambda envs: envs,
+    tokenizer: Any = None,
 ) -> Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]:
     """How anything plays that takes observations of all lanes and gives actions: each lane has one example.
 
@@ -218,13 +219,14 @@ def played_scores(
         experiment: Where.
         act: Observations to `(lanes,)` token ids.
         wrap: Shows the lanes as `act` wants them.
+        tokenizer: Whose ids the actions are; None: the task's own.
 
     Returns:
         As `Trained.scores`.
     """
 
     def scores(split: str, episodes: int) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        base = make_env(experiment, split, num_envs=episodes)
+        base = make_env(experiment, split, tokenizer, num_envs=episodes)
         envs = wrap(base)
         places = np.arange(episodes) % len(base.setting.pool)
         observation, infos = envs.reset(seed=0, options={"example": places})
@@ -245,8 +247,13 @@ def random_scores(
 ) -> Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]:
     """Tokens drawn uniformly from the whole vocabulary: what the scale of scores calls 0."""
     generator = np.random.default_rng(seed)
-    vocab_size = make_env(experiment, "test", num_envs=1).tokenizer.vocab_size
-    return played_scores(experiment, lambda seen: generator.integers(vocab_size, size=len(seen["input_ids"])))
+    tokenizer = None if experiment.model == "tiny" else Policy.from_pretrained(experiment.model, device="cpu").tokenizer
+    vocab_size = make_env(experiment, "test", tokenizer, num_envs=1).tokenizer.vocab_size
+
+    def act(observation: Any) -> NDArray[np.int64]:
+        return generator.integers(vocab_size, size=len(observation["input_ids"]))
+
+    return played_scores(experiment, act, tokenizer=tokenizer)
 
 
 def demonstration_scores(experiment: Experiment) -> Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]:

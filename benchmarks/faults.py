@@ -34,12 +34,12 @@ from agents.__main__ import main as agents_main
 RESULTS = Path(__file__).parent / "results"
 
 MOMENTS = {
-    "rollout": ("agents.policy", "Policy.act", 300),
-    "update": ("agents.ppo", "step", 15),
-    "checkpoint": ("agents.checkpoints", "sync_file", 80),
-    "evaluation": ("agents.run_folder", "RunFolder.write_evaluation", 5),
+    "rollout": ("agents.policy", "Policy.act", 104),
+    "update": ("agents.ppo", "step", 28),
+    "checkpoint": ("agents.checkpoints", "sync_file", 136),
+    "evaluation": ("agents.run_folder", "RunFolder.write_evaluation", 6),
 }
-"""What is called at a moment: its module, its name, and about how often in `RUN`, which a kill is drawn from."""
+"""What is called at a moment: its module, its name, and how often in `RUN`, which a kill is drawn from."""
 
 RUN = [
     "train", "--algorithm", "ppo", "--env", "TextGen/Copy-v0", "--device", "cpu", "--seed", "7",
@@ -159,7 +159,7 @@ def main(argv: Sequence[str]) -> None:
             run = Path(folder, str(number))
             command = [*RUN, "--output", str(run)]
             if moment == "any":
-                delay = draw.uniform(0.2, 1.0) * seconds
+                delay = draw.uniform(0.2, 0.9) * seconds
                 process = start(command)
                 process.join(delay)
                 process.kill()

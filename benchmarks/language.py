@@ -1,6 +1,6 @@
 """Can a bundled agent learn each language task, and does it learn the task or a way around it?
 
-PPO for some ten thousand tokens on each id, with the reward paid at every token: once from the bundled language model
+PPO for a minute of processor time on each id, with the reward paid at every token: once from the bundled language model
 as it is, and once from the same model after supervised fine-tuning on some of the task's demonstrations. Judged on the
 test split before and after, with the held-out metric and a sample beside the score: a score that rises while the
 samples make no sense is a reward that has been hacked, and one that never moves is a task out of reach for pure
@@ -39,8 +39,10 @@ class Arguments:
     """Which environments; none: every one whose task speaks the bundled model's tokenizer, TextGen-v0 aside."""
     starts: tuple[str, ...] = STARTS
     """"bundled": the bundled model as it is; "warm": after fine-tuning on demonstrations."""
-    tokens: int = 40_000
-    """Budget of a run of PPO, in tokens."""
+    cpu_seconds: float = 60.0
+    """A run of PPO stops after the update that crosses this many seconds of processor time. Not tokens: what a token
+    costs differs by a factor of fifty between long prompts with short answers and poems; and not the clock, which
+    says little on a shared machine."""
     episodes_per_update: int = 64
     """Episodes of an update: half the default, for more updates in a minute."""
     demonstrations: int = 512
@@ -79,7 +81,7 @@ def run(env_id: str, start: str, arguments: Arguments) -> dict[str, Any]:
         One row of the table.
     """
     policy = Policy.from_pretrained("tiny", device="cpu")
-    started = time.perf_counter()
+    started = time.process_time()
     if start == "warm":
         config = SFTConfig(
             epochs=arguments.epochs,
@@ -88,7 +90,7 @@ def run(env_id: str, start: str, arguments: Arguments) -> dict[str, Any]:
             eval_episodes=0,
         )
         fine_tune(policy, env_id, config=config, seed=arguments.seed)
-    warmed = time.perf_counter()
+    warmed = time.process_time()
     agent = PPO(
         policy,
         env_id,
@@ -98,9 +100,10 @@ def run(env_id: str, start: str, arguments: Arguments) -> dict[str, Any]:
         num_envs=arguments.episodes_per_update,
     )
     before = agent.evaluate(arguments.episodes, split="test")
-    trained = time.perf_counter()
-    agent.learn(arguments.tokens)
-    seconds = time.perf_counter() - trained
+    began = time.process_time()
+    while time.process_time() - began < arguments.cpu_seconds:
+        agent.learn(agent.timesteps + 1)  # one update
+    seconds = time.process_time() - began
     after = agent.evaluate(arguments.episodes, split="test")
     scores = agent.env.task.reference_scores()
     assert scores is not None

@@ -135,6 +135,7 @@ def _sb3(name: str, experiment: Experiment, seed: int, settings: dict[str, Any],
         experiment,
         lambda seen: agent.predict(seen, deterministic=False)[0],
         lambda lanes: VectorOneHotObservation(lanes, last=last),
+        policy.tokenizer,
     )
     return Trained(scores, curve.tokens, curve.rows, {**config, "last": last})
 

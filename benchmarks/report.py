@@ -35,6 +35,9 @@ p { max-width: 46rem; } .note { color: #5b606b; } code { font-size: 13px; overfl
 """
 
 
+_DASHES = (("immediate", "-"), ("sparse", "--"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Write the report of some results."""
@@ -197,11 +200,11 @@ def _curves(rows: list[Row], column: int, label: str, title: str) -> Section:
         styles = _styles(agents)
         for axis, env in zip(axes.flat, envs, strict=False):
             for agent in agents:
-                for payout, dash in (("immediate", "-"), ("sparse", "--")):
+                for payout, dash in _DASHES:
                     some = analysis.chosen(rows, env=env, agent=agent, payout=payout)
                     if some:
                         x, mean, low, high = joined_curves([row["curve"] for row in some], column)
-                        axis.plot(x, mean, **{**styles[agent], "ls": dash}, label=f"{agent}, {payout}")
+                        axis.plot(x, mean, **{**styles[agent], "ls": dash})
                         axis.fill_between(x, low, high, color=styles[agent]["color"], alpha=0.1, lw=0)
             reached = next((row["threshold"] for row in rows if row["env"] == env and "threshold" in row), None)
             if reached is not None:
@@ -212,16 +215,14 @@ def _curves(rows: list[Row], column: int, label: str, title: str) -> Section:
             axis.set_visible(False)
         for axis in axes[-1]:
             axis.set_xlabel(label, fontsize=9)
-        handles = {
-            text: handle for axis in axes.flat for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)
-        }
+        lines = [plt.Line2D([], [], label=agent, **styles[agent]) for agent in agents]
+        dashes = [plt.Line2D([], [], color="0.3", ls=dash, label=payout) for payout, dash in _DASHES]
         figure.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), fontsize=8,
-            frameon=False,
-        )  # fmt: skip
+            handles=[*lines, *dashes], loc="outside lower center", ncols=across + 1, fontsize=8, frameon=False
+        )
         return figure
 
-    text = "Training score, mean over seeds, the band from lowest to highest seed. Dashed: sparse. Dotted: threshold."
+    text = "Training score, mean over seeds, the band from lowest to highest seed. Dotted: the threshold."
     return Section(title, (text,), None, _png(draw))
 
 
@@ -259,11 +260,13 @@ def joined_curves(curves: list[list[list[float]]], column: int, points: int = 60
 
 
 def markdown(head: list[str], parts: list[Section]) -> str:
-    """The report without its pictures."""
+    """The report without its pictures, and without the sections that are nothing else."""
     lines = [f"# {head[0]}", ""]
     for one in head[1:]:
         lines += [one, ""]
     for part in parts:
+        if part.picture is not None and part.table is None:
+            continue
         lines += [f"## {part.title}", ""]
         for paragraph in part.text:
             lines += [paragraph, ""]

@@ -251,7 +251,8 @@ def open_tables(source: str | Path, split: str | None, encoding: str = "utf-8") 
     """The tables of a file or of a data set on the Hub.
 
     Args:
-        source: The path of a file, or the id of a data set on the Hub, "owner/name" or "owner/name:configuration".
+        source: The path of a file, the id of a data set on the Hub, "owner/name" or "owner/name:configuration", or a
+            folder with the files of one, as a clone of it has them.
         split: The split that the rows are of; of the Hub's data set, only that one is loaded.
         encoding: Of a file of text.
 
@@ -272,13 +273,16 @@ def open_tables(source: str | Path, split: str | None, encoding: str = "utf-8") 
         kind = _LineTable if path.suffix in (".jsonl", ".txt") else _RecordTable
         return [(split, kind(path, encoding))]
     parts = str(source).split("/")
-    if path.exists() or len(parts) != 2 or not all(parts):
+    if not path.is_dir() and (path.exists() or len(parts) != 2 or not all(parts)):
         raise ValueError(
-            f"Expected a {', '.join(_SUFFIXES)} file, or the id of a data set on the Hugging Face Hub ('owner/name'), "
-            f"got {str(source)!r}"
+            f"Expected a {', '.join(_SUFFIXES)} file, the id of a data set on the Hugging Face Hub ('owner/name'), or "
+            f"the folder of one, got {str(source)!r}"
         )
-    name, _, configuration = str(source).partition(":")
-    found = _load(name, f"{name!r} on the Hugging Face Hub", name=configuration or None, split=split)
+    name, configuration = str(path), ""
+    if not path.is_dir():
+        name, _, configuration = str(source).partition(":")
+    what = f"the folder {name!r}" if path.is_dir() else f"{name!r} on the Hugging Face Hub"
+    found = _load(name, what, name=configuration or None, split=split)
     tables = [(split, found)] if split is not None else [(_HUB_SPLITS.get(key), rows) for key, rows in found.items()]
     known: list[tuple[str | None, Table]] = [
         (key, _ArrowTable(rows, f"split {key!r} of {name!r}")) for key, rows in tables if key is not None

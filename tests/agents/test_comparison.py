@@ -1,5 +1,6 @@
 """Comparing models: what the cumulative advantage is, and that a comparison says what its episodes say."""
 
+import dataclasses
 import itertools
 import json
 
@@ -8,9 +9,10 @@ import pytest
 import torch
 
 from agents import Policy, collect
+from agents import comparison as comparison_module
 from agents.__main__ import main
 from agents.advantages import cumulative_advantage, gae
-from agents.comparison import Labels, compare, label_scores, named_sources, normalised_score, ridge
+from agents.comparison import Labels, ReferenceValues, compare, label_scores, named_sources, normalised_score, ridge
 from agents.comparison_pages import as_text, chosen_episodes, write
 from tests.agents.conftest import make_policy
 from tests.agents.test_rollout import count_good, lanes
@@ -139,11 +141,27 @@ def test_its_mean_under_the_exact_values_is_the_difference_of_the_two_policies()
 def test_ridge_finds_a_linear_function_and_shrinks_with_its_penalty():
     x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.tensor([1, 50, 0])
     y = 2 * x[:, 0] - 0.1 * x[:, 1] + 7
-    found = ridge(x, y, penalty=1e-9)
+    found, shrunk = ridge(x, y, (1e-9, 1e9))
     torch.testing.assert_close(found, torch.tensor([2, -0.1, 0, 7], dtype=torch.float64), atol=1e-6, rtol=0)
-    shrunk = ridge(x, y, penalty=1e9)
     assert shrunk[:3].abs().max() < 1e-3
     assert float(shrunk[3]) == pytest.approx(float(y.mean()), abs=0.01)
+    standard = (x - x.mean(0)) / x.std(0, unbiased=False).clamp(min=1e-8)  # the normal equations, written out
+    wanted = torch.linalg.solve(standard.T @ standard + 5 * torch.eye(3), standard.T @ (y - y.mean()))
+    torch.testing.assert_close(ridge(x, y, (5.0,))[0, :2], wanted[:2] / x[:, :2].std(0, unbiased=False))
+
+
+def test_the_fitted_values_explain_returns_that_depend_on_the_prompt():
+    policy = make_policy(seed=1)
+    rollout = collect(
+        lanes(8), policy, 60, seed=0, generator=torch.Generator().manual_seed(0), examples=[*range(6)] * 10
+    )
+    last = torch.zeros_like(rollout.rewards)
+    last[:, 0] = (rollout.input_ids == 3).sum(dim=1).float()  # how often the text says " a"
+    easy = dataclasses.replace(rollout, rewards=torch.where(rollout.response_mask, last, 0.0))
+    found = ReferenceValues.of(policy, easy, "fitted", 3, 1.0)
+    noise = dataclasses.replace(rollout, rewards=torch.randn(last.shape, generator=torch.Generator().manual_seed(0)))
+    assert found.explained_variance > 0.1
+    assert found.explained_variance > ReferenceValues.of(policy, noise, "fitted", 3, 1.0).explained_variance
 
 
 # Comparisons ----------------------------------------------------------------------------------------------------------
@@ -172,16 +190,16 @@ register_task("pairs_for_comparison", Pairs)
 SETTINGS = {"task": "pairs_for_comparison", "reward": count_good, "max_new_tokens": 6}
 
 
-def small_comparison(**changes):
+def small_comparison(names=("mu",), **changes):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install textenvs[benchmarks]")
-    models = {"mu": make_policy(seed=1), "pi": make_policy(seed=2), "mu again": make_policy(seed=1)}
+    models = {name: make_policy(seed=2 if name == "pi" else 1) for name in names}
     settings = {"num_episodes": 40, "env_kwargs": SETTINGS, "folds": 5, **changes}
     return compare(models, "TextGen-v0", **settings)
 
 
 @pytest.fixture(scope="module")
 def comparison():
-    return small_comparison()
+    return small_comparison(("mu", "pi", "mu again"))
 
 
 def test_a_model_equals_itself_and_differences_are_those_of_the_scores(comparison):
@@ -213,17 +231,15 @@ def test_cumulative_advantages_add_up_by_token_and_differ_from_returns_by_the_pr
     assert comparison.explained_variance < 1
 
 
-def test_values_of_a_prompt_do_not_depend_on_its_own_episodes():
-    from agents.comparison import ReferenceValues
-
+def test_values_of_a_prompt_do_not_depend_on_its_own_episodes(monkeypatch):
+    """At one price: which is best is chosen over all prompts."""
+    monkeypatch.setattr(comparison_module, "ridge", lambda features, targets: ridge(features, targets, (1.0,)))
     policy = make_policy(seed=1)
     env = lanes(4)
     rollout = collect(env, policy, 24, seed=0, generator=torch.Generator().manual_seed(0), examples=[*range(6)] * 4)
     changed = rollout.rewards.clone()
     own = rollout.examples % 3 == 1
     changed[own] += 5.0
-    import dataclasses
-
     one = ReferenceValues.of(policy, rollout, "fitted", 3, 1.0).values(rollout)
     two = ReferenceValues.of(policy, dataclasses.replace(rollout, rewards=changed), "fitted", 3, 1.0).values(rollout)
     torch.testing.assert_close(one[own], two[own])
@@ -374,14 +390,17 @@ def test_the_command_compares_a_run_with_its_start(tmp_path, capsys):
     from agents import PPO
 
     agent = PPO("tiny", "TextGen-v0", seed=0, num_envs=8, episodes_per_update=8, device="cpu")
-    agent.learn(1, folder=tmp_path / "run")
-    words = ["compare", "--models", "start=tiny", str(tmp_path / "run"), "--episodes", "10", "--device", "cpu"]
-    main([*words, "--max-new-tokens", "6", "--output", str(tmp_path / "page")])
+    agent.save(tmp_path / "run")
+    words = ["compare", "--models", "start=tiny", str(tmp_path / "run"), "--episodes", "5", "--device", "cpu",
+             "--max-new-tokens", "4"]  # fmt: skip
+    main([*words, "--output", str(tmp_path / "page")])
     shown = capsys.readouterr().out
     assert "Minus start, on the same prompts" in shown
     assert (tmp_path / "page" / "comparison.html").is_file()
-    main([*words, "--output", str(tmp_path / "other"), "--json"])
-    assert [model["name"] for model in json.loads(capsys.readouterr().out)["models"]] == ["start", "run"]
+    kept = json.loads((tmp_path / "page" / "comparison.json").read_text(encoding="utf-8"))
+    main(["compare", "--models", "tiny", *words[4:], "--output", str(tmp_path / "other"), "--json"])
+    (alone,) = json.loads(capsys.readouterr().out)["models"]
+    assert {**alone, "name": "start"} == kept["models"][0]
 
 
 def test_names_of_models():

@@ -1,7 +1,5 @@
 """Training under a curriculum: the level rises, is logged, and goes on from a checkpoint."""
 
-import json
-
 import pytest
 
 from agents import PPO, REINFORCE, load
@@ -55,9 +53,9 @@ def test_on_the_command_line(tmp_path, capsys):
         "--eval-episodes", "4", "--samples", "1", "--num-envs", "8", "--episodes-per-update", "8",
     ]  # fmt: skip
     main([*words, "--curriculum", '{"window": 8}', "--output", str(tmp_path / "run")])
-    state = json.loads((tmp_path / "run" / "checkpoint" / "agent.json").read_text())
-    assert state["curriculum"]["level"] == 1
-    assert state["env_kwargs"]["curriculum"] == {"window": 8}
+    agent = load(tmp_path / "run")
+    assert agent.env.curriculum.level == 1
+    assert agent.env_kwargs["curriculum"] == {"window": 8}
     with pytest.raises(SystemExit):
         main([*words, "--curriculum", "yes"])
     assert "Expected --curriculum to be true or JSON" in capsys.readouterr().err

@@ -183,3 +183,14 @@ def test_progress_says_what_happened():
     assert "+1.00 of top" in learn.line(row)
     assert "failed: why" in learn.line({**row, "status": "failed", "reason": "why"})
     assert np.isfinite(row["cpu_seconds"])
+
+
+def test_everybody_plays_with_the_start_models_tokenizer(stories260k):
+    """stories260K has 512 tokens, TextGen-v0 by itself 1,024."""
+    experiment = replace(SMALL, env="TextGen-v0", model=str(stories260k), tokens=64, episodes=4)
+    for agent in ("random", "start", "ppo[episodes_per_update=4;num_envs=4]"):
+        row = row_of(agent, experiment)
+        assert row["status"] == "ok", row
+        assert row["normalised"] is None, "the scale holds for the registered tokenizer alone"
+    pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'textenvs[sb3]'")
+    assert row_of("sb3_a2c_mlp", experiment)["status"] == "ok"

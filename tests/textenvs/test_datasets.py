@@ -108,7 +108,7 @@ def test_a_dict_is_the_same_and_fits_into_json(tmp_path):
         ("a.jsonl", b'{"text": 7}\n', "Expected a string in field 'text'"),
         ("a.txt", b"fine\n\xff\xfe\n", "to be UTF-8, but byte 5"),
         ("a.txt", b"\n\n", "at least one prompt"),
-        ("a.docx", b"fine", r"Expected a \.jsonl, \.txt, \.csv, \.tsv, \.parquet file, or the id"),
+        ("a.docx", b"fine", r"Expected a \.jsonl, \.txt, \.csv, \.tsv, \.parquet file, the id"),
     ],
 )
 def test_a_file_that_is_not_what_it_should_be(tmp_path, name, content, message):
@@ -233,6 +233,24 @@ def test_the_hub(monkeypatch):
     assert [one.num_examples(split) for split in SPLITS] == [4, 0, 0]
     with pytest.raises(ValueError, match="Expected to read 'who/what' on the Hugging Face Hub, but ConnectionError"):
         load_dataset("who/what")
+
+
+def test_the_folder_of_a_data_set(tmp_path):
+    """What is on the Hub, in a folder: the same code and the real library, with nothing to download."""
+    pytest.importorskip("datasets", reason='datasets is not installed: pip install "textenvs[data]"')
+    folder = tmp_path / "animals"
+    folder.mkdir()
+    for name, count in (("train", 5), ("validation", 3)):
+        rows = [json.dumps({"q": f"{name} {number}?", "a": [f"{number}", "x"]}) for number in range(count)]
+        write(folder, rows, name=f"{name}.jsonl")
+    task = load_dataset(folder, prompt="q", references="a")
+    assert [task.num_examples(split) for split in SPLITS] == [5, 3, 0]
+    assert task.example("train", 4) == Example("train 4?", ("4", "x"))
+    one = load_dataset(str(folder), prompt="q", references="a", split="validation")
+    assert [one.num_examples(split) for split in SPLITS] == [0, 3, 0]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"Expected to read the folder '.*empty', but"):
+        load_dataset(tmp_path / "empty", prompt="q")
 
 
 # Columns.

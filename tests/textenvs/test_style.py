@@ -178,7 +178,7 @@ def test_the_bundled_models_are_what_their_script_trains(tmp_path: Path) -> None
         assert (tmp_path / file.name).read_bytes() == file.read_bytes()
         assert file.stat().st_size < 1_000_000
     stories, reviews = train_ngrams.stories(train_ngrams.NUM_STORIES, 200), train_ngrams.reviews("test")
-    for name, held_out, most in (("stories", stories, 5), ("reviews", reviews, 4)):
+    for name, held_out, most in (("stories", stories, 5), ("reviews", reviews, 3)):
         model = load_ngrams(name)
         assert model.perplexity(held_out) < most
         assert model.perplexity(" ".join(sorted(SPLITTER.split(text))) for text in held_out) > 10 * most

@@ -122,8 +122,9 @@ class NgramFluency(UnitSums):
     score best.
 
     Args:
-        model: "stories" (also None) or "reviews", the bundled models, each of which knows the small world of its task
-            and nothing else; or a file that `python -m textenvs.data.train_ngrams texts.jsonl` wrote.
+        model: "stories" (also None) or "reviews" (which knows the stories as well), the bundled models, which know the
+            small worlds of these tasks and nothing else; or a file that `python -m textenvs.data.train_ngrams
+            texts.jsonl` wrote.
         raw: Whether to give the mean log-probability of a word itself, in nats (0 for no word): at most 0.
         min_words: The least number of words to divide by; not for raw ones.
 
