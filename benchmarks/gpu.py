@@ -25,7 +25,7 @@ import tyro
 
 from agents import Policy, collect
 from agents.evaluation import reference_log_probs
-from agents.policy import choose_device
+from agents.policy_files import choose_device
 from benchmarks import peers
 from benchmarks.iteration import make_agent
 from benchmarks.measure import RESULTS, heading, machine, table, write

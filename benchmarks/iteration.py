@@ -265,7 +265,7 @@ def page(results: dict[str, Any]) -> str:
             f"{len(found['fast'])} seeds of {len(found['fast'][0])} updates each, fast and plain on other seeds: the "
             f"mean score goes from {found['first']:.3f} to {found['last'][0]:.3f} (fast) and {found['last'][1]:.3f} "
             f"(plain). The largest gap between the two means at any update is {worst:.1f} standard errors.",
-            "That the gradients of one update agree to 1e-5 is tested: `tests/agents/test_same_gradient.py`.",
+            "That the gradients of one update agree to 1e-5 is tested: `tests/benchmarks/test_speed.py`.",
             "",
             f"![scores by update]({results['plot']})",
             "",
