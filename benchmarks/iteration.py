@@ -282,6 +282,7 @@ def plot(results: dict[str, Any], file: Path) -> None:
         file: Where the picture goes.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -290,6 +291,7 @@ def plot(results: dict[str, Any], file: Path) -> None:
     left.barh(names, [row["tokens_per_second"] for row in results["speed"]], color=colors)
     left.invert_yaxis()
     left.set(xscale="log", xlabel="tokens a CPU-second")
+    left.xaxis.set_minor_formatter(NullFormatter())
     for kind, color in (("fast", "tab:green"), ("plain", "tab:gray")):
         for number, scores in enumerate(results["curves"][kind] if results["curves"] else []):
             right.plot(range(1, 1 + len(scores)), scores, color=color, alpha=0.7, label=kind if number == 0 else None)
