@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -26,7 +27,7 @@ from agents.config import RunConfig
 from agents.losses import explained_variance, kl_estimate, masked_mean, policy_gradient_loss, value_loss
 from agents.metrics import Meter
 from agents.policy import Policy
-from agents.rollout import Rollout
+from agents.rollout import Rollout, micro_batches
 from agents.steps import step
 from agents.training import Algorithm
 
@@ -124,7 +125,8 @@ def update(
             loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
         return loss, lambda: meter.add_shares(1.0, counted.sum() / tokens.clamp(min=1), terms)
 
-    step(policy, optimizer, torch.arange(len(rollout), device=mask.device), loss_of, config, meter)
+    everything = torch.arange(len(rollout), device=mask.device)
+    step(policy, optimizer, everything, loss_of, config, meter, cut=partial(micro_batches, rollout))
     return meter.means()
 
 

@@ -12,7 +12,7 @@ import torch
 
 from agents.metrics import distinct_n
 from agents.policy import Policy
-from agents.rollout import Rollout, collect
+from agents.rollout import Rollout, collect, micro_batches
 from agents.sampling import Truncation
 from textenvs import Example, Reward, RewardError, TextGenVectorEnv, Tokenizer, make_reward
 from textenvs.render import Segment
@@ -274,7 +274,8 @@ def reference_log_probs(
         `(batch, time)` float32, zeros at padding.
     """
     log_probs = torch.zeros_like(rollout.log_probs)
-    for rows in torch.arange(len(rollout), device=log_probs.device).split(micro_batch_size):
+    everything = torch.arange(len(rollout), device=log_probs.device)
+    for rows in micro_batches(rollout, everything, micro_batch_size):
         part = rollout.select(rows)
         found = reference.evaluate(
             part.input_ids,

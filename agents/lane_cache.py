@@ -27,6 +27,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Dynam
 from agents.decode import DecodeStep, StepGraph
 
 _GROW_BY = 64  # positions; the cache grows in buckets of this size
+_LOOK_BY = 16  # and a decode step looks at it in these
 
 Mode = Callable[[], AbstractContextManager[Any]]
 """Makes what forward passes run in: autocast, adapters switched off, or nothing special."""
@@ -227,7 +228,8 @@ class LaneCache(Cache):
         self.all_lanes = True
         self.write_lanes = torch.empty(0, dtype=torch.int64, device=device)
         self.write_positions = torch.empty(0, 1, dtype=torch.int64, device=device)
-        self._layers_of_lanes = [_LaneLayer(self) for _ in range(num_layers)]
+        self._layers_of_lanes: list[Any] = [_LaneLayer(self) for _ in range(num_layers)]
+        self._room: list[Tensor] | None = None
         super().__init__(layers=list(self._layers_of_lanes))
 
     def plan(self, lanes: Tensor, positions: Tensor, visible: int, all_lanes: bool) -> None:
@@ -239,27 +241,50 @@ class LaneCache(Cache):
     def grow(self, visible: int) -> None:
         """Have room for that many positions."""
         if visible > self.capacity:
+            self._room = None
             self.capacity = -(-visible // _GROW_BY) * _GROW_BY
             for layer in self._layers_of_lanes:
                 layer.resize(None, self.capacity)
 
-    def room(self, visible: int) -> list[Tensor] | None:
+    @property
+    def begun(self) -> bool:
+        """Whether there are keys yet, and their shape is known."""
+        return all(layer.is_initialized for layer in self._layers_of_lanes)
+
+    def room(self, visible: int) -> list[Tensor]:
         """Keys of every layer, then values of every layer, for a pass that writes them by itself.
 
         Args:
             visible: How many positions it looks at.
 
         Returns:
-            `(lanes, heads, visible, head_dim)` each; None while there are no keys yet to know their shape from.
+            `(lanes, heads, visible, head_dim)` each.
         """
-        layers = self._layers_of_lanes
-        if not all(layer.is_initialized for layer in layers):
-            return None
         self.grow(visible)
-        return [one[:, :, :visible] for name in ("keys", "values") for one in (getattr(la, name) for la in layers)]
+        if self._room is None or self._room[0].shape[2] != visible:
+            layers = self._layers_of_lanes
+            held = [*(layer.keys for layer in layers), *(layer.values for layer in layers)]
+            self._room = [one[:, :, :visible] for one in held]
+        return self._room
+
+    def copy(self, sources: NDArray[np.intp], targets: NDArray[np.intp], width: int) -> None:
+        """Give some lanes what others hold in their first positions.
+
+        Args:
+            sources: `(k,)` the others.
+            targets: `(k,)` the lanes.
+            width: How many positions.
+        """
+        new = sources != targets
+        from_, to = (torch.from_numpy(one[new]).to(self.device) for one in (sources, targets))
+        for layer in self._layers_of_lanes:
+            for held in (layer.keys, layer.values):
+                assert held is not None
+                held[to, :, :width] = held[from_, :, :width]
 
     def keep(self, lanes: Tensor) -> None:
         """Keep only these lanes `(k,)`, in this order."""
+        self._room = None
         self.num_lanes = len(lanes)
         for layer in self._layers_of_lanes:
             layer.resize(lanes, self.capacity)
@@ -313,9 +338,12 @@ class CachedContext:
             hidden = self._decode(input_ids, np.where(new == 1, self._read, lengths))
         if len(several):
             width = int(new[several].max())
-            states = self._forward(input_ids, several, self._read[several], width)
+            readers, of = self._readers(input_ids, several, lengths)
+            states = self._forward(input_ids, readers, self._read[readers], width)
+            if len(readers) < len(several):
+                self._cache.copy(readers[of], several, width)
             last = torch.from_numpy(new[several] - 1).to(self._device)
-            states = states[torch.arange(len(several), device=self._device), last]
+            states = states[torch.from_numpy(of).to(self._device), last]
             if hidden is None:
                 hidden = states
             else:
@@ -323,6 +351,24 @@ class CachedContext:
         assert hidden is not None
         self._read = lengths.astype(np.int64)
         return hidden
+
+    def _readers(
+        self, input_ids: NDArray[np.integer[Any]], lanes: NDArray[np.intp], lengths: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Which of some lanes read for which: lanes of a group begin with the same prompt, and one reads it for all.
+
+        Returns:
+            `(r,)` the lanes that read, rising, and `(k,)` for each of the lanes the place of its reader among those.
+        """
+        if len(lanes) == 1 or self._read[lanes].any():
+            return lanes, np.arange(len(lanes))
+        known: dict[bytes, int] = {}
+        of = [
+            known.setdefault(input_ids[lane, :length].tobytes(), len(known))
+            for lane, length in zip(lanes.tolist(), lengths[lanes].tolist(), strict=True)
+        ]
+        places = np.array(of)
+        return lanes[np.unique(places, return_index=True)[1]], places
 
     @torch.no_grad()
     def states(
@@ -339,26 +385,31 @@ class CachedContext:
 
     def _decode(self, input_ids: NDArray[np.integer[Any]], positions: NDArray[np.int64]) -> Tensor:
         """Run one token of every lane, at `positions`, through the trunk: `(lanes, hidden)`."""
+        # Looks at a few positions more than are written, all hidden, so that many steps share the views of the cache.
+        visible = -(-(int(positions.max()) + 1) // _LOOK_BY) * _LOOK_BY
         lanes = np.arange(len(positions))
-        if self._graph is not None:
-            keys_and_values = self._cache.room(int(positions.max()) + 1)
-            if keys_and_values is not None:
-                in_row = np.minimum(positions, input_ids.shape[1] - 1)
-                tokens = torch.from_numpy(input_ids[lanes, in_row].astype(np.int64)).to(self._device)
-                where = torch.from_numpy(positions).to(self._device)
-                hidden = self._graph.take(self._step, tokens, where, keys_and_values)
-                if hidden is not None:
-                    return hidden
-        return self._forward(input_ids, lanes, positions, 1)[:, 0]
+        if self._graph is not None and self._cache.begun:
+            in_row = np.minimum(positions, input_ids.shape[1] - 1)
+            tokens = torch.from_numpy(input_ids[lanes, in_row].astype(np.int64)).to(self._device)
+            where = torch.from_numpy(positions).to(self._device)
+            hidden = self._graph.take(self._step, tokens, where, self._cache.room(visible))
+            if hidden is not None:
+                return hidden
+        return self._forward(input_ids, lanes, positions, 1, visible)[:, 0]
 
     def _forward(
-        self, input_ids: NDArray[np.integer[Any]], lanes: NDArray[np.intp], starts: NDArray[np.int64], width: int
+        self,
+        input_ids: NDArray[np.integer[Any]],
+        lanes: NDArray[np.intp],
+        starts: NDArray[np.int64],
+        width: int,
+        visible: int | None = None,
     ) -> Tensor:
         """Run `width` tokens of some lanes, from `starts` on, through the trunk: `(k, width, hidden)`."""
         positions = starts[:, None] + np.arange(width)
         in_row = np.minimum(positions, input_ids.shape[1] - 1)  # padding behind a short row: computed, never looked at
         tokens = torch.from_numpy(input_ids[lanes[:, None], in_row].astype(np.int64)).to(self._device)
-        visible = int(positions.max()) + 1
+        visible = int(positions.max()) + 1 if visible is None else visible
         where = torch.from_numpy(positions).to(self._device)
         rows = torch.from_numpy(lanes).to(self._device)
         self._cache.plan(rows, where, visible, len(lanes) == self._cache.num_lanes)
@@ -441,6 +492,12 @@ class EncoderDecoderContext(CachedContext):
         steps = lengths - before + 1
         rows = self._decoder_rows(input_ids, int(steps.max()))
         return super().states(rows, lanes, starts - before + 1, steps)
+
+    def _readers(
+        self, input_ids: NDArray[np.integer[Any]], lanes: NDArray[np.intp], lengths: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """See `CachedContext._readers`. What the decoder reads may be the same for two prompts that are not."""
+        return lanes, np.arange(len(lanes))
 
     def _decoder_rows(self, input_ids: NDArray[np.integer[Any]], steps: int) -> NDArray[np.integer[Any]]:
         """What the decoder reads of whole rows, `(lanes, steps)`."""

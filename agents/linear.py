@@ -22,6 +22,8 @@ from transformers.pytorch_utils import Conv1D
 
 # Multiplications from which on oneDNN wins: below, its 10 microseconds a call outweigh what it saves.
 _LEAST = 2**20
+# The same with gradients, which go through Python.
+_LEAST_WITH_GRADIENTS = 2**22
 # The same for a decode step, in weights alone: a graph of the step has to choose before it knows how many rows there
 # will be, and is to give the bits that the step gives without it. These are 256 by 256.
 _LEAST_WEIGHTS = 2**16
@@ -110,10 +112,14 @@ def _layer(x: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> Tensor:
             return functional.linear(x, weight, bias)
         recorded: Tensor = torch.ops.textenvs.onednn_linear(x, weight, bias)
         return recorded
-    decodes = x.ndim == 3 and x.shape[1] == 1
-    if not (size >= _LEAST_WEIGHTS if decodes else x.numel() * weight.shape[0] >= _LEAST):
+    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    if x.ndim == 3 and x.shape[1] == 1 and not learns:  # a decode step
+        pays = size >= _LEAST_WEIGHTS
+    else:
+        pays = x.numel() * weight.shape[0] >= (_LEAST_WITH_GRADIENTS if learns else _LEAST)
+    if not pays:
         return functional.linear(x, weight, bias)
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+    if learns:
         product: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return product
     return _product(x, weight, bias)

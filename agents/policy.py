@@ -479,8 +479,9 @@ class Policy(nn.Module):
         Returns:
             `(lanes, logits)` float32, before any temperature. A model may have more logits than tokens.
         """
+        head = self._head  # asked for once: Transformers looks for it through the whole model
         with self._running():
-            logits = linear(hidden.to(self._head.weight.dtype), self._head.weight, self._bias)
+            logits = linear(hidden.to(head.weight.dtype), head.weight, self._bias_of(head))
         return self._shaped(logits.float())
 
     def token_log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
@@ -498,7 +499,7 @@ class Policy(nn.Module):
             log_probs, _ = linear_log_probs(
                 hidden.to(head.weight.dtype),
                 head.weight,
-                self._bias,
+                self._bias_of(head),
                 tokens,
                 temperature=1.0 if self._soft_cap else 1.0 / self._scale,
                 entropy=False,
@@ -594,7 +595,7 @@ class Policy(nn.Module):
             log_probs, entropies = linear_log_probs(
                 hidden.to(head.weight.dtype),  # an LSTM leaves bfloat16 under autocast
                 head.weight,
-                self._bias,
+                self._bias_of(head),
                 input_ids[rows, places],
                 temperature=temperature if self._soft_cap else temperature / self._scale,
                 allowed=may,
@@ -650,11 +651,10 @@ class Policy(nn.Module):
         assert isinstance(head, nn.Linear)
         return head
 
-    @property
-    def _bias(self) -> Tensor | None:
+    def _bias_of(self, head: nn.Linear) -> Tensor | None:
         """What is added to the logits: the head's bias, or the constants that BART and Marian keep beside it."""
         beside = getattr(self.model, "final_logits_bias", None)
-        return self._head.bias if beside is None else beside[0]
+        return head.bias if beside is None else beside[0]
 
     def _shaped(self, logits: Tensor) -> Tensor:
         """The logits that the model means, from its head's: scaled, and with a soft cap, as Gemma has it."""
@@ -697,7 +697,7 @@ class Policy(nn.Module):
         tokens = torch.arange(min(4, self.tokenizer.vocab_size), device=self.device)[None]
         one, ends = tokens.new_ones(1), tokens.new_full((1,), tokens.shape[1])
         states = trunk_states(self.model.base_model, tokens, one, ends)[:, 0]
-        apart = self._shaped(nn.functional.linear(states, self._head.weight, self._bias).float())
+        apart = self._shaped(nn.functional.linear(states, self._head.weight, self._bias_of(self._head)).float())
         if self.model.config.is_encoder_decoder:
             start = tokens.new_full((1, 1), decoder_start(self.model))
             output = self.model(input_ids=tokens[:, :1], decoder_input_ids=start, use_cache=False)

@@ -29,7 +29,7 @@ from agents.config import RunConfig
 from agents.losses import explained_variance, kl_estimate, masked_mean, ppo_policy_loss, value_loss
 from agents.metrics import Meter
 from agents.policy import Policy
-from agents.rollout import Rollout, minibatches
+from agents.rollout import Rollout, micro_batches, minibatches
 from agents.steps import step
 from agents.training import Algorithm
 
@@ -169,7 +169,8 @@ def update(
     for _ in range(config.epochs):
         moved = Meter()
         for minibatch in minibatches(rollout, config.minibatch_size, generator, tokens=config.minibatch_tokens):
-            step(policy, optimizer, minibatch, partial(loss_of, mask[minibatch].sum(), moved), config, meter)
+            part_loss = partial(loss_of, mask[minibatch].sum(), moved)
+            step(policy, optimizer, minibatch, part_loss, config, meter, cut=partial(micro_batches, rollout))
         epochs += 1
         if config.target_kl is not None and moved.means().get("approx_kl", 0.0) > config.target_kl:
             break

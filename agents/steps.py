@@ -10,7 +10,7 @@ The optimiser keeps the two numbers that outlast a step, so they are in every ch
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ def step(
     loss_of: LossOf,
     config: OptimizerConfig,
     meter: Meter,
+    *,
+    cut: Callable[[Tensor, int], Sequence[Tensor]] = Tensor.split,
 ) -> None:
     """Take the gradient of a minibatch, clip it once, and make one step.
 
@@ -55,6 +57,7 @@ def step(
         loss_of: See `LossOf`. Losses are parts of the minibatch's: divided by what the whole minibatch counts.
         config: Size of micro-batches, largest norm, and how many steps in a row may be skipped.
         meter: Gets `grad_norm`, before clipping, and `skipped`, the share of steps that were.
+        cut: Makes micro-batches of at most so many rows, such as `agents.rollout.micro_batches` of a rollout.
 
     Raises:
         NonFiniteError: If too many steps in a row were skipped; says what was NaN or infinite. The weights are those
@@ -64,7 +67,7 @@ def step(
     memory = optimizer.param_groups[0]
     while True:
         size = min(config.micro_batch_size, memory.get(_LIMIT, config.micro_batch_size))
-        found = _gradient(rows, loss_of, size)
+        found = _gradient(rows, loss_of, size, cut)
         if found is not None:
             break
         optimizer.zero_grad(set_to_none=True)
@@ -125,12 +128,14 @@ def streak(optimizer: torch.optim.Optimizer) -> int:
     return int(optimizer.param_groups[0].get(_STREAK, 0))
 
 
-def _gradient(rows: Tensor, loss_of: LossOf, size: int) -> tuple[Tensor, list[Callable[[], None]]] | None:
+def _gradient(
+    rows: Tensor, loss_of: LossOf, size: int, cut: Callable[[Tensor, int], Sequence[Tensor]]
+) -> tuple[Tensor, list[Callable[[], None]]] | None:
     """The loss, whose gradient is then in the parameters, and what counts the metrics; None: out of memory."""
     total, counts = torch.zeros((), device=rows.device), []
     mine = processes.share(rows)
     try:
-        for part in mine.split(size) if len(mine) else ():
+        for part in cut(mine, size) if len(mine) else ():
             loss, count = loss_of(part)
             loss.backward()
             total = total + loss.detach()

@@ -11,6 +11,7 @@ COMMANDS = (
     "rollout",
     "update",
     "iteration",
+    "gpu",
     "sentiment",
     "preferences",
     "policies",

@@ -210,12 +210,15 @@ def compared_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     )
 
 
-def heading(title: str, results: dict[str, Any]) -> list[str]:
+def heading(
+    title: str, results: dict[str, Any], time: str = "ratios taken within each round, of the processor's time"
+) -> list[str]:
     """How a page of results begins: title, command and machine.
 
     Args:
         title: Of the page.
         results: With "command", "machine" and "rounds".
+        time: Which time is meant.
 
     Returns:
         Lines of Markdown.
@@ -228,7 +231,6 @@ def heading(title: str, results: dict[str, Any]) -> list[str]:
         f"    {results['command']}",
         "",
         f"{about['cpu']} ({about['architecture']}), {about['cores']} cores, one thread; load when it began: "
-        f"{about['load']}. Python {about['python']}, {versions}. Medians of {results['rounds']} interleaved rounds, "
-        "ratios taken within each round, of the processor's time.",
+        f"{about['load']}. Python {about['python']}, {versions}. Medians of {results['rounds']} rounds, {time}.",
         "",
     ]

@@ -37,7 +37,7 @@ def memory_mb(field: str) -> float:
 
 
 def forget() -> None:
-    """Begin again to look for the most memory that this process has. A child's rusage starts at its parent's."""
+    """Begin again to look for the most memory that this process has; a child's rusage would start at its parent's."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

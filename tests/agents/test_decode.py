@@ -132,3 +132,31 @@ def test_numbers_that_differ_are_refused(monkeypatch):
     monkeypatch.setattr(torch.jit, "trace", lambda *args, **kwargs: Off(traced(*args, **kwargs)))
     collect(lanes(), policy, 8, seed=0)
     assert policy._step_graph._refused
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_a_prompt_that_lanes_share_is_read_once(kind, monkeypatch):
+    """Two groups of three, and a lane that starts again: as many rows pass through the model as there are prompts."""
+    policy = make_policy(kind, seed=4)
+    rows = np.random.default_rng(1).integers(3, 10, size=(6, 30))
+    rows[1:3, :5], rows[4:, :7] = rows[0, :5], rows[3, :7]
+    lengths = np.array([5, 5, 5, 7, 7, 7])
+    context, full = policy.context(6, 30), FullContext(policy.model, 6)
+    read, forward = [], CachedContext._forward
+
+    def counted(self, ids, lanes, *rest):
+        read.append(len(lanes))
+        return forward(self, ids, lanes, *rest)
+
+    monkeypatch.setattr(CachedContext, "_forward", counted)
+    for step in range(12):
+        got = context.extend(rows, lengths + step)
+        torch.testing.assert_close(got, full.extend(rows, lengths + step), atol=1e-5, rtol=1e-5)
+    assert read[0] == 2
+    context.reset(np.array([1, 4, 5]))
+    again = lengths + 12
+    again[[1, 4, 5]] = [5, 7, 7]
+    del read[:]
+    got = context.extend(rows, again)
+    torch.testing.assert_close(got, full.extend(rows, again), atol=1e-5, rtol=1e-5)
+    assert read[-1] == 2  # lane 5 has lane 4's prompt

@@ -1,11 +1,13 @@
 """Collecting: every episode that begins is played to its end, once, and recorded where it belongs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from agents import collect
-from agents.rollout import minibatches
+from agents.rollout import micro_batches, minibatches
 from tests.agents.conftest import make_policy, word_tokenizer
 from textenvs import Example, Task, TextGenVectorEnv
 from textenvs.tokenizer import decode
@@ -182,3 +184,28 @@ def test_responses_are_the_texts():
     for row, response in enumerate(rollout.responses(policy)):
         tokens = rollout.input_ids[row, rollout.positions[row][rollout.response_mask[row]]].tolist()
         assert response == decode(policy.tokenizer, tokens)
+
+
+@pytest.mark.parametrize("size", [3, 64])
+def test_micro_batches_hold_every_episode_once_and_little_padding(size, monkeypatch):
+    monkeypatch.setattr("agents.rollout._LEAST_TOKENS", 20)
+    rollout = collect(lanes(32), make_policy(seed=1), 200, seed=0, generator=torch.Generator().manual_seed(0))
+    ends = (rollout.positions * rollout.response_mask).amax(dim=1) + 1
+    chosen = torch.arange(0, 200, 2)
+    parts = micro_batches(rollout, chosen, size)
+    assert sorted(torch.cat(parts).tolist()) == chosen.tolist()
+    assert sorted(torch.cat(micro_batches(rollout, torch.arange(200), size)).tolist()) == list(range(200))
+    for part in parts:
+        assert 1 <= len(part) <= size
+        padded = int(ends[part].max()) * len(part)
+        assert padded <= 1.2 * int(ends[part].sum()) or int(ends[part[:-1]].sum()) < 20
+    assert len(ends.unique()) > 3
+    if size == 64:
+        assert len(parts) > 2
+
+
+def test_micro_batches_keep_the_order_of_episodes_as_long_as_each_other():
+    rollout = collect(lanes(), make_policy(), 9, seed=0, generator=torch.Generator().manual_seed(0))
+    same = replace(rollout, positions=torch.full_like(rollout.positions, 4), response_mask=rollout.response_mask[:, :1])
+    same = replace(same, positions=same.positions[:, :1])
+    assert [part.tolist() for part in micro_batches(same, torch.arange(9), 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]

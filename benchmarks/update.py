@@ -1,0 +1,167 @@
+"""How fast is an update of PPO, and what does it cost by length, width and vocabulary?
+
+Ours is `agents.ppo`'s update with the pass of the reference, on one rollout again and again; the bare loop keeps all
+its logits and pads every row to the longest (`benchmarks.peers`). At ragged lengths tokens that were written are
+counted, and padding is not. The bare loop also runs with our chunked head: what chunks cost.
+
+    python -m benchmarks update
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import tyro
+
+from agents import collect
+from agents.evaluation import reference_log_probs
+from benchmarks import peers
+from benchmarks.iteration import make_agent
+from benchmarks.measure import RESULTS, Case, compared, compared_table, heading, machine, table, take_turns, write
+from benchmarks.shapes import BASE, LARGE_VOCABULARY, RAGGED, SMALL, TINY, Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Measure an update of PPO."""
+
+    rounds: int = 3
+    """How often each case has its turn."""
+    lengths: tuple[int, ...] = (64, 256, 1024, 2048)
+    """Responses of how many tokens, for the cost by length."""
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    """Models of what width, for the cost by width."""
+    vocabularies: tuple[int, ...] = (256, 2000, 10_000, 50_257)
+    """How many tokens there are, for the cost by vocabulary."""
+    quick: bool = False
+    """Few and small cases, to see that all of it works: the numbers mean nothing."""
+    output: Path = RESULTS / "update"
+    """Where results go: a .json, a .md and a .png file of this name."""
+
+
+def ours(shape: Shape, episodes: int) -> Callable[[], int]:
+    """What does one update of ours, and returns how many tokens it was on."""
+    agent = make_agent(shape, episodes)
+    generator = torch.Generator().manual_seed(0)
+    rollout = collect(agent.env, agent.policy, episodes, seed=0, generator=generator)
+
+    def play() -> int:
+        known = replace(rollout, ref_log_probs=reference_log_probs(agent.reference, rollout, temperature=1.0))
+        agent.algorithm.update(agent.policy, agent.optimizer, known, agent.config, generator)
+        return rollout.num_tokens
+
+    return play
+
+
+def bare(shape: Shape, episodes: int, chunked: bool = False) -> Callable[[], int]:
+    """The same by hand, over rows of the longest response's length."""
+    loop = peers.BareLoop(shape, episodes, chunked)
+    written = collect(make_agent(shape, episodes).env, make_agent(shape, episodes).policy, episodes, seed=0)
+    steps = written.response_mask.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(3, shape.vocab_size, (episodes, shape.prompt + steps), generator=generator)
+    old, values, rewards = (torch.randn(episodes, steps, generator=generator) for _ in range(3))
+
+    def play() -> int:
+        loop.update(rows, old * 0.01 - 5, values, rewards)
+        return written.num_tokens
+
+    return play
+
+
+def speeds(shape: Shape, episodes: int, arguments: Arguments) -> list[dict[str, Any]]:
+    """Ours and by hand, at one shape."""
+    cases = [
+        Case({"shape": shape.name, "who": "ours"}, ours(shape, episodes)),
+        Case({"shape": shape.name, "who": "bare loop"}, bare(shape, episodes)),
+        Case({"shape": shape.name, "who": "bare loop, chunked head"}, bare(shape, episodes, True)),
+    ]
+    return compared(cases, arguments.rounds, 0.0, "bare loop")
+
+
+def costs(arguments: Arguments, shape: Shape) -> list[dict[str, Any]]:
+    """What a token costs by length, width and vocabulary, in batches of eight responses."""
+    cases = []
+    for what, name, values in (
+        ("length", "new_tokens", arguments.lengths),
+        ("width", "width", arguments.widths),
+        ("vocabulary", "vocab_size", arguments.vocabularies),
+    ):
+        for value in values:
+            changed: Shape = replace(shape, **{name: value})  # type: ignore[arg-type]
+            for who, make in (("ours", ours), ("bare loop", bare)):
+                cases.append(Case({"what": what, "value": value, "who": who}, make(changed, changed.lanes)))
+    return take_turns(cases, 1, 0.0)
+
+
+def page(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = heading("Speed of an update of PPO", results)
+    lines += ["Four epochs of four minibatches and one pass of the reference.", ""]
+    for name in dict.fromkeys(row["shape"] for row in results["speed"]):
+        rows = [row for row in results["speed"] if row["shape"] == name]
+        lines += [f"## {name}", "", f"`{results['shapes'][name]}`", "", *compared_table(rows), ""]
+    lines += ["## Cost of a token", "", "Microseconds of the processor a token, ours / bare loop:", ""]
+    for what in dict.fromkeys(row["what"] for row in results["costs"]):
+        cost = {
+            (row["value"], row["who"]): 1e6 / row["steps_per_second"] for row in results["costs"] if row["what"] == what
+        }
+        values = sorted({value for value, _ in cost})
+        cells = [f"{cost[value, 'ours']:.0f} / {cost[value, 'bare loop']:.0f}" for value in values]
+        lines += [*table([what, *values], [["", *cells]]), ""]
+    return "\n".join([*lines, f"![what a token costs]({results['plot']})"]) + "\n"
+
+
+def plot(results: dict[str, Any], file: Path) -> None:
+    """Draw what a token costs by length, width and vocabulary.
+
+    Args:
+        results: What the benchmark wrote.
+        file: Where the picture goes.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    for axes, what in zip(figure.subplots(1, 3), ("length", "width", "vocabulary"), strict=True):
+        for who, color in (("ours", "tab:green"), ("bare loop", "tab:gray")):
+            rows = [row for row in results["costs"] if (row["what"], row["who"]) == (what, who)]
+            places, spent = [row["value"] for row in rows], [1e6 / row["steps_per_second"] for row in rows]
+            axes.plot(places, spent, marker="o", color=color, label=who)
+        axes.set(xscale="log", yscale="log", xlabel=what, title=f"by {what}")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("CPU microseconds a token")
+    figure.axes[0].legend()
+    figure.savefig(file, dpi=120)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measure, and write the results.
+
+    Args:
+        argv: The command's words.
+    """
+    arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks update")
+    shapes: Sequence[Shape] = (BASE, SMALL, replace(RAGGED, lanes=8), replace(LARGE_VOCABULARY, lanes=8))
+    grown = SMALL
+    if arguments.quick:
+        arguments = replace(arguments, rounds=1, lengths=(4,), widths=(32, 64), vocabularies=(64,))
+        shapes, grown = (TINY,), TINY
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {
+        "command": " ".join(["python -m benchmarks update", *argv]),
+        "machine": {**machine(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "rounds": arguments.rounds,
+        "shapes": {shape.name: repr(shape) for shape in shapes},
+        "plot": arguments.output.with_suffix(".png").name,
+        "speed": [
+            row for shape in shapes for row in speeds(shape, shape.lanes * (8 if shape.mean_length else 2), arguments)
+        ],
+        "costs": costs(arguments, grown),
+    }
+    write(arguments.output, results, page(results))
+    plot(results, arguments.output.with_suffix(".png"))
