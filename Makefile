@@ -32,7 +32,7 @@ libraries: $(STAMP) ## Add to .venv the libraries that test_libraries.py runs wi
 test: $(STAMP) ## Run the tests and the docstring examples (ARGS="-k bleu" for some of them)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal $(ARGS)
 
-demo: $(STAMP) ## Train the bundled model with PPO for about two minutes, into runs/
+demo: $(STAMP) ## Train the bundled model with PPO, a minute or two on a CPU, into runs/
 	$(BIN)/python -m agents train --algorithm ppo --env TextGen-v0 --model tiny $(ARGS)
 
 check: $(STAMP) ## Lint, check the format and the types; changes nothing

@@ -15,7 +15,6 @@ COMMANDS = (
     "sentiment",
     "preferences",
     "policies",
-    "language",
     "faults",
     "fuzz",
     "learn",
