@@ -39,6 +39,7 @@ from agents.files import read_json, write_json, write_text
 from agents.interrupts import Terminated
 from agents.metrics import plot_learning_curve, read_metrics
 from agents.processes import LostProcessError
+from agents.rollout import make_env
 from agents.sampling import Truncation
 from agents.steps import NonFiniteError
 from agents.training import start_policy
@@ -562,16 +563,7 @@ def evaluate(arguments: Evaluate) -> None:
         policy, reference = agent.policy, agent.reference
     else:
         policy, reference = Policy.from_pretrained(arguments.model, device=arguments.device), None
-        made = gym.make_vec(
-            arguments.env,
-            num_envs=64,
-            autoreset_mode="Disabled",
-            tokenizer=policy.tokenizer,
-            split=arguments.split,
-            **arguments.kwargs(),
-        )
-        assert isinstance(made, TextGenVectorEnv)
-        env = made
+        env = make_env(arguments.env, policy, split=arguments.split, **arguments.kwargs())
     found = evaluate_policy(
         policy,
         env,

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ from torch import Tensor
 from agents.advantages import cumulative_advantage, discounted_returns
 from agents.evaluation import Evaluation, confidence_interval, describe
 from agents.policy import Policy
-from agents.rollout import Rollout, collect
+from agents.rollout import Rollout, collect, make_env
 from textenvs import Example, Task, TextGenVectorEnv, make_tokenizer
 from textenvs.render import Segment
 from textenvs.tokenizer import fingerprint
@@ -241,7 +240,7 @@ def compare(
         raise ValueError(f"Expected value_function 'fitted' or 'head', got {value_function!r}")
     if num_episodes < 2:
         raise ValueError(f"Expected num_episodes to be at least 2, got {num_episodes}")
-    envs = {name: _make_env(env, policy, split, env_kwargs) for name, policy in models.items()}
+    envs = {name: make_env(env, policy, **{**(env_kwargs or {}), "split": split}) for name, policy in models.items()}
     pool = envs[chosen].setting.pool
     places = [episode % len(pool) for episode in range(num_episodes)]
     num_prompts = min(num_episodes, len(pool))
@@ -609,20 +608,6 @@ def _difference(scores: Sequence[float], reference: Sequence[float], places: Seq
 
 def _mean(numbers: Sequence[float]) -> float:
     return float(np.mean(numbers))
-
-
-def _make_env(env: str, policy: Policy, split: str, env_kwargs: Mapping[str, Any] | None) -> TextGenVectorEnv:
-    made = gym.make_vec(
-        env,
-        num_envs=64,
-        autoreset_mode="Disabled",
-        copy=False,
-        tokenizer=policy.tokenizer,
-        **{**(env_kwargs or {}), "split": split},
-    )
-    if not isinstance(made, TextGenVectorEnv):
-        raise ValueError(f"Expected the id of a textenvs environment, got {env!r}, a {type(made).__name__}")
-    return made
 
 
 def named_sources(models: Sequence[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -177,6 +178,29 @@ def micro_batches(rollout: Rollout, rows: Tensor, size: int) -> list[Tensor]:
         counts[-1] += 1
         tokens += end
     return list(rows.split(counts))
+
+
+def make_env(env: str, policy: Policy, num_envs: int = 64, **kwargs: Any) -> TextGenVectorEnv:
+    """Lanes of a registered environment for `collect`: with the policy's tokenizer, and resets left to their user.
+
+    Args:
+        env: The id.
+        policy: Whose tokenizer.
+        num_envs: How many lanes.
+        **kwargs: Arguments of the environment, `split="test"` say.
+
+    Returns:
+        The lanes. Their observations are not copied.
+
+    Raises:
+        ValueError: If the id is of no environment of textenvs.
+    """
+    made = gym.make_vec(
+        env, num_envs=num_envs, autoreset_mode="Disabled", copy=False, tokenizer=policy.tokenizer, **kwargs
+    )
+    if not isinstance(made, TextGenVectorEnv):
+        raise ValueError(f"Expected the id of a textenvs environment, got {env!r}, a {type(made).__name__}")
+    return made
 
 
 def collect(

@@ -24,7 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
@@ -35,6 +34,7 @@ from agents.losses import masked_mean
 from agents.metrics import Meter, MetricsLog
 from agents.optimization import make_optimizer, set_learning_rate
 from agents.policy import Policy
+from agents.rollout import make_env
 from agents.steps import step
 from textenvs import Example, Task, TextGenVectorEnv
 
@@ -219,7 +219,7 @@ def fine_tune(
     folder = None if folder is None else Path(folder)
     if folder is not None and (folder / "metrics.jsonl").exists():
         raise ValueError(f"Expected a new folder for this run, got {str(folder)!r}, which holds another run")
-    envs = {split: _make_env(env, policy, split, env_kwargs) for split in ("train", "validation")}
+    envs = {split: make_env(env, policy, **{**(env_kwargs or {}), "split": split}) for split in ("train", "validation")}
     train = demonstrations(envs["train"], config.demonstrations)
     validation = demonstrations(envs["validation"])
     optimizer = make_optimizer(policy, config)
@@ -281,20 +281,6 @@ def _epoch(
         step(policy, optimizer, batch, partial(loss_of, train.response_mask[batch].sum()), config, meter)
     speed = int(train.response_mask.sum()) / (time.perf_counter() - started)
     return {**meter.means(), "learning_rate": rate, "tokens_per_second": speed}
-
-
-def _make_env(env: str, policy: Policy, split: str, env_kwargs: Mapping[str, Any] | None) -> TextGenVectorEnv:
-    made = gym.make_vec(
-        env,
-        num_envs=64,
-        autoreset_mode="Disabled",
-        copy=False,
-        tokenizer=policy.tokenizer,
-        **{**(env_kwargs or {}), "split": split},
-    )
-    if not isinstance(made, TextGenVectorEnv):
-        raise ValueError(f"Expected the id of a textenvs environment, got {env!r}, a {type(made).__name__}")
-    return made
 
 
 def _weights(policy: Policy) -> dict[str, Tensor]:

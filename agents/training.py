@@ -34,7 +34,7 @@ from agents.losses import kl_estimate
 from agents.metrics import distinct_n, parted
 from agents.optimization import adapted_kl_coef, limited_kl_coef, make_optimizer, schedule, set_learning_rate
 from agents.policy import Policy
-from agents.rollout import Rollout, collect
+from agents.rollout import Rollout, collect, make_env
 from agents.run_folder import RunFolder
 from agents.steps import NonFiniteError, skipped, streak
 from textenvs import Reward, TextGenEnv, TextGenVectorEnv, make_reward, make_tokenizer
@@ -223,17 +223,7 @@ class Agent:
     def _new_env(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
         if self.env_id is None:
             raise ValueError("Expected an agent made with an environment's id, got one made with an environment object")
-        envs = gym.make_vec(
-            self.env_id,
-            num_envs=num_envs,
-            autoreset_mode="Disabled",
-            copy=False,
-            tokenizer=self.policy.tokenizer,
-            **{**self.env_kwargs, **changes},
-        )
-        if not isinstance(envs, TextGenVectorEnv):
-            raise ValueError(f"Expected the id of a textenvs environment, got {self.env_id!r}, a {type(envs).__name__}")
-        return envs
+        return make_env(self.env_id, self.policy, num_envs, **{**self.env_kwargs, **changes})
 
     def learn(
         self,

@@ -10,7 +10,6 @@ last five updates. It is then judged on 300 episodes of the test split, sampled.
 from __future__ import annotations
 
 import itertools
-import json
 import platform
 import time
 from collections.abc import Iterable, Sequence
@@ -23,10 +22,10 @@ import torch
 import tyro
 
 from agents.training import Agent, Algorithm
+from benchmarks.measure import RESULTS, Ledger
 from textenvs import Example, ReferenceScores, Task, make_task
 from textenvs.tasks.base import SOLVED
 
-RESULTS = Path(__file__).parent / "results"
 ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {
     "PPO": ("ppo", {}),
     "ActorCritic": ("actor_critic", {}),
@@ -222,18 +221,13 @@ def main(argv: Sequence[str]) -> None:
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks fresh")
     torch.set_num_threads(1)
-    file = arguments.output.with_suffix(".jsonl")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    done = {(row["task"], row["algorithm"], row["payout"], row["seed"]) for row in rows}
-    missing = [one for one in planned(arguments.seeds) if one not in done][: arguments.max_runs]
     command = f"python -m benchmarks fresh {' '.join(argv)}".strip()
+    ledger = Ledger(arguments.output, lambda rows: table(rows, command, arguments.seeds))
+    done = ledger.done("task", "algorithm", "payout", "seed")
+    missing = [one for one in planned(arguments.seeds) if one not in done][: arguments.max_runs]
     budgets = {"bandit": arguments.bandit_tokens, "copy": arguments.copy_tokens}
     for task, name, payout, seed in missing:
         row = run(task, name, payout, seed, budgets[task], arguments.episodes)
-        rows.append(row)
-        with file.open("a", encoding="utf-8") as opened:
-            opened.write(json.dumps(row) + "\n")
+        ledger.add(row)
         shown = ("task", "algorithm", "payout", "seed", "tokens_to_threshold", "train", "test", "seconds")
         print({key: row[key] for key in shown}, flush=True)
-        arguments.output.with_suffix(".md").write_text(table(rows, command, arguments.seeds), encoding="utf-8")

@@ -210,6 +210,78 @@ def compared_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     )
 
 
+def costs_section(costs: Sequence[dict[str, Any]], base: str) -> list[str]:
+    """What a token costs by this and that, ours beside another's, in Markdown.
+
+    Args:
+        costs: Results of cases with labels "what" (is varied), "value" and "who" ("ours", or the other).
+        base: Who ours is compared with.
+
+    Returns:
+        Lines: a heading, and a table for each "what".
+    """
+    lines = ["## Cost of a token", "", f"Microseconds of the processor a token, ours / {base}:", ""]
+    for what in dict.fromkeys(row["what"] for row in costs):
+        cost = {(row["value"], row["who"]): 1e6 / row["steps_per_second"] for row in costs if row["what"] == what}
+        values = sorted({value for value, _ in cost})
+        cells = [f"{cost[value, 'ours']:.0f} / {cost[value, base]:.0f}" for value in values]
+        lines += [*table([what, *values], [["", *cells]]), ""]
+    return lines
+
+
+def plot_costs(costs: Sequence[dict[str, Any]], base: str, file: Path) -> None:
+    """Draw what `costs_section` writes, a panel for each "what".
+
+    Args:
+        costs: See there.
+        base: See there.
+        file: Where the picture goes.
+    """
+    from matplotlib.figure import Figure
+
+    varied = list(dict.fromkeys(row["what"] for row in costs))
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    for axes, what in zip(figure.subplots(1, len(varied)), varied, strict=True):
+        for who, color in (("ours", "tab:green"), (base, "tab:gray")):
+            rows = [row for row in costs if (row["what"], row["who"]) == (what, who)]
+            places, spent = [row["value"] for row in rows], [1e6 / row["steps_per_second"] for row in rows]
+            axes.plot(places, spent, marker="o", color=color, label=who)
+        axes.set(xscale="log", yscale="log", xlabel=what, title=f"by {what}")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("CPU microseconds a token")
+    figure.axes[0].legend()
+    figure.savefig(file, dpi=120)
+
+
+class Ledger:
+    """Results that grow run by run: a .jsonl file of rows, and a .md page made of all of them.
+
+    Args:
+        output: The files' name, without a suffix.
+        page: Makes the text of the page of the rows.
+
+    Attributes:
+        rows: All of them, those of earlier commands first.
+    """
+
+    def __init__(self, output: Path, page: Callable[[list[dict[str, Any]]], str]) -> None:
+        self._file, self._page = output.with_suffix(".jsonl"), page
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def done(self, *names: str) -> set[tuple[Any, ...]]:
+        """What the rows have under these names: the runs that need not be made again."""
+        return {tuple(row[name] for name in names) for row in self.rows}
+
+    def add(self, *rows: dict[str, Any]) -> None:
+        """Write the rows of a run down, and the page anew."""
+        self.rows.extend(rows)
+        with self._file.open("a", encoding="utf-8") as opened:
+            opened.writelines(json.dumps(row) + "\n" for row in rows)
+        self._file.with_suffix(".md").write_text(self._page(self.rows), encoding="utf-8")
+
+
 def heading(
     title: str, results: dict[str, Any], time: str = "ratios taken within each round, of the processor's time"
 ) -> list[str]:

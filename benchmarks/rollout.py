@@ -22,8 +22,23 @@ from torch import nn
 from agents import collect
 from agents.decode import WORTH_IT as WARM_UP
 from benchmarks import peers
-from benchmarks.measure import RESULTS, Case, compared, compared_table, heading, machine, table, take_turns, write
+from benchmarks.measure import (
+    RESULTS,
+    Case,
+    compared,
+    compared_table,
+    costs_section,
+    heading,
+    machine,
+    plot_costs,
+    table,
+    take_turns,
+    write,
+)
 from benchmarks.shapes import BASE, RAGGED, SMALL, TINY, Shape, make_env, make_model, make_policy
+
+BASELINE = "generate"
+"""Who the others are compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +91,7 @@ def speeds(shape: Shape, episodes: int, arguments: Arguments) -> list[dict[str, 
             Case({"shape": shape.name, "who": "bare loop"}, bare(shape)),
             Case({"shape": shape.name, "who": "matrix products alone"}, peers.floor(plain, shape)),
         ]
-    return compared(cases, arguments.rounds, arguments.seconds, "generate")
+    return compared(cases, arguments.rounds, arguments.seconds, BASELINE)
 
 
 def shares(shape: Shape, rounds: int) -> list[dict[str, Any]]:
@@ -127,42 +142,8 @@ def page(results: dict[str, Any]) -> str:
         ["shape", "reward", "share of a rollout"],
         [[row["shape"], row["reward"], f"{row['share']:.1%}"] for row in results["shares"]],
     )
-    lines += ["", "## Cost of a token", "", "Microseconds of the processor a token, ours / generate:", ""]
-    for what in dict.fromkeys(row["what"] for row in results["costs"]):
-        cost = {
-            (row["value"], row["who"]): 1e6 / row["steps_per_second"] for row in results["costs"] if row["what"] == what
-        }
-        values = sorted({value for value, _ in cost})
-        cells = [f"{cost[value, 'ours']:.0f} / {cost[value, 'generate']:.0f}" for value in values]
-        lines += [*table([what, *values], [["", *cells]]), ""]
+    lines += ["", *costs_section(results["costs"], BASELINE)]
     return "\n".join([*lines, f"![what a token costs]({results['plot']})"]) + "\n"
-
-
-def plot(results: dict[str, Any], file: Path) -> None:
-    """Draw what a token costs by length, lanes and width.
-
-    Args:
-        results: What the benchmark wrote.
-        file: Where the picture goes.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    for axes, what in zip(figure.subplots(1, 3), ("length", "lanes", "width"), strict=True):
-        for who, color in (("ours", "tab:green"), ("generate", "tab:gray")):
-            rows = [row for row in results["costs"] if (row["what"], row["who"]) == (what, who)]
-            axes.plot(
-                [row["value"] for row in rows],
-                [1e6 / row["steps_per_second"] for row in rows],
-                marker="o",
-                color=color,
-                label=who,
-            )
-        axes.set(xscale="log", yscale="log", xlabel=what, title=f"by {what}")
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("CPU microseconds a token")
-    figure.axes[0].legend()
-    figure.savefig(file, dpi=120)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -193,4 +174,4 @@ def main(argv: Sequence[str]) -> None:
         "costs": costs(arguments, grown),
     }
     write(arguments.output, results, page(results))
-    plot(results, arguments.output.with_suffix(".png"))
+    plot_costs(results["costs"], BASELINE, arguments.output.with_suffix(".png"))

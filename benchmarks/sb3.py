@@ -10,7 +10,6 @@ at 0.9 of the normalised score, on average over the last 500 episodes.
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Sequence
@@ -28,8 +27,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 import textenvs
 from agents import Policy
 from agents.sb3 import TextGenVecEnv, TransformerPolicy
+from benchmarks.measure import RESULTS, Ledger
 
-RESULTS = Path(__file__).parent / "results"
 EPISODES = 500
 """Episodes over which the score is averaged."""
 COMMON: dict[str, Any] = {"gamma": 1.0, "gae_lambda": 1.0, "ent_coef": 0.05, "learning_rate": 1e-3}
@@ -166,16 +165,10 @@ def main(argv: Sequence[str]) -> None:
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks sb3")
     torch.set_num_threads(1)
-    file = arguments.output.with_suffix(".jsonl")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    done = {(row["algorithm"], row["seed"]) for row in rows}
     command = f"python -m benchmarks sb3 {' '.join(argv)}".strip()
+    ledger = Ledger(arguments.output, lambda rows: table(rows, command))
+    done = ledger.done("algorithm", "seed")
     for seed in range(arguments.seeds):
         for name in arguments.algorithms:
-            if (name, seed) in done:
-                continue
-            rows.append(run(name, seed, arguments))
-            with file.open("a", encoding="utf-8") as opened:
-                opened.write(json.dumps(rows[-1]) + "\n")
-            arguments.output.with_suffix(".md").write_text(table(rows, command), encoding="utf-8")
+            if (name, seed) not in done:
+                ledger.add(run(name, seed, arguments))

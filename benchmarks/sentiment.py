@@ -25,8 +25,8 @@ import torch
 import tyro
 
 from agents.training import Algorithm
+from benchmarks.measure import RESULTS, Ledger
 
-RESULTS = Path(__file__).parent / "results"
 ALGORITHMS = ("reinforce", "actor_critic", "ppo")
 PAYOUTS = ("immediate", "sparse")
 
@@ -163,10 +163,9 @@ def main(argv: Sequence[str]) -> None:
     if arguments.only is not None:
         print(json.dumps(run(arguments, **json.loads(arguments.only))))
         return
-    file = arguments.output.with_suffix(".jsonl")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    done = {(row["algorithm"], row["payout"], row["kl_penalty"], row["seed"]) for row in rows}
+    command = "python -m benchmarks sentiment " + " ".join(argv)
+    ledger = Ledger(arguments.output, lambda rows: table(rows, command.strip()))
+    done = ledger.done("algorithm", "payout", "kl_penalty", "seed")
     wanted = itertools.product(range(arguments.seeds), (True, False), ALGORITHMS, PAYOUTS)
     missing = [
         {"algorithm": algorithm, "payout": payout, "kl": kl, "seed": seed}
@@ -185,12 +184,9 @@ def main(argv: Sequence[str]) -> None:
                 output = process.stdout.read() if process.stdout else ""
                 if process.returncode:
                     raise SystemExit(f"A run failed: {process.args}")
-                rows.append(json.loads(output.strip().splitlines()[-1]))
-                with file.open("a") as opened:
-                    opened.write(json.dumps(rows[-1]) + "\n")
+                row = json.loads(output.strip().splitlines()[-1])
+                ledger.add(row)
                 shown = ("algorithm", "payout", "kl_penalty", "seed", "held_out_after", "kl", "seconds")
-                print({key: rows[-1][key] for key in shown}, flush=True)
+                print({key: row[key] for key in shown}, flush=True)
         time.sleep(0.5)
-    command = "python -m benchmarks sentiment " + " ".join(argv)
-    arguments.output.with_suffix(".md").write_text(table(rows, command.strip()))
     print(arguments.output.with_suffix(".md").read_text())

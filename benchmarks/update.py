@@ -22,8 +22,22 @@ from agents import collect
 from agents.evaluation import reference_log_probs
 from benchmarks import peers
 from benchmarks.iteration import make_agent
-from benchmarks.measure import RESULTS, Case, compared, compared_table, heading, machine, table, take_turns, write
+from benchmarks.measure import (
+    RESULTS,
+    Case,
+    compared,
+    compared_table,
+    costs_section,
+    heading,
+    machine,
+    plot_costs,
+    take_turns,
+    write,
+)
 from benchmarks.shapes import BASE, LARGE_VOCABULARY, RAGGED, SMALL, TINY, Shape
+
+BASELINE = "bare loop"
+"""Who the others are compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +75,8 @@ def ours(shape: Shape, episodes: int) -> Callable[[], int]:
 def bare(shape: Shape, episodes: int, chunked: bool = False) -> Callable[[], int]:
     """The same by hand, over rows of the longest response's length."""
     loop = peers.BareLoop(shape, episodes, chunked)
-    written = collect(make_agent(shape, episodes).env, make_agent(shape, episodes).policy, episodes, seed=0)
+    agent = make_agent(shape, episodes)
+    written = collect(agent.env, agent.policy, episodes, seed=0)
     steps = written.response_mask.shape[1]
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(3, shape.vocab_size, (episodes, shape.prompt + steps), generator=generator)
@@ -81,7 +96,7 @@ def speeds(shape: Shape, episodes: int, arguments: Arguments) -> list[dict[str, 
         Case({"shape": shape.name, "who": "bare loop"}, bare(shape, episodes)),
         Case({"shape": shape.name, "who": "bare loop, chunked head"}, bare(shape, episodes, True)),
     ]
-    return compared(cases, arguments.rounds, 0.0, "bare loop")
+    return compared(cases, arguments.rounds, 0.0, BASELINE)
 
 
 def costs(arguments: Arguments, shape: Shape) -> list[dict[str, Any]]:
@@ -106,37 +121,8 @@ def page(results: dict[str, Any]) -> str:
     for name in dict.fromkeys(row["shape"] for row in results["speed"]):
         rows = [row for row in results["speed"] if row["shape"] == name]
         lines += [f"## {name}", "", f"`{results['shapes'][name]}`", "", *compared_table(rows), ""]
-    lines += ["## Cost of a token", "", "Microseconds of the processor a token, ours / bare loop:", ""]
-    for what in dict.fromkeys(row["what"] for row in results["costs"]):
-        cost = {
-            (row["value"], row["who"]): 1e6 / row["steps_per_second"] for row in results["costs"] if row["what"] == what
-        }
-        values = sorted({value for value, _ in cost})
-        cells = [f"{cost[value, 'ours']:.0f} / {cost[value, 'bare loop']:.0f}" for value in values]
-        lines += [*table([what, *values], [["", *cells]]), ""]
+    lines += costs_section(results["costs"], BASELINE)
     return "\n".join([*lines, f"![what a token costs]({results['plot']})"]) + "\n"
-
-
-def plot(results: dict[str, Any], file: Path) -> None:
-    """Draw what a token costs by length, width and vocabulary.
-
-    Args:
-        results: What the benchmark wrote.
-        file: Where the picture goes.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    for axes, what in zip(figure.subplots(1, 3), ("length", "width", "vocabulary"), strict=True):
-        for who, color in (("ours", "tab:green"), ("bare loop", "tab:gray")):
-            rows = [row for row in results["costs"] if (row["what"], row["who"]) == (what, who)]
-            places, spent = [row["value"] for row in rows], [1e6 / row["steps_per_second"] for row in rows]
-            axes.plot(places, spent, marker="o", color=color, label=who)
-        axes.set(xscale="log", yscale="log", xlabel=what, title=f"by {what}")
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("CPU microseconds a token")
-    figure.axes[0].legend()
-    figure.savefig(file, dpi=120)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -164,4 +150,4 @@ def main(argv: Sequence[str]) -> None:
         "costs": costs(arguments, grown),
     }
     write(arguments.output, results, page(results))
-    plot(results, arguments.output.with_suffix(".png"))
+    plot_costs(results["costs"], BASELINE, arguments.output.with_suffix(".png"))

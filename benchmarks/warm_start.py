@@ -8,7 +8,6 @@ settings and as many tokens either way. Judged on the test split, by the task's 
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Sequence
@@ -22,8 +21,8 @@ import tyro
 
 from agents import PPO, Policy, SFTConfig, fine_tune
 from agents.evaluation import evaluate
+from benchmarks.measure import RESULTS, Ledger
 
-RESULTS = Path(__file__).parent / "results"
 TASKS = ("TextGen/Translate-v0", "TextGen/QuestionAnswering-v0")
 METHODS = ("start model", "SFT", "PPO", "SFT, then PPO")
 
@@ -171,17 +170,10 @@ def main(argv: Sequence[str]) -> None:
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks warm_start")
     torch.set_num_threads(1)
-    file = arguments.output.with_suffix(".jsonl")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    done = {(row["env"], row["seed"]) for row in rows}
     command = f"python -m benchmarks warm_start {' '.join(argv)}".strip()
+    ledger = Ledger(arguments.output, lambda rows: table(rows, command))
+    done = ledger.done("env", "seed")
     for seed in range(arguments.seeds):
         for env in TASKS:
-            if (env, seed) in done:
-                continue
-            new = run(env, seed, arguments)
-            rows.extend(new)
-            with file.open("a", encoding="utf-8") as opened:
-                opened.writelines(json.dumps(row) + "\n" for row in new)
-            arguments.output.with_suffix(".md").write_text(table(rows, command), encoding="utf-8")
+            if (env, seed) not in done:
+                ledger.add(*run(env, seed, arguments))

@@ -1,0 +1,33 @@
+"""What measurements share: results that grow run by run, and what a token costs."""
+
+import json
+
+from benchmarks.measure import Ledger, costs_section
+
+
+def page(rows):
+    return f"{len(rows)} rows\n"
+
+
+def test_a_ledger_goes_on_where_an_earlier_command_stopped(tmp_path):
+    first = Ledger(tmp_path / "new" / "found", page)
+    assert (first.rows, first.done("who", "seed")) == ([], set())
+    first.add({"who": "a", "seed": 0, "score": 0.5})
+    first.add({"who": "a", "seed": 1, "score": 0.25}, {"who": "b", "seed": 0, "score": 1.0})
+    again = Ledger(tmp_path / "new" / "found", page)
+    assert again.rows == first.rows
+    assert again.done("who", "seed") == {("a", 0), ("a", 1), ("b", 0)}
+    again.add({"who": "b", "seed": 1, "score": 0.0})
+    lines = (tmp_path / "new" / "found.jsonl").read_text().splitlines()
+    assert [json.loads(line)["score"] for line in lines] == [0.5, 0.25, 1.0, 0.0]
+    assert (tmp_path / "new" / "found.md").read_text() == "4 rows\n"
+
+
+def test_costs_stand_beside_the_other_s_in_microseconds():
+    costs = [
+        {"what": "lanes", "value": value, "who": who, "steps_per_second": 1e6 / cost}
+        for value, who, cost in ((32, "ours", 3), (32, "other", 9), (8, "ours", 5), (8, "other", 7))
+    ]
+    lines = costs_section(costs, "other")
+    assert "Microseconds of the processor a token, ours / other:" in lines
+    assert lines[-4:-1] == ["| lanes | 8 | 32 |", "| --- | --- | --- |", "|  | 5 / 7 | 3 / 9 |"]
