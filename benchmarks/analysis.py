@@ -74,7 +74,7 @@ def matrices(rows: Sequence[Row]) -> Matrices:
     would be over other tasks. Where an agent has more seeds on one task than on another, the fewest count.
 
     Args:
-        rows: Of one suite and budget.
+        rows: Of one suite, at its own budgets or another one.
 
     Returns:
         The matrices.
@@ -233,7 +233,7 @@ def cells(rows: Sequence[Row]) -> list[Cell]:
     """Every agent on every task that it did not skip.
 
     Args:
-        rows: Of one suite and budget.
+        rows: Of one suite, at its own budgets or another one.
 
     Returns:
         The cells, by task.

@@ -21,7 +21,7 @@ import tyro
 from benchmarks import analysis
 from benchmarks.analysis import Cell, Interval, Row
 from benchmarks.learn import read_rows
-from benchmarks.suite import UNTRAINED
+from benchmarks.suite import UNTRAINED, own_budget
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1d22; background: #fff; max-width: 66rem; margin: 2rem auto;
@@ -68,7 +68,7 @@ class Section:
 
 
 def sections(rows: Sequence[Row]) -> list[Section]:
-    """The report of one suite at one budget.
+    """The report of one suite, at its own budgets or at another one.
 
     Args:
         rows: Its rows.
@@ -395,14 +395,18 @@ def main(argv: Sequence[str]) -> None:
     seconds = sum(row.get("cpu_seconds", 0.0) for row in rows)
     head.append(f"{len(rows)} runs, {seconds:,.0f} CPU-seconds, one thread a run; {machines}.")
     parts: list[Section] = []
-    groups = dict.fromkeys((row["suite"], row["budget"]) for row in rows)
-    for suite, budget in groups:
-        some = analysis.chosen(rows, suite=suite, budget=budget)
-        found = sections(some)
-        prefix = f"{suite}, {budget:,} tokens a run: " if len(groups) > 1 else ""
-        parts += [Section(prefix + one.title, one.text, one.table, one.picture) for one in found]
+    groups: dict[tuple[str, int | None], list[Row]] = {}
+    for row in rows:
+        own = row["budget"] == own_budget(row["suite"], row["env"])
+        groups.setdefault((row["suite"], None if own else row["budget"]), []).append(row)
+    for (suite, budget), some in groups.items():
+        prefix = f"{suite}, {'its own budgets' if budget is None else f'{budget:,} tokens a run'}: "
+        for one in sections(some):
+            title = prefix + one.title if len(groups) > 1 else one.title
+            parts.append(Section(title, one.text, one.table, one.picture))
     if len(groups) == 1:
-        head.append(f"Budget of a run: {rows[0]['budget']:,} environment tokens.")
+        budgets = ", ".join(f"{budget:,}" for budget in sorted(set(analysis.names(rows, "budget"))))
+        head.append(f"Budget of a run: {budgets} environment tokens.")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.with_suffix(".md").write_text(markdown(head, parts), encoding="utf-8")
     target.with_suffix(".html").write_text(html(head, parts), encoding="utf-8")

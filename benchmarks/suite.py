@@ -150,3 +150,17 @@ SUITES = {
     )
 }
 """Name to suite."""
+
+
+def own_budget(suite: str, env: str) -> int | None:
+    """The tokens that a suite gives to an environment; None where it has no such suite or environment.
+
+    Args:
+        suite: The suite's name.
+        env: What tables call the environment.
+
+    Returns:
+        The budget of a run.
+    """
+    found = [one.tokens for one in SUITES[suite].experiments if one.name == env] if suite in SUITES else []
+    return found[0] if found else None
