@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from agents import processes
+from agents import processes, sharding
 from agents.config import OptimizerConfig
 from agents.metrics import Meter
 
@@ -67,7 +67,7 @@ def step(
     memory = optimizer.param_groups[0]
     while True:
         size = min(config.micro_batch_size, memory.get(_LIMIT, config.micro_batch_size))
-        found = _gradient(rows, loss_of, size, cut)
+        found = _gradient(policy, rows, loss_of, size, cut)
         if found is not None:
             break
         optimizer.zero_grad(set_to_none=True)
@@ -83,7 +83,7 @@ def step(
     loss, counts = found
     processes.sum_gradients(policy.parameters())
     loss = processes.total(loss)
-    norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+    norm = sharding.whole(nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm))
     finite_loss, finite_norm = torch.stack([loss.isfinite(), norm.to(loss.device).isfinite()]).tolist()
     if finite_loss and finite_norm:
         optimizer.step()
@@ -129,17 +129,29 @@ def streak(optimizer: torch.optim.Optimizer) -> int:
 
 
 def _gradient(
-    rows: Tensor, loss_of: LossOf, size: int, cut: Callable[[Tensor, int], Sequence[Tensor]]
+    policy: nn.Module, rows: Tensor, loss_of: LossOf, size: int, cut: Callable[[Tensor, int], Sequence[Tensor]]
 ) -> tuple[Tensor, list[Callable[[], None]]] | None:
     """The loss, whose gradient is then in the parameters, and what counts the metrics; None: out of memory."""
     total, counts = torch.zeros((), device=rows.device), []
     mine = processes.share(rows)
+    parts = list(cut(mine, size)) if len(mine) else []
+    cut_up = sharding.is_sharded(policy)  # then all processes gather its layers together, pass by pass
+    idle = processes.largest([len(parts)])[0] - len(parts) if cut_up else 0
     try:
-        for part in cut(mine, size) if len(mine) else ():
-            loss, count = loss_of(part)
-            loss.backward()
-            total = total + loss.detach()
-            counts.append(count)
-    except torch.OutOfMemoryError:
+        with processes.among_others():
+            for part in parts:
+                loss, count = loss_of(part)
+                loss.backward()
+                total = total + loss.detach()
+                counts.append(count)
+            for _ in range(idle):
+                loss, _ = loss_of(rows[:1])
+                (0 * loss).backward()
+    except torch.OutOfMemoryError as error:
+        if cut_up:
+            raise torch.OutOfMemoryError(
+                f"Expected memory for a forward and backward pass over {size} episodes, got none. Policies that are "
+                "cut over several processes do not try again with fewer: lower micro_batch_size"
+            ) from error
         return None  # and not on from here: the error holds on to what fills the memory
     return total, counts
