@@ -393,7 +393,7 @@ def train(arguments: Any) -> None:
         if processes.rank() == 0:
             print(f"\nStopped. {_goes_on(folder)}", file=sys.stderr)
         raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else stop.code) from None
-    except (RewardError, NonFiniteError, LostProcessError, OSError) as error:
+    except (RewardError, NonFiniteError, LostProcessError, torch.OutOfMemoryError, OSError) as error:
         print(render.visible(f"\n{error}\n{_goes_on(folder)}"), file=sys.stderr)
         raise SystemExit(1) from error
     if processes.rank() > 0:

@@ -1,4 +1,4 @@
-"""What Accelerate's config file may ask for, and a policy whose weights come and go. Several processes: test_processes.py"""
+"""What Accelerate's config file may ask for, and a policy whose weights come and go. See also test_processes."""
 
 import copy
 
@@ -123,7 +123,7 @@ def test_memory_that_runs_out_in_pieces_ends_the_run(monkeypatch):
     def loss_of(rows):
         raise torch.OutOfMemoryError("no")
 
-    with pytest.raises(torch.OutOfMemoryError, match="over 4 episodes.*lower micro_batch_size"):
+    with pytest.raises(torch.OutOfMemoryError, match=r"over 4 episodes.*lower micro_batch_size"):
         steps.step(model, optimizer, torch.arange(8), loss_of, OptimizerConfig(micro_batch_size=4), Meter())
 
 
