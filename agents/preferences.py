@@ -34,6 +34,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents import processes
 from agents.config import OptimizerConfig
 from agents.files import read_json
 from agents.losses import preference_loss
@@ -380,7 +381,7 @@ def train(
         for batch in torch.randperm(len(pairs), generator=generator).split(config.batch_size):
             step(policy, optimizer, batch, partial(loss_of, meter, len(batch)), steps_config, meter)
             schedule.step()
-        seen = evaluate_margins(_all_margins(policy, held_out, config, held_out_before))
+        seen = processes.from_first(evaluate_margins(_all_margins(policy, held_out, config, held_out_before)))
         loss = meter.means().get("loss", math.nan)
         row = {"epoch": float(epoch), "loss": loss, "accuracy": seen.accuracy, "log_loss": seen.log_loss}
         history.append(row)
