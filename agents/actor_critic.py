@@ -69,7 +69,7 @@ def update(
     Args:
         policy: Who is trained.
         optimizer: Over the policy's parameters.
-        rollout: Fresh episodes of that policy, `ref_log_probs` filled in.
+        rollout: Fresh episodes of that policy, `ref_log_probs` filled in where KL has a price.
         config: The settings.
         generator: Unused: the whole batch is one step.
 
@@ -78,8 +78,7 @@ def update(
     """
     mask = rollout.response_mask
     kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
-    assert rollout.ref_log_probs is not None
-    kl_price = kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask)
+    kl_price = kl_coef * rollout.kl(config.kl_estimator) if kl_coef else 0.0
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
     ends = (rollout.terminated, rollout.truncated, mask)
     if config.n_steps is None:
@@ -119,7 +118,7 @@ def update(
             "entropy": masked_mean(now.entropies, counted, normalizer=tokens),
         }
         loss = terms["policy_loss"] + config.value_coef * terms["value_loss"] - entropy_coef * terms["entropy"]
-        if config.kl_credit == "loss":
+        if config.kl_credit == "loss" and kl_coef:
             assert part.ref_log_probs is not None
             kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
             loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)

@@ -87,7 +87,7 @@ def update(
     Args:
         policy: Who is trained.
         optimizer: Over the policy's parameters.
-        rollout: Fresh episodes of that policy, `ref_log_probs` filled in.
+        rollout: Fresh episodes of that policy, `ref_log_probs` filled in where KL has a price.
         config: The settings.
         generator: Unused: all kept episodes are one step.
 
@@ -95,12 +95,9 @@ def update(
         Metrics; `best_score` is the mean score of what was kept.
     """
     kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
-    assert rollout.ref_log_probs is not None
     mask, rewards = rollout.response_mask, rollout.rewards_and_bonuses
-    if config.kl_credit == "return":
-        rewards = rewards - kl_coef * kl_estimate(
-            rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask
-        )
+    if config.kl_credit == "return" and kl_coef:
+        rewards = rewards - kl_coef * rollout.kl(config.kl_estimator)
     worth = discounted_returns(rewards, mask, gamma=config.gamma)[:, 0]
     kept = best_rows(worth, rollout.group if config.group_size > 1 else None, config.keep)
     best = rollout.select(kept)
@@ -120,7 +117,7 @@ def update(
             "entropy": masked_mean(now.entropies, counted, normalizer=tokens),
         }
         loss = terms["policy_loss"] - entropy_coef * terms["entropy"]
-        if config.kl_credit == "loss":
+        if config.kl_credit == "loss" and kl_coef:
             assert part.ref_log_probs is not None
             kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
             loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)

@@ -60,6 +60,7 @@ _FRESH = {
     "n_layer": 2,
     "n_head": 4,
     "n_positions": 1024,
+    "activation_function": "gelu_pytorch_tanh",  # GPT-2's gelu_new, as one operation in place of eight
     "initializer_range": 0.1,
     "pad_token_id": None,  # often EOS, and then GPT-2 warns of rows that are padded, which a causal mask hides from it
 }

@@ -148,7 +148,7 @@ def update(
     Args:
         policy: Who is trained.
         optimizer: Over the policy's parameters.
-        rollout: Fresh episodes of that policy, `ref_log_probs` filled in, and `baselines` by `prepare`.
+        rollout: Fresh episodes of that policy, with `ref_log_probs` where KL has a price, and `baselines` by `prepare`.
         config: The settings.
         generator: Unused: the whole batch is one step.
 
@@ -160,8 +160,7 @@ def update(
     """
     mask = rollout.response_mask
     kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
-    assert rollout.ref_log_probs is not None
-    kl_price = kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask)
+    kl_price = kl_coef * rollout.kl(config.kl_estimator) if kl_coef else 0.0
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
     returns = credits(rollout, rewards, config)
     advantages = baseline_advantages(rollout, returns, config)
@@ -190,7 +189,7 @@ def update(
         if config.baseline == "value":
             terms["value_loss"] = value_loss(now.values, returns[rows, :steps], counted, normalizer=tokens)
             loss = loss + config.value_coef * terms["value_loss"]
-        if config.kl_credit == "loss":
+        if config.kl_credit == "loss" and kl_coef:
             assert part.ref_log_probs is not None
             kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
             loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)

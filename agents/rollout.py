@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.losses import kl_estimate
 from agents.policy import Policy
 from agents.sampling import Truncation
 from textenvs import TextGenVectorEnv
@@ -41,7 +42,8 @@ class Rollout:
         terminated: `(batch,)` bool.
         truncated: `(batch,)` bool.
         last_values: `(batch,)` float32, V of the final observation, used where truncated.
-        ref_log_probs: `(batch, time)` float32, of the same actions under the reference policy; None until computed.
+        ref_log_probs: `(batch, time)` float32, of the same actions under the reference policy; None until computed, and
+            where nothing asks for it: the start model has random weights, and KL no price.
         advantages: `(batch, time)` float32; None until an algorithm has estimated them.
         returns: `(batch, time)` float32, the values' targets; None likewise.
         group: `(batch,)` int64, episodes with the same number share their example.
@@ -90,6 +92,22 @@ class Rollout:
     def rewards_and_bonuses(self) -> Tensor:
         """`(batch, time)`, what an algorithm learns from: the raw rewards, with the bonuses where there are any."""
         return self.rewards if self.bonuses is None else self.rewards + self.bonuses
+
+    def kl(self, estimator: Literal["k1", "k2", "k3"]) -> Tensor:
+        """Each action's KL to the reference policy, estimated.
+
+        Args:
+            estimator: See `agents.losses.kl_estimate`.
+
+        Returns:
+            `(batch, time)` float32, 0 where masked.
+
+        Raises:
+            ValueError: If there are no `ref_log_probs`.
+        """
+        if self.ref_log_probs is None:
+            raise ValueError("Expected ref_log_probs, got None: see agents.evaluation.reference_log_probs")
+        return kl_estimate(self.log_probs, self.ref_log_probs, estimator, mask=self.response_mask)
 
     def responses(self, policy: Policy) -> list[str]:
         """The text of each episode's response.

@@ -139,7 +139,7 @@ SUITES = {
     suite.name: suite
     for suite in (
         Suite("smoke", "Does everything run? About a minute.", _of(("Length", "Brackets"), 4_000, episodes=50), 2),
-        Suite("diagnostics", "Every diagnostic task, one ability each.", _of(DIAGNOSTICS, 400_000), 5),
+        Suite("diagnostics", "Every diagnostic task, one ability each.", _of(DIAGNOSTICS, 200_000), 5),
         Suite("language", "Every language task, from the bundled model.", _of(LANGUAGE, 300_000), 5),
         Suite("real", "A model and texts that this project did not make (../shared).", _real(), 5),
     )
