@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -47,7 +47,7 @@ from agents.lane_cache import (
     trunk_states,
 )
 from agents.linear import linear, use_fast_linears
-from agents.linear_log_probs import linear_log_probs
+from agents.linear_log_probs import linear_log_probs, linear_loss
 from agents.lstm import LSTMForCausalLM, RecurrentContext
 from agents.sampling import Truncation
 from textenvs import Tokenizer, make_tokenizer
@@ -88,14 +88,21 @@ class ActionEvaluation:
     """What a policy thinks of recorded actions, with gradients. Zeros where the mask is False.
 
     Attributes:
-        log_probs: `(batch, time)` float32.
-        entropies: `(batch, time)` float32, nats.
-        values: `(batch, time)` float32, of the states before the actions.
+        log_probs: `(batch, time)` float32, or `(k,)` of some actions.
+        entropies: Alike, nats.
+        values: Alike, of the states before the actions.
     """
 
     log_probs: Tensor
     entropies: Tensor
     values: Tensor
+
+
+Places = tuple[Tensor, Tensor]
+"""Row and step of some actions in a `(batch, time)` grid, `(k,)` int64 each: what such an array is indexed with."""
+
+LossOfActions = Callable[[ActionEvaluation, Places], Tensor]
+"""From what a policy thinks of some actions, `(k,)` each, and their places to what they add to a loss, ()."""
 
 
 class Policy(nn.Module):
@@ -582,36 +589,94 @@ class Policy(nn.Module):
         Returns:
             The evaluation.
         """
+        at, hidden, tokens, values = self._before(input_ids, positions, mask)
+        with self._running():
+            log_probs, entropies = linear_log_probs(
+                hidden, *self._weights(), tokens, entropy=entropy, **self._distribution(at, temperature, allowed)
+            )
+
+        def on_grid(flat: Tensor) -> Tensor:
+            return flat.new_zeros(mask.shape).index_put(at, flat)
+
+        return ActionEvaluation(on_grid(log_probs.float()), on_grid(entropies.float()), on_grid(values))
+
+    def loss(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        loss_of: LossOfActions,
+        *,
+        temperature: float = 1.0,
+        entropy: bool = True,
+        allowed: Tensor | None = None,
+    ) -> Tensor:
+        """A loss that is a sum over actions, with its gradient: less work than to take that of `evaluate`.
+
+        The head's gradient is computed in the forward pass (`agents.linear_log_probs.linear_loss`), so each logit is
+        computed once. A second backward pass has no gradients left.
+
+        Args:
+            input_ids: See `evaluate`, as for all that is not named here.
+            positions: See there.
+            mask: See there.
+            loss_of: Called for one chunk of counted actions after another. Arrays of the batch have theirs at the
+                places it gets: `advantages[places]` are `(k,)`.
+            temperature: See there.
+            entropy: False: `loss_of` does not read entropies, which are NaN.
+            allowed: See there.
+
+        Returns:
+            The sum of what `loss_of` returns, ().
+        """
+        (rows, steps), hidden, tokens, values = self._before(input_ids, positions, mask)
+
+        def of_chunk(log_probs: Tensor, entropies: Tensor, values: Tensor, part: slice) -> Tensor:
+            now = ActionEvaluation(log_probs.float(), entropies.float(), values)
+            return loss_of(now, (rows[part], steps[part]))
+
+        with self._running():
+            return linear_loss(
+                hidden,
+                *self._weights(),
+                tokens,
+                values,
+                of_chunk,
+                entropy=entropy,
+                **self._distribution((rows, steps), temperature, allowed),
+            )
+
+    def _before(self, input_ids: Tensor, positions: Tensor, mask: Tensor) -> tuple[Places, Tensor, Tensor, Tensor]:
+        """The counted actions: their places, the states before them `(n, hidden)`, and tokens and values `(n,)`."""
         rows, steps = mask.nonzero(as_tuple=True)
         places = positions[rows, steps]
         prompts, ends = positions[:, 0], (positions * mask).amax(dim=1)
-        head = self._head
-        may = self._allowed
-        if allowed is not None:
-            may = unpack_masks(allowed[rows, steps], self.tokenizer.vocab_size)
-            may = nn.functional.pad(may, (0, head.out_features - may.shape[1]))
         with self._running():
             with self._checkpointing(self.model.base_model):
                 hidden = trunk_states(self.model.base_model, input_ids, prompts, ends)[rows, places - 1]
-            log_probs, entropies = linear_log_probs(
-                hidden.to(head.weight.dtype),  # an LSTM leaves bfloat16 under autocast
-                head.weight,
-                self._bias_of(head),
-                input_ids[rows, places],
-                temperature=temperature if self._soft_cap else temperature / self._scale,
-                allowed=may,
-                entropy=entropy,
-                transform=self._shaped if self._soft_cap else None,
-            )
+            valued = hidden
             if self.critic is not None:
                 with self._checkpointing(self.critic):
-                    hidden = trunk_states(self.critic, input_ids, prompts, ends)[rows, places - 1]
-        values = self.value_head(hidden.float())[:, 0]
+                    valued = trunk_states(self.critic, input_ids, prompts, ends)[rows, places - 1]
+        values = self.value_head(valued.float())[:, 0]
+        hidden = hidden.to(self._head.weight.dtype)  # an LSTM leaves bfloat16 under autocast
+        return (rows, steps), hidden, input_ids[rows, places], values
 
-        def on_grid(flat: Tensor) -> Tensor:
-            return flat.new_zeros(mask.shape).index_put((rows, steps), flat)
+    def _weights(self) -> tuple[Tensor, Tensor | None]:
+        head = self._head
+        return head.weight, self._bias_of(head)
 
-        return ActionEvaluation(on_grid(log_probs.float()), on_grid(entropies.float()), on_grid(values))
+    def _distribution(self, at: Places, temperature: float, allowed: Tensor | None) -> dict[str, Any]:
+        """What makes distributions of the head's logits at some places, as `linear_log_probs` takes it."""
+        may = self._allowed
+        if allowed is not None:
+            may = unpack_masks(allowed[at], self.tokenizer.vocab_size)
+            may = nn.functional.pad(may, (0, self._head.out_features - may.shape[1]))
+        return {
+            "temperature": temperature if self._soft_cap else temperature / self._scale,
+            "allowed": may,
+            "transform": self._shaped if self._soft_cap else None,
+        }
 
     @torch.no_grad()
     def state_values(
