@@ -65,6 +65,10 @@ _FRESH = {
     "pad_token_id": None,  # often EOS, and then GPT-2 warns of rows that are padded, which a causal mask hides from it
 }
 
+# Attention that reads rows of several texts without a mask, by device: FlashAttention's kernels. The others compute the
+# scores between all texts of a packed row, and then mask them.
+_PACKING: Mapping[str, tuple[str, ...]] = {"cuda": ("flash",)}
+
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -160,6 +164,7 @@ class Policy(nn.Module):
         self._scale, self._soft_cap = _logit_shape(model.config)
         use_fast_linears(model)
         self._step_graph = StepGraph()
+        self._packable: dict[str, bool] = {}  # by attention, found when it is first asked for
         self.eval()
         self._check_head()
         self._cacheable = self._check_cache()
@@ -651,13 +656,18 @@ class Policy(nn.Module):
         rows, steps = mask.nonzero(as_tuple=True)
         places = positions[rows, steps]
         prompts, ends = positions[:, 0], (positions * mask).amax(dim=1)
+        packs = self._packs()
+
+        def states_of(trunk: nn.Module) -> Tensor:
+            with self._checkpointing(trunk):
+                if packs:
+                    states, starts = packed_states(trunk, input_ids, ends)
+                    return states[starts[rows] + places - 1]
+                return trunk_states(trunk, input_ids, prompts, ends)[rows, places - 1]
+
         with self._running():
-            with self._checkpointing(self.model.base_model):
-                hidden = trunk_states(self.model.base_model, input_ids, prompts, ends)[rows, places - 1]
-            valued = hidden
-            if self.critic is not None:
-                with self._checkpointing(self.critic):
-                    valued = trunk_states(self.critic, input_ids, prompts, ends)[rows, places - 1]
+            hidden = states_of(self.model.base_model)
+            valued = hidden if self.critic is None else states_of(self.critic)
         values = self.value_head(valued.float())[:, 0]
         hidden = hidden.to(self._head.weight.dtype)  # an LSTM leaves bfloat16 under autocast
         return (rows, steps), hidden, input_ids[rows, places], values
@@ -776,6 +786,37 @@ class Policy(nn.Module):
                 f"cap, got {type(self.model).__name__}, which changes them in another way: not supported"
             )
 
+    def _packs(self) -> bool:
+        """Whether episodes go through the trunk one behind the other, in one row without padding."""
+        attention = self.model.config._attn_implementation or ""
+        takes_rows = any(name in attention for name in _PACKING.get(self.device.type, ()))
+        if not takes_rows or self.model.config.is_encoder_decoder:
+            return False
+        if attention not in self._packable:
+            self._packable[attention] = self._check_packing()
+        return self._packable[attention]
+
+    @torch.no_grad()
+    def _check_packing(self) -> bool:
+        """Whether a packed row has this model's own states, on episodes of different lengths."""
+        size, ends = self.tokenizer.vocab_size, torch.tensor([3, 1, 4], device=self.device)
+        rows = torch.arange(1, 13, device=self.device).view(3, 4) * 7 % size
+        tolerance = 1e-3 if self.precision == "float32" else 5e-2
+        try:
+            with self._running():
+                expected = trunk_states(self.model.base_model, rows, torch.ones_like(ends), ends)
+                states, starts = packed_states(self.model.base_model, rows, ends)
+            for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+                got = states[start : start + end].float()
+                if not torch.allclose(got, expected[row, :end].float(), atol=tolerance, rtol=tolerance):
+                    raise ValueError("its packed states differ from those of padded rows")
+        except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, IndexError) as error:
+            transformers_logging.get_logger("agents").warning(
+                f"{type(self.model).__name__} does not read packed rows ({error}): the update pads its rows."
+            )
+            return False
+        return True
+
     @torch.no_grad()
     def _check_cache(self) -> bool:
         """Whether the lane cache gives this model's own states, on three lanes of different lengths."""
@@ -795,6 +836,26 @@ class Policy(nn.Module):
             )
             return False
         return True
+
+
+def packed_states(trunk: Any, input_ids: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """The trunk's last hidden states over rows that are put one behind the other, in one pass without padding.
+
+    Position ids begin again with each row. Transformers sees by them where one ends, and keeps attention inside it.
+
+    Args:
+        trunk: The trunk of a causal model.
+        input_ids: `(batch, length)` int64.
+        ends: `(batch,)` int64, how many tokens of each row are looked at. At least one is.
+
+    Returns:
+        `(tokens, hidden)` states, and `(batch,)` int64, where each row begins in them.
+    """
+    ends = ends.clamp(min=1)
+    places = torch.arange(input_ids.shape[1], device=input_ids.device).expand(len(input_ids), -1)
+    inside = places < ends[:, None]
+    output = trunk(input_ids=input_ids[inside][None], position_ids=places[inside][None], use_cache=False)
+    return output.last_hidden_state[0], ends.cumsum(0) - ends
 
 
 def _checkpointed(layer: nn.Module, function: Any, *args: Any) -> Any:

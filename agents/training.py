@@ -417,6 +417,7 @@ class Agent:
                 "tokens_per_second": rollout.num_tokens / (ended - started),
                 "seconds_policy": rollout.seconds["policy"],
                 "seconds_environment": rollout.seconds["environment"],
+                "seconds_score": rollout.seconds["score"],
                 "seconds_reference": described - played,
                 "seconds_update": ended - described,
             }
