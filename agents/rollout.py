@@ -136,12 +136,12 @@ class Rollout:
         picked: dict[str, Any] = {
             one.name: value[rows] for one in fields(self) if isinstance(value := getattr(self, one.name), Tensor)
         }
-        steps = max(int(picked["response_mask"].sum(dim=1).max()), 1)
+        longest = picked["response_mask"].sum(dim=1).max(), picked["positions"].max()
+        steps, last = torch.stack(longest).tolist()  # one wait for the device
         for name, value in picked.items():
             if value.ndim >= 2 and name != "input_ids":
-                picked[name] = value[:, :steps]
-        length = int(picked["positions"].max()) + 1
-        picked["input_ids"] = picked["input_ids"][:, :length]
+                picked[name] = value[:, : max(steps, 1)]
+        picked["input_ids"] = picked["input_ids"][:, : last + 1]
         return replace(self, **picked)
 
 

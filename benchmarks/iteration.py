@@ -317,8 +317,9 @@ def main(argv: Sequence[str]) -> None:
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks iteration")
     torch.set_num_threads(1)
     large = TINY if arguments.quick else LARGE_VOCABULARY
+    at_large = 2 * large.lanes if arguments.quick else large.lanes  # TRL wants at least four minibatches
     if arguments.worker is not None:
-        memory_worker(arguments.worker, large, 2 * large.lanes if arguments.quick else large.lanes)
+        memory_worker(arguments.worker, large, at_large)
         return
     # Fewer lanes, so that eight episodes a lane are no more work than the others' two.
     shapes = {shape.name: shape for shape in (BASE, SMALL, replace(RAGGED, lanes=8))}
@@ -339,7 +340,7 @@ def main(argv: Sequence[str]) -> None:
         "episodes": episodes,
         "plot": arguments.output.with_suffix(".png").name,
         "speed": [row for shape in chosen for row in speeds(shape, episodes[shape.name], arguments, skipped)],
-        "memory": memory(large, large.lanes, arguments, skipped) if arguments.memory else [],
+        "memory": memory(large, at_large, arguments, skipped) if arguments.memory else [],
         "curves": curves(arguments, learned) if arguments.seeds else None,
         "skipped": skipped,
     }
