@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -87,8 +87,7 @@ class Step:
     values: Tensor
 
 
-@dataclass(frozen=True)
-class ActionEvaluation:
+class ActionEvaluation(NamedTuple):  # a tuple, since that is what FSDP looks into for gradients
     """What a policy thinks of recorded actions, with gradients. Zeros where the mask is False.
 
     Attributes:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents import processes
+from agents import processes, sharding
 from agents.config import OptimizerConfig
 from agents.metrics import Meter
 
@@ -70,10 +70,12 @@ def step(
         torch.OutOfMemoryError: If there is no memory for a single episode.
     """
     memory = optimizer.param_groups[0]
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    sharded = sharding.is_sharded(parameters)
     while True:
         size = min(config.micro_batch_size, memory.get(_LIMIT, config.micro_batch_size))
         found = Meter()
-        loss = _gradient(rows, loss_of, size, cut, found)
+        loss = _gradient(rows, loss_of, size, cut, found, sharded=sharded)
         if loss is not None:
             break
         optimizer.zero_grad(set_to_none=True)
@@ -86,17 +88,16 @@ def step(
             )
         memory[_LIMIT] = size // 2
         _LOG.warning("Out of memory with micro-batches of %d episodes: from now on they have %d.", size, size // 2)
-    parameters = [one for group in optimizer.param_groups for one in group["params"]]
     processes.sum_gradients(parameters)
     loss = processes.total(loss)
-    norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+    norm = sharding.whole(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
     numbers = torch.stack([loss, norm.to(loss)])
     found.add(1.0, {"grad_norm": norm})
 
     def count(loss_and_norm: list[float]) -> None:
         _count(optimizer, rows, loss_and_norm, config.max_skipped_steps)
 
-    if rows.device.type in _ASYNCHRONOUS and optimizer.defaults.get("fused"):
+    if rows.device.type in _ASYNCHRONOUS and optimizer.defaults.get("fused") and not sharded:
         taken = numbers.isfinite().all()
         _fused_step(optimizer, taken)
         meter.merge(found, when=taken)
@@ -164,16 +165,33 @@ def streak(optimizer: torch.optim.Optimizer) -> int:
 
 
 def _gradient(
-    rows: Tensor, loss_of: LossOf, size: int, cut: Callable[[Tensor, int], Sequence[Tensor]], found: Meter
+    rows: Tensor,
+    loss_of: LossOf,
+    size: int,
+    cut: Callable[[Tensor, int], Sequence[Tensor]],
+    found: Meter,
+    *,
+    sharded: bool,
 ) -> Tensor | None:
     """The loss, whose gradient is then in the parameters; None: out of memory."""
     total = torch.zeros((), device=rows.device)
     mine = processes.share(rows)
+    parts = list(cut(mine, size)) if len(mine) else []
+    # Of a policy in pieces, all processes gather the layers together, pass by pass.
+    idle = processes.largest([len(parts)])[0] - len(parts) if sharded else 0
     try:
-        for part in cut(mine, size) if len(mine) else ():
-            loss = loss_of(part, found)
-            loss.backward()
-            total = total + loss.detach()
-    except torch.OutOfMemoryError:
+        with processes.among_others():
+            for part in parts:
+                loss = loss_of(part, found)
+                loss.backward()
+                total = total + loss.detach()
+            for _ in range(idle):
+                (0 * loss_of(rows[:1], Meter())).backward()
+    except torch.OutOfMemoryError as error:
+        if sharded:
+            raise torch.OutOfMemoryError(
+                f"Expected memory for a forward and backward pass over {size} episodes, got none. Policies that are "
+                "cut over several processes do not try again with fewer: lower micro_batch_size"
+            ) from error
         return None  # and not on from here: the error holds on to what fills the memory
     return total

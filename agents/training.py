@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from agents import checkpoints, processes
+from agents import checkpoints, processes, sharding
 from agents.bonuses import Bonuses
 from agents.config import RunConfig
 from agents.evaluation import Evaluation, EvaluationPlan, evaluate, held_out_scores, prompt_texts, reference_log_probs
@@ -180,7 +180,9 @@ class Agent:
             )
         if self.env.curriculum is not None and processes.count() > 1:
             raise ValueError("Expected one process with a curriculum, whose level all lanes share, got several")
-        self.optimizer = make_optimizer(policy, config)
+        plan = sharding.wanted()
+        self._learner = policy if plan is None else sharding.shard(policy, plan)
+        self.optimizer = make_optimizer(self._learner, config)
         self.timesteps = 0
         self.updates = 0
         self.memory: dict[str, Any] = {}
@@ -283,21 +285,25 @@ class Agent:
             _progress(total_timesteps, self.timesteps, progress_bar and first) as bar,
             Interrupts() as interrupts,
         ):
+            leaves_together = not self._is_sharded
             try:
                 while True:
                     now = time.perf_counter()
                     late = max_seconds is not None and now - started >= max_seconds
-                    over, signalled = processes.largest([int(late), interrupts.requested])
+                    due = now - saved >= checkpoint_seconds
+                    over, signalled, save = processes.largest([int(late), interrupts.requested, int(due)])
+                    leaves_together |= signalled > 0
                     interrupts.answer(signalled)
                     ended = over > 0 or self.timesteps >= total_timesteps
                     improved = False
                     if evaluation is not None:
                         with interrupts.at_once():
                             improved = self._evaluate(evaluation, total_timesteps, ended, run, on_evaluation)
-                    if run is not None and (improved or now - saved >= checkpoint_seconds):
+                    if improved or save:
                         self._save(run, keep_checkpoints)
                         saved = now
                     if ended:
+                        leaves_together = True
                         break
                     row = self._iterate(self.timesteps / total_timesteps)
                     if run is not None:
@@ -306,18 +312,32 @@ class Agent:
                         on_update({"timesteps": self.timesteps, **row})
                     _show(bar, self.timesteps, row)
             finally:
-                if run is not None:
+                if leaves_together:
                     self._save(run, keep_checkpoints)
+                else:  # the optimiser is in pieces, and who has the others may be gone
+                    _LOG.warning("No checkpoint is written: it takes all processes, and not all of them have stopped.")
         return self
+
+    @property
+    def _is_sharded(self) -> bool:
+        """Whether what is trained is cut over several processes."""
+        return self._learner is not self.policy
 
     def _open(self, folder: Path, wandb_project: str | None) -> RunFolder:
         evaluated = self.memory.get("evaluated", {}).get("timesteps", -1)
         return RunFolder(folder, timesteps=self.timesteps, evaluated=evaluated, wandb_project=wandb_project)
 
-    def _save(self, run: RunFolder, keep: int) -> None:
-        """A checkpoint of this very state, unless there is one, or the state is that of the middle of an update."""
+    def _save(self, run: RunFolder | None, keep: int) -> None:
+        """A checkpoint of this very state, unless there is one, or the state is that of the middle of an update.
+
+        The first process has the run's folder, and writes. Of the others each hands over its piece, if it has one.
+        """
         state = (self.updates, self.memory.get("evaluated", {}).get("timesteps"))
-        if not self._whole:
+        if run is None:
+            if self._is_sharded and self._whole and not streak(self.optimizer) and state != self._saved:
+                checkpoints.flatten_optimizer(self.optimizer)
+                self._saved = state
+        elif not self._whole:
             _LOG.warning("The update under way is lost: the run goes on from the last checkpoint in %s.", run.path)
         elif streak(self.optimizer):
             _LOG.warning("No checkpoint is written: the last steps were skipped for NaN or infinity.")
@@ -398,10 +418,14 @@ class Agent:
         learning_rate = set_learning_rate(self.optimizer, config, progress)
         if self.algorithm.prepare is not None:
             rollout = self.algorithm.prepare(self, rollout)
+        if self._is_sharded and self.policy.device.type != "cpu":
+            sharding.give_up(self.policy)
         try:
-            row.update(self.algorithm.update(self.policy, self.optimizer, rollout, config, generator))
+            row.update(self.algorithm.update(self._learner, self.optimizer, rollout, config, generator))
         except NonFiniteError as error:
             raise self._explained(error, rollout) from error
+        if self._is_sharded:
+            sharding.fill(self.policy, self._learner)
         ended = time.perf_counter()
         self.policy.pretrained = True  # what starts from it later has a start model to stay near
         self.updates += 1
@@ -540,7 +564,7 @@ class Agent:
     def save(self, folder: str | Path, *, keep: int = 2) -> Path:
         """Write a checkpoint: everything that `load` needs, as safetensors and JSON.
 
-        There is a whole one at any moment: see `agents.checkpoints`.
+        There is a whole one at any moment: see `agents.checkpoints`. Under FSDP it takes all processes, as in `learn`.
 
         Args:
             folder: The run's folder.

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -189,7 +188,7 @@ def test_a_run_stops_at_nan_with_the_last_good_checkpoint(algorithm, tmp_path, m
     def loss(self, input_ids, positions, mask, loss_of, **kwargs):
         def spoilt(now, at):
             if agent.updates >= 2:
-                now = replace(now, log_probs=now.log_probs.index_fill(0, torch.tensor([0]), math.nan))
+                now = now._replace(log_probs=now.log_probs.index_fill(0, torch.tensor([0]), math.nan))
             return loss_of(now, at)
 
         return original(self, input_ids, positions, mask, spoilt, **kwargs)
