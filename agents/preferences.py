@@ -363,7 +363,7 @@ def train(
         before = _reference_log_probs(reference, rows, config.micro_batch_size)
         held_out_before = _reference_log_probs(reference, held_out, config.micro_batch_size)
     parameters = [one for one in policy.parameters() if one.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     steps = config.epochs * -(-len(pairs) // config.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
     generator = torch.Generator().manual_seed(config.seed)
@@ -371,15 +371,15 @@ def train(
     best: tuple[float, int, dict[str, Tensor]] | None = None
     steps_config = OptimizerConfig(micro_batch_size=config.micro_batch_size, max_grad_norm=config.max_grad_norm)
 
-    def loss_of(meter: Meter, size: int, part: Tensor) -> tuple[Tensor, Callable[[], None]]:
-        found = _margins(policy, rows, part.tolist(), config, before)
-        loss = preference_loss(found, normalizer=size)
-        return loss, lambda: meter.add_shares(float(size), len(part) / size, {"loss": loss})
+    def loss_of(size: int, part: Tensor, found: Meter) -> Tensor:
+        loss = preference_loss(_margins(policy, rows, part.tolist(), config, before), normalizer=size)
+        found.add_shares(float(size), len(part) / size, {"loss": loss})
+        return loss
 
     for epoch in range(1, config.epochs + 1):
         meter = Meter()
         for batch in torch.randperm(len(pairs), generator=generator).split(config.batch_size):
-            step(policy, optimizer, batch, partial(loss_of, meter, len(batch)), steps_config, meter)
+            step(optimizer, batch, partial(loss_of, len(batch)), steps_config, meter)
             schedule.step()
         seen = processes.from_first(evaluate_margins(_all_margins(policy, held_out, config, held_out_before)))
         loss = meter.means().get("loss", math.nan)

@@ -55,7 +55,7 @@ class Rollout:
             `numpy.packbits(..., bitorder="little")` lays them out; None: anything, always.
         baselines: `(batch, time)` float32, what an algorithm's baseline expects of each action, where it does not come
             from the rollout itself; None likewise.
-        seconds: Where the time went: "policy", "environment".
+        seconds: Where the time went: "policy", "environment", and, within the environment's, "score".
     """
 
     input_ids: Tensor
@@ -136,12 +136,12 @@ class Rollout:
         picked: dict[str, Any] = {
             one.name: value[rows] for one in fields(self) if isinstance(value := getattr(self, one.name), Tensor)
         }
-        steps = max(int(picked["response_mask"].sum(dim=1).max()), 1)
+        longest = picked["response_mask"].sum(dim=1).max(), picked["positions"].max()
+        steps, last = torch.stack(longest).tolist()  # one wait for the device
         for name, value in picked.items():
             if value.ndim >= 2 and name != "input_ids":
-                picked[name] = value[:, :steps]
-        length = int(picked["positions"].max()) + 1
-        picked["input_ids"] = picked["input_ids"][:, :length]
+                picked[name] = value[:, : max(steps, 1)]
+        picked["input_ids"] = picked["input_ids"][:, : last + 1]
         return replace(self, **picked)
 
 
@@ -259,7 +259,7 @@ def collect(
     num_lanes = env.num_envs
     rows = np.arange(num_lanes)  # the lanes that the policy still computes
     context = policy.context(num_lanes, _max_length(env))
-    seconds = {"policy": 0.0, "environment": 0.0}
+    seconds = {"policy": 0.0, "environment": 0.0, "score": -env.score_seconds}
     started = time.perf_counter()
 
     playing = np.arange(num_lanes) < num_episodes
@@ -315,6 +315,7 @@ def collect(
                 playing[lanes] = True
                 begun += len(lanes)
         seconds["environment"] += (started := time.perf_counter()) - now
+    seconds["score"] += env.score_seconds
     return recorder.rollout(policy, seconds)
 
 

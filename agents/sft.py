@@ -34,7 +34,7 @@ from agents.evaluation import evaluate
 from agents.losses import masked_mean
 from agents.metrics import Meter, MetricsLog
 from agents.optimization import make_optimizer, set_learning_rate
-from agents.policy import Policy
+from agents.policy import ActionEvaluation, Places, Policy
 from agents.rollout import make_env
 from agents.steps import step
 from textenvs import Example, Task, TextGenVectorEnv
@@ -165,8 +165,12 @@ def sft_loss(policy: Policy, data: Demonstrations, *, normalizer: Tensor | None 
     """
     device = policy.device
     mask = data.response_mask.to(device)
-    now = policy.evaluate(data.input_ids.to(device), data.positions.to(device), mask, entropy=False)
-    return -masked_mean(now.log_probs, mask, normalizer=normalizer)
+    tokens = mask.sum() if normalizer is None else normalizer
+
+    def of_actions(now: ActionEvaluation, at: Places) -> Tensor:
+        return -masked_mean(now.log_probs, mask[at], normalizer=tokens)
+
+    return policy.loss(data.input_ids.to(device), data.positions.to(device), mask, of_actions, entropy=False)
 
 
 @torch.no_grad()
@@ -276,14 +280,14 @@ def _epoch(
     batches = torch.randperm(len(train), generator=generator).split(config.batch_size)
     rate = 0.0
 
-    def loss_of(tokens: Tensor, part: Tensor) -> tuple[Tensor, Callable[[], None]]:
+    def loss_of(tokens: Tensor, part: Tensor, found: Meter) -> Tensor:
         loss = sft_loss(policy, train.select(part), normalizer=tokens)
-        share = train.response_mask[part].sum() / tokens
-        return loss, lambda: meter.add_shares(tokens, share, {"train_loss": loss})
+        found.add_shares(tokens, train.response_mask[part].sum() / tokens, {"train_loss": loss})
+        return loss
 
     for number, batch in enumerate(batches):
         rate = set_learning_rate(optimizer, config, (before + number / len(batches)) / config.epochs)
-        step(policy, optimizer, batch, partial(loss_of, train.response_mask[batch].sum()), config, meter)
+        step(optimizer, batch, partial(loss_of, train.response_mask[batch].sum()), config, meter)
     speed = int(train.response_mask.sum()) / (time.perf_counter() - started)
     return {**meter.means(), "learning_rate": rate, "tokens_per_second": speed}
 

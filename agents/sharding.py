@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +96,7 @@ def shard(policy: Policy, plan: Sharding) -> Policy:
         plan: How to cut it.
 
     Returns:
-        The copy. Of its methods, `evaluate` alone may be called, by all processes equally often.
+        The copy. Of its methods, `loss` and `evaluate` alone may be called, by all processes equally often.
 
     Raises:
         ValueError: If the policy has no module of a class that the plan names.
@@ -109,7 +110,8 @@ def shard(policy: Policy, plan: Sharding) -> Policy:
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sums
-    register_fsdp_forward_method(learner, "evaluate")
+    for method in ("loss", "evaluate"):
+        register_fsdp_forward_method(learner, method)
     return learner
 
 
@@ -169,16 +171,16 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
 
 
-def is_sharded(module: nn.Module) -> bool:
-    """Whether a module is cut over the processes.
+def is_sharded(parameters: Iterable[Tensor]) -> bool:
+    """Whether some parameters are cut over the processes.
 
     Args:
-        module: The module.
+        parameters: Of a policy, or of its optimiser.
 
     Returns:
-        Whether `fully_shard` has been applied to it.
+        Whether `fully_shard` has been applied to the policy.
     """
-    return isinstance(module, FSDPModule)
+    return any(isinstance(one, DTensor) for one in parameters)
 
 
 def _layers(policy: Policy, plan: Sharding) -> list[nn.Module]:

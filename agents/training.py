@@ -292,8 +292,8 @@ class Agent:
                 while True:
                     now = time.perf_counter()
                     late = max_seconds is not None and now - started >= max_seconds
-                    old = now - saved >= checkpoint_seconds
-                    over, signalled, due = processes.largest([int(late), interrupts.requested, int(old)])
+                    due = now - saved >= checkpoint_seconds
+                    over, signalled, save = processes.largest([int(late), interrupts.requested, int(due)])
                     leaves_together |= signalled > 0
                     interrupts.answer(signalled)
                     ended = over > 0 or self.timesteps >= total_timesteps
@@ -301,7 +301,7 @@ class Agent:
                     if evaluation is not None:
                         with interrupts.at_once():
                             improved = self._evaluate(evaluation, total_timesteps, ended, run, on_evaluation)
-                    if improved or due > 0:
+                    if improved or save:
                         self._save(run, keep_checkpoints)
                         saved = now
                     if ended:
@@ -433,6 +433,7 @@ class Agent:
                 "tokens_per_second": rollout.num_tokens / (ended - started),
                 "seconds_policy": rollout.seconds["policy"],
                 "seconds_environment": rollout.seconds["environment"],
+                "seconds_score": rollout.seconds["score"],
                 "seconds_reference": described - played,
                 "seconds_update": ended - described,
             }

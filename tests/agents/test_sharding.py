@@ -1,4 +1,4 @@
-"""What Accelerate's config file may ask for, and a policy whose weights come and go. See also test_processes."""
+"""What Accelerate's config file may ask for, and a policy whose weights come and go. Processes: test_processes.py."""
 
 import copy
 
@@ -120,11 +120,11 @@ def test_memory_that_runs_out_in_pieces_ends_the_run(monkeypatch):
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters())
 
-    def loss_of(rows):
+    def loss_of(rows, meter):
         raise torch.OutOfMemoryError("no")
 
     with pytest.raises(torch.OutOfMemoryError, match=r"over 4 episodes.*lower micro_batch_size"):
-        steps.step(model, optimizer, torch.arange(8), loss_of, OptimizerConfig(micro_batch_size=4), Meter())
+        steps.step(optimizer, torch.arange(8), loss_of, OptimizerConfig(micro_batch_size=4), Meter())
 
 
 def test_a_process_with_fewer_passes_makes_idle_ones(monkeypatch):
@@ -133,13 +133,14 @@ def test_a_process_with_fewer_passes_makes_idle_ones(monkeypatch):
     monkeypatch.setattr(processes, "largest", lambda numbers: [one + 2 for one in numbers])
     model = torch.nn.Linear(1, 1, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    before, passes, counted = model.weight.item(), [], []
+    before, passes, meter = model.weight.item(), [], Meter()
 
-    def loss_of(rows):
+    def loss_of(rows, found):
         passes.append(rows.tolist())
-        return 0.25 * model.weight.sum() * len(rows), lambda: counted.append(rows.tolist())
+        found.add(len(rows), {"rows": float(rows.sum())})
+        return 0.25 * model.weight.sum() * len(rows)
 
-    steps.step(model, optimizer, torch.arange(3), loss_of, OptimizerConfig(micro_batch_size=2), Meter())
+    steps.step(optimizer, torch.arange(3), loss_of, OptimizerConfig(micro_batch_size=2), meter)
     assert passes == [[0, 1], [2], [0], [0]]
-    assert counted == [[0, 1], [2]]
+    assert meter.means()["rows"] == pytest.approx((2 * 1 + 1 * 2) / 3), "the idle passes do not count"
     assert model.weight.item() == pytest.approx(before - 0.75)
