@@ -117,6 +117,7 @@ class Policy(nn.Module):
 
     Raises:
         ValueError: If the tokenizer has ids that the model has no logit for.
+        TypeError: If the model is none.
 
     Attributes:
         model: The Transformers model; `policy.model.generate` and everything else works as ever.
@@ -131,6 +132,8 @@ class Policy(nn.Module):
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
         super().__init__()
+        if not isinstance(model, PreTrainedModel):
+            raise TypeError(f"Expected a model of Transformers, got {type(model).__name__}: see Policy.from_pretrained")
         self.critic: nn.Module | None = None
         self.pretrained = bool(model.name_or_path)  # Transformers notes there where it loaded weights from
         self.precision: Precision = "float32"
@@ -184,6 +187,7 @@ class Policy(nn.Module):
 
         Raises:
             ValueError: If there is no such model, or it cannot be loaded safely.
+            TypeError: If it is no name at all.
         """
         return policy_files.load(cls, name_or_folder, device=device)
 
@@ -215,6 +219,7 @@ class Policy(nn.Module):
         made = make_tokenizer(tokenizer)
         full = config if isinstance(config, PretrainedConfig) else policy_files.config_of(config, made)
         kind = AutoModelForSeq2SeqLM if full.is_encoder_decoder else AutoModelForCausalLM
+        _check_seed(seed)
         with torch.random.fork_rng(devices=[]):  # Transformers draws from the global generator, which stays as it was
             torch.manual_seed(seed)
             model = kind.from_config(full, dtype=torch.float32)  # type: ignore[no-untyped-call]
@@ -278,6 +283,7 @@ class Policy(nn.Module):
                     f"Expected a model with layers that can be checkpointed, got {type(self.model).__name__}"
                 )
             self.gradient_checkpointing = bool(gradient_checkpointing)
+        _check_seed(seed)
         if lora is not None:
             if self.has_adapters:
                 raise ValueError("Expected a policy without adapters to add some to, got one that has them")
@@ -882,6 +888,11 @@ def _logit_shape(config: PretrainedConfig) -> tuple[float, float | None]:
         scale = 1 / float(text.logits_scaling)
     cap = getattr(text, "final_logit_softcapping", None)  # Gemma
     return scale, float(cap) if cap else None
+
+
+def _check_seed(seed: int) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"Expected seed to be a whole number of at least 0, got {seed!r:.200}")
 
 
 def _first_layers(trunk: Any, count: int) -> list[nn.Module]:

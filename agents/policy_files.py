@@ -77,6 +77,8 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 
 def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.device | None = None) -> Policy:
     """See `Policy.from_pretrained`."""
+    if not isinstance(name_or_folder, (str, Path)):
+        raise TypeError(f"Expected the name of a model, or its folder, got {name_or_folder!r:.200}")
     source = str(BUNDLED_MODELS.get(str(name_or_folder), name_or_folder))
     chosen = choose_device(device)
     local = os.path.isdir(source)
