@@ -191,7 +191,7 @@ def test_a_text_longer_than_the_context_is_refused(policy):
 
 def test_nonsense_in_place_of_a_model_or_a_seed():
     with pytest.raises(TypeError, match="Expected a model of Transformers, got list"):
-        Policy([], word_tokenizer())
+        Policy([], "stories")
     with pytest.raises(TypeError, match="Expected the name of a model, or its folder, got None"):
         Policy.from_pretrained(None)
     for seed in (float("inf"), -1, True, 0.5):
