@@ -257,10 +257,11 @@ def collect(
             rows = rows[kept]
         input_ids = observation["input_ids"][rows]
         lengths = observation["attention_mask"][rows].sum(axis=1, dtype=np.int64)
-        hidden = context.extend(input_ids, lengths)
         allowed = None if masks is None else masks[rows] == 1
-        step = policy.act(
-            hidden,
+        step = policy.step(
+            context,
+            input_ids,
+            lengths,
             temperature=temperature,
             deterministic=deterministic,
             generator=generator,
