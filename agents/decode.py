@@ -22,7 +22,7 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,12 @@ _SHAPES = ((3, 12), (2, 30), (5, 7), (1, 9))
 """Lanes, and positions looked at, that a graph is checked with. Traced or compiled with the first."""
 
 Outputs = tuple[Tensor, ...]
-Graph = Callable[..., Any]
+Graph = Callable[..., Outputs]
 Choose = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """From `(lanes, hidden)` states, `(lanes, 1)` uniforms and the temperature to actions, log-probs and values."""
 
-_COMPILED: dict[str, Graph] = {}
+Library = Callable[[list[Tensor]], list[Tensor]]
+_COMPILED: dict[str, Library] = {}
 """What this process has compiled, by what was compiled: policies of one architecture share it."""
 
 
@@ -190,18 +191,17 @@ class StepGraph:
         """A graph belongs to the weights that it was made for: a copy is a fresh one."""
         return StepGraph, ()
 
-    def begin(self, step: Step, compile: bool = False) -> None:
+    def begin(self, weights: Sequence[Tensor], compile: bool = False) -> None:
         """Look whether the weights are still where the graph reads them. Before the steps of a rollout.
 
         Args:
-            step: What the graph is of.
+            weights: What the step reads, whose graph this is.
             compile: Whether to compile it rather than trace it.
         """
-        places = tuple(one.data_ptr() for one in _weights(step).values())
+        places = tuple(one.data_ptr() for one in weights)
         if (places, compile) != (self._places, self._compiled):
             self._places, self._compiled, self._graph, self._refused = places, compile, None, False
 
-    @torch.no_grad()
     def take(self, step: Step, tokens: Tensor, positions: Tensor, columns: Tensor, *rest: Tensor) -> Outputs:
         """One step: by a graph, if there is one or now is the time to make one, and else by the step itself.
 
@@ -223,9 +223,7 @@ class StepGraph:
         if self._graph is None:
             outputs: Outputs = step(tokens, positions, columns, *rest)
             return outputs
-        with torch.inference_mode():  # spares the graph what autograd would keep an eye on
-            outputs = self._graph(tokens, positions, columns, *rest)
-        return tuple(one.clone() for one in outputs)  # ordinary tensors again
+        return self._graph(tokens, positions, columns, *rest)
 
 
 class Steps:
@@ -252,8 +250,9 @@ class Steps:
         self._decode = DecodeStep(model, getattr(config, "max_position_embeddings", 2**31) - 1)
         self._act = ActionStep(self._decode, heads, choose)
         self._graphs = graphs
-        graphs[0].begin(self._decode)
-        graphs[1].begin(self._act, compile)
+        weights = list(_weights(self._act).values())
+        graphs[0].begin(weights)
+        graphs[1].begin(weights, compile)
 
     def decode(self, *inputs: Tensor) -> Tensor:
         """See `DecodeStep.forward`: `(lanes, hidden)`."""
@@ -323,7 +322,12 @@ def _traced(step: Step, like: list[Tensor]) -> Graph | None:
             "which is right, and for a small model slower."
         )
         return None
-    graph: Graph = traced
+
+    def graph(*inputs: Tensor) -> Outputs:
+        with torch.inference_mode():  # spares the graph what autograd would keep an eye on
+            outputs = traced(*inputs)
+        return tuple(one.clone() for one in outputs)  # ordinary tensors again
+
     return graph
 
 
@@ -351,8 +355,8 @@ def _compiled(step: Step, like: list[Tensor]) -> Graph | None:
             warnings.simplefilter("ignore")  # PyTorch's own deprecations, which its user can do nothing about
             library = _library(step, weights, _example(step, like, *_SHAPES[0]))
 
-        def graph(*inputs: Tensor) -> Any:
-            return library([*weights, *inputs])
+        def graph(*inputs: Tensor) -> Outputs:
+            return tuple(library([*weights, *inputs]))
 
         _check(step, graph, like, 1e-4)
     except Exception as error:  # a compiler fails in its own ways: none is a reason to stop
@@ -365,7 +369,7 @@ def _compiled(step: Step, like: list[Tensor]) -> Graph | None:
     return graph
 
 
-def _library(step: Step, weights: list[Tensor], inputs: Outputs) -> Graph:
+def _library(step: Step, weights: list[Tensor], inputs: Outputs) -> Library:
     """A step as a library that takes one list of weights and inputs, for any number of lanes, columns and positions."""
     any_size = torch.export.Dim.DYNAMIC
     sizes: list[dict[int, Any] | None] = []
@@ -382,7 +386,7 @@ def _library(step: Step, weights: list[Tensor], inputs: Outputs) -> Graph:
     if exported.constants or code not in _COMPILED:
         with tempfile.TemporaryDirectory() as folder:
             package = torch._inductor.aoti_compile_and_package(exported, package_path=str(Path(folder) / "step.pt2"))
-            library: Graph = torch._inductor.aoti_load_package(package).loader.boxed_run
+            library: Library = torch._inductor.aoti_load_package(package).loader.boxed_run
         if exported.constants:
             return library
         _COMPILED[code] = library

@@ -350,7 +350,7 @@ class Policy(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.model.device
+        return self.value_head.weight.device  # Transformers looks for the model's through all of it
 
     def train(self, mode: bool = True) -> Policy:
         """Stays in evaluation mode: dropout would make recorded and re-evaluated log-probs differ."""
