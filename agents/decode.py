@@ -136,9 +136,7 @@ class ActionStep(nn.Module):
         masked: Whether it takes action masks.
     """
 
-    def __init__(
-        self, step: DecodeStep, heads: list[nn.Module], choose: Choose, vocab_size: int, masked: bool
-    ) -> None:
+    def __init__(self, step: DecodeStep, heads: list[nn.Module], choose: Choose, vocab_size: int, masked: bool) -> None:
         super().__init__()
         self.vocab_size, self.masked = vocab_size, masked
         self.step = step
