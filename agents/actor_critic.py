@@ -14,7 +14,6 @@ each token pays for its KL to the start model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -26,7 +25,7 @@ from agents.advantages import gae, n_step_advantages, normalize
 from agents.config import RunConfig
 from agents.losses import explained_variance, kl_estimate, masked_mean, policy_gradient_loss, value_loss
 from agents.metrics import Meter
-from agents.policy import Policy
+from agents.policy import ActionEvaluation, Places, Policy
 from agents.rollout import Rollout, micro_batches
 from agents.steps import step
 from agents.training import Algorithm
@@ -69,7 +68,7 @@ def update(
     Args:
         policy: Who is trained.
         optimizer: Over the policy's parameters.
-        rollout: Fresh episodes of that policy, `ref_log_probs` filled in.
+        rollout: Fresh episodes of that policy, `ref_log_probs` filled in where KL has a price.
         config: The settings.
         generator: Unused: the whole batch is one step.
 
@@ -78,8 +77,7 @@ def update(
     """
     mask = rollout.response_mask
     kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
-    assert rollout.ref_log_probs is not None
-    kl_price = kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask)
+    kl_price = kl_coef * rollout.kl(config.kl_estimator) if kl_coef else 0.0
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
     ends = (rollout.terminated, rollout.truncated, mask)
     if config.n_steps is None:
@@ -105,28 +103,39 @@ def update(
 
     tokens = mask.sum()
 
-    def loss_of(rows: Tensor) -> tuple[Tensor, Callable[[], None]]:
+    def loss_of(rows: Tensor, found: Meter) -> Tensor:
         part = rollout.select(rows)
-        assert part.advantages is not None
-        assert part.returns is not None
-        counted = part.response_mask
-        now = policy.evaluate(
-            part.input_ids, part.positions, counted, temperature=config.temperature, allowed=part.action_masks
+
+        def of_actions(now: ActionEvaluation, at: Places) -> Tensor:
+            assert part.advantages is not None
+            assert part.returns is not None
+            counted = part.response_mask[at]
+            terms = {
+                "policy_loss": policy_gradient_loss(now.log_probs, part.advantages[at], counted, normalizer=tokens),
+                "value_loss": value_loss(now.values, part.returns[at], counted, normalizer=tokens),
+                "entropy": masked_mean(now.entropies, counted, normalizer=tokens),
+            }
+            loss = terms["policy_loss"] + config.value_coef * terms["value_loss"]
+            if entropy_coef:
+                loss = loss - entropy_coef * terms["entropy"]
+            if config.kl_credit == "loss" and kl_coef:
+                assert part.ref_log_probs is not None
+                kl = kl_estimate(now.log_probs, part.ref_log_probs[at], config.kl_estimator, mask=counted)
+                loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
+            found.add_shares(1.0, len(counted) / tokens.clamp(min=1), terms)
+            return loss
+
+        return policy.loss(
+            part.input_ids,
+            part.positions,
+            part.response_mask,
+            of_actions,
+            temperature=config.temperature,
+            allowed=part.action_masks,
         )
-        terms = {
-            "policy_loss": policy_gradient_loss(now.log_probs, part.advantages, counted, normalizer=tokens),
-            "value_loss": value_loss(now.values, part.returns, counted, normalizer=tokens),
-            "entropy": masked_mean(now.entropies, counted, normalizer=tokens),
-        }
-        loss = terms["policy_loss"] + config.value_coef * terms["value_loss"] - entropy_coef * terms["entropy"]
-        if config.kl_credit == "loss":
-            assert part.ref_log_probs is not None
-            kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
-            loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
-        return loss, lambda: meter.add_shares(1.0, counted.sum() / tokens.clamp(min=1), terms)
 
     everything = torch.arange(len(rollout), device=mask.device)
-    step(policy, optimizer, everything, loss_of, config, meter, cut=partial(micro_batches, rollout))
+    step(optimizer, everything, loss_of, config, meter, cut=partial(micro_batches, rollout))
     return meter.means()
 
 

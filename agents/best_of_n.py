@@ -15,7 +15,6 @@ tokens; an episode is judged by its return minus the price of its KL to the star
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +25,7 @@ from agents.advantages import discounted_returns
 from agents.config import RunConfig
 from agents.losses import kl_estimate, masked_mean
 from agents.metrics import Meter
-from agents.policy import Policy
+from agents.policy import ActionEvaluation, Places, Policy
 from agents.rollout import Rollout
 from agents.steps import step
 from agents.training import Algorithm
@@ -87,7 +86,7 @@ def update(
     Args:
         policy: Who is trained.
         optimizer: Over the policy's parameters.
-        rollout: Fresh episodes of that policy, `ref_log_probs` filled in.
+        rollout: Fresh episodes of that policy, `ref_log_probs` filled in where KL has a price.
         config: The settings.
         generator: Unused: all kept episodes are one step.
 
@@ -95,12 +94,9 @@ def update(
         Metrics; `best_score` is the mean score of what was kept.
     """
     kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
-    assert rollout.ref_log_probs is not None
     mask, rewards = rollout.response_mask, rollout.rewards_and_bonuses
-    if config.kl_credit == "return":
-        rewards = rewards - kl_coef * kl_estimate(
-            rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask
-        )
+    if config.kl_credit == "return" and kl_coef:
+        rewards = rewards - kl_coef * rollout.kl(config.kl_estimator)
     worth = discounted_returns(rewards, mask, gamma=config.gamma)[:, 0]
     kept = best_rows(worth, rollout.group if config.group_size > 1 else None, config.keep)
     best = rollout.select(kept)
@@ -109,25 +105,36 @@ def update(
     meter.add(1.0, {"best_score": best.scores.mean(), "kept": len(best) / len(rollout)})
     tokens = best.response_mask.sum()
 
-    def loss_of(rows: Tensor) -> tuple[Tensor, Callable[[], None]]:
+    def loss_of(rows: Tensor, found: Meter) -> Tensor:
         part = rollout.select(rows)
-        counted = part.response_mask
-        now = policy.evaluate(
-            part.input_ids, part.positions, counted, temperature=config.temperature, allowed=part.action_masks
+
+        def of_actions(now: ActionEvaluation, at: Places) -> Tensor:
+            counted = part.response_mask[at]
+            terms = {
+                "policy_loss": -masked_mean(now.log_probs, counted, normalizer=tokens),
+                "entropy": masked_mean(now.entropies, counted, normalizer=tokens),
+            }
+            loss = terms["policy_loss"]
+            if entropy_coef:
+                loss = loss - entropy_coef * terms["entropy"]
+            if config.kl_credit == "loss" and kl_coef:
+                assert part.ref_log_probs is not None
+                kl = kl_estimate(now.log_probs, part.ref_log_probs[at], config.kl_estimator, mask=counted)
+                loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
+            found.add_shares(1.0, len(counted) / tokens, terms)
+            return loss
+
+        return policy.loss(
+            part.input_ids,
+            part.positions,
+            part.response_mask,
+            of_actions,
+            temperature=config.temperature,
+            allowed=part.action_masks,
         )
-        terms = {
-            "policy_loss": -masked_mean(now.log_probs, counted, normalizer=tokens),
-            "entropy": masked_mean(now.entropies, counted, normalizer=tokens),
-        }
-        loss = terms["policy_loss"] - entropy_coef * terms["entropy"]
-        if config.kl_credit == "loss":
-            assert part.ref_log_probs is not None
-            kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
-            loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
-        return loss, lambda: meter.add_shares(1.0, counted.sum() / tokens, terms)
 
     for _ in range(config.epochs):
-        step(policy, optimizer, kept, loss_of, config, meter)
+        step(optimizer, kept, loss_of, config, meter)
     return meter.means()
 
 

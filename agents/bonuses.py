@@ -26,7 +26,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agents.losses import kl_estimate
 from agents.policy import Policy
 from agents.rollout import Rollout
 
@@ -308,8 +307,7 @@ class KL(Bonus):
 
     def pay(self, rollout: Rollout, policy: Policy) -> Tensor:
         """See `Bonus.pay`."""
-        assert rollout.ref_log_probs is not None
-        return kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1")
+        return rollout.kl("k1")
 
 
 class Diversity(Bonus):

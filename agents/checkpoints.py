@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from agents import sharding
 from agents.files import read_json, sync_file, sync_folder, write_json
 
 FORMAT = 2
@@ -291,17 +292,19 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
     """An optimiser's state as named tensors and JSON values.
 
     Args:
-        optimizer: The optimiser.
+        optimizer: The optimiser. If its parameters are cut over several processes, all of them call this together.
 
     Returns:
-        Tensors by name, and the rest.
+        Tensors by name, whole ones, and the rest.
     """
     state = optimizer.state_dict()
     tensors, numbers = {}, {}
     for index, entries in state["state"].items():
         for name, value in entries.items():
             if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value.contiguous()
+                full = sharding.whole(value)
+                # What was gathered for the file does not stay on the device.
+                tensors[f"{index}.{name}"] = (full if full is value else full.cpu()).contiguous()
             else:
                 numbers[f"{index}.{name}"] = value
     groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
@@ -317,9 +320,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         rest: Everything else.
     """
     state = optimizer.state_dict()
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
     for key, value in [*tensors.items(), *rest["numbers"].items()]:
         index, name = key.split(".", 1)
-        state["state"].setdefault(int(index), {})[name] = value
+        piece = sharding.like(value, parameters[int(index)]) if isinstance(value, Tensor) else value
+        state["state"].setdefault(int(index), {})[name] = piece
     for group, saved in zip(state["param_groups"], rest["groups"], strict=True):
         group.update(saved)
     optimizer.load_state_dict(state)

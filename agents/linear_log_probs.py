@@ -6,6 +6,9 @@ the backward pass; with a vocabulary of 50,000 they outweigh the model. Here the
 backward pass computes each chunk's logits again: one matrix product more, for a peak that does not grow with n. Where
 all rows fit into one chunk there is nothing to save, so its softmax is kept and nothing is computed twice.
 
+A loss that is a sum over tokens need not wait for the backward pass: `linear_loss` is told the loss, asks it for its
+gradient chunk by chunk, and is done with a chunk before it begins the next. No logits are computed twice.
+
 What differs from the fused cross-entropies that this is modelled on (Liger Kernel, arXiv:2410.10989; Cut Your Losses,
 arXiv:2411.09009): a value for each token instead of one loss, so that ratios, clipping and masks stay ordinary PyTorch;
 the entropy too, with its gradient; and no kernels of our own, so it runs wherever PyTorch does.
@@ -78,8 +81,8 @@ def linear_log_probs(
         entropies: (n,) alike, in nats. Where `entropy` is False, NaN, so that a use of what was not computed shows.
 
     Raises:
-        ValueError: on a shape, dtype or number that does not fit, on a token outside the vocabulary, and on a row of
-            `allowed` that allows nothing.
+        ValueError: on a shape, dtype or number that does not fit; on a CPU, also on a token outside the vocabulary and
+            on a row of `allowed` that allows nothing.
 
     Source:
         The gradients are those of the softmax; recomputing chunks is gradient checkpointing (Chen et al. 2016,
@@ -91,6 +94,90 @@ def linear_log_probs(
         >>> log_probs.exp(), entropies.exp()
         (tensor([0.5000]), tensor([2.]))
     """
+    hidden, weight, bias, chunk_size = _prepared(hidden, weight, bias, tokens, temperature, allowed, chunk_size)
+    head = _Head(float(temperature), allowed, transform)
+    results: tuple[Tensor, Tensor] = _LinearLogProbs.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, tokens, head, chunk_size, entropy
+    )
+    return results
+
+
+TokenLoss = Callable[[Tensor, Tensor, Tensor, slice], Tensor]
+"""From log-probs, entropies and values `(k,)` of the rows in a slice to what they add to the loss, ()."""
+
+
+def linear_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    tokens: Tensor,
+    values: Tensor,
+    loss_of: TokenLoss,
+    *,
+    temperature: float = 1.0,
+    allowed: Tensor | None = None,
+    chunk_size: int | None = None,
+    entropy: bool = True,
+    transform: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Computes a loss of the log-probs and entropies of `linear_log_probs`, and in the same pass its gradient.
+
+    Equal to `loss_of(log_probs, entropies, values, slice(0, n))` of all rows at once, for a loss that is a sum over
+    rows. Differentiable once, with respect to `hidden`, `weight`, `bias` and `values`, and one backward pass uses the
+    gradients up.
+
+    Args:
+        hidden: See `linear_log_probs`, as for all that is not named here.
+        weight: See there.
+        bias: See there.
+        tokens: See there.
+        values: (n,) floating point, one more number of each row that the loss reads.
+        loss_of: Called once for each chunk, and its gradient is asked for then. Whatever else it does, such as to count
+            metrics, it does once for each row.
+        temperature: See there.
+        allowed: See there.
+        chunk_size: See there.
+        entropy: False saves the entropies' share of the work; `loss_of` then gets NaN for them.
+        transform: See there.
+
+    Returns:
+        The sum of what `loss_of` returns, () in its dtype; a float32 0 where there are no rows.
+
+    Raises:
+        ValueError: See there.
+
+    Example:
+        >>> import torch
+        >>> head, values = torch.zeros(2, 2, requires_grad=True), torch.zeros(1)
+        >>> loss = linear_loss(torch.ones(1, 2), head, None, torch.tensor([1]), values, lambda logp, *_: -logp.sum())
+        >>> loss.backward()
+        >>> loss.exp(), head.grad
+        (tensor(2., grad_fn=<ExpBackward0>), tensor([[ 0.5000,  0.5000],
+                [-0.5000, -0.5000]]))
+    """
+    settings: dict[str, Any] = {"temperature": temperature, "allowed": allowed, "chunk_size": chunk_size}
+    if not torch.is_grad_enabled():
+        found = linear_log_probs(hidden, weight, bias, tokens, entropy=entropy, transform=transform, **settings)
+        return loss_of(*found, values, slice(0, len(tokens)))
+    hidden, weight, bias, chunk_size = _prepared(hidden, weight, bias, tokens, **settings)
+    head = _Head(float(temperature), allowed, transform)
+    with torch.autocast(hidden.device.type, enabled=False):  # all is cast, as the model itself would
+        loss: Tensor = _LinearLoss.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, bias, values, tokens, head, chunk_size, entropy, loss_of
+        )
+    return loss
+
+
+def _prepared(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    tokens: Tensor,
+    temperature: float,
+    allowed: Tensor | None,
+    chunk_size: int | None,
+) -> tuple[Tensor, Tensor, Tensor | None, int]:
+    """Checks the arguments; returns hidden, weight and bias in the dtype to compute in, and the chunk size."""
     _check(hidden, weight, bias, tokens, temperature, allowed, chunk_size)
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
@@ -100,11 +187,7 @@ def linear_log_probs(
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if chunk_size is None:
         chunk_size = max(1, (_CPU_CHUNK if device == "cpu" else _GPU_CHUNK) // max(1, weight.shape[0]))
-    head = _Head(float(temperature), allowed, transform)
-    results: tuple[Tensor, Tensor] = _LinearLogProbs.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, tokens, head, chunk_size, entropy
-    )
-    return results
+    return hidden, weight, bias, chunk_size
 
 
 class _Head(NamedTuple):
@@ -136,11 +219,40 @@ class _Head(NamedTuple):
             logits = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
         return logits
 
+    def factors(
+        self, d_log_probs: Tensor | None, d_entropies: Tensor | None, entropies: Tensor, forbidden: Tensor | None
+    ) -> _Factors:
+        """Returns the factors of the logits' gradient, from those of log-probs and entropies, (n,) each."""
+        of_token = torch.zeros_like(entropies) if d_log_probs is None else d_log_probs / self.temperature
+        if forbidden is not None:
+            of_token = of_token.masked_fill(forbidden, 0)
+        if d_entropies is None:
+            return _Factors(of_token, -of_token, None)
+        of_p_log_p = -d_entropies / self.temperature
+        return _Factors(of_token, of_p_log_p * entropies - of_token, of_p_log_p)
+
     def forbidden(self, tokens: Tensor) -> Tensor | None:
         """Returns (n,) bool, True where the token taken was not allowed; None where everything is."""
         if self.allowed is None:
             return None
         return ~(self.allowed[tokens] if self.allowed.ndim == 1 else self.allowed.gather(1, tokens[:, None])[:, 0])
+
+
+class _Factors(NamedTuple):
+    """What makes a gradient of logits: `onehot * of_token + p * of_p + p * log p * of_p_log_p`, each factor (n,)."""
+
+    of_token: Tensor
+    of_p: Tensor
+    of_p_log_p: Tensor | None
+
+    def of_logits(self, p: Tensor, p_log_p: Tensor | None, tokens: Tensor, rows: slice) -> Tensor:
+        """Returns (rows, vocab_size); in the place of `p_log_p`, where there is one."""
+        if self.of_p_log_p is None:
+            d_logits = p * self.of_p[rows, None]
+        else:
+            assert p_log_p is not None
+            d_logits = p_log_p.mul_(self.of_p_log_p[rows, None]).addcmul_(p, self.of_p[rows, None])
+        return d_logits.scatter_add_(1, tokens[rows, None], self.of_token[rows, None])
 
 
 class _LinearLogProbs(torch.autograd.Function):
@@ -192,15 +304,7 @@ class _LinearLogProbs(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=entropies.dtype) if needs_weight else None
         d_bias = torch.zeros_like(bias, dtype=entropies.dtype) if needs_bias else None
 
-        # d logits = onehot * from_token + p * from_p + p * log p * from_p_log_p, and all three factors are (n,).
-        from_token = torch.zeros_like(entropies) if d_log_probs is None else d_log_probs / head.temperature
-        forbidden = head.forbidden(tokens)
-        if forbidden is not None:
-            from_token = from_token.masked_fill(forbidden, 0)
-        from_p, from_p_log_p = -from_token, None
-        if d_entropies is not None:
-            from_p_log_p = -d_entropies / head.temperature
-            from_p = from_p + from_p_log_p * entropies
+        factors = head.factors(d_log_probs, d_entropies, entropies, head.forbidden(tokens))
 
         def of_logits(rows: slice) -> Tensor:
             """Returns the gradient of a chunk of logits; all else that is as large as a chunk goes when it returns."""
@@ -214,13 +318,10 @@ class _LinearLogProbs(torch.autograd.Function):
                     graph = transformed, logits
                 scaled = head.scaled(transformed.detach(), rows)
                 p, highest, log_p_highest = _softmax(scaled)
-                if from_p_log_p is not None:
+                if d_entropies is not None:
                     log_p = (scaled - highest).add_(log_p_highest)
-            if from_p_log_p is None:
-                d_logits: Tensor = p * from_p[rows, None]
-            else:
-                d_logits = (p * log_p).mul_(from_p_log_p[rows, None]).addcmul_(p, from_p[rows, None])
-            d_logits.scatter_add_(1, tokens[rows, None], from_token[rows, None])
+            p_log_p = None if d_entropies is None else p * log_p
+            d_logits = factors.of_logits(p, p_log_p, tokens, rows)
             if graph is not None:
                 (d_logits,) = torch.autograd.grad(*graph, d_logits)
             return d_logits
@@ -234,12 +335,7 @@ class _LinearLogProbs(torch.autograd.Function):
             if d_hidden is not None:
                 d_hidden[rows] = linear(d_logits, weight.T)
             if d_weight is not None:
-                if one_chunk:
-                    d_weight = linear(d_logits.T, hidden.T).to(d_weight.dtype)
-                elif d_weight.dtype == d_logits.dtype:
-                    d_weight.addmm_(d_logits.T, hidden[rows])
-                else:
-                    d_weight += d_logits.T @ hidden[rows]
+                d_weight = _added(d_weight, d_logits, hidden[rows], one_chunk)
             del d_logits
         return (
             d_hidden,
@@ -247,6 +343,107 @@ class _LinearLogProbs(torch.autograd.Function):
             None if d_bias is None else d_bias.to(bias.dtype),
             *(None,) * 4,
         )
+
+
+class _LinearLoss(torch.autograd.Function):
+    """The differentiable part of `linear_loss`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        values: Tensor,
+        tokens: Tensor,
+        head: _Head,
+        chunk_size: int,
+        entropy: bool,
+        loss_of: TokenLoss,
+    ) -> Tensor:
+        """Computes the loss and its gradients, chunk by chunk."""
+        accurate = _accurate(hidden.dtype)
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        d_hidden = torch.empty_like(hidden) if needs_hidden else None
+        d_weight = torch.zeros_like(weight, dtype=accurate) if needs_weight else None
+        d_bias = None if bias is None or not needs_bias else torch.zeros_like(bias, dtype=accurate)
+        d_values: Tensor | None = None  # and None at the end, where the loss reads no values
+        forbidden = head.forbidden(tokens)
+        total = torch.zeros((), device=hidden.device)
+
+        def of_logits(rows: slice) -> Tensor:
+            """Adds a chunk's loss, and returns the gradient of its logits; all else of that size goes with it."""
+            nonlocal total, d_values
+            transformed = logits = _logits(hidden[rows], weight, bias)
+            if head.transform is not None:
+                with torch.enable_grad():
+                    transformed = head.transformed(logits.requires_grad_())
+            scaled = head.scaled(transformed.detach(), rows)
+            p, highest, log_p_highest = _softmax(scaled)
+            log_probs = (scaled.gather(1, tokens[rows, None]) - highest + log_p_highest)[:, 0]
+            wrong = None if forbidden is None else forbidden[rows]
+            if wrong is not None:
+                log_probs = log_probs.masked_fill(wrong, -torch.inf)
+            entropies, p_log_p = torch.full_like(log_probs, torch.nan), None
+            if entropy:
+                p_log_p = (scaled - highest).add_(log_p_highest).mul_(p)
+                entropies = -p_log_p.sum(-1)
+            with torch.enable_grad():
+                leaves = [one.detach().requires_grad_() for one in (log_probs, entropies, values[rows])]
+                loss = loss_of(leaves[0], leaves[1], leaves[2], rows)
+                found = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else (None,) * 3
+            total = total + loss.detach()
+            d_log_probs, d_entropies, of_values = found
+            if of_values is not None:
+                d_values = torch.zeros_like(values) if d_values is None else d_values
+                d_values[rows] = of_values
+            factors = head.factors(d_log_probs, d_entropies if entropy else None, entropies, wrong)
+            d_logits = factors.of_logits(p, p_log_p, tokens[rows], slice(None))
+            if head.transform is not None:
+                (d_logits,) = torch.autograd.grad(transformed, logits, d_logits)
+            return d_logits
+
+        one_chunk = len(tokens) <= chunk_size
+        for rows in _chunks(len(tokens), chunk_size):
+            d_logits = of_logits(rows)
+            if d_bias is not None:
+                d_bias += d_logits.sum(0)
+            d_logits = d_logits.to(hidden.dtype)
+            if d_hidden is not None:
+                d_hidden[rows] = linear(d_logits, weight.T)
+            if d_weight is not None:
+                d_weight = _added(d_weight, d_logits, hidden[rows], one_chunk)
+            del d_logits
+        # Kept for one backward pass, which may then change them, and not for a second.
+        ctx.found = (
+            d_hidden,
+            None if d_weight is None else d_weight.to(weight.dtype),
+            None if d_bias is None or bias is None else d_bias.to(bias.dtype),
+            d_values,
+        )
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
+        """Scales the gradients that the forward pass has computed."""
+        found, ctx.found = ctx.found, None
+        if found is None:
+            raise RuntimeError(
+                "Expected one backward pass through linear_loss, got a second one: its gradients are gone"
+            )
+        if d_loss.device.type != "cpu" or float(d_loss) != 1:  # a GPU is not waited for
+            found = tuple(None if one is None else one.mul_(d_loss) for one in found)
+        return (*found, *(None,) * 5)
+
+
+def _added(d_weight: Tensor, d_logits: Tensor, hidden: Tensor, alone: bool) -> Tensor:
+    """Returns the head's gradient with a chunk's share, in place unless the chunk is alone."""
+    if alone:
+        return linear(d_logits.T, hidden.T).to(d_weight.dtype)
+    if d_weight.dtype == d_logits.dtype:
+        return d_weight.addmm_(d_logits.T, hidden)
+    return d_weight.add_(d_logits.T @ hidden)
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -305,8 +502,7 @@ def _check(
         raise ValueError(f"Expected a positive, finite temperature, got {temperature}")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"Expected a chunk_size of at least 1, got {chunk_size}")
-    if n:
-        # Out of range, a GPU stops with an assertion that names no argument, after which no call works.
+    if n and tokens.device.type == "cpu":  # to read them elsewhere would make the host wait
         low, high = torch.stack(torch.aminmax(tokens)).tolist()
         if low < 0 or high >= vocab_size:
             raise ValueError(f"Expected tokens in [0, {vocab_size}), got values from {low} to {high}")
@@ -316,5 +512,5 @@ def _check(
                 f"Expected allowed of shape ({vocab_size},) or ({n}, {vocab_size}) and torch.bool, "
                 f"got {tuple(allowed.shape)} and {allowed.dtype}"
             )
-        if not bool(allowed.any(-1).all()):
+        if allowed.device.type == "cpu" and not bool(allowed.any(-1).all()):
             raise ValueError("Expected at least one allowed token in every row, got a row with none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -25,8 +25,9 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._weights: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor | float] = {}
+        self._weights: dict[str, Tensor | float] = {}
+        self._awaited: list[tuple[Tensor, Callable[[list[float]], None]]] = []
 
     def add(self, weight: Tensor | float, values: Mapping[str, Tensor | float]) -> None:
         """Count some means.
@@ -36,9 +37,7 @@ class Meter:
             values: Name to mean, scalars.
         """
         for name, value in values.items():
-            scaled = torch.as_tensor(value).detach() * weight
-            self._sums[name] = self._sums[name] + scaled if name in self._sums else scaled
-            self._weights[name] = self._weights.get(name, torch.zeros(())) + torch.as_tensor(weight).cpu()
+            self._add(name, _number(value) * weight, weight)
 
     def add_shares(self, weight: Tensor | float, share: Tensor | float, values: Mapping[str, Tensor]) -> None:
         """Count parts of a mean, such as the losses of micro-batches that are all divided by their batch's count.
@@ -48,20 +47,73 @@ class Meter:
             share: Which part of them this is.
             values: Name to what the part contributes to the mean, scalars.
         """
+        part = weight * share
         for name, value in values.items():
-            scaled = value.detach() * weight
-            self._sums[name] = self._sums[name] + scaled if name in self._sums else scaled
-            self._weights[name] = self._weights.get(name, torch.zeros(())) + torch.as_tensor(weight * share).cpu()
+            self._add(name, _number(value) * weight, part)
+
+    def merge(self, other: Meter, *, when: Tensor | None = None) -> None:
+        """Count what another meter has counted, and wait in its place for what it waits for.
+
+        Args:
+            other: The other one.
+            when: () bool on the device, whether it counts at all; None: it does. Nobody waits for its value.
+        """
+        for name, total in other._sums.items():
+            weight = other._weights[name]
+            if when is not None:  # NaN times 0 is NaN
+                total, weight = (
+                    torch.where(when, torch.as_tensor(one, device=when.device), 0.0) for one in (total, weight)
+                )
+            self._add(name, total, weight)
+        self._awaited += other._awaited
+        other._awaited = []
+
+    def await_numbers(self, numbers: Tensor, then: Callable[[list[float]], None]) -> None:
+        """Have some numbers read together with the averages.
+
+        Args:
+            numbers: `(k,)`.
+            then: Called with them by `means`, in the order in which they were given.
+        """
+        self._awaited.append((numbers, then))
 
     def means(self) -> dict[str, float]:
         """Name to average, over all processes; NaN for what was counted with no weight at all."""
-        totals = [total.float() for total in self._sums.values()]
-        sums = torch.stack(totals).tolist() if totals else []  # the one host sync
-        weights = [float(weight) for weight in self._weights.values()]
+        awaited, self._awaited = self._awaited, []
+        wanted = [*self._sums.values(), *self._weights.values()]
+        read = iter(_read([*wanted, *(numbers for numbers, _ in awaited)]))
+        sums, weights = [next(read)[0] for _ in self._sums], [next(read)[0] for _ in self._weights]
+        for numbers, (_, then) in zip(read, awaited, strict=True):
+            then(numbers)
         pairs = {name: (total, weight) for name, total, weight in zip(self._sums, sums, weights, strict=True)}
         return {
             name: total / weight if weight else float("nan") for name, (total, weight) in processes.sums(pairs).items()
         }
+
+    def _add(self, name: str, total: Tensor | float, weight: Tensor | float) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + total
+        self._weights[name] = self._weights.get(name, 0.0) + weight
+
+
+def _number(value: Tensor | float) -> Tensor | float:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _read(numbers: Sequence[Tensor | float]) -> list[list[float]]:
+    """The values of scalars and `(k,)` tensors, for which the host waits once a device."""
+    found = [[] if isinstance(one, Tensor) else [one] for one in numbers]
+    tensors = [(place, one.reshape(-1)) for place, one in enumerate(numbers) if isinstance(one, Tensor)]
+    for device in {one.device for _, one in tensors}:
+        there = [(place, one) for place, one in tensors if one.device == device]
+        flat = torch.cat([one.float() for _, one in there]).tolist()
+        for (place, _), part in zip(there, _split(flat, [len(one) for _, one in there]), strict=True):
+            found[place] = part
+    return found
+
+
+def _split(flat: list[float], lengths: Sequence[int]) -> list[list[float]]:
+    ends = np.cumsum(lengths).tolist()
+    return [flat[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
 def distinct_n(texts: Iterable[str], n: int = 2) -> float:

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ from agents.lane_cache import (
     trunk_states,
 )
 from agents.linear import linear, use_fast_linears
-from agents.linear_log_probs import linear_log_probs
+from agents.linear_log_probs import linear_log_probs, linear_loss
 from agents.lstm import LSTMForCausalLM, RecurrentContext
 from agents.sampling import Truncation
 from textenvs import Tokenizer, make_tokenizer
@@ -60,9 +60,14 @@ _FRESH = {
     "n_layer": 2,
     "n_head": 4,
     "n_positions": 1024,
+    "activation_function": "gelu_pytorch_tanh",  # GPT-2's gelu_new, as one operation in place of eight
     "initializer_range": 0.1,
     "pad_token_id": None,  # often EOS, and then GPT-2 warns of rows that are padded, which a causal mask hides from it
 }
+
+# Attention that reads rows of several texts without a mask, by device: FlashAttention's kernels. The others compute the
+# scores between all texts of a packed row, and then mask them.
+_PACKING: Mapping[str, tuple[str, ...]] = {"cuda": ("flash",)}
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -82,19 +87,25 @@ class Step:
     values: Tensor
 
 
-@dataclass(frozen=True)
-class ActionEvaluation:
+class ActionEvaluation(NamedTuple):  # a tuple, since that is what FSDP looks into for gradients
     """What a policy thinks of recorded actions, with gradients. Zeros where the mask is False.
 
     Attributes:
-        log_probs: `(batch, time)` float32.
-        entropies: `(batch, time)` float32, nats.
-        values: `(batch, time)` float32, of the states before the actions.
+        log_probs: `(batch, time)` float32, or `(k,)` of some actions.
+        entropies: Alike, nats.
+        values: Alike, of the states before the actions.
     """
 
     log_probs: Tensor
     entropies: Tensor
     values: Tensor
+
+
+Places = tuple[Tensor, Tensor]
+"""Row and step of some actions in a `(batch, time)` grid, `(k,)` int64 each: what such an array is indexed with."""
+
+LossOfActions = Callable[[ActionEvaluation, Places], Tensor]
+"""From what a policy thinks of some actions, `(k,)` each, and their places to what they add to a loss, ()."""
 
 
 class Policy(nn.Module):
@@ -154,6 +165,7 @@ class Policy(nn.Module):
         self._scale, self._soft_cap = _logit_shape(model.config)
         use_fast_linears(model)
         self._decode_graph, self._action_graph, self._masked_graph = StepGraph(), StepGraph(), StepGraph()
+        self._packable: dict[str, bool] = {}  # by attention, found when it is first asked for
         self.eval()
         self._check_head()
         self._cacheable = self._check_cache()
@@ -653,36 +665,99 @@ class Policy(nn.Module):
         Returns:
             The evaluation.
         """
+        at, hidden, tokens, values = self._before(input_ids, positions, mask)
+        with self._running():
+            log_probs, entropies = linear_log_probs(
+                hidden, *self._weights(), tokens, entropy=entropy, **self._distribution(at, temperature, allowed)
+            )
+
+        def on_grid(flat: Tensor) -> Tensor:
+            return flat.new_zeros(mask.shape).index_put(at, flat)
+
+        return ActionEvaluation(on_grid(log_probs.float()), on_grid(entropies.float()), on_grid(values))
+
+    def loss(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        loss_of: LossOfActions,
+        *,
+        temperature: float = 1.0,
+        entropy: bool = True,
+        allowed: Tensor | None = None,
+    ) -> Tensor:
+        """A loss that is a sum over actions, with its gradient: less work than to take that of `evaluate`.
+
+        The head's gradient is computed in the forward pass (`agents.linear_log_probs.linear_loss`), so each logit is
+        computed once. A second backward pass has no gradients left.
+
+        Args:
+            input_ids: See `evaluate`, as for all that is not named here.
+            positions: See there.
+            mask: See there.
+            loss_of: Called for one chunk of counted actions after another. Arrays of the batch have theirs at the
+                places it gets: `advantages[places]` are `(k,)`.
+            temperature: See there.
+            entropy: False: `loss_of` does not read entropies, which are NaN.
+            allowed: See there.
+
+        Returns:
+            The sum of what `loss_of` returns, ().
+        """
+        (rows, steps), hidden, tokens, values = self._before(input_ids, positions, mask)
+
+        def of_chunk(log_probs: Tensor, entropies: Tensor, values: Tensor, part: slice) -> Tensor:
+            now = ActionEvaluation(log_probs.float(), entropies.float(), values)
+            return loss_of(now, (rows[part], steps[part]))
+
+        with self._running():
+            return linear_loss(
+                hidden,
+                *self._weights(),
+                tokens,
+                values,
+                of_chunk,
+                entropy=entropy,
+                **self._distribution((rows, steps), temperature, allowed),
+            )
+
+    def _before(self, input_ids: Tensor, positions: Tensor, mask: Tensor) -> tuple[Places, Tensor, Tensor, Tensor]:
+        """The counted actions: their places, the states before them `(n, hidden)`, and tokens and values `(n,)`."""
         rows, steps = mask.nonzero(as_tuple=True)
         places = positions[rows, steps]
         prompts, ends = positions[:, 0], (positions * mask).amax(dim=1)
+        packs = self._packs()
+
+        def states_of(trunk: nn.Module) -> Tensor:
+            with self._checkpointing(trunk):
+                if packs:
+                    states, starts = packed_states(trunk, input_ids, ends)
+                    return states[starts[rows] + places - 1]
+                return trunk_states(trunk, input_ids, prompts, ends)[rows, places - 1]
+
+        with self._running():
+            hidden = states_of(self.model.base_model)
+            valued = hidden if self.critic is None else states_of(self.critic)
+        values = self.value_head(valued.float())[:, 0]
+        hidden = hidden.to(self._head.weight.dtype)  # an LSTM leaves bfloat16 under autocast
+        return (rows, steps), hidden, input_ids[rows, places], values
+
+    def _weights(self) -> tuple[Tensor, Tensor | None]:
         head = self._head
+        return head.weight, self._bias_of(head)
+
+    def _distribution(self, at: Places, temperature: float, allowed: Tensor | None) -> dict[str, Any]:
+        """What makes distributions of the head's logits at some places, as `linear_log_probs` takes it."""
         may = self._allowed
         if allowed is not None:
-            may = unpack_masks(allowed[rows, steps], self.tokenizer.vocab_size)
-            may = nn.functional.pad(may, (0, head.out_features - may.shape[1]))
-        with self._running():
-            with self._checkpointing(self.model.base_model):
-                hidden = trunk_states(self.model.base_model, input_ids, prompts, ends)[rows, places - 1]
-            log_probs, entropies = linear_log_probs(
-                hidden.to(head.weight.dtype),  # an LSTM leaves bfloat16 under autocast
-                head.weight,
-                self._bias_of(head),
-                input_ids[rows, places],
-                temperature=temperature if self._soft_cap else temperature / self._scale,
-                allowed=may,
-                entropy=entropy,
-                transform=self._shaped if self._soft_cap else None,
-            )
-            if self.critic is not None:
-                with self._checkpointing(self.critic):
-                    hidden = trunk_states(self.critic, input_ids, prompts, ends)[rows, places - 1]
-        values = self.value_head(hidden.float())[:, 0]
-
-        def on_grid(flat: Tensor) -> Tensor:
-            return flat.new_zeros(mask.shape).index_put((rows, steps), flat)
-
-        return ActionEvaluation(on_grid(log_probs.float()), on_grid(entropies.float()), on_grid(values))
+            may = unpack_masks(allowed[at], self.tokenizer.vocab_size)
+            may = nn.functional.pad(may, (0, self._head.out_features - may.shape[1]))
+        return {
+            "temperature": temperature if self._soft_cap else temperature / self._scale,
+            "allowed": may,
+            "transform": self._shaped if self._soft_cap else None,
+        }
 
     @torch.no_grad()
     def state_values(
@@ -782,6 +857,37 @@ class Policy(nn.Module):
                 f"cap, got {type(self.model).__name__}, which changes them in another way: not supported"
             )
 
+    def _packs(self) -> bool:
+        """Whether episodes go through the trunk one behind the other, in one row without padding."""
+        attention = self.model.config._attn_implementation or ""
+        takes_rows = any(name in attention for name in _PACKING.get(self.device.type, ()))
+        if not takes_rows or self.model.config.is_encoder_decoder:
+            return False
+        if attention not in self._packable:
+            self._packable[attention] = self._check_packing()
+        return self._packable[attention]
+
+    @torch.no_grad()
+    def _check_packing(self) -> bool:
+        """Whether a packed row has this model's own states, on episodes of different lengths."""
+        size, ends = self.tokenizer.vocab_size, torch.tensor([3, 1, 4], device=self.device)
+        rows = torch.arange(1, 13, device=self.device).view(3, 4) * 7 % size
+        tolerance = 1e-3 if self.precision == "float32" else 5e-2
+        try:
+            with self._running():
+                expected = trunk_states(self.model.base_model, rows, torch.ones_like(ends), ends)
+                states, starts = packed_states(self.model.base_model, rows, ends)
+            for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+                got = states[start : start + end].float()
+                if not torch.allclose(got, expected[row, :end].float(), atol=tolerance, rtol=tolerance):
+                    raise ValueError("its packed states differ from those of padded rows")
+        except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, IndexError) as error:
+            transformers_logging.get_logger("agents").warning(
+                f"{type(self.model).__name__} does not read packed rows ({error}): the update pads its rows."
+            )
+            return False
+        return True
+
     @torch.no_grad()
     def _check_cache(self) -> bool:
         """Whether the lane cache gives this model's own states, on three lanes of different lengths."""
@@ -801,6 +907,26 @@ class Policy(nn.Module):
             )
             return False
         return True
+
+
+def packed_states(trunk: Any, input_ids: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """The trunk's last hidden states over rows that are put one behind the other, in one pass without padding.
+
+    Position ids begin again with each row. Transformers sees by them where one ends, and keeps attention inside it.
+
+    Args:
+        trunk: The trunk of a causal model.
+        input_ids: `(batch, length)` int64.
+        ends: `(batch,)` int64, how many tokens of each row are looked at. At least one is.
+
+    Returns:
+        `(tokens, hidden)` states, and `(batch,)` int64, where each row begins in them.
+    """
+    ends = ends.clamp(min=1)
+    places = torch.arange(input_ids.shape[1], device=input_ids.device).expand(len(input_ids), -1)
+    inside = places < ends[:, None]
+    output = trunk(input_ids=input_ids[inside][None], position_ids=places[inside][None], use_cache=False)
+    return output.last_hidden_state[0], ends.cumsum(0) - ends
 
 
 def _acts(context: Context) -> TypeGuard[CachedContext]:

@@ -16,7 +16,7 @@ OpenAI's code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal
@@ -28,7 +28,7 @@ from agents.advantages import gae, normalize
 from agents.config import RunConfig
 from agents.losses import explained_variance, kl_estimate, masked_mean, ppo_policy_loss, value_loss
 from agents.metrics import Meter
-from agents.policy import Policy
+from agents.policy import ActionEvaluation, Places, Policy
 from agents.rollout import Rollout, micro_batches, minibatches
 from agents.steps import step
 from agents.training import Algorithm
@@ -95,7 +95,7 @@ def update(
     Args:
         policy: Who is trained.
         optimizer: Over the policy's parameters.
-        rollout: Fresh episodes of that policy, `ref_log_probs` filled in.
+        rollout: Fresh episodes of that policy, `ref_log_probs` filled in where KL has a price.
         config: The settings.
         generator: Source of the minibatches' order.
 
@@ -104,8 +104,7 @@ def update(
     """
     mask = rollout.response_mask
     kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
-    assert rollout.ref_log_probs is not None
-    kl_price = kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask)
+    kl_price = kl_coef * rollout.kl(config.kl_estimator) if kl_coef else 0.0
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
     advantages, returns = gae(
         rewards,
@@ -125,54 +124,63 @@ def update(
         advantages = normalize(advantages, mask)
     rollout = replace(rollout, advantages=advantages, returns=returns)
 
-    def loss_of(tokens: Tensor, moved: Meter, rows: Tensor) -> tuple[Tensor, Callable[[], None]]:
+    def loss_of(tokens: Tensor, rows: Tensor, found: Meter) -> Tensor:
         part = rollout.select(rows)
-        assert part.advantages is not None
-        assert part.returns is not None
-        counted = part.response_mask
-        now = policy.evaluate(
-            part.input_ids, part.positions, counted, temperature=config.temperature, allowed=part.action_masks
-        )
-        policy_loss, stats = ppo_policy_loss(
-            now.log_probs,
-            part.log_probs,
-            part.advantages,
-            counted,
-            clip_range=config.clip_range,
-            clip_range_high=config.clip_range_high,
-            normalizer=tokens,
-        )
-        critic_loss = value_loss(
-            now.values,
-            part.returns,
-            counted,
-            old_values=part.values,
-            clip_range=config.value_clip_range,
-            normalizer=tokens,
-        )
-        entropy = masked_mean(now.entropies, counted, normalizer=tokens)
-        loss = policy_loss + config.value_coef * critic_loss - entropy_coef * entropy
-        if config.kl_credit == "loss":
-            assert part.ref_log_probs is not None
-            kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
-            loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
-        terms = {"policy_loss": policy_loss, "value_loss": critic_loss, "entropy": entropy}
 
-        def count() -> None:
-            meter.add_shares(tokens, counted.sum() / tokens.clamp(min=1), terms)
-            meter.add(counted.sum(), stats)
-            moved.add(counted.sum(), {"approx_kl": stats["approx_kl"]})
+        def of_actions(now: ActionEvaluation, at: Places) -> Tensor:
+            assert part.advantages is not None
+            assert part.returns is not None
+            counted = part.response_mask[at]
+            policy_loss, stats = ppo_policy_loss(
+                now.log_probs,
+                part.log_probs[at],
+                part.advantages[at],
+                counted,
+                clip_range=config.clip_range,
+                clip_range_high=config.clip_range_high,
+                normalizer=tokens,
+            )
+            critic_loss = value_loss(
+                now.values,
+                part.returns[at],
+                counted,
+                old_values=part.values[at],
+                clip_range=config.value_clip_range,
+                normalizer=tokens,
+            )
+            entropy = masked_mean(now.entropies, counted, normalizer=tokens)
+            loss = policy_loss + config.value_coef * critic_loss
+            if entropy_coef:
+                loss = loss - entropy_coef * entropy
+            if config.kl_credit == "loss" and kl_coef:
+                assert part.ref_log_probs is not None
+                kl = kl_estimate(now.log_probs, part.ref_log_probs[at], config.kl_estimator, mask=counted)
+                loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
+            terms = {"policy_loss": policy_loss, "value_loss": critic_loss, "entropy": entropy}
+            found.add_shares(tokens, len(counted) / tokens.clamp(min=1), terms)
+            found.add(len(counted), stats)
+            return loss
 
-        return loss, count
+        return policy.loss(
+            part.input_ids,
+            part.positions,
+            part.response_mask,
+            of_actions,
+            temperature=config.temperature,
+            allowed=part.action_masks,
+        )
 
     epochs = 0
     for _ in range(config.epochs):
         moved = Meter()
         for minibatch in minibatches(rollout, config.minibatch_size, generator, tokens=config.minibatch_tokens):
-            part_loss = partial(loss_of, mask[minibatch].sum(), moved)
-            step(policy, optimizer, minibatch, part_loss, config, meter, cut=partial(micro_batches, rollout))
+            part_loss = partial(loss_of, mask[minibatch].sum())
+            step(optimizer, minibatch, part_loss, config, moved, cut=partial(micro_batches, rollout))
         epochs += 1
-        if config.target_kl is not None and moved.means().get("approx_kl", 0.0) > config.target_kl:
+        meter.merge(moved)
+        if config.target_kl is None or epochs == config.epochs:  # to look is to wait for the device
+            continue
+        if moved.means().get("approx_kl", 0.0) > config.target_kl:
             break
     return {**meter.means(), "epochs": float(epochs)}
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor
 
 if TYPE_CHECKING:
     from agents.rollout import Rollout
@@ -31,27 +32,54 @@ class LostProcessError(RuntimeError):
 
 
 @contextmanager
-def _collective() -> Iterator[None]:
+def together() -> Iterator[None]:
+    """What all processes do at once, which fails when one of them has ended.
+
+    Raises:
+        LostProcessError: If one has.
+    """
     try:
         yield
     except RuntimeError as error:
-        raise LostProcessError(
-            f"Expected {count()} processes that train together, but one of them has ended: its own message says why "
-            f"({error})"
-        ) from error
+        raise _lost(error) from error
 
 
-def start(device: str | None = None) -> str | None:
+@contextmanager
+def among_others() -> Iterator[None]:
+    """A computation that talks to the other processes on its way, and may fail for reasons of its own as well.
+
+    Raises:
+        LostProcessError: If another process has ended. Other errors stay what they are.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # NCCL's errors have a class; gloo's are plain ones that name a line of its source.
+        if isinstance(error, distributed.DistError) or "gloo/" in str(error):
+            raise _lost(error) from error
+        raise
+
+
+def _lost(error: RuntimeError) -> LostProcessError:
+    return LostProcessError(
+        f"Expected {count()} processes that train together, but one of them has ended: its own message says why "
+        f"({error})"
+    )
+
+
+def start(device: str | None = None, *, pieces: bool = True) -> str | None:
     """Join the other processes, where a launcher has started several.
 
     Args:
         device: What the user asked for: "cpu", or None for what Accelerate chooses.
+        pieces: Whether what is trained can be cut over the processes, as FSDP does.
 
     Returns:
         The device of this process; `device` where there is one process.
 
     Raises:
         ImportError: If there are several, and Accelerate is not installed.
+        ValueError: If Accelerate's config asks for what is not supported.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return device
@@ -59,6 +87,19 @@ def start(device: str | None = None) -> str | None:
         accelerate = import_module("accelerate")
     except ImportError as error:
         raise ImportError('Several processes need Accelerate: pip install "textenvs[accelerate]"') from error
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ValueError(
+            "Expected distributed_type MULTI_GPU or FSDP in Accelerate's config, got DEEPSPEED, whose engine wants to "
+            "own the step. FSDP cuts the same things: fsdp_reshard_after_forward: true is ZeRO stage 3, false stage 2"
+        )
+    if (mixed := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
+        raise ValueError(
+            f"Expected mixed_precision: no in Accelerate's config, got {mixed!r}: it is --precision that says so here"
+        )
+    if not pieces and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise ValueError(
+            "Expected distributed_type MULTI_GPU in Accelerate's config, got FSDP, which train alone supports"
+        )
     state = accelerate.PartialState(cpu=device == "cpu")
     return "cpu" if state.device.type == "cpu" else str(state.device)
 
@@ -89,17 +130,20 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Add up the gradients of all processes, in every process. Who has none counts as zeros, if somebody has one.
 
     Args:
-        parameters: The same ones in the same order, everywhere.
+        parameters: The same ones in the same order, everywhere. Of what is cut over the processes, gradients are added
+            up already.
     """
     if count() == 1:
         return
     trained = [one for one in parameters if one.requires_grad]
+    if isinstance(trained[0], DTensor):
+        return
     flags = torch.tensor([one.grad is not None for one in trained], dtype=torch.int32, device=trained[0].device)
-    with _collective():
+    with together():
         distributed.all_reduce(flags, distributed.ReduceOp.MAX)
     moved = [one for one, flag in zip(trained, flags.tolist(), strict=True) if flag]
     flat = torch.cat([(torch.zeros_like(one) if one.grad is None else one.grad).flatten().float() for one in moved])
-    with _collective():
+    with together():
         distributed.all_reduce(flat)
     for one, gradient in zip(moved, flat.split([one.numel() for one in moved]), strict=True):
         one.grad = gradient.view_as(one).to(one.dtype)
@@ -116,10 +160,10 @@ def total(number: Tensor) -> Tensor:
     """
     if count() == 1:
         return number
-    summed = number.clone()
-    with _collective():
+    summed = number.to(_device(), copy=True)
+    with together():
         distributed.all_reduce(summed)
-    return summed
+    return summed.to(number.device)
 
 
 def largest(numbers: list[int]) -> list[int]:
@@ -134,7 +178,7 @@ def largest(numbers: list[int]) -> list[int]:
     if count() == 1:
         return numbers
     found = torch.tensor(numbers, device=_device())
-    with _collective():
+    with together():
         distributed.all_reduce(found, distributed.ReduceOp.MAX)
     return [int(one) for one in found.tolist()]
 
@@ -151,7 +195,7 @@ def sums(values: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, fl
     if count() == 1:
         return dict(values)
     everyone: list[Any] = [None] * count()
-    with _collective():
+    with together():
         distributed.all_gather_object(everyone, dict(values))
     added: dict[str, tuple[float, float]] = {}
     for one in everyone:
@@ -173,7 +217,7 @@ def from_first(value: Any) -> Any:
     if count() == 1:
         return value
     box = [value]
-    with _collective():
+    with together():
         distributed.broadcast_object_list(box, src=0)
     return box[0]
 
@@ -192,7 +236,7 @@ def gather(rollout: Rollout) -> Rollout:
     everyone: list[Any] = [None] * count()
     mine = {one.name: getattr(rollout, one.name) for one in fields(rollout)}
     host = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in mine.items()}
-    with _collective():
+    with together():
         distributed.all_gather_object(everyone, host)
     device = rollout.input_ids.device
     # Examples are named by (group, turn) in each process; the numbers of another one must not meet them.

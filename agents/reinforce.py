@@ -19,7 +19,6 @@ one learning rate serves any scale of reward; and each token pays for its KL to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -37,9 +36,9 @@ from agents.advantages import (
     per_step_means,
 )
 from agents.config import RunConfig
-from agents.losses import kl_estimate, masked_mean, policy_gradient_loss, sequence_mean, value_loss
+from agents.losses import kl_estimate, masked_mean, policy_gradient_loss, value_loss
 from agents.metrics import Meter
-from agents.policy import Policy
+from agents.policy import ActionEvaluation, Places, Policy
 from agents.rollout import Rollout, collect, micro_batches
 from agents.steps import step
 from agents.training import Algorithm
@@ -148,7 +147,7 @@ def update(
     Args:
         policy: Who is trained.
         optimizer: Over the policy's parameters.
-        rollout: Fresh episodes of that policy, `ref_log_probs` filled in, and `baselines` by `prepare`.
+        rollout: Fresh episodes of that policy, with `ref_log_probs` where KL has a price, and `baselines` by `prepare`.
         config: The settings.
         generator: Unused: the whole batch is one step.
 
@@ -160,8 +159,7 @@ def update(
     """
     mask = rollout.response_mask
     kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
-    assert rollout.ref_log_probs is not None
-    kl_price = kl_coef * kl_estimate(rollout.log_probs, rollout.ref_log_probs, config.kl_estimator, mask=mask)
+    kl_price = kl_coef * rollout.kl(config.kl_estimator) if kl_coef else 0.0
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
     returns = credits(rollout, rewards, config)
     advantages = baseline_advantages(rollout, returns, config)
@@ -173,31 +171,39 @@ def update(
     meter = Meter()
     tokens = mask.sum()
 
-    def loss_of(rows: Tensor) -> tuple[Tensor, Callable[[], None]]:
+    def loss_of(rows: Tensor, found: Meter) -> Tensor:
         part = rollout.select(rows)
-        counted, steps = part.response_mask, part.response_mask.shape[1]
-        now = policy.evaluate(
-            part.input_ids, part.positions, counted, temperature=config.temperature, allowed=part.action_masks
+        mine, targets = advantages[rows], returns[rows]
+
+        def of_actions(now: ActionEvaluation, at: Places) -> Tensor:
+            counted = part.response_mask[at]
+            # An episode mean is a sum over tokens, divided by the number of episodes: `agents.losses.sequence_mean`.
+            normalizer = tokens if config.loss_mean == "token" else mask.any(dim=1).sum()
+            policy_loss = policy_gradient_loss(now.log_probs, mine[at], counted, normalizer=normalizer)
+            entropy = masked_mean(now.entropies, counted, normalizer=tokens)
+            loss = policy_loss - entropy_coef * entropy if entropy_coef else policy_loss
+            terms = {"policy_loss": policy_loss, "entropy": entropy}
+            if config.baseline == "value":
+                terms["value_loss"] = value_loss(now.values, targets[at], counted, normalizer=tokens)
+                loss = loss + config.value_coef * terms["value_loss"]
+            if config.kl_credit == "loss" and kl_coef:
+                assert part.ref_log_probs is not None
+                kl = kl_estimate(now.log_probs, part.ref_log_probs[at], config.kl_estimator, mask=counted)
+                loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
+            found.add_shares(1.0, len(counted) / tokens.clamp(min=1), terms)
+            return loss
+
+        return policy.loss(
+            part.input_ids,
+            part.positions,
+            part.response_mask,
+            of_actions,
+            temperature=config.temperature,
+            allowed=part.action_masks,
         )
-        if config.loss_mean == "token":
-            policy_loss = policy_gradient_loss(now.log_probs, advantages[rows, :steps], counted, normalizer=tokens)
-        else:
-            weighted = now.log_probs * advantages[rows, :steps]
-            policy_loss = -sequence_mean(weighted, counted, normalizer=mask.any(dim=1).sum())
-        entropy = masked_mean(now.entropies, counted, normalizer=tokens)
-        loss = policy_loss - entropy_coef * entropy
-        terms = {"policy_loss": policy_loss, "entropy": entropy}
-        if config.baseline == "value":
-            terms["value_loss"] = value_loss(now.values, returns[rows, :steps], counted, normalizer=tokens)
-            loss = loss + config.value_coef * terms["value_loss"]
-        if config.kl_credit == "loss":
-            assert part.ref_log_probs is not None
-            kl = kl_estimate(now.log_probs, part.ref_log_probs, config.kl_estimator, mask=counted)
-            loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
-        return loss, lambda: meter.add_shares(1.0, counted.sum() / tokens.clamp(min=1), terms)
 
     everything = torch.arange(len(rollout), device=mask.device)
-    step(policy, optimizer, everything, loss_of, config, meter, cut=partial(micro_batches, rollout))
+    step(optimizer, everything, loss_of, config, meter, cut=partial(micro_batches, rollout))
     return meter.means()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.losses import kl_estimate
 from agents.policy import Policy
 from agents.sampling import Truncation
 from textenvs import TextGenVectorEnv
@@ -41,7 +42,8 @@ class Rollout:
         terminated: `(batch,)` bool.
         truncated: `(batch,)` bool.
         last_values: `(batch,)` float32, V of the final observation, used where truncated.
-        ref_log_probs: `(batch, time)` float32, of the same actions under the reference policy; None until computed.
+        ref_log_probs: `(batch, time)` float32, of the same actions under the reference policy; None until computed, and
+            where nothing asks for it: the start model has random weights, and KL no price.
         advantages: `(batch, time)` float32; None until an algorithm has estimated them.
         returns: `(batch, time)` float32, the values' targets; None likewise.
         group: `(batch,)` int64, episodes with the same number share their example.
@@ -53,7 +55,7 @@ class Rollout:
             `numpy.packbits(..., bitorder="little")` lays them out; None: anything, always.
         baselines: `(batch, time)` float32, what an algorithm's baseline expects of each action, where it does not come
             from the rollout itself; None likewise.
-        seconds: Where the time went: "policy", "environment".
+        seconds: Where the time went: "policy", "environment", and, within the environment's, "score".
     """
 
     input_ids: Tensor
@@ -91,6 +93,22 @@ class Rollout:
         """`(batch, time)`, what an algorithm learns from: the raw rewards, with the bonuses where there are any."""
         return self.rewards if self.bonuses is None else self.rewards + self.bonuses
 
+    def kl(self, estimator: Literal["k1", "k2", "k3"]) -> Tensor:
+        """Each action's KL to the reference policy, estimated.
+
+        Args:
+            estimator: See `agents.losses.kl_estimate`.
+
+        Returns:
+            `(batch, time)` float32, 0 where masked.
+
+        Raises:
+            ValueError: If there are no `ref_log_probs`.
+        """
+        if self.ref_log_probs is None:
+            raise ValueError("Expected ref_log_probs, got None: see agents.evaluation.reference_log_probs")
+        return kl_estimate(self.log_probs, self.ref_log_probs, estimator, mask=self.response_mask)
+
     def responses(self, policy: Policy) -> list[str]:
         """The text of each episode's response.
 
@@ -118,12 +136,12 @@ class Rollout:
         picked: dict[str, Any] = {
             one.name: value[rows] for one in fields(self) if isinstance(value := getattr(self, one.name), Tensor)
         }
-        steps = max(int(picked["response_mask"].sum(dim=1).max()), 1)
+        longest = picked["response_mask"].sum(dim=1).max(), picked["positions"].max()
+        steps, last = torch.stack(longest).tolist()  # one wait for the device
         for name, value in picked.items():
             if value.ndim >= 2 and name != "input_ids":
-                picked[name] = value[:, :steps]
-        length = int(picked["positions"].max()) + 1
-        picked["input_ids"] = picked["input_ids"][:, :length]
+                picked[name] = value[:, : max(steps, 1)]
+        picked["input_ids"] = picked["input_ids"][:, : last + 1]
         return replace(self, **picked)
 
 
@@ -241,7 +259,7 @@ def collect(
     num_lanes = env.num_envs
     rows = np.arange(num_lanes)  # the lanes that the policy still computes
     context = policy.context(num_lanes, _max_length(env))
-    seconds = {"policy": 0.0, "environment": 0.0}
+    seconds = {"policy": 0.0, "environment": 0.0, "score": -env.score_seconds}
     started = time.perf_counter()
 
     playing = np.arange(num_lanes) < num_episodes
@@ -302,6 +320,7 @@ def collect(
                 playing[lanes] = True
                 begun += len(lanes)
         seconds["environment"] += (started := time.perf_counter()) - now
+    seconds["score"] += env.score_seconds
     return recorder.rollout(policy, seconds)
 
 

@@ -28,12 +28,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents import processes
 from agents.config import OptimizerConfig
 from agents.evaluation import evaluate
 from agents.losses import masked_mean
 from agents.metrics import Meter, MetricsLog
 from agents.optimization import make_optimizer, set_learning_rate
-from agents.policy import Policy
+from agents.policy import ActionEvaluation, Places, Policy
 from agents.rollout import make_env
 from agents.steps import step
 from textenvs import Example, Task, TextGenVectorEnv
@@ -164,8 +165,12 @@ def sft_loss(policy: Policy, data: Demonstrations, *, normalizer: Tensor | None 
     """
     device = policy.device
     mask = data.response_mask.to(device)
-    now = policy.evaluate(data.input_ids.to(device), data.positions.to(device), mask, entropy=False)
-    return -masked_mean(now.log_probs, mask, normalizer=normalizer)
+    tokens = mask.sum() if normalizer is None else normalizer
+
+    def of_actions(now: ActionEvaluation, at: Places) -> Tensor:
+        return -masked_mean(now.log_probs, mask[at], normalizer=tokens)
+
+    return policy.loss(data.input_ids.to(device), data.positions.to(device), mask, of_actions, entropy=False)
 
 
 @torch.no_grad()
@@ -206,7 +211,8 @@ def fine_tune(
         env_kwargs: Arguments of the environment.
         folder: Where the policy, sft.json and metrics.jsonl go; None keeps nothing. A policy is written whenever it is
             the best so far, so a run that is stopped leaves one.
-        on_epoch: Called with each row.
+        on_epoch: Called with each row. Of several processes that train together, the first one alone calls it, writes
+            and evaluates.
 
     Returns:
         A row for the start and for each epoch: `epoch`, `validation_perplexity`, `validation_score` (where it was asked
@@ -216,7 +222,8 @@ def fine_tune(
         ValueError: If the task has no demonstrations, or a folder holds another run.
     """
     config = (SFTConfig() if config is None else config).filled_in(policy.pretrained)
-    folder = None if folder is None else Path(folder)
+    first = processes.rank() == 0  # of several processes, the others only learn
+    folder = Path(folder) if folder is not None and first else None
     if folder is not None and (folder / "metrics.jsonl").exists():
         raise ValueError(f"Expected a new folder for this run, got {str(folder)!r}, which holds another run")
     envs = {split: make_env(env, policy, **{**(env_kwargs or {}), "split": split}) for split in ("train", "validation")}
@@ -232,14 +239,16 @@ def fine_tune(
             row = {"epoch": float(epoch)}
             if epoch:
                 row |= _epoch(policy, optimizer, train, config, generator, epoch - 1)
-            row["validation_perplexity"] = perplexity(policy, validation, micro_batch_size=config.micro_batch_size)
-            if config.eval_episodes:
-                found = evaluate(policy, envs["validation"], config.eval_episodes, seed=seed)
-                row["validation_score"] = found.score
+            if first:
+                row["validation_perplexity"] = perplexity(policy, validation, micro_batch_size=config.micro_batch_size)
+                if config.eval_episodes:
+                    found = evaluate(policy, envs["validation"], config.eval_episodes, seed=seed)
+                    row["validation_score"] = found.score
+            row = processes.from_first(row)
             rows.append(row)
             if log is not None:
                 log.write(epoch * int(train.response_mask.sum()), row)
-            if on_epoch is not None:
+            if on_epoch is not None and first:
                 on_epoch(row)
             if row["validation_perplexity"] < best:
                 best, since, weights = row["validation_perplexity"], 0, _weights(policy)
@@ -271,14 +280,14 @@ def _epoch(
     batches = torch.randperm(len(train), generator=generator).split(config.batch_size)
     rate = 0.0
 
-    def loss_of(tokens: Tensor, part: Tensor) -> tuple[Tensor, Callable[[], None]]:
+    def loss_of(tokens: Tensor, part: Tensor, found: Meter) -> Tensor:
         loss = sft_loss(policy, train.select(part), normalizer=tokens)
-        share = train.response_mask[part].sum() / tokens
-        return loss, lambda: meter.add_shares(tokens, share, {"train_loss": loss})
+        found.add_shares(tokens, train.response_mask[part].sum() / tokens, {"train_loss": loss})
+        return loss
 
     for number, batch in enumerate(batches):
         rate = set_learning_rate(optimizer, config, (before + number / len(batches)) / config.epochs)
-        step(policy, optimizer, batch, partial(loss_of, train.response_mask[batch].sum()), config, meter)
+        step(optimizer, batch, partial(loss_of, train.response_mask[batch].sum()), config, meter)
     speed = int(train.response_mask.sum()) / (time.perf_counter() - started)
     return {**meter.means(), "learning_rate": rate, "tokens_per_second": speed}
 

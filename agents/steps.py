@@ -5,25 +5,32 @@ step begins again. A loss or a gradient that is NaN or infinite is not let into 
 counted, and after so many in a row the run stops. Several processes share the rows and add up what they find.
 
 The optimiser keeps the two numbers that outlast a step, so they are in every checkpoint.
+
+On a GPU the host does not wait to learn whether a step was skipped: a fused Adam is told on the device, and skips it
+there, as it does under a gradient scaler. What was skipped is read with the metrics.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from agents import processes
+from agents import processes, sharding
 from agents.config import OptimizerConfig
 from agents.metrics import Meter
 
 _STREAK, _SKIPPED, _LIMIT = "skipped_in_a_row", "skipped_steps", "micro_batch_limit"
 _LOG = logging.getLogger(__name__)
+_ASYNCHRONOUS = ("cuda",)
+"""Devices that compute while the host goes on: to read a number there is to wait for them."""
 
-LossOf = Callable[[Tensor], tuple[Tensor, Callable[[], None]]]
-"""From the rows of a micro-batch to its loss, and to what counts its metrics, which is called if the step is taken."""
+LossOf = Callable[[Tensor, Meter], Tensor]
+"""From the rows of a micro-batch to its loss. Metrics go into the meter, and count if the step is taken."""
 
 
 class NonFiniteError(RuntimeError):
@@ -39,7 +46,6 @@ class NonFiniteError(RuntimeError):
 
 
 def step(
-    policy: nn.Module,
     optimizer: torch.optim.Optimizer,
     rows: Tensor,
     loss_of: LossOf,
@@ -51,24 +57,26 @@ def step(
     """Take the gradient of a minibatch, clip it once, and make one step.
 
     Args:
-        policy: Who is trained.
-        optimizer: Over its parameters.
+        optimizer: Over everything that is trained.
         rows: `(k,)` int64, the minibatch, the same in every process.
         loss_of: See `LossOf`. Losses are parts of the minibatch's: divided by what the whole minibatch counts.
         config: Size of micro-batches, largest norm, and how many steps in a row may be skipped.
-        meter: Gets `grad_norm`, before clipping, and `skipped`, the share of steps that were.
+        meter: Gets the metrics, `grad_norm`, before clipping, and `skipped`, the share of steps that were.
         cut: Makes micro-batches of at most so many rows, such as `agents.rollout.micro_batches` of a rollout.
 
     Raises:
         NonFiniteError: If too many steps in a row were skipped; says what was NaN or infinite. The weights are those
-            from before the first of them.
+            from before the first of them. With a fused Adam on a GPU, the meter raises it when it is read.
         torch.OutOfMemoryError: If there is no memory for a single episode.
     """
     memory = optimizer.param_groups[0]
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    sharded = sharding.is_sharded(parameters)
     while True:
         size = min(config.micro_batch_size, memory.get(_LIMIT, config.micro_batch_size))
-        found = _gradient(rows, loss_of, size, cut)
-        if found is not None:
+        found = Meter()
+        loss = _gradient(rows, loss_of, size, cut, found, sharded=sharded)
+        if loss is not None:
             break
         optimizer.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
@@ -80,24 +88,52 @@ def step(
             )
         memory[_LIMIT] = size // 2
         _LOG.warning("Out of memory with micro-batches of %d episodes: from now on they have %d.", size, size // 2)
-    loss, counts = found
-    processes.sum_gradients(policy.parameters())
+    processes.sum_gradients(parameters)
     loss = processes.total(loss)
-    norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
-    finite_loss, finite_norm = torch.stack([loss.isfinite(), norm.to(loss.device).isfinite()]).tolist()
-    if finite_loss and finite_norm:
-        optimizer.step()
-        for count in counts:
-            count()
-        meter.add(1.0, {"grad_norm": norm, "skipped": 0.0})
-        memory[_STREAK] = 0
+    norm = sharding.whole(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
+    numbers = torch.stack([loss, norm.to(loss)])
+    found.add(1.0, {"grad_norm": norm})
+
+    def count(loss_and_norm: list[float]) -> None:
+        _count(optimizer, rows, loss_and_norm, config.max_skipped_steps)
+
+    if rows.device.type in _ASYNCHRONOUS and optimizer.defaults.get("fused") and not sharded:
+        taken = numbers.isfinite().all()
+        _fused_step(optimizer, taken)
+        meter.merge(found, when=taken)
+        meter.add(1.0, {"skipped": (~taken).float()})
+        meter.await_numbers(numbers, count)
     else:
-        meter.add(1.0, {"skipped": 1.0})
-        memory[_STREAK] = streak(optimizer) + 1
-        memory[_SKIPPED] = skipped(optimizer) + 1
+        read = numbers.tolist()
+        if finite := all(map(math.isfinite, read)):
+            optimizer.step()
+            meter.merge(found)
+        meter.add(1.0, {"skipped": float(not finite)})
+        count(read)
     optimizer.zero_grad(set_to_none=True)
-    if streak(optimizer) > config.max_skipped_steps:
-        what = f"a loss of {float(loss)}" if not finite_loss else f"a gradient of norm {float(norm)}"
+
+
+def _fused_step(optimizer: Any, taken: Tensor) -> None:
+    """A step of a fused Adam that changes nothing, its state neither, unless `taken`, () bool on the device."""
+    optimizer.found_inf, optimizer.grad_scale = (~taken).float(), None  # where GradScaler puts them
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf, optimizer.grad_scale
+
+
+def _count(optimizer: torch.optim.Optimizer, rows: Tensor, loss_and_norm: list[float], limit: int) -> None:
+    """Count a step that was skipped, and stop after too many in a row."""
+    memory = optimizer.param_groups[0]
+    loss, norm = loss_and_norm
+    if math.isfinite(loss) and math.isfinite(norm):
+        memory[_STREAK] = 0
+        return
+    memory[_STREAK] = streak(optimizer) + 1
+    memory[_SKIPPED] = skipped(optimizer) + 1
+    if streak(optimizer) > limit:
+        optimizer.zero_grad(set_to_none=True)
+        what = f"a loss of {loss}" if not math.isfinite(loss) else f"a gradient of norm {norm}"
         raise NonFiniteError(
             f"Expected finite losses and gradients, got {what} on the last of {streak(optimizer)} minibatches in a row",
             rows,
@@ -129,17 +165,33 @@ def streak(optimizer: torch.optim.Optimizer) -> int:
 
 
 def _gradient(
-    rows: Tensor, loss_of: LossOf, size: int, cut: Callable[[Tensor, int], Sequence[Tensor]]
-) -> tuple[Tensor, list[Callable[[], None]]] | None:
-    """The loss, whose gradient is then in the parameters, and what counts the metrics; None: out of memory."""
-    total, counts = torch.zeros((), device=rows.device), []
+    rows: Tensor,
+    loss_of: LossOf,
+    size: int,
+    cut: Callable[[Tensor, int], Sequence[Tensor]],
+    found: Meter,
+    *,
+    sharded: bool,
+) -> Tensor | None:
+    """The loss, whose gradient is then in the parameters; None: out of memory."""
+    total = torch.zeros((), device=rows.device)
     mine = processes.share(rows)
+    parts = list(cut(mine, size)) if len(mine) else []
+    # Of a policy in pieces, all processes gather the layers together, pass by pass.
+    idle = processes.largest([len(parts)])[0] - len(parts) if sharded else 0
     try:
-        for part in cut(mine, size) if len(mine) else ():
-            loss, count = loss_of(part)
-            loss.backward()
-            total = total + loss.detach()
-            counts.append(count)
-    except torch.OutOfMemoryError:
+        with processes.among_others():
+            for part in parts:
+                loss = loss_of(part, found)
+                loss.backward()
+                total = total + loss.detach()
+            for _ in range(idle):
+                (0 * loss_of(rows[:1], Meter())).backward()
+    except torch.OutOfMemoryError as error:
+        if sharded:
+            raise torch.OutOfMemoryError(
+                f"Expected memory for a forward and backward pass over {size} episodes, got none. Policies that are "
+                "cut over several processes do not try again with fewer: lower micro_batch_size"
+            ) from error
         return None  # and not on from here: the error holds on to what fills the memory
-    return total, counts
+    return total

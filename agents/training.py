@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -24,13 +25,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from agents import checkpoints, processes
+from agents import checkpoints, processes, sharding
 from agents.bonuses import Bonuses
 from agents.config import RunConfig
 from agents.evaluation import Evaluation, EvaluationPlan, evaluate, held_out_scores, prompt_texts, reference_log_probs
 from agents.files import read_json
 from agents.interrupts import Interrupts
-from agents.losses import kl_estimate
 from agents.metrics import distinct_n, parted
 from agents.optimization import adapted_kl_coef, limited_kl_coef, make_optimizer, schedule, set_learning_rate
 from agents.policy import Policy
@@ -46,6 +46,7 @@ ALARM_WINDOW = 20
 
 _LOG = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Update = Callable[[Policy, torch.optim.Optimizer, Rollout, Any, torch.Generator], dict[str, float]]
 Prepare = Callable[["Agent", Rollout], Rollout]
 
@@ -181,7 +182,9 @@ class Agent:
             )
         if self.env.curriculum is not None and processes.count() > 1:
             raise ValueError("Expected one process with a curriculum, whose level all lanes share, got several")
-        self.optimizer = make_optimizer(policy, config)
+        plan = sharding.wanted()
+        self._learner = policy if plan is None else sharding.shard(policy, plan)
+        self.optimizer = make_optimizer(self._learner, config)
         self.timesteps = 0
         self.updates = 0
         self.memory: dict[str, Any] = {}
@@ -189,6 +192,10 @@ class Agent:
         self._whole = True  # False from the first change that an update makes to its last
         self._saved: tuple[int, int | None] | None = None  # which state the last checkpoint holds
         self.bonuses = Bonuses(config.bonuses, self.reference, seed)
+        # Random weights at no price: nobody asks how far they have moved, and a fifth of the time is saved.
+        self._compares = bool(
+            self.reference.pretrained or config.kl_coef or config.kl_target is not None or config.bonuses
+        )
         held_out = self.env.task.held_out_reward
         self._held_out = None if held_out is None else make_reward(held_out)
 
@@ -280,21 +287,25 @@ class Agent:
             _progress(total_timesteps, self.timesteps, progress_bar and first) as bar,
             Interrupts() as interrupts,
         ):
+            leaves_together = not self._is_sharded
             try:
                 while True:
                     now = time.perf_counter()
                     late = max_seconds is not None and now - started >= max_seconds
-                    over, signalled = processes.largest([int(late), interrupts.requested])
+                    due = now - saved >= checkpoint_seconds
+                    over, signalled, save = processes.largest([int(late), interrupts.requested, int(due)])
+                    leaves_together |= signalled > 0
                     interrupts.answer(signalled)
                     ended = over > 0 or self.timesteps >= total_timesteps
                     improved = False
                     if evaluation is not None:
                         with interrupts.at_once():
                             improved = self._evaluate(evaluation, total_timesteps, ended, run, on_evaluation)
-                    if run is not None and (improved or now - saved >= checkpoint_seconds):
+                    if improved or save:
                         self._save(run, keep_checkpoints)
                         saved = now
                     if ended:
+                        leaves_together = True
                         break
                     row = self._iterate(self.timesteps / total_timesteps)
                     if run is not None:
@@ -303,18 +314,32 @@ class Agent:
                         on_update({"timesteps": self.timesteps, **row})
                     _show(bar, self.timesteps, row)
             finally:
-                if run is not None:
+                if leaves_together:
                     self._save(run, keep_checkpoints)
+                else:  # the optimiser is in pieces, and who has the others may be gone
+                    _LOG.warning("No checkpoint is written: it takes all processes, and not all of them have stopped.")
         return self
+
+    @property
+    def _is_sharded(self) -> bool:
+        """Whether what is trained is cut over several processes."""
+        return self._learner is not self.policy
 
     def _open(self, folder: Path, wandb_project: str | None) -> RunFolder:
         evaluated = self.memory.get("evaluated", {}).get("timesteps", -1)
         return RunFolder(folder, timesteps=self.timesteps, evaluated=evaluated, wandb_project=wandb_project)
 
-    def _save(self, run: RunFolder, keep: int) -> None:
-        """A checkpoint of this very state, unless there is one, or the state is that of the middle of an update."""
+    def _save(self, run: RunFolder | None, keep: int) -> None:
+        """A checkpoint of this very state, unless there is one, or the state is that of the middle of an update.
+
+        The first process has the run's folder, and writes. Of the others each hands over its piece, if it has one.
+        """
         state = (self.updates, self.memory.get("evaluated", {}).get("timesteps"))
-        if not self._whole:
+        if run is None:
+            if self._is_sharded and self._whole and not streak(self.optimizer) and state != self._saved:
+                checkpoints.flatten_optimizer(self.optimizer)
+                self._saved = state
+        elif not self._whole:
             _LOG.warning("The update under way is lost: the run goes on from the last checkpoint in %s.", run.path)
         elif streak(self.optimizer):
             _LOG.warning("No checkpoint is written: the last steps were skipped for NaN or infinity.")
@@ -363,43 +388,36 @@ class Agent:
         env_seed, policy_seed = (
             int(one) for one in np.random.SeedSequence([self.seed, self.updates]).generate_state(2, np.uint64) >> 1
         )
-        generator = playing = torch.Generator(self.policy.device).manual_seed(policy_seed)
-        if processes.count() > 1:  # each plays with its own; what is drawn in the update is the same in all
-            own = np.random.SeedSequence([self.seed, self.updates, processes.rank()]).generate_state(1, np.uint64)
-            playing = torch.Generator(self.policy.device).manual_seed(int(own[0] >> 1))
+        generator = torch.Generator(self.policy.device).manual_seed(policy_seed)
         config = self.config
         reward = self.env.setting.reward
         reward.update(progress=progress)
         self._whole = self.env.curriculum is None  # it counts episodes while they are played
-        rollout = collect(
-            self.env,
-            self.policy,
-            self._own(config.episodes_per_update, "episodes_per_update"),
-            seed=env_seed + processes.rank() * self.env.num_envs,
-            temperature=config.temperature,
-            generator=playing,
-        )
+        rollout = self._with_memory(partial(self._play, env_seed, generator), lambda: self.env.num_envs)
         played = time.perf_counter()
-        rollout = replace(
-            rollout,
-            ref_log_probs=reference_log_probs(
+        if self._compares:
+            ref_log_probs = reference_log_probs(
                 self.reference, rollout, temperature=config.temperature, micro_batch_size=config.micro_batch_size
-            ),
-        )
+            )
+            rollout = replace(rollout, ref_log_probs=ref_log_probs)
         rollout = processes.gather(rollout)
         self._whole = False
         rollout, paid = self.bonuses.pay(rollout, self.policy)
         row = {**self._describe(rollout), **paid}
         reward.update(scores=rollout.part_scores)  # after `_describe`, which says what these episodes were scored with
         described = time.perf_counter()
-        config = self._config_in_force(progress, row["kl"] * len(rollout) / rollout.num_tokens)
+        config = self._config_in_force(progress, row.get("kl", 0.0) * len(rollout) / rollout.num_tokens)
         learning_rate = set_learning_rate(self.optimizer, config, progress)
         if self.algorithm.prepare is not None:
             rollout = self.algorithm.prepare(self, rollout)
+        if self._is_sharded and self.policy.device.type != "cpu":
+            sharding.give_up(self.policy)
         try:
-            row.update(self.algorithm.update(self.policy, self.optimizer, rollout, config, generator))
+            row.update(self.algorithm.update(self._learner, self.optimizer, rollout, config, generator))
         except NonFiniteError as error:
             raise self._explained(error, rollout) from error
+        if self._is_sharded:
+            sharding.fill(self.policy, self._learner)
         ended = time.perf_counter()
         self.policy.pretrained = True  # what starts from it later has a start model to stay near
         self.updates += 1
@@ -415,11 +433,68 @@ class Agent:
                 "tokens_per_second": rollout.num_tokens / (ended - started),
                 "seconds_policy": rollout.seconds["policy"],
                 "seconds_environment": rollout.seconds["environment"],
+                "seconds_score": rollout.seconds["score"],
                 "seconds_reference": described - played,
                 "seconds_update": ended - described,
             }
         )
         return row
+
+    def _play(self, env_seed: int, generator: torch.Generator) -> Rollout:
+        """This process's episodes of one update."""
+        if processes.count() > 1:  # each plays with its own; what is drawn in the update is the same in all
+            own = np.random.SeedSequence([self.seed, self.updates, processes.rank()]).generate_state(1, np.uint64)
+            generator = torch.Generator(self.policy.device).manual_seed(int(own[0] >> 1))
+        before = generator.get_state()
+        try:
+            return collect(
+                self.env,
+                self.policy,
+                self._own(self.config.episodes_per_update, "episodes_per_update"),
+                seed=env_seed + processes.rank() * self._own(self.config.num_envs, "num_envs"),
+                temperature=self.config.temperature,
+                generator=generator,
+            )
+        except torch.OutOfMemoryError:
+            generator.set_state(before)  # it begins again
+            raise
+
+    def _with_memory(self, play: Callable[[], T], lanes: Callable[[], int]) -> T:
+        """What `play` returns, which has so many lanes; half as many for as long as there is no memory for them."""
+        level = None if self.env.curriculum is None else self.env.curriculum.state_dict()
+        while True:
+            try:
+                return play()
+            except torch.OutOfMemoryError as error:
+                reason = str(error)  # and not on from here: the error holds on to what fills the memory
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self._halve_lanes(lanes(), reason)
+            if self.env.curriculum is not None and level is not None:  # what was played in vain does not count
+                self.env.curriculum.load_state_dict(level)
+
+    def _halve_lanes(self, before: int, reason: str) -> None:
+        """From now on, half as many episodes side by side, in play and in evaluations."""
+        config = self.config
+        lanes = before // 2
+        if self.env_id is None or lanes == 0 or (config.group_size > 1 and lanes % config.group_size):
+            raise torch.OutOfMemoryError(
+                f"Expected memory to play {before} episodes side by side, got none, and they cannot be halved: lower "
+                f"max_new_tokens or num_envs, or use bfloat16 or a smaller model ({reason})"
+            )
+        _LOG.warning("Out of memory with %d lanes: from now on there are %d.", before, lanes)
+        self.memory["lanes"] = lanes
+        self._limit_lanes()
+
+    @property
+    def _lanes(self) -> int:
+        """How many episodes there is memory for side by side, as far as is known."""
+        return int(self.memory.get("lanes", self.config.num_envs))
+
+    def _limit_lanes(self) -> None:
+        """Keep to what there is memory for."""
+        if self._lanes < self.env.num_envs and self.env_id is not None:
+            self.env = self.make_env(self._lanes, group_size=self.config.group_size)
 
     def _explained(self, error: NonFiniteError, rollout: Rollout) -> NonFiniteError:
         """The error, with the batch that it came up in."""
@@ -454,17 +529,16 @@ class Agent:
 
     def _describe(self, rollout: Rollout) -> dict[str, float]:
         """What a rollout looks like, before anything is learned from it."""
-        assert rollout.ref_log_probs is not None
         mask, episodes = rollout.response_mask, len(rollout)
         responses = rollout.responses(self.policy)
-        kl = kl_estimate(rollout.log_probs, rollout.ref_log_probs, "k1") * mask
         row = {
             "score": float(rollout.scores.mean()),
             "episode_return": float((rollout.rewards * mask).sum() / episodes),
-            "kl": float(kl.sum() / episodes),
             "response_length": rollout.num_tokens / episodes,
             "distinct_2": distinct_n(responses),
         }
+        if rollout.ref_log_probs is not None:
+            row["kl"] = float(rollout.kl("k1").sum() / episodes)
         if self._held_out is not None:
             pool = self.env.setting.pool
             examples = [pool.examples[place] for place in rollout.examples.tolist()]
@@ -529,16 +603,18 @@ class Agent:
         Returns:
             The evaluation.
         """
-        env = self.make_env(self.config.num_envs, split=split)
         settings = {"temperature": self.config.temperature, "reference": self.reference, **settings}
-        return evaluate(self.policy, env, num_episodes, **settings)
+        return self._with_memory(
+            lambda: evaluate(self.policy, self.make_env(self._lanes, split=split), num_episodes, **settings),
+            lambda: self._lanes,
+        )
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path, *, keep: int = 2) -> Path:
         """Write a checkpoint: everything that `load` needs, as safetensors and JSON.
 
-        There is a whole one at any moment: see `agents.checkpoints`.
+        There is a whole one at any moment: see `agents.checkpoints`. Under FSDP it takes all processes, as in `learn`.
 
         Args:
             folder: The run's folder.
@@ -680,6 +756,7 @@ def load(
         _restore_reward(agent.env.setting.reward, state["reward"], required=env is None)
         if env is None and agent.env.curriculum is not None:
             agent.env.curriculum.load_state_dict(state["curriculum"])
+        agent._limit_lanes()
     except (KeyError, OSError, SafetensorError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(found)!r}, but it is damaged: {error!r}") from error
     return agent

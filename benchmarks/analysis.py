@@ -74,7 +74,7 @@ def matrices(rows: Sequence[Row]) -> Matrices:
     would be over other tasks. Where an agent has more seeds on one task than on another, the fewest count.
 
     Args:
-        rows: Of one suite and budget.
+        rows: Of one suite, at its own budgets or another one.
 
     Returns:
         The matrices.
@@ -196,6 +196,31 @@ def profiles(
     return taus, values, bounds
 
 
+def mean_curve(rows: Sequence[Row], points: int = 50) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """How training went over all tasks: each run's curve on its task's scale, and the mean of the tasks' means.
+
+    Args:
+        rows: Of one agent.
+        points: At how many shares of the budget.
+
+    Returns:
+        Shares of the budget and normalised scores, `(points,)` each; None where no run has a curve and a scale. A
+        curve that begins later, or ends sooner, keeps its first or last score there.
+    """
+    shares = np.linspace(0.0, 1.0, points)
+    by_task: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
+    for row in rows:
+        if row["status"] == "ok" and row["curve"] and row.get("top") is not None:
+            tokens, scores = np.array([(one[0], one[2]) for one in row["curve"]], dtype=np.float64).T
+            scaled = (scores - row["random"]) / (row["top"] - row["random"])
+            by_task.setdefault((row["env"], row["payout"]), []).append(
+                np.interp(shares, tokens / row["budget"], scaled)
+            )
+    if not by_task:
+        return None
+    return shares, np.mean([np.mean(curves, axis=0) for curves in by_task.values()], axis=0)
+
+
 @dataclass(frozen=True)
 class Cell:
     """Some runs of one agent on one task.
@@ -233,7 +258,7 @@ def cells(rows: Sequence[Row]) -> list[Cell]:
     """Every agent on every task that it did not skip.
 
     Args:
-        rows: Of one suite and budget.
+        rows: Of one suite, at its own budgets or another one.
 
     Returns:
         The cells, by task.

@@ -31,7 +31,7 @@ from torch import Tensor
 from agents import PPO, Agent, Policy, collect
 from agents.decode import WORTH_IT as WARM_UP
 from agents.lane_cache import Context, FullContext
-from agents.policy import ActionEvaluation
+from agents.policy import ActionEvaluation, LossOfActions
 from benchmarks import peers
 from benchmarks.measure import RESULTS, Case, compared, compared_table, heading, machine, table, write
 from benchmarks.shapes import (
@@ -101,6 +101,13 @@ class PlainPolicy(Policy):
         taken = logs.gather(2, input_ids.gather(1, positions)[..., None])[..., 0]
         entropies = -(logs.exp() * logs).sum(-1)
         return ActionEvaluation(taken * mask, entropies * mask, self.value_head(states)[..., 0] * mask)
+
+    def loss(
+        self, input_ids: Tensor, positions: Tensor, mask: Tensor, loss_of: LossOfActions, **settings: Any
+    ) -> Tensor:
+        """See `Policy.loss`: the gradient is PyTorch's own."""
+        now, at = self.evaluate(input_ids, positions, mask, **settings), mask.nonzero(as_tuple=True)
+        return loss_of(ActionEvaluation(now.log_probs[at], now.entropies[at], now.values[at]), at)
 
 
 def make_agent(shape: Shape, episodes: int, policy: Policy | None = None, seed: int = 0, **settings: Any) -> Agent:
@@ -310,8 +317,9 @@ def main(argv: Sequence[str]) -> None:
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks iteration")
     torch.set_num_threads(1)
     large = TINY if arguments.quick else LARGE_VOCABULARY
+    at_large = 2 * large.lanes if arguments.quick else large.lanes  # TRL wants at least four minibatches
     if arguments.worker is not None:
-        memory_worker(arguments.worker, large, 2 * large.lanes if arguments.quick else large.lanes)
+        memory_worker(arguments.worker, large, at_large)
         return
     # Fewer lanes, so that eight episodes a lane are no more work than the others' two.
     shapes = {shape.name: shape for shape in (BASE, SMALL, replace(RAGGED, lanes=8))}
@@ -332,7 +340,7 @@ def main(argv: Sequence[str]) -> None:
         "episodes": episodes,
         "plot": arguments.output.with_suffix(".png").name,
         "speed": [row for shape in chosen for row in speeds(shape, episodes[shape.name], arguments, skipped)],
-        "memory": memory(large, large.lanes, arguments, skipped) if arguments.memory else [],
+        "memory": memory(large, at_large, arguments, skipped) if arguments.memory else [],
         "curves": curves(arguments, learned) if arguments.seeds else None,
         "skipped": skipped,
     }

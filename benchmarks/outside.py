@@ -33,7 +33,7 @@ from textenvs.wrappers import MAX_ONE_HOT, VectorOneHotObservation, score_functi
 LANES = 64
 BATCH = 128
 """Episodes between two updates, about: what the bundled algorithms play."""
-LEARNING_RATE = RunConfig().learning_rate
+LEARNING_RATE = RunConfig().filled_in(pretrained=True).learning_rate
 """TRL's: its own default, 1e-6, is for models a thousand times as large, and moves these ones by nothing."""
 
 

@@ -21,7 +21,7 @@ import tyro
 from benchmarks import analysis
 from benchmarks.analysis import Cell, Interval, Row
 from benchmarks.learn import read_rows
-from benchmarks.suite import UNTRAINED
+from benchmarks.suite import UNTRAINED, own_budget
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1d22; background: #fff; max-width: 66rem; margin: 2rem auto;
@@ -68,7 +68,7 @@ class Section:
 
 
 def sections(rows: Sequence[Row]) -> list[Section]:
-    """The report of one suite at one budget.
+    """The report of one suite, at its own budgets or at another one.
 
     Args:
         rows: Its rows.
@@ -80,7 +80,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
     grid = analysis.cells(rows)
     parts = []
     if found.scores:
-        parts += [_aggregates(found), _improvements(found), _profiles(found)]
+        parts += [_headline(rows), _aggregates(found), _improvements(found), _profiles(found)]
     elif found.left_out:
         reasons = "; ".join(f"{agent}: {reason}" for agent, reason in found.left_out.items())
         parts.append(Section("Aggregates", (f"None. {reasons}.",)))
@@ -90,6 +90,51 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         parts.append(_curves(trained, 0, "tokens", "Learning curves, by environment tokens"))
         parts.append(_curves(trained, 1, "CPU-seconds", "Learning curves, by CPU-seconds"))
     return [*parts, _failures(rows)]
+
+
+def _headline(rows: Sequence[Row]) -> Section:
+    """Each payout's interquartile means, and how they were reached: the figure for a README."""
+    by_payout = {payout: analysis.matrices(analysis.chosen(rows, payout=payout)).scores for payout, _ in _DASHES}
+    means = {payout: analysis.aggregates(scores) for payout, scores in by_payout.items() if scores}
+    agents = list(dict.fromkeys(agent for found in means.values() for agent in found))
+    agents.sort(key=lambda agent: -max(found[agent]["IQM"].value for found in means.values() if agent in found))
+    table = [["agent", *[f"IQM, {payout}" for payout in means]]]
+    for agent in agents:
+        table.append([agent, *[str(found[agent]["IQM"]) if agent in found else "" for found in means.values()]])
+
+    def draw(plt: Any) -> Any:
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(10, max(3.2, 0.36 * len(agents) + 1.2)), layout="constrained"
+        )
+        styles = _styles(agents)
+        for place, agent in enumerate(agents):
+            for shift, (payout, dash) in zip((-0.15, 0.15), _DASHES, strict=True):
+                one = means.get(payout, {}).get(agent)
+                if one is not None:
+                    found, y = one["IQM"], place + shift
+                    left.plot([found.low, found.high], [y, y], lw=2, ls=dash, color=styles[agent]["color"])
+                    left.plot([found.value], [y], "o", ms=4, color=styles[agent]["color"])
+                curve = analysis.mean_curve(analysis.chosen(rows, agent=agent, payout=payout))
+                if curve is not None:
+                    right.plot(*curve, **{**styles[agent], "ls": dash, "lw": 1.2})
+        left.set_yticks(range(len(agents)), agents)
+        left.invert_yaxis()
+        left.set_title("interquartile mean of test scores, 95 % interval", fontsize=9)
+        right.set_title("mean training score", fontsize=9)
+        right.set_xlabel("share of the budget", fontsize=9)
+        right.legend(
+            handles=[plt.Line2D([], [], color="0.3", ls=dash, label=payout) for payout, dash in _DASHES],
+            fontsize=8, frameon=False, loc="lower right",
+        )  # fmt: skip
+        for axis in (left, right):
+            _tidy(axis)
+        return figure
+
+    text = (
+        "Normalised scores, over environments: 0 is random tokens, 1 the top. Lines: immediate payouts; dashes: sparse "
+        "ones, of the same score."
+    )
+    return Section("At a glance", (text,), table, _png(draw))
 
 
 def _aggregates(found: analysis.Matrices) -> Section:
@@ -395,15 +440,24 @@ def main(argv: Sequence[str]) -> None:
     seconds = sum(row.get("cpu_seconds", 0.0) for row in rows)
     head.append(f"{len(rows)} runs, {seconds:,.0f} CPU-seconds, one thread a run; {machines}.")
     parts: list[Section] = []
-    groups = dict.fromkeys((row["suite"], row["budget"]) for row in rows)
-    for suite, budget in groups:
-        some = analysis.chosen(rows, suite=suite, budget=budget)
-        found = sections(some)
-        prefix = f"{suite}, {budget:,} tokens a run: " if len(groups) > 1 else ""
-        parts += [Section(prefix + one.title, one.text, one.table, one.picture) for one in found]
-    if len(groups) == 1:
-        head.append(f"Budget of a run: {rows[0]['budget']:,} environment tokens.")
+    glanced: bytes | None = None
+    groups: dict[tuple[str, int | None], list[Row]] = {}
+    for row in rows:
+        own = row["budget"] == own_budget(row["suite"], row["env"])
+        groups.setdefault((row["suite"], None if own else row["budget"]), []).append(row)
     target.parent.mkdir(parents=True, exist_ok=True)
+    for (suite, budget), some in groups.items():
+        prefix = f"{suite}, {'its own budgets' if budget is None else f'{budget:,} tokens a run'}: "
+        for one in sections(some):
+            if one.title == "At a glance" and not glanced:
+                glanced = one.picture
+            title = prefix + one.title if len(groups) > 1 else one.title
+            parts.append(Section(title, one.text, one.table, one.picture))
+    if len(groups) == 1:
+        budgets = ", ".join(f"{budget:,}" for budget in sorted(set(analysis.names(rows, "budget"))))
+        head.append(f"Budget of a run: {budgets} environment tokens.")
+    if glanced is not None:
+        target.with_suffix(".png").write_bytes(glanced)
     target.with_suffix(".md").write_text(markdown(head, parts), encoding="utf-8")
     target.with_suffix(".html").write_text(html(head, parts), encoding="utf-8")
     print(f"{target.with_suffix('.html')}\n{target.with_suffix('.md')}")

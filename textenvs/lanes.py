@@ -10,6 +10,7 @@ text, which the reward scores, then has a newline for each EOS.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, overload
@@ -291,6 +292,7 @@ class Lanes:
         success: `(N,)` bool, whether an ended episode reached the success score.
         example_index: `(N,)` int64, places in the pool; -1 for an example that the user gave.
         episode: `(N,)` uint64, episodes begun since the last seed.
+        score_seconds: Of the clock, what scores and payouts have taken in steps so far.
         reports_more: Whether there are `part_scores` or `action_masks` to report.
 
     Raises:
@@ -346,6 +348,7 @@ class Lanes:
         self.example_index = np.zeros(num_lanes, dtype=np.int64)
         self.episode = np.zeros(num_lanes, dtype=np.uint64)
         self.token_rewards = np.zeros((num_lanes, max_new_tokens)) if keep_rewards else None
+        self.score_seconds = 0.0
         self._columns = np.arange(self.max_length)
         self._streams = _streams(np.zeros(num_lanes, dtype=np.uint64))
         # A token's place in the flat arrays is its number in the response (from 1) and this, so that a step adds once.
@@ -497,7 +500,9 @@ class Lanes:
         ended = rows[: int(terminated)] if alone else rows[terminated]
         if not self.payout.every_step and not len(ended) and self.token_rewards is None:
             return 0.0 if alone else np.zeros(len(rows))
+        started = time.perf_counter()
         rewards = self._pay(rows, np.atleast_1d(actions), np.atleast_1d(terminated), ended)
+        self.score_seconds += time.perf_counter() - started
         if len(ended):
             self.success[ended] = self.score[ended] >= self._success_score
             if self._curriculum is not None:

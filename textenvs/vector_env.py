@@ -132,6 +132,11 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         return self.setting.curriculum
 
     @property
+    def score_seconds(self) -> float:
+        """Seconds of the clock that scores and payouts have taken in steps so far."""
+        return self._lanes.score_seconds
+
+    @property
     def responses(self) -> tuple[str, ...]:
         """What the agent has written in each lane so far, as the reward reads it."""
         return tuple(self._lanes.response(lane) for lane in range(self.num_envs))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from agents.linear_log_probs import linear_log_probs
+from agents.linear_log_probs import linear_log_probs, linear_loss
 
 NAN, INF = math.nan, math.inf
 
@@ -347,6 +347,99 @@ class TestCost:
         torch.testing.assert_close(
             torch.autograd.grad(log_probs.sum(), inputs), torch.autograd.grad(plain(*inputs, tokens)[0].sum(), inputs)
         )
+
+
+def some_loss(log_probs: Tensor, entropies: Tensor, values: Tensor, weights: Tensor) -> Tensor:
+    """Of all three at once, and not linear: each row's gradient depends on its own numbers."""
+    return (weights * (log_probs.exp() + entropies.square() + values * log_probs)).sum()
+
+
+class TestLoss:
+    """The loss whose gradient is computed in the forward pass, against PyTorch's own of the same loss."""
+
+    @pytest.mark.parametrize("chunk_size", CHUNKS)
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_equals_the_loss_of_a_log_softmax(self, variant: str, chunk_size: int | None) -> None:
+        *inputs, tokens = random_head(dtype=torch.float64)
+        values, weights = torch.linspace(-1, 1, 7).double().requires_grad_(), torch.linspace(1, 2, 7).double()
+        kwargs = arguments(variant, tokens, 9)
+        seen = []
+
+        def of_rows(log_probs: Tensor, entropies: Tensor, values: Tensor, rows: slice) -> Tensor:
+            seen.append(len(log_probs))
+            return some_loss(log_probs, entropies, values, weights[rows])
+
+        loss = linear_loss(*inputs, tokens, values, of_rows, chunk_size=chunk_size, **kwargs)
+        expected = some_loss(*plain(*inputs, tokens, **kwargs), values, weights)
+        torch.testing.assert_close(loss, expected)
+        assert sum(seen) == 7
+        inputs = [*inputs, values]
+        torch.testing.assert_close(torch.autograd.grad(3 * loss, inputs), torch.autograd.grad(3 * expected, inputs))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_equals_the_loss_of_linear_log_probs_under_autocast(self, dtype: torch.dtype) -> None:
+        *inputs, tokens = random_head(n=8, width=6, vocab_size=20)
+        values, weights = torch.linspace(-1, 1, 8), torch.linspace(1, 2, 8)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            loss = linear_loss(*inputs, tokens, values, lambda *now: some_loss(*now[:3], weights[now[3]]), chunk_size=3)
+            expected = some_loss(*linear_log_probs(*inputs, tokens, chunk_size=3), values, weights)
+        torch.testing.assert_close(loss, expected)
+        ours, theirs = (torch.autograd.grad(one, inputs) for one in (loss, expected))
+        torch.testing.assert_close(ours, theirs)
+
+    def test_a_token_that_was_not_allowed_passes_no_gradient(self) -> None:
+        *inputs, tokens = random_head(dtype=torch.float64)
+        allowed = torch.ones(9, dtype=torch.bool)
+        allowed[tokens[0]] = False
+        tokens[1:][tokens[1:] == tokens[0]] = (tokens[0] + 1) % 9
+
+        def total(log_probs: Tensor, entropies: Tensor, *_: Any) -> Tensor:
+            return torch.where(log_probs == -INF, 0, log_probs).sum() + entropies.sum()
+
+        settings = {"allowed": allowed, "chunk_size": 3}
+        loss = linear_loss(*inputs, tokens, torch.zeros(7), total, **settings)
+        expected = total(*linear_log_probs(*inputs, tokens, **settings))
+        torch.testing.assert_close(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs))
+
+    def test_no_logit_is_computed_twice_and_nothing_is_larger_than_a_chunk(self) -> None:
+        *inputs, tokens = random_head(n=60, width=5, vocab_size=1000)
+        with Watch() as watch:
+            linear_loss(
+                *inputs, tokens, torch.zeros(60), lambda *now: now[0].sum() - now[1].sum(), chunk_size=6
+            ).backward()
+        assert watch.products == 10 * 3
+        assert watch.operations["_softmax"] == 10
+        assert watch.largest == 6 * 1000
+
+    def test_what_the_loss_does_not_read_gets_no_gradient(self) -> None:
+        *inputs, tokens = random_head()
+        values = torch.zeros(7, requires_grad=True)
+        settings = {"entropy": False, "chunk_size": 3}
+        loss = linear_loss(*inputs, tokens, values, lambda log_probs, *_: log_probs.sum(), **settings)
+        *found, none = torch.autograd.grad(loss, [*inputs, values], allow_unused=True)
+        assert none is None
+        expected = torch.autograd.grad(plain(*inputs, tokens)[0].sum(), inputs)
+        torch.testing.assert_close(tuple(found), expected)
+
+    def test_without_gradients_there_are_none(self) -> None:
+        *inputs, tokens = random_head()
+        with torch.no_grad():
+            loss = linear_loss(*inputs, tokens, torch.zeros(7), lambda log_probs, *_: log_probs.sum(), chunk_size=3)
+        assert not loss.requires_grad
+        torch.testing.assert_close(loss, plain(*inputs, tokens)[0].sum().detach())
+
+    def test_no_rows_are_no_loss(self) -> None:
+        *inputs, tokens = random_head(n=0)
+        loss = linear_loss(*inputs, tokens, torch.zeros(0), lambda *now: now[0].sum())
+        assert float(loss.detach()) == 0
+        assert not any(one.any() for one in torch.autograd.grad(loss, inputs))
+
+    def test_a_second_backward_pass_is_an_error(self) -> None:
+        *inputs, tokens = random_head()
+        loss = linear_loss(*inputs, tokens, torch.zeros(7), lambda log_probs, *_: log_probs.sum())
+        loss.backward(retain_graph=True)
+        with pytest.raises(RuntimeError, match="Expected one backward pass"):
+            loss.backward()
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,30 @@ def test_a_metric_that_was_never_weighed_is_nan_and_not_zero():
     assert Meter().means() == {}
 
 
+def test_a_meter_counts_what_another_has_counted_unless_it_is_told_not_to():
+    whole = Meter()
+    for value, when in ((1.0, None), (5.0, torch.tensor(True)), (math.nan, torch.tensor(False))):
+        part = Meter()
+        part.add(2, {"loss": torch.tensor(value)})
+        part.add_shares(torch.tensor(4), 0.5, {"share": torch.tensor(value)})
+        whole.merge(part, when=when)
+    assert whole.means() == pytest.approx({"loss": (2 * 1 + 2 * 5) / 4, "share": (4 * 1 + 4 * 5) / 4})
+
+
+def test_numbers_that_are_awaited_come_with_the_averages_in_their_order():
+    first, second, seen = Meter(), Meter(), []
+    first.await_numbers(torch.tensor([1.0, 2.0]), seen.append)
+    second.await_numbers(torch.tensor([3.0]), seen.append)
+    second.add(1, {"loss": torch.tensor(7.0)})
+    first.merge(second)
+    assert second.means() == {"loss": 7.0}
+    assert not seen, "the first one waits now"
+    assert first.means() == {"loss": 7.0}
+    assert seen == [[1.0, 2.0], [3.0]]
+    first.means()
+    assert len(seen) == 2, "once"
+
+
 def test_distinct_n_by_hand():
     assert distinct_n(["a b a b", "b a"]) == 2 / 4  # ab, ba, ab | ba: two kinds of four
     assert distinct_n(["a b a b", "b a"], n=1) == 2 / 6

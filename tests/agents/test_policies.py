@@ -17,6 +17,7 @@ from agents.__main__ import main
 from agents.lane_cache import CachedContext, EncoderDecoderContext, FullContext
 from agents.lstm import RecurrentContext
 from agents.sampling import Truncation
+from tests.agents.conftest import make_policy as make_any
 from tests.agents.conftest import word_tokenizer
 from textenvs import TextGenVectorEnv, encoder_decoder
 
@@ -139,6 +140,64 @@ def test_evaluate_agrees_with_plain_transformers(kind):
         entropy = -(expected.exp() * expected).sum()
         torch.testing.assert_close(got.entropies[row, step], entropy, atol=1e-5, rtol=1e-5)
     assert not got.log_probs[~MASK].any()
+
+
+def grown(policy, ids, **settings):
+    """The gradient of a loss of log-probs, entropies and values, by name."""
+    weights = torch.linspace(1, 2, MASK.numel()).view(MASK.shape)
+
+    def loss_of(now, at):
+        return (weights[at] * (now.log_probs + now.entropies.square() + now.values * now.log_probs)).sum()
+
+    policy.loss(ids, POSITIONS, MASK, loss_of, **settings).backward()
+    found = {name: one.grad for name, one in policy.named_parameters() if one.grad is not None}
+    policy.zero_grad(set_to_none=True)
+    return found
+
+
+@pytest.mark.parametrize("adapted", [{}, {"gradient_checkpointing": True}], ids=["", "checkpointed"])
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+@pytest.mark.parametrize(
+    ("kind", "attention"), [("llama", "sdpa"), ("llama", "eager"), ("gpt2", "sdpa"), ("gemma2", "eager")]
+)
+def test_packed_rows_give_what_padded_rows_give(kind, attention, critic, adapted, monkeypatch):
+    policy = make(kind, spread=0.2, **adapted)
+    policy.model.set_attn_implementation(attention)
+    if critic == "separate":
+        policy.separate_critic()
+    ids = torch.from_numpy(rows(3))
+    padded, gradient = policy.evaluate(ids, POSITIONS, MASK, temperature=0.7), grown(policy, ids, temperature=0.7)
+    widths = []
+    policy.model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    monkeypatch.setattr("agents.policy._PACKING", {"cpu": (attention,)})
+    packed = policy.evaluate(ids, POSITIONS, MASK, temperature=0.7)
+    assert widths[-1] == (1, 6 + 3 + 9 + 1 + 3), "no padding: each row up to its last action"
+    for name in ("log_probs", "entropies", "values"):
+        torch.testing.assert_close(getattr(packed, name), getattr(padded, name), atol=1e-5, rtol=1e-5)
+    again = grown(policy, ids, temperature=0.7)
+    assert again.keys() == gradient.keys()
+    for name, one in again.items():
+        torch.testing.assert_close(one, gradient[name], atol=1e-5 * float(gradient[name].abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["t5", "lstm"])
+def test_models_that_do_not_read_packed_rows_get_padded_ones(kind, monkeypatch):
+    policy = make(kind)
+    ids = torch.from_numpy(rows(3))
+    padded = policy.evaluate(ids, POSITIONS, MASK)
+    monkeypatch.setattr("agents.policy._PACKING", {"cpu": ("",)})
+    torch.testing.assert_close(policy.evaluate(ids, POSITIONS, MASK).log_probs, padded.log_probs)
+
+
+def test_a_model_that_mixes_packed_rows_up_gets_padded_ones_and_the_log_says_so(monkeypatch, caplog):
+    policy = make_any("opt")  # counts positions itself
+    ids = torch.from_numpy(rows(3))
+    padded = policy.evaluate(ids, POSITIONS, MASK)
+    monkeypatch.setattr("agents.policy._PACKING", {"cpu": ("sdpa",)})
+    torch.testing.assert_close(policy.evaluate(ids, POSITIONS, MASK).log_probs, padded.log_probs)
+    assert "OPTForCausalLM does not read packed rows (its packed states differ" in caplog.text
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -1,5 +1,6 @@
 """Several processes make the update that one makes, only the first writes, and the end of one ends all."""
 
+import copy
 import json
 import os
 import signal
@@ -13,12 +14,29 @@ import pytest
 import torch
 from torch import distributed
 
-from agents import PPO, REINFORCE, ActorCritic, Algorithm, BestOfN, checkpoints, load, processes
+from agents import (
+    PPO,
+    REINFORCE,
+    ActorCritic,
+    Algorithm,
+    BestOfN,
+    SFTConfig,
+    checkpoints,
+    fine_tune,
+    load,
+    preferences,
+    processes,
+)
 from agents.__main__ import main
 from benchmarks.faults import RUN
+from tests.agents.conftest import make_policy
+from tests.agents.test_preferences import noisy_pairs
+from tests.agents.test_sft import KWARGS
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="torch was built without gloo")
 UPDATES = 2
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+"""What `accelerate launch --config_file docs/accelerate/fsdp.yaml` tells its processes."""
 SETTINGS = {"num_envs": 8, "episodes_per_update": 16, "kl_coef": 0.1}
 ALGORITHMS = {
     "ppo": (PPO, {"minibatch_size": 5, "micro_batch_size": 2, "bonuses": {"novelty": 0.1, "rnd": 0.1}}),
@@ -38,9 +56,10 @@ def weights(agent):
     return torch.cat([one.detach().flatten() for one in agent.policy.parameters()])
 
 
-def worker(rank, folder):
+def worker(rank, folder, environment):
     """What one of two processes does: two updates with every algorithm, and a record of what it saw."""
     torch.set_num_threads(1)
+    os.environ.update(environment)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     for name in ALGORITHMS:
         agent = make_agent(name)
@@ -51,14 +70,50 @@ def worker(rank, folder):
             after.append(weights(agent))
         processes.gather = original
         torch.save((seen, rows, after, agent.env.num_envs), f"{folder}/{name}-{rank}.pt")
+        if environment and name == "ppo":
+            whole = sum(one.numel() for one in agent.policy.parameters())
+            assert all(0.45 * whole < size < 0.55 * whole for size in pieces(agent)), "an odd row goes to the first"
+    if environment:
+        agent = load(f"{folder}/before", device="cpu")
+        held = copy.deepcopy(checkpoints.flatten_optimizer(agent.optimizer))
+        agent.learn(agent.timesteps + 1, folder=f"{folder}/after")
+        torch.save((held, checkpoints.flatten_optimizer(agent.optimizer), weights(agent)), f"{folder}/held-{rank}.pt")
+    else:
+        for kind, learn in WITHOUT_A_ROLLOUT.items():
+            torch.save(learn(f"{folder}/{kind}-{rank}"), f"{folder}/{kind}-{rank}.pt")
     distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
+def warm_start(folder):
+    """Two epochs of supervised fine-tuning: what there is to say of them, and the weights."""
+    policy = make_policy()
+    config = SFTConfig(epochs=2, batch_size=5, micro_batch_size=2, eval_episodes=4)
+    rows = fine_tune(policy, "TextGen-v0", config=config, env_kwargs=KWARGS, folder=folder)
+    shown = [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows]
+    return shown, torch.cat([one.detach().flatten() for one in policy.parameters()])
+
+
+def preference_model(folder):
+    """Two epochs of a preference model, likewise."""
+    policy, pairs = make_policy(spread=0.1), noisy_pairs(40)
+    config = preferences.PreferenceConfig(epochs=2, batch_size=7, micro_batch_size=2, learning_rate=5e-3)
+    found = preferences.train(policy, pairs[:30], pairs[30:], config)
+    return found.history, torch.cat([one.detach().flatten() for one in policy.parameters()])
+
+
+WITHOUT_A_ROLLOUT = {"sft": warm_start, "reward_model": preference_model}
+
+
+def pieces(agent):
+    """How many weights this process trains, and how many of Adam's two moments it has."""
+    trained = [one for group in agent.optimizer.param_groups for one in group["params"]]
+    moments = [[agent.optimizer.state[one][name] for one in trained] for name in ("exp_avg", "exp_avg_sq")]
+    return [sum(one.to_local().numel() for one in several) for several in (trained, *moments)]
+
+
+def play(folder, environment):
     context = get_context("forkserver")
-    both = [context.Process(target=worker, args=(rank, str(folder))) for rank in range(2)]
+    both = [context.Process(target=worker, args=(rank, str(folder), environment)) for rank in range(2)]
     for one in both:
         one.start()
     for one in both:
@@ -67,9 +122,23 @@ def records(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    return play(tmp_path_factory.mktemp("copies"), {})
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    make_agent("ppo").learn(1, folder=folder / "before")
+    return play(folder, FSDP)
+
+
+@pytest.mark.parametrize("how", ["copies", "shards"])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_two_processes_make_the_update_of_one(records, name, monkeypatch):
+def test_two_processes_make_the_update_of_one(request, how, name, monkeypatch):
     """Given the episodes of both: the same metrics, and weights within 1e-6 after each update."""
+    records = request.getfixturevalue(how)
     (seen, rows, after, envs), (seen_too, rows_too, after_too, _) = (
         torch.load(records / f"{name}-{rank}.pt", weights_only=False) for rank in range(2)
     )
@@ -94,9 +163,47 @@ def test_two_processes_make_the_update_of_one(records, name, monkeypatch):
     assert not torch.equal(after[0], after[1])
 
 
-def test_the_lanes_of_both_have_the_examples_of_one(records):
+@pytest.mark.parametrize("kind", WITHOUT_A_ROLLOUT)
+def test_two_processes_learn_from_data_as_one_does(copies, kind, tmp_path):
+    rows, after = WITHOUT_A_ROLLOUT[kind](str(tmp_path / "one"))
+    for rank in range(2):
+        theirs, weights_of_theirs = torch.load(copies / f"{kind}-{rank}.pt", weights_only=False)
+        torch.testing.assert_close(weights_of_theirs, after, atol=1e-6, rtol=0)
+        for row, one in zip(theirs, rows, strict=True):
+            assert row == pytest.approx(one, rel=1e-5, abs=1e-5)
+    assert not (copies / f"{kind}-1").exists(), "the second one writes nothing"
+
+
+def test_only_train_cuts_a_policy(monkeypatch):
+    pytest.importorskip("accelerate")
+    for name, value in {**FSDP, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=r"Expected distributed_type MULTI_GPU .* got FSDP, which train alone"):
+        processes.start("cpu", pieces=False)
+
+
+def test_a_checkpoint_of_one_process_goes_on_in_pieces_and_the_other_way_round(shards):
+    held, after, trained = torch.load(shards / "held-0.pt", weights_only=False)
+    one = load(shards / "before", device="cpu")
+    same(held, checkpoints.flatten_optimizer(one.optimizer))
+    again = load(shards / "after", device="cpu")
+    assert again.updates == one.updates + 1
+    assert torch.equal(weights(again), trained)
+    assert not torch.equal(weights(again), weights(one))
+    same(after, checkpoints.flatten_optimizer(again.optimizer))
+
+
+def same(one, other):
+    (tensors, numbers), (tensors_too, numbers_too) = one, other
+    assert numbers == numbers_too
+    assert tensors.keys() == tensors_too.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, tensors_too[name]), name
+
+
+def test_the_lanes_of_both_have_the_examples_of_one(copies):
     """Before any update: lane i of the second process is lane i + 4 of one process with all eight."""
-    rollout = torch.load(records / "reinforce-0.pt", weights_only=False)[0][0]
+    rollout = torch.load(copies / "reinforce-0.pt", weights_only=False)[0][0]
     seen = []
     agent = make_agent("reinforce")
     agent.algorithm = replace(agent.algorithm, update=lambda *args: seen.append(args[2]) or {})
@@ -120,45 +227,65 @@ def test_without_accelerate_several_processes_say_what_is_missing(monkeypatch):
     assert processes.start("cpu") == "cpu"
 
 
-def launch(*words):
+def launch(how, *words):
     """Two processes on the CPU. (accelerate's own --cpu starts one, unless there is MPI.)"""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command += ["-m", "agents", *words]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"docs/accelerate/{how}.yaml"]
+    command += ["--main_process_port", "0", "-m", "agents", *words, "--device", "cpu"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_a_run_under_accelerate_loses_a_process_and_goes_on_with_one(tmp_path):
+@pytest.fixture
+def run(tmp_path):
     pytest.importorskip("accelerate", reason="accelerate is not installed: pip install 'textenvs[agents,accelerate]'")
-    run = tmp_path / "run"
-    longer = [*RUN, "--output", str(run), "--total-timesteps", "1000000", "--eval-during", "0"]
-    with launch(*longer) as process:
-        try:
-            said = lose_one(process, run)
-        finally:
-            process.kill()
-    assert process.returncode != 0
-    assert f"Go on with: python -m agents train --resume {run}" in said
-    reached = checkpoints.find(run)
-    assert reached.timesteps > 0
+    return tmp_path / "run"
+
+
+LONG = [*RUN, "--total-timesteps", "1000000", "--eval-during", "0", "--checkpoint-seconds", "0"]
+
+
+def test_a_run_in_copies_loses_a_process_and_goes_on_with_one(run):
+    reached = lose_one("copies", run, first=False)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["timesteps"] for row in rows] == sorted({row["timesteps"] for row in rows}), "one process writes"
     main(["train", "--resume", str(run), "--total-timesteps", str(reached.timesteps + 20)])
     assert load(run, device="cpu").updates > reached.updates
 
 
-def lose_one(process, run):
-    """Wait for three updates, kill the process that does not write, and return what the others said."""
-    deadline = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text().count("\n") < 3:
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    first = int((run / "run.lock").read_text().split()[1])
-    others = [pid for pid in children(process.pid) if pid != first]
-    assert len(others) == 1
-    os.kill(others[0], signal.SIGKILL)
-    return process.communicate(timeout=120)[0]
+def test_a_run_in_pieces_loses_its_first_process_and_goes_on_with_one_and_then_with_two(run):
+    reached = lose_one("fsdp", run, first=True)
+    main(["train", "--resume", str(run), "--total-timesteps", str(reached.timesteps + 20)])
+    alone = load(run, device="cpu")
+    assert alone.updates > reached.updates
+    with launch("copies", "train", "--resume", str(run), "--total-timesteps", str(alone.timesteps + 20)) as process:
+        said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert load(run, device="cpu").updates > alone.updates
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len({row["timesteps"] for row in rows}) == len(rows) == load(run, device="cpu").updates
+
+
+def lose_one(how, run, *, first):
+    """Wait for three updates, kill one of two processes, and see that the other says what to do."""
+    with launch(how, *LONG, "--output", str(run)) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text().count("\n") < 3:
+                assert process.poll() is None, process.stdout.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            writer = int((run / "run.lock").read_text().split()[1])
+            others = [pid for pid in children(process.pid) if pid != writer]
+            assert len(others) == 1
+            os.kill(writer if first else others[0], signal.SIGKILL)
+            said = process.communicate(timeout=120)[0]
+        finally:
+            process.kill()
+    assert process.returncode != 0
+    assert "one of them has ended" in said
+    assert f"Go on with: python -m agents train --resume {run}" in said
+    reached = checkpoints.find(run)
+    assert reached.timesteps > 0
+    return reached
 
 
 def children(pid):

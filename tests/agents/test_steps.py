@@ -32,14 +32,17 @@ class Line(nn.Module):
 def take(line, optimizer, config=None, fault=None, rows=None):
     """A step of SGD with step size 1, by default over all targets. `fault(part, loss)` changes a loss or raises."""
     rows = torch.arange(6) if rows is None else rows
-    meter, counted = Meter(), []
+    meter, seen = Meter(), []
 
-    def loss_of(part):
+    def loss_of(part, found):
         loss = ((line.w - TARGETS[part]) ** 2 / 2).sum() / len(rows)
-        return (loss if fault is None else fault(part, loss)), lambda: counted.append(len(part))
+        loss = loss if fault is None else fault(part, loss)
+        seen.append(len(part))
+        found.add(len(part), {"target": TARGETS[part].mean()})
+        return loss
 
-    step(line, optimizer, rows, loss_of, config or OptimizerConfig(max_grad_norm=100.0), meter)
-    return meter.means(), counted
+    step(optimizer, rows, loss_of, config or OptimizerConfig(max_grad_norm=100.0), meter)
+    return meter.means(), seen
 
 
 def make_line():
@@ -50,11 +53,11 @@ def make_line():
 @pytest.mark.parametrize("size", [1, 2, 4, 6, 64])
 def test_micro_batches_add_up(size):
     line, optimizer = make_line()
-    means, counted = take(line, optimizer, OptimizerConfig(micro_batch_size=size, max_grad_norm=100.0))
+    means, seen = take(line, optimizer, OptimizerConfig(micro_batch_size=size, max_grad_norm=100.0))
     assert float(line.w.detach()) == pytest.approx(5.0), "by hand: 0 - (0 - 5)"
-    assert means == {"grad_norm": pytest.approx(5.0), "skipped": 0.0}
-    assert sum(counted) == 6
-    assert max(counted) == min(size, 6)
+    assert means == {"target": pytest.approx(5.0), "grad_norm": pytest.approx(5.0), "skipped": 0.0}
+    assert sum(seen) == 6
+    assert max(seen) == min(size, 6)
     assert line.w.grad is None
 
 
@@ -82,10 +85,9 @@ def test_what_is_not_finite_never_reaches_the_weights(name):
     def fault(part, loss):
         return FAULTS[name](loss, line.w) if 2 in part else loss
 
-    means, counted = take(line, optimizer, config, fault)
+    means, _ = take(line, optimizer, config, fault)
     assert float(line.w.detach()) == 0.0
-    assert means == {"skipped": 1.0}
-    assert not counted, "metrics are of the steps that were taken"
+    assert means == {"skipped": 1.0}, "metrics are of the steps that were taken"
     assert (skipped(optimizer), streak(optimizer)) == (1, 1)
     assert line.w.grad is None, "nothing is left for the next step"
     take(line, optimizer, config)
@@ -109,6 +111,43 @@ def test_too_many_in_a_row_stop():
     assert float(line.w.detach()) == 0.0
 
 
+def sequence(monkeypatch, devices):
+    """Steps of a fused Adam, of which some have no finite gradient, where the host waits and where it does not."""
+    monkeypatch.setattr("agents.steps._ASYNCHRONOUS", devices)
+    line = Line()
+    optimizer = torch.optim.Adam(line.parameters(), lr=0.5, fused=True)
+    config, seen = OptimizerConfig(micro_batch_size=2, max_grad_norm=100.0, max_skipped_steps=2), []
+    for fault in (True, False, True, True, False, False):
+        means, _ = take(line, optimizer, config, (lambda part, loss: loss * math.nan) if fault else None)
+        state = {name: float(one) for name, one in optimizer.state[line.w].items()}
+        counts = (means["skipped"], means.get("grad_norm"), skipped(optimizer), streak(optimizer))
+        seen.append((float(line.w.detach()), state, counts))
+    return seen
+
+
+def test_a_step_that_the_device_skips_leaves_what_the_host_would_leave(monkeypatch):
+    waits, goes_on = sequence(monkeypatch, ()), sequence(monkeypatch, ("cpu",))
+    assert [one[0] for one in waits] == [one[0] for one in goes_on]
+    assert [one[1] for one in waits][1:] == [one[1] for one in goes_on][1:]  # Adam's state begins with its first step
+    assert goes_on[0][1] == {"step": 0.0, "exp_avg": 0.0, "exp_avg_sq": 0.0}
+    for (_, _, before), (_, _, after) in zip(waits, goes_on, strict=True):
+        assert before[0] == after[0]
+        assert before[2:] == after[2:]
+        assert math.isnan(after[1]) if before[0] else after[1] == before[1]
+
+
+def test_too_many_that_the_device_skips_stop_when_the_metrics_are_read(monkeypatch):
+    monkeypatch.setattr("agents.steps._ASYNCHRONOUS", ("cpu",))
+    line = Line()
+    optimizer, meter = torch.optim.AdamW(line.parameters(), fused=True), Meter()
+    for rows in ([0, 1], [2, 3]):
+        step(optimizer, torch.tensor(rows), lambda *_: line.w.sqrt(), OptimizerConfig(max_skipped_steps=1), meter)
+    with pytest.raises(NonFiniteError, match="a gradient of norm inf on the last of 2 minibatches in a row") as error:
+        meter.means()
+    assert error.value.rows.tolist() == [2, 3]
+    assert float(line.w.detach()) == 0.0
+
+
 def test_out_of_memory_halves_the_micro_batch_and_takes_the_same_step(caplog):
     line, optimizer = make_line()
     config = OptimizerConfig(micro_batch_size=6, max_grad_norm=100.0)
@@ -121,10 +160,10 @@ def test_out_of_memory_halves_the_micro_batch_and_takes_the_same_step(caplog):
         return loss
 
     with caplog.at_level(logging.WARNING):
-        means, counted = take(line, optimizer, config, full)
+        means, _ = take(line, optimizer, config, full)
     assert seen == [6, 3, 3, 1, 1, 1, 1, 1, 1]
     assert float(line.w.detach()) == pytest.approx(5.0)
-    assert counted == [1] * 6, "what was thrown away is not counted"
+    assert means["target"] == pytest.approx(5.0), "the first three, which were thrown away once, are not counted twice"
     assert means["grad_norm"] == pytest.approx(5.0)
     assert "micro-batches of 6 episodes: from now on they have 3" in caplog.text
     assert "micro-batches of 3 episodes: from now on they have 1" in caplog.text
@@ -144,18 +183,20 @@ def test_no_memory_for_one_episode_says_what_to_do():
 @pytest.mark.parametrize("algorithm", [PPO, ActorCritic, REINFORCE, BestOfN], ids=lambda one: one.name)
 def test_a_run_stops_at_nan_with_the_last_good_checkpoint(algorithm, tmp_path, monkeypatch):
     agent = algorithm(make_policy(), lanes(4), max_skipped_steps=3, **SMALL)
-    original, good = type(agent.policy).evaluate, []
+    original, good = type(agent.policy).loss, []
 
-    def evaluate(self, *args, **kwargs):
-        found = original(self, *args, **kwargs)
-        if agent.updates >= 2 and kwargs.get("entropy", True):
-            found.log_probs[0, 0] = math.nan
-        return found
+    def loss(self, input_ids, positions, mask, loss_of, **kwargs):
+        def spoilt(now, at):
+            if agent.updates >= 2:
+                now = now._replace(log_probs=now.log_probs.index_fill(0, torch.tensor([0]), math.nan))
+            return loss_of(now, at)
+
+        return original(self, input_ids, positions, mask, spoilt, **kwargs)
 
     def keep(row):
         good.append((agent.updates, row["skipped_steps"], [one.detach().clone() for one in agent.policy.parameters()]))
 
-    monkeypatch.setattr(type(agent.policy), "evaluate", evaluate)
+    monkeypatch.setattr(type(agent.policy), "loss", loss)
     with pytest.raises(
         NonFiniteError, match=r"a loss of nan on the last of 4 minibatches.*in update \d.*episodes"
     ) as error:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import signal
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -69,9 +70,12 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(tmp_path):
     stopped.save(tmp_path)
     resumed = load(tmp_path, device="cpu")
     run(resumed, 2, rows_resumed)
-    timed = ("tokens_per_second", "seconds_policy", "seconds_environment", "seconds_reference", "seconds_update")
     plain = [
-        [{key: row[key] for key in row if key not in timed} for row in rows] for rows in (rows_straight, rows_resumed)
+        [
+            {key: row[key] for key in row if key != "tokens_per_second" and not key.startswith("seconds_")}
+            for row in rows
+        ]
+        for rows in (rows_straight, rows_resumed)
     ]
     assert plain[0] == plain[1]
     assert torch.equal(weights(resumed), weights(straight))
@@ -365,3 +369,21 @@ def test_tiny_is_the_bundled_model_or_a_fresh_one_for_another_vocabulary(tmp_pat
     again = load(tmp_path, env=lanes(8), device="cpu")
     assert again.config.kl_coef == 0.0
     assert again.config == one.config
+
+
+def test_every_row_says_where_the_time_went():
+    def slow(example, response):
+        time.sleep(0.002)
+        return float(len(response))
+
+    rows = []
+    settings = {"reward": slow, "max_new_tokens": 4}
+    agent = PPO("tiny", "TextGen-v0", env_kwargs=settings, num_envs=4, episodes_per_update=4, device="cpu")
+    started = time.perf_counter()
+    agent.learn(2, on_update=rows.append)
+    whole = time.perf_counter() - started
+    (row,) = rows
+    parts = [row[f"seconds_{name}"] for name in ("policy", "environment", "reference", "update")]
+    assert all(part > 0 for part in parts)
+    assert sum(parts) < whole
+    assert 0.008 < row["seconds_score"] < row["seconds_environment"]  # at least a call a lane

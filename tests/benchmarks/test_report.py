@@ -117,6 +117,20 @@ def test_curves_are_joined_up_to_where_the_shortest_ends():
     np.testing.assert_allclose(report.joined_curves(curves, 1, points=2)[0], [0, 5])
 
 
+def test_a_mean_curve_is_over_tasks_on_their_scales_and_over_shares_of_the_budget():
+    scale = {"random": 1.0, "top": 3.0, "budget": 10}
+    rows = [
+        {**row(seed=0), **scale, "curve": [[0, 0.0, 1.0], [10, 0.0, 3.0]]},  # 0 to 1
+        {**row(seed=1), **scale, "curve": [[0, 0.0, 1.0], [10, 0.0, 1.0]]},  # 0, so that the task's mean is half
+        {**row(env="F"), **scale, "budget": 20, "curve": [[10, 0.0, 2.0], [20, 0.0, 3.0]]},  # half, half, 1
+        {**row(env="G"), "curve": []}, failed(), {**row(env="H"), "curve": [[1, 1.0, 5.0]]},  # no scale
+    ]  # fmt: skip
+    shares, mean = analysis.mean_curve(rows, points=3)
+    np.testing.assert_array_equal(shares, [0, 0.5, 1])
+    np.testing.assert_allclose(mean, [0.25, 0.375, 0.75])
+    assert analysis.mean_curve(rows[3:]) is None
+
+
 def test_the_page_shows_everything(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(analysis, "REPLICATIONS", 50)
     rows = [
@@ -131,14 +145,18 @@ def test_the_page_shows_everything(tmp_path, capsys, monkeypatch):
     assert str(tmp_path / "x.html") in capsys.readouterr().out
     page = (tmp_path / "x.html").read_text(encoding="utf-8")
     text = (tmp_path / "x.md").read_text(encoding="utf-8")
-    for part in ("Aggregates", "Probability of improvement", "Immediate against sparse", "Every task",
+    for part in ("At a glance", "Aggregates", "Probability of improvement", "Immediate against sparse", "Every task",
                  "failed or were skipped"):  # fmt: skip
         assert part in page
         assert part in text
     for part in ("Performance profiles", "by environment tokens", "by CPU-seconds"):
         assert part in page
         assert part not in text
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG"), "the figure for a README"
+    glance = text.split("## At a glance")[1].split("## ")[0]
+    assert "| agent | IQM, immediate | IQM, sparse |" in glance
+    assert "| b | 0.50 [" in glance, "scores are 0.4, 0.5 and 0.6"
     assert "not &lt;installed&gt;" in page
     assert "python -m &lt;this&gt;" in page
     assert "| a | E | immediate | failed |" in text
@@ -159,6 +177,19 @@ def test_two_budgets_are_two_reports(tmp_path, monkeypatch):
         assert f"## {head}" in text
 
 
+def test_a_suites_own_budgets_are_one_report(tmp_path, monkeypatch):
+    monkeypatch.setattr(analysis, "REPLICATIONS", 20)
+    budgets = {one.name: one.tokens for one in SUITES["diagnostics"].experiments}
+    assert budgets["Needle"] != budgets["Copy"]
+    rows = [{**row(env=env), "suite": "diagnostics", "budget": budgets[env]} for env in ("Needle", "Copy")]
+    file = tmp_path / "x.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    report.main(["--results", str(file)])
+    text = (tmp_path / "x.md").read_text(encoding="utf-8")
+    assert "over 2 tasks" in text
+    assert f"Budget of a run: {budgets['Needle']:,}, {budgets['Copy']:,} environment tokens." in text
+
+
 def test_no_results(tmp_path):
     with pytest.raises(SystemExit, match="got none"):
         report.main(["--results", str(tmp_path / "none.jsonl")])
@@ -177,8 +208,9 @@ def test_docs_benchmark_names_every_suite_and_agent():
     text = (Path(__file__).parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
     for suite in SUITES.values():
         (line,) = [line for line in text.splitlines() if line.startswith(f"| `{suite.name}` |")]
-        budget = {one.tokens for one in suite.experiments}
-        assert line.endswith(f"| {budget.pop():,} tokens | {suite.seeds} |"), suite.name
-        assert not budget
+        for one in suite.experiments:
+            said = re.search(rf"{one.name} ([\d,]+)", line) or re.search(r"([\d,]+) tokens", line)
+            assert said[1] == f"{one.tokens:,}", one
+        assert line.endswith(f"| {suite.seeds} |"), suite.name
     for name in (*OUTSIDE, *UNTRAINED, *Algorithm.known):
         assert f"`{name}`" in text, name
