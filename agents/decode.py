@@ -390,7 +390,8 @@ def _library(step: Step, weights: list[Tensor], inputs: Outputs) -> Library:
         strict=False,
     )
     # Its text says all that the library is made of, but for the values of constants, of which there are none as a rule.
-    code = f"{torch.get_num_threads()} {exported.graph_module.print_readable(print_output=False)}"
+    text = exported.graph_module.print_readable(print_output=False, include_stride=True)
+    code = f"{torch.get_num_threads()} {text}"
     if exported.constants or code not in _COMPILED:
         with tempfile.TemporaryDirectory() as folder:
             package = torch._inductor.aoti_compile_and_package(exported, package_path=str(Path(folder) / "step.pt2"))
