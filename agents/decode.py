@@ -7,7 +7,7 @@ positions than it was traced with, before it is used. A model that it cannot be 
 goes on as before, and the log says so.
 
 There are two such steps. `DecodeStep` gives the state that a token leaves. `ActionStep` goes on from there to the next
-token, its log-prob and the value: all that a rollout does where nothing is masked.
+token, its log-prob and the value: all that a rollout does, with action masks or without.
 
 A policy that was told to compile has its `ActionStep` compiled instead, before its first step: by inductor, ahead of
 time, into a library of its own, which checks nothing when it is called. Ten seconds or more, once for an architecture:
@@ -43,8 +43,8 @@ _SHAPES = ((3, 12), (2, 30), (5, 7), (1, 9))
 
 Outputs = tuple[Tensor, ...]
 Graph = Callable[..., Outputs]
-Choose = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""From `(lanes, hidden)` states, `(lanes, 1)` uniforms and the temperature to actions, log-probs and values."""
+Choose = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
+"""From `(lanes, hidden)` states, and what `ActionStep.forward` says, to actions, log-probs and values."""
 
 Library = Callable[[list[Tensor]], list[Tensor]]
 _COMPILED: dict[str, Library] = {}
@@ -132,10 +132,13 @@ class ActionStep(nn.Module):
         step: The first half.
         heads: The modules whose weights the second half reads.
         choose: The second half.
+        vocab_size: How many tokens there are to choose from.
+        masked: Whether it takes action masks.
     """
 
-    def __init__(self, step: DecodeStep, heads: list[nn.Module], choose: Choose) -> None:
+    def __init__(self, step: DecodeStep, heads: list[nn.Module], choose: Choose, vocab_size: int, masked: bool) -> None:
         super().__init__()
+        self.vocab_size, self.masked = vocab_size, masked
         self.step = step
         self.heads = nn.ModuleList(heads)
         self.choose = choose
@@ -147,7 +150,7 @@ class ActionStep(nn.Module):
         columns: Tensor,
         uniforms: Tensor,
         temperature: Tensor,
-        *keys_and_values: Tensor,
+        *rest: Tensor,
     ) -> Outputs:
         """Write a token, and choose the next.
 
@@ -156,14 +159,15 @@ class ActionStep(nn.Module):
             positions: Likewise.
             columns: Likewise.
             uniforms: `(lanes, 1)` float32 in [0, 1), which decide.
-            temperature: `()` float32.
-            *keys_and_values: Likewise. Changed in place.
+            temperature: `()` float32, what the logits are divided by.
+            *rest: Where it is masked, `(lanes, vocab_size)` bool: True where a token may be taken. Then keys and values
+                as in `DecodeStep.forward`.
 
         Returns:
             `(lanes,)` each: actions int64, their log-probs and the values float32.
         """
-        (hidden,) = self.step(tokens, positions, columns, *keys_and_values)
-        return self.choose(hidden, uniforms, temperature)
+        (hidden,) = self.step(tokens, positions, columns, *rest[self.masked :])
+        return self.choose(hidden, uniforms, temperature, rest[0] if self.masked else None)
 
     @property
     def trunk(self) -> Any:
@@ -233,8 +237,9 @@ class Steps:
         model: A Transformers causal model.
         heads: See `ActionStep`.
         choose: Likewise.
-        graphs: Where the graphs of the policy's `DecodeStep` and `ActionStep` are kept.
-        compile: Whether to compile the latter.
+        vocab_size: Likewise.
+        graphs: Where the graphs of the policy's `DecodeStep` are kept, and of its `ActionStep` without masks and with.
+        compile: Whether to compile the latter two.
     """
 
     def __init__(
@@ -242,25 +247,26 @@ class Steps:
         model: PreTrainedModel,
         heads: list[nn.Module],
         choose: Choose,
-        graphs: tuple[StepGraph, StepGraph],
+        vocab_size: int,
+        graphs: tuple[StepGraph, StepGraph, StepGraph],
         compile: bool = False,
     ) -> None:
         config = model.config.get_text_config()
         self.choose = choose
         self._decode = DecodeStep(model, getattr(config, "max_position_embeddings", 2**31) - 1)
-        self._act = ActionStep(self._decode, heads, choose)
+        self._acts = [ActionStep(self._decode, heads, choose, vocab_size, masked) for masked in (False, True)]
         self._graphs = graphs
-        weights = list(_weights(self._act).values())
-        graphs[0].begin(weights)
-        graphs[1].begin(weights, compile)
+        weights = list(_weights(self._acts[0]).values())
+        for graph in graphs:
+            graph.begin(weights, compile and graph is not graphs[0])
 
     def decode(self, *inputs: Tensor) -> Tensor:
         """See `DecodeStep.forward`: `(lanes, hidden)`."""
         return self._graphs[0].take(self._decode, *inputs)[0]
 
-    def act(self, *inputs: Tensor) -> Outputs:
+    def act(self, masked: bool, *inputs: Tensor) -> Outputs:
         """See `ActionStep.forward`."""
-        return self._graphs[1].take(self._act, *inputs)
+        return self._graphs[1 + masked].take(self._acts[masked], *inputs)
 
 
 def _example(step: Step, like: list[Tensor], lanes: int, visible: int) -> Outputs:
@@ -274,6 +280,8 @@ def _example(step: Step, like: list[Tensor], lanes: int, visible: int) -> Output
     if isinstance(step, ActionStep):
         uniforms = torch.rand(lanes, 1, generator=noise, device=device)
         extra = uniforms, torch.tensor(0.9, device=device)
+        if step.masked:
+            extra += (torch.rand(lanes, step.vocab_size, generator=noise, device=device) > 0.1,)
     return (
         (places * 7 + 1) % rows,
         (places * 5 + visible // 2) % visible,
@@ -382,7 +390,8 @@ def _library(step: Step, weights: list[Tensor], inputs: Outputs) -> Library:
         strict=False,
     )
     # Its text says all that the library is made of, but for the values of constants, of which there are none as a rule.
-    code = f"{torch.get_num_threads()} {exported.graph_module.print_readable(print_output=False)}"
+    text = exported.graph_module.print_readable(print_output=False, include_stride=True)
+    code = f"{torch.get_num_threads()} {text}"
     if exported.constants or code not in _COMPILED:
         with tempfile.TemporaryDirectory() as folder:
             package = torch._inductor.aoti_compile_and_package(exported, package_path=str(Path(folder) / "step.pt2"))

@@ -352,6 +352,7 @@ class CachedContext:
         lengths: NDArray[np.integer[Any]],
         uniforms: Tensor,
         temperature: float,
+        allowed: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Read what is new in each lane, and write one more token: `extend` and what follows it, in one step.
 
@@ -360,6 +361,7 @@ class CachedContext:
             lengths: Likewise.
             uniforms: See `ActionStep.forward`.
             temperature: What the logits are divided by.
+            allowed: `(lanes, vocab_size)` bool, True where a token may be taken; None: everywhere.
 
         Returns:
             See `ActionStep.forward`.
@@ -370,12 +372,14 @@ class CachedContext:
         chosen: tuple[Tensor, ...] = ()
         if not everyone:
             if self._cache.begun:
-                chosen = self._steps.act(*self._inputs(input_ids, where, uniforms, heat))
+                more = (uniforms, heat) if allowed is None else (uniforms, heat, allowed)
+                chosen = self._steps.act(allowed is not None, *self._inputs(input_ids, where, *more))
             else:  # prompts of one token, whose keys and values have no place yet
-                chosen = self._steps.choose(self._decode(input_ids, where), uniforms, heat)
+                chosen = self._steps.choose(self._decode(input_ids, where), uniforms, heat, allowed)
         if len(several):
             rows = torch.from_numpy(several).to(self._device)
-            some = self._steps.choose(self._prefill(input_ids, lengths, several), uniforms[rows], heat)
+            may = None if allowed is None else allowed[rows]
+            some = self._steps.choose(self._prefill(input_ids, lengths, several), uniforms[rows], heat, may)
             if everyone:
                 chosen = some
             else:

@@ -167,7 +167,7 @@ class Policy(nn.Module):
         self._allowed: Tensor | None = None if vocab_size == head.out_features else allowed
         self._scale, self._soft_cap = _logit_shape(model.config)
         use_fast_linears(model)
-        self._decode_graph, self._action_graph = StepGraph(), StepGraph()
+        self._decode_graph, self._action_graph, self._masked_graph = StepGraph(), StepGraph(), StepGraph()
         self._packable: dict[str, bool] = {}  # by attention, found when it is first asked for
         self.eval()
         self._check_head()
@@ -368,7 +368,7 @@ class Policy(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        device: torch.device = self.value_head.weight.device  # Transformers looks for the model's through all of it
+        device: torch.device = self.value_head.weight.device  # Transformers looks through all of the model for its own
         return device
 
     def train(self, mode: bool = True) -> Policy:
@@ -410,8 +410,14 @@ class Policy(nn.Module):
             return EncoderDecoderContext(self.model, num_lanes, self._running)
         steps: Steps | None = None
         if self.precision == "float32" and not self.has_adapters and self.device.type == "cpu":
-            graphs = self._decode_graph, self._action_graph
-            steps = Steps(self.model, [self._head, self.value_head], self._choose, graphs, self.compiled)
+            steps = Steps(
+                self.model,
+                [self._head, self.value_head],
+                self._choose,
+                self.tokenizer.vocab_size,
+                (self._decode_graph, self._action_graph, self._masked_graph),
+                self.compiled,
+            )
         return CachedContext(self.model, num_lanes, self._running, steps)
 
     def _running(self) -> AbstractContextManager[None]:
@@ -459,7 +465,7 @@ class Policy(nn.Module):
         Raises:
             ValueError: If a lane may take no token at all.
         """
-        if deterministic or allowed is not None or truncation is not None or not _acts(context):
+        if deterministic or truncation is not None or not _acts(context):
             return self.act(
                 context.extend(input_ids, lengths),
                 temperature=temperature,
@@ -469,7 +475,8 @@ class Policy(nn.Module):
                 truncation=truncation,
             )
         uniforms = torch.rand(len(lengths), 1, generator=generator, device=self.device)
-        return Step(*context.act(input_ids, lengths, uniforms, temperature))
+        may = None if allowed is None else self._checked(allowed)
+        return Step(*context.act(input_ids, lengths, uniforms, temperature, may))
 
     @torch.no_grad()
     def act(
@@ -500,10 +507,7 @@ class Policy(nn.Module):
         """
         logits = self._token_logits(hidden, torch.tensor(temperature, dtype=torch.float32, device=hidden.device))
         if allowed is not None:
-            if not allowed.any(axis=1).all():
-                lanes = np.flatnonzero(~allowed.any(axis=1)).tolist()
-                raise ValueError(f"Expected an action mask that allows some token in every lane, got none in {lanes}")
-            logits = logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
+            logits = logits.masked_fill(~self._checked(allowed), -torch.inf)
         if truncation is not None:
             logits = logits.masked_fill(~truncation.kept(logits), -torch.inf)
         if deterministic:
@@ -514,9 +518,21 @@ class Policy(nn.Module):
             actions, log_probs = _sampled(logits, uniforms)
         return Step(actions, log_probs, self._values(hidden))
 
-    def _choose(self, hidden: Tensor, uniforms: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _checked(self, allowed: NDArray[np.bool_]) -> Tensor:
+        """Action masks as a tensor, `(lanes, vocab_size)` bool, some token of every lane in it."""
+        if not allowed.any(axis=1).all():
+            lanes = np.flatnonzero(~allowed.any(axis=1)).tolist()
+            raise ValueError(f"Expected an action mask that allows some token in every lane, got none in {lanes}")
+        return torch.from_numpy(allowed).to(self.device)
+
+    def _choose(
+        self, hidden: Tensor, uniforms: Tensor, temperature: Tensor, allowed: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Actions, log-probs and values `(lanes,)`, as a function of tensors alone: see `ActionStep.forward`."""
-        actions, log_probs = _sampled(self._token_logits(hidden, temperature), uniforms)
+        logits = self._token_logits(hidden, temperature)
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, -torch.inf)
+        actions, log_probs = _sampled(logits, uniforms)
         return actions, log_probs, self._values(hidden)
 
     def _token_logits(self, hidden: Tensor, temperature: Tensor) -> Tensor:
