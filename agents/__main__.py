@@ -309,7 +309,8 @@ class RewardModel:
 def reward_model(arguments: Any) -> None:
     """Train a preference model, say how good it is, and save it."""
     folder: Path = arguments.output
-    if (folder / preferences.RECORD).exists():
+    device = _start_processes(arguments.device, pieces=False)
+    if processes.rank() == 0 and (folder / preferences.RECORD).exists():
         raise ValueError(f"Expected a new folder for this model, got {str(folder)!r}, which holds another")
     splits = preferences.split_pairs(
         preferences.load_pairs(
@@ -319,7 +320,7 @@ def reward_model(arguments: Any) -> None:
             rejected=arguments.rejected_field,
         )
     )
-    policy = Policy.from_pretrained(arguments.model, device=arguments.device)
+    policy = Policy.from_pretrained(arguments.model, device=device)
     config: preferences.PreferenceConfig = arguments.config
     sizes = ", ".join(f"{len(pairs):,} {split}" for split, pairs in splits.items())
     if not arguments.json:
@@ -333,6 +334,8 @@ def reward_model(arguments: Any) -> None:
             print(f"  epoch {row['epoch']:.0f}: {shown}", flush=True)
 
     trained = preferences.train(policy, splits["train"], splits["validation"], config, on_epoch=show)
+    if processes.rank() > 0:
+        return
     found = None
     if splits["test"]:
         margins = preferences.margins(policy, splits["test"], trained)
@@ -354,9 +357,7 @@ def reward_model(arguments: Any) -> None:
 
 def train(arguments: Any) -> None:
     """Train, and show what was learned."""
-    device = processes.start(arguments.device)
-    if processes.rank() > 0:  # the first one talks
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
+    device = _start_processes(arguments.device, pieces=True)
     folder, agent = (_start if arguments.resume is None else _go_on)(arguments, device)
     parameters = sum(one.numel() for one in agent.policy.parameters())
     where = f"{agent.policy.device}, {parameters:,} parameters"
@@ -393,7 +394,7 @@ def train(arguments: Any) -> None:
         if processes.rank() == 0:
             print(f"\nStopped. {_goes_on(folder)}", file=sys.stderr)
         raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else stop.code) from None
-    except (RewardError, NonFiniteError, LostProcessError, OSError) as error:
+    except (RewardError, NonFiniteError, LostProcessError, torch.OutOfMemoryError, OSError) as error:
         print(render.visible(f"\n{error}\n{_goes_on(folder)}"), file=sys.stderr)
         raise SystemExit(1) from error
     if processes.rank() > 0:
@@ -401,6 +402,14 @@ def train(arguments: Any) -> None:
     if "parted_at" in agent.memory:
         print(f"Mind: from {agent.memory['parted_at']:,} tokens on, the held-out metric fell while the score rose.")
     _write_results(folder, agent, arguments.samples)
+
+
+def _start_processes(device: str | None, *, pieces: bool) -> str | None:
+    """Join the other processes, where there are some. The first one talks."""
+    device = processes.start(device, pieces=pieces)
+    if processes.rank() > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
+    return device
 
 
 def _goes_on(folder: Path) -> str:
@@ -506,9 +515,8 @@ def sft(arguments: SFT) -> None:
     folder = arguments.output or Path("runs") / (
         f"sft-{arguments.env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
-    policy = start_policy(
-        arguments.model, arguments.env, arguments.kwargs(), seed=arguments.seed, device=arguments.device
-    )
+    device = _start_processes(arguments.device, pieces=False)
+    policy = start_policy(arguments.model, arguments.env, arguments.kwargs(), seed=arguments.seed, device=device)
 
     def show(row: dict[str, float]) -> None:
         parts = [f"epoch {row['epoch']:.0f}: perplexity {row['validation_perplexity']:.3f}"]
@@ -754,6 +762,11 @@ def _reward_model_arguments(argv: Sequence[str]) -> Any:
     return tyro.cli(whole, args=list(argv), description=RewardModel.__doc__, prog="python -m agents reward-model")
 
 
+_FAILURES = (
+    RewardError, NonFiniteError, LostProcessError, ValueError, TypeError, ImportError, OSError, gym.error.Error,
+)  # fmt: skip
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command.
 
@@ -778,7 +791,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         raise SystemExit(130) from None
-    except (RewardError, NonFiniteError, ValueError, TypeError, ImportError, OSError, gym.error.Error) as error:
+    except (
+        RewardError,
+        NonFiniteError,
+        LostProcessError,
+        ValueError,
+        TypeError,
+        ImportError,
+        OSError,
+        gym.error.Error,
+    ) as error:
         print(render.visible(f"error: {error}"), file=sys.stderr)
         raise SystemExit(2) from error
 

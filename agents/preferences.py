@@ -34,6 +34,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents import processes
 from agents.config import OptimizerConfig
 from agents.files import read_json
 from agents.losses import preference_loss
@@ -42,6 +43,7 @@ from agents.policy import Policy
 from agents.steps import step
 from agents.text_model import TextModel
 from textenvs import Example
+from textenvs.tables import open_tables
 
 RECORD = "preference.json"
 """The file that says what a folder's model was trained on, how, and how good it is."""
@@ -175,7 +177,8 @@ def load_pairs(
     """The pairs of a file.
 
     Args:
-        path: A `.jsonl` file, one object a line.
+        path: A `.jsonl` file, one object a line, or a file of another kind that data sets have. It is read a row at a
+            time, and no line may have more than 64 MB.
         prompt: The field that holds the prompt.
         chosen: The field that holds the preferred response, without the prompt, its leading space included.
         rejected: The field that holds the other.
@@ -187,30 +190,20 @@ def load_pairs(
         ValueError: If the file cannot be read or is empty, or a line is not what it should be; says which.
     """
     path = Path(path).expanduser()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"Expected a file of pairs that can be read, got {str(path)!r}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        where = f"byte {error.start} is not: {error.reason}"
-        raise ValueError(f"Expected {str(path)!r} to be UTF-8, but {where}") from error
+    if not path.is_file():
+        raise ValueError(f"Expected a file of pairs that can be read, got {str(path)!r}: there is no such file")
     pairs = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"line {number} of {str(path)!r}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"Expected {where} to be a JSON object, but it could not be read: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"Expected {where} to be a JSON object, got {type(row).__name__}")
-        for name in (prompt, chosen, rejected):
-            if not isinstance(row.get(name), str):
-                raise ValueError(
-                    f"Expected a string in field {name!r} of {where}, got {row.get(name)!r}; its fields are {list(row)}"
-                )
-        pairs.append(Pair(row[prompt], row[chosen], row[rejected]))
+    for _, table in open_tables(path, None):
+        for _, where, row in table.scan():
+            if isinstance(row, ValueError):
+                raise row
+            for name in (prompt, chosen, rejected):
+                if not isinstance(row.get(name), str):
+                    raise ValueError(
+                        f"Expected a string in field {name!r} of {where}, got {row.get(name)!r:.200}; its fields are "
+                        f"{list(row)}"
+                    )
+            pairs.append(Pair(row[prompt], row[chosen], row[rejected]))
     if not pairs:
         raise ValueError(f"Expected at least one pair in {str(path)!r}, got an empty file")
     return pairs
@@ -388,7 +381,7 @@ def train(
         for batch in torch.randperm(len(pairs), generator=generator).split(config.batch_size):
             step(optimizer, batch, partial(loss_of, len(batch)), steps_config, meter)
             schedule.step()
-        seen = evaluate_margins(_all_margins(policy, held_out, config, held_out_before))
+        seen = processes.from_first(evaluate_margins(_all_margins(policy, held_out, config, held_out_before)))
         loss = meter.means().get("loss", math.nan)
         row = {"epoch": float(epoch), "loss": loss, "accuracy": seen.accuracy, "log_loss": seen.log_loss}
         history.append(row)

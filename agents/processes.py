@@ -67,11 +67,12 @@ def _lost(error: RuntimeError) -> LostProcessError:
     )
 
 
-def start(device: str | None = None) -> str | None:
+def start(device: str | None = None, *, pieces: bool = True) -> str | None:
     """Join the other processes, where a launcher has started several.
 
     Args:
         device: What the user asked for: "cpu", or None for what Accelerate chooses.
+        pieces: Whether what is trained can be cut over the processes, as FSDP does.
 
     Returns:
         The device of this process; `device` where there is one process.
@@ -94,6 +95,10 @@ def start(device: str | None = None) -> str | None:
     if (mixed := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
         raise ValueError(
             f"Expected mixed_precision: no in Accelerate's config, got {mixed!r}: it is --precision that says so here"
+        )
+    if not pieces and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise ValueError(
+            "Expected distributed_type MULTI_GPU in Accelerate's config, got FSDP, which train alone supports"
         )
     state = accelerate.PartialState(cpu=device == "cpu")
     return "cpu" if state.device.type == "cpu" else str(state.device)
@@ -155,10 +160,10 @@ def total(number: Tensor) -> Tensor:
     """
     if count() == 1:
         return number
-    summed = number.clone()
+    summed = number.to(_device(), copy=True)
     with together():
         distributed.all_reduce(summed)
-    return summed
+    return summed.to(number.device)
 
 
 def largest(numbers: list[int]) -> list[int]:

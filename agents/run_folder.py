@@ -19,6 +19,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -31,6 +32,7 @@ METRICS = "metrics.jsonl"
 EVALUATIONS = "evaluations.jsonl"
 SAMPLES = "samples"
 LOCK = "run.lock"
+_LOCKED_BYTE = 1 << 16
 
 
 class FolderLock:
@@ -48,11 +50,7 @@ class FolderLock:
         file = folder / LOCK
         self._stream: TextIO = file.open("a+", encoding="utf-8")
         try:
-            import fcntl
-        except ImportError:  # Windows: there is no lock, and no promise
-            return
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._stream)
         except OSError as error:
             self._stream.seek(0)
             owner = self._stream.read(200).strip() or "another process"
@@ -68,6 +66,18 @@ class FolderLock:
     def release(self) -> None:
         """Let others in."""
         self._stream.close()
+
+
+def _lock(stream: TextIO) -> None:
+    """Take the lock of a file, or raise an OSError where another process has it."""
+    try:
+        import fcntl
+    except ImportError:
+        windows: Any = import_module("msvcrt")
+        stream.seek(_LOCKED_BYTE)  # locks of Windows are of bytes, which nobody else can read then: one past the text
+        windows.locking(stream.fileno(), windows.LK_NBLCK, 1)
+        return
+    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class RunFolder:

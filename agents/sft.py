@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents import processes
 from agents.config import OptimizerConfig
 from agents.evaluation import evaluate
 from agents.losses import masked_mean
@@ -210,7 +211,8 @@ def fine_tune(
         env_kwargs: Arguments of the environment.
         folder: Where the policy, sft.json and metrics.jsonl go; None keeps nothing. A policy is written whenever it is
             the best so far, so a run that is stopped leaves one.
-        on_epoch: Called with each row.
+        on_epoch: Called with each row. Of several processes that train together, the first one alone calls it, writes
+            and evaluates.
 
     Returns:
         A row for the start and for each epoch: `epoch`, `validation_perplexity`, `validation_score` (where it was asked
@@ -220,7 +222,8 @@ def fine_tune(
         ValueError: If the task has no demonstrations, or a folder holds another run.
     """
     config = (SFTConfig() if config is None else config).filled_in(policy.pretrained)
-    folder = None if folder is None else Path(folder)
+    first = processes.rank() == 0  # of several processes, the others only learn
+    folder = Path(folder) if folder is not None and first else None
     if folder is not None and (folder / "metrics.jsonl").exists():
         raise ValueError(f"Expected a new folder for this run, got {str(folder)!r}, which holds another run")
     envs = {split: make_env(env, policy, **{**(env_kwargs or {}), "split": split}) for split in ("train", "validation")}
@@ -236,14 +239,16 @@ def fine_tune(
             row = {"epoch": float(epoch)}
             if epoch:
                 row |= _epoch(policy, optimizer, train, config, generator, epoch - 1)
-            row["validation_perplexity"] = perplexity(policy, validation, micro_batch_size=config.micro_batch_size)
-            if config.eval_episodes:
-                found = evaluate(policy, envs["validation"], config.eval_episodes, seed=seed)
-                row["validation_score"] = found.score
+            if first:
+                row["validation_perplexity"] = perplexity(policy, validation, micro_batch_size=config.micro_batch_size)
+                if config.eval_episodes:
+                    found = evaluate(policy, envs["validation"], config.eval_episodes, seed=seed)
+                    row["validation_score"] = found.score
+            row = processes.from_first(row)
             rows.append(row)
             if log is not None:
                 log.write(epoch * int(train.response_mask.sum()), row)
-            if on_epoch is not None:
+            if on_epoch is not None and first:
                 on_epoch(row)
             if row["validation_perplexity"] < best:
                 best, since, weights = row["validation_perplexity"], 0, _weights(policy)

@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -45,6 +46,7 @@ ALARM_WINDOW = 20
 
 _LOG = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Update = Callable[[Policy, torch.optim.Optimizer, Rollout, Any, torch.Generator], dict[str, float]]
 Prepare = Callable[["Agent", Rollout], Rollout]
 
@@ -386,22 +388,12 @@ class Agent:
         env_seed, policy_seed = (
             int(one) for one in np.random.SeedSequence([self.seed, self.updates]).generate_state(2, np.uint64) >> 1
         )
-        generator = playing = torch.Generator(self.policy.device).manual_seed(policy_seed)
-        if processes.count() > 1:  # each plays with its own; what is drawn in the update is the same in all
-            own = np.random.SeedSequence([self.seed, self.updates, processes.rank()]).generate_state(1, np.uint64)
-            playing = torch.Generator(self.policy.device).manual_seed(int(own[0] >> 1))
+        generator = torch.Generator(self.policy.device).manual_seed(policy_seed)
         config = self.config
         reward = self.env.setting.reward
         reward.update(progress=progress)
         self._whole = self.env.curriculum is None  # it counts episodes while they are played
-        rollout = collect(
-            self.env,
-            self.policy,
-            self._own(config.episodes_per_update, "episodes_per_update"),
-            seed=env_seed + processes.rank() * self.env.num_envs,
-            temperature=config.temperature,
-            generator=playing,
-        )
+        rollout = self._with_memory(partial(self._play, env_seed, generator), lambda: self.env.num_envs)
         played = time.perf_counter()
         if self._compares:
             ref_log_probs = reference_log_probs(
@@ -447,6 +439,62 @@ class Agent:
             }
         )
         return row
+
+    def _play(self, env_seed: int, generator: torch.Generator) -> Rollout:
+        """This process's episodes of one update."""
+        if processes.count() > 1:  # each plays with its own; what is drawn in the update is the same in all
+            own = np.random.SeedSequence([self.seed, self.updates, processes.rank()]).generate_state(1, np.uint64)
+            generator = torch.Generator(self.policy.device).manual_seed(int(own[0] >> 1))
+        before = generator.get_state()
+        try:
+            return collect(
+                self.env,
+                self.policy,
+                self._own(self.config.episodes_per_update, "episodes_per_update"),
+                seed=env_seed + processes.rank() * self._own(self.config.num_envs, "num_envs"),
+                temperature=self.config.temperature,
+                generator=generator,
+            )
+        except torch.OutOfMemoryError:
+            generator.set_state(before)  # it begins again
+            raise
+
+    def _with_memory(self, play: Callable[[], T], lanes: Callable[[], int]) -> T:
+        """What `play` returns, which has so many lanes; half as many for as long as there is no memory for them."""
+        level = None if self.env.curriculum is None else self.env.curriculum.state_dict()
+        while True:
+            try:
+                return play()
+            except torch.OutOfMemoryError as error:
+                reason = str(error)  # and not on from here: the error holds on to what fills the memory
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self._halve_lanes(lanes(), reason)
+            if self.env.curriculum is not None and level is not None:  # what was played in vain does not count
+                self.env.curriculum.load_state_dict(level)
+
+    def _halve_lanes(self, before: int, reason: str) -> None:
+        """From now on, half as many episodes side by side, in play and in evaluations."""
+        config = self.config
+        lanes = before // 2
+        if self.env_id is None or lanes == 0 or (config.group_size > 1 and lanes % config.group_size):
+            raise torch.OutOfMemoryError(
+                f"Expected memory to play {before} episodes side by side, got none, and they cannot be halved: lower "
+                f"max_new_tokens or num_envs, or use bfloat16 or a smaller model ({reason})"
+            )
+        _LOG.warning("Out of memory with %d lanes: from now on there are %d.", before, lanes)
+        self.memory["lanes"] = lanes
+        self._limit_lanes()
+
+    @property
+    def _lanes(self) -> int:
+        """How many episodes there is memory for side by side, as far as is known."""
+        return int(self.memory.get("lanes", self.config.num_envs))
+
+    def _limit_lanes(self) -> None:
+        """Keep to what there is memory for."""
+        if self._lanes < self.env.num_envs and self.env_id is not None:
+            self.env = self.make_env(self._lanes, group_size=self.config.group_size)
 
     def _explained(self, error: NonFiniteError, rollout: Rollout) -> NonFiniteError:
         """The error, with the batch that it came up in."""
@@ -555,9 +603,11 @@ class Agent:
         Returns:
             The evaluation.
         """
-        env = self.make_env(self.config.num_envs, split=split)
         settings = {"temperature": self.config.temperature, "reference": self.reference, **settings}
-        return evaluate(self.policy, env, num_episodes, **settings)
+        return self._with_memory(
+            lambda: evaluate(self.policy, self.make_env(self._lanes, split=split), num_episodes, **settings),
+            lambda: self._lanes,
+        )
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
@@ -706,6 +756,7 @@ def load(
         _restore_reward(agent.env.setting.reward, state["reward"], required=env is None)
         if env is None and agent.env.curriculum is not None:
             agent.env.curriculum.load_state_dict(state["curriculum"])
+        agent._limit_lanes()
     except (KeyError, OSError, SafetensorError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(found)!r}, but it is damaged: {error!r}") from error
     return agent

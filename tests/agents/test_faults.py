@@ -2,15 +2,21 @@
 
 import errno
 import json
+import logging
+import os
 import signal
+import sys
 from functools import partial
+from typing import ClassVar
 
 import pytest
+import torch
 
 import textenvs
-from agents import checkpoints, run_folder
+from agents import PPO, checkpoints, load, run_folder, training
 from agents.__main__ import main
 from benchmarks.faults import RUN, outcome, start
+from tests.agents.conftest import make_policy
 from tests.agents.test_training import small_agent
 
 SHORT = [*RUN, "--total-timesteps", "120", "--eval-during", "0"]
@@ -96,6 +102,101 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path, straight, cap
     assert not (run / "checkpoints" / ".new").exists(), "the room that it took is free again"
     main(["train", "--resume", str(run)])
     assert outcome(run) == straight
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    """An accelerator with room for two lanes, which it says when the third step is taken."""
+    original, tried = training.collect, []
+
+    def collect(env, policy, *args, **kwargs):
+        tried.append(env.num_envs)
+        act, steps = policy.act, []
+
+        def act_with_less(hidden, **settings):
+            steps.append(hidden)
+            if len(hidden) > 2 and len(steps) == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return act(hidden, **settings)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(policy, "act", act_with_less)
+            return original(env, policy, *args, **kwargs)
+
+    monkeypatch.setattr(training, "collect", collect)
+    return tried
+
+
+def copyist(num_envs):
+    return PPO(make_policy(), "TextGen/Copy-v0", seed=5, num_envs=num_envs, episodes_per_update=8)
+
+
+def test_no_memory_to_play_halves_the_lanes(tmp_path, little_memory, caplog):
+    """From 8 to 2. Then the run is one that began with two lanes, and its checkpoint goes on so."""
+    with caplog.at_level(logging.WARNING):
+        agent = copyist(8).learn(1, folder=tmp_path)
+    assert little_memory == [8, 4, 2]
+    assert "Out of memory with 8 lanes: from now on there are 4." in caplog.text
+    assert "Out of memory with 4 lanes: from now on there are 2." in caplog.text
+    few = copyist(2).learn(1)
+    assert agent.timesteps == few.timesteps
+    for one, other in zip(agent.policy.parameters(), few.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+    little_memory.clear()
+    load(tmp_path, device="cpu").learn(agent.timesteps + 1)
+    assert little_memory == [2], "it is remembered"
+
+
+def test_no_memory_to_evaluate_halves_the_lanes(monkeypatch):
+    agent = copyist(8)
+    expected = copyist(4).evaluate(6)
+    original = training.evaluate
+
+    def evaluate(policy, env, *args, **kwargs):
+        if env.num_envs > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(policy, env, *args, **kwargs)
+
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    assert agent.evaluate(6).summary() == expected.summary()
+    assert agent.env.num_envs == 4
+
+
+def test_no_memory_for_one_lane_ends_the_run(tmp_path, capsys, monkeypatch):
+    def collect(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training, "collect", collect)
+    said = fails([*SHORT, "--output", str(tmp_path / "run")], 1, capsys)
+    assert "Expected memory to play 1 episodes side by side, got none" in said
+    assert f"Go on with: python -m agents train --resume {tmp_path / 'run'}" in said
+
+
+class Windows:
+    """Its locks: of bytes, and a second one is refused."""
+
+    LK_NBLCK = 2
+    held: ClassVar[set[int]] = set()
+
+    @classmethod
+    def locking(cls, descriptor, mode, count):
+        assert (mode, count) == (cls.LK_NBLCK, 1)
+        place = os.lseek(descriptor, 0, os.SEEK_CUR)
+        if place in cls.held:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        cls.held.add(place)
+
+
+def test_the_lock_of_windows(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", Windows)
+    lock = run_folder.FolderLock(tmp_path)
+    owner = (tmp_path / "run.lock").read_text()
+    assert owner.startswith(f"process {os.getpid()} on ")
+    assert max(Windows.held) >= len(owner), "the text can be read"
+    with pytest.raises(ValueError, match=f"which process {os.getpid()} on .* is using"):
+        run_folder.FolderLock(tmp_path)
+    lock.release()
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])

@@ -83,6 +83,13 @@ def test_a_line_without_an_end(tmp_path, monkeypatch):
         file.write_text("text\n" + "a" * 990)
         if suffix != "jsonl":
             load_dataset(file)
+    pair = '{"prompt": "p", "chosen": "c", "rejected": "r"}\n'
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(pair + "a" * 1001)
+    with pytest.raises(ValueError, match=r"Expected lines of at most 1,000 bytes, .* line 2 of"):
+        preferences.load_pairs(file)
+    file.write_text(pair * 100)
+    assert len(preferences.load_pairs(file)) == 100
 
 
 def test_json_nested_too_deeply(tmp_path, model, capsys):

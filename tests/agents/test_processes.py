@@ -14,9 +14,24 @@ import pytest
 import torch
 from torch import distributed
 
-from agents import PPO, REINFORCE, ActorCritic, Algorithm, BestOfN, checkpoints, load, processes
+from agents import (
+    PPO,
+    REINFORCE,
+    ActorCritic,
+    Algorithm,
+    BestOfN,
+    SFTConfig,
+    checkpoints,
+    fine_tune,
+    load,
+    preferences,
+    processes,
+)
 from agents.__main__ import main
 from benchmarks.faults import RUN
+from tests.agents.conftest import make_policy
+from tests.agents.test_preferences import noisy_pairs
+from tests.agents.test_sft import KWARGS
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="torch was built without gloo")
 UPDATES = 2
@@ -63,7 +78,30 @@ def worker(rank, folder, environment):
         held = copy.deepcopy(checkpoints.flatten_optimizer(agent.optimizer))
         agent.learn(agent.timesteps + 1, folder=f"{folder}/after")
         torch.save((held, checkpoints.flatten_optimizer(agent.optimizer), weights(agent)), f"{folder}/held-{rank}.pt")
+    else:
+        for kind, learn in WITHOUT_A_ROLLOUT.items():
+            torch.save(learn(f"{folder}/{kind}-{rank}"), f"{folder}/{kind}-{rank}.pt")
     distributed.destroy_process_group()
+
+
+def warm_start(folder):
+    """Two epochs of supervised fine-tuning: what there is to say of them, and the weights."""
+    policy = make_policy()
+    config = SFTConfig(epochs=2, batch_size=5, micro_batch_size=2, eval_episodes=4)
+    rows = fine_tune(policy, "TextGen-v0", config=config, env_kwargs=KWARGS, folder=folder)
+    shown = [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows]
+    return shown, torch.cat([one.detach().flatten() for one in policy.parameters()])
+
+
+def preference_model(folder):
+    """Two epochs of a preference model, likewise."""
+    policy, pairs = make_policy(spread=0.1), noisy_pairs(40)
+    config = preferences.PreferenceConfig(epochs=2, batch_size=7, micro_batch_size=2, learning_rate=5e-3)
+    found = preferences.train(policy, pairs[:30], pairs[30:], config)
+    return found.history, torch.cat([one.detach().flatten() for one in policy.parameters()])
+
+
+WITHOUT_A_ROLLOUT = {"sft": warm_start, "reward_model": preference_model}
 
 
 def pieces(agent):
@@ -123,6 +161,25 @@ def test_two_processes_make_the_update_of_one(request, how, name, monkeypatch):
             assert rows[number][key] == pytest.approx(row[key], abs=1e-5), key
             assert rows[number][key] == rows_too[number][key], key
     assert not torch.equal(after[0], after[1])
+
+
+@pytest.mark.parametrize("kind", WITHOUT_A_ROLLOUT)
+def test_two_processes_learn_from_data_as_one_does(copies, kind, tmp_path):
+    rows, after = WITHOUT_A_ROLLOUT[kind](str(tmp_path / "one"))
+    for rank in range(2):
+        theirs, weights_of_theirs = torch.load(copies / f"{kind}-{rank}.pt", weights_only=False)
+        torch.testing.assert_close(weights_of_theirs, after, atol=1e-6, rtol=0)
+        for row, one in zip(theirs, rows, strict=True):
+            assert row == pytest.approx(one, rel=1e-5, abs=1e-5)
+    assert not (copies / f"{kind}-1").exists(), "the second one writes nothing"
+
+
+def test_only_train_cuts_a_policy(monkeypatch):
+    pytest.importorskip("accelerate")
+    for name, value in {**FSDP, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=r"Expected distributed_type MULTI_GPU .* got FSDP, which train alone"):
+        processes.start("cpu", pieces=False)
 
 
 def test_a_checkpoint_of_one_process_goes_on_in_pieces_and_the_other_way_round(shards):
