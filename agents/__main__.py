@@ -125,6 +125,8 @@ class Train(EnvironmentArguments):
     """What passes compute in. Weights and their updates are in float32 either way."""
     gradient_checkpointing: bool = False
     """Compute layers again for the gradient rather than keep what they computed: slower, in much less memory."""
+    compile: bool = False
+    """Compile the step of a rollout before the first: ten seconds or more, on a CPU with a C++ compiler."""
     total_timesteps: int = 400_000
     """Tokens to play in all."""
     max_seconds: float | None = None
@@ -468,6 +470,7 @@ def _new_agent(arguments: Any, device: str | None) -> Agent:
         "freeze": int(arguments.freeze) if (arguments.freeze or "").isdecimal() else arguments.freeze,
         "precision": arguments.precision,
         "gradient_checkpointing": arguments.gradient_checkpointing,
+        "compile": arguments.compile,
     }
     return Algorithm.known[arguments.algorithm](
         source,

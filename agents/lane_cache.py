@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, EncoderDecoderCache
 
-from agents.decode import DecodeStep, StepGraph
+from agents.decode import Steps
 
 _GROW_BY = 64  # positions; the cache grows in buckets of this size
 _LOOK_BY = 16  # and a decode step looks at it in these
@@ -258,13 +258,12 @@ class LaneCache(Cache):
             visible: How many positions it looks at.
 
         Returns:
-            `(lanes, heads, visible, head_dim)` each.
+            `(lanes, heads, capacity, head_dim)` each.
         """
         self.grow(visible)
-        if self._room is None or self._room[0].shape[2] != visible:
+        if self._room is None:
             layers = self._layers_of_lanes
-            held = [*(layer.keys for layer in layers), *(layer.values for layer in layers)]
-            self._room = [one[:, :, :visible] for one in held]
+            self._room = [*(layer.keys for layer in layers), *(layer.values for layer in layers)]
         return self._room
 
     def copy(self, sources: NDArray[np.intp], targets: NDArray[np.intp], width: int) -> None:
@@ -297,12 +296,12 @@ class CachedContext:
         model: A Transformers causal model.
         num_lanes: How many texts grow side by side.
         mode: What forward passes run in.
-        graph: Where the graph of a decode step is kept; None takes every step without one. Only where `mode` is nothing
+        steps: What takes the decode steps of every lane; None calls the model for each. Only where `mode` is nothing
             special.
     """
 
     def __init__(
-        self, model: PreTrainedModel, num_lanes: int, mode: Mode = nullcontext, graph: StepGraph | None = None
+        self, model: PreTrainedModel, num_lanes: int, mode: Mode = nullcontext, steps: Steps | None = None
     ) -> None:
         config = model.config.get_text_config()
         self._trunk: Any = model.base_model
@@ -312,10 +311,8 @@ class CachedContext:
         self._last_position = getattr(config, "max_position_embeddings", 2**31) - 1
         self._cache = LaneCache(config.num_hidden_layers, num_lanes, model.device)
         self._read = np.zeros(num_lanes, dtype=np.int64)  # tokens of each lane that the cache holds
-        self._graph = graph
-        if graph is not None:
-            self._step = DecodeStep(model, self._last_position)
-            graph.begin(self._step)
+        self._steps = steps
+        self._columns = torch.empty(0, dtype=torch.int64, device=model.device)  # 0, 1, 2, ...: what a step looks at
 
     def reset(self, lanes: NDArray[np.intp]) -> None:
         """See `Context.reset`."""
@@ -326,24 +323,20 @@ class CachedContext:
         self._read = self._read[lanes]
         self._cache.keep(torch.from_numpy(lanes).to(self._device))
 
+    @property
+    def acts(self) -> bool:
+        """Whether it can `act`."""
+        return self._steps is not None
+
     @torch.no_grad()
     def extend(self, input_ids: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> Tensor:
         """See `Context.extend`."""
-        new = lengths - self._read
-        several = np.flatnonzero(new > 1)
+        several, everyone, where = self._news(lengths)
         hidden: Tensor | None = None
-        if len(several) < len(new):
-            # One token in every lane, also where there is none: what that writes stands behind the lane's last token,
-            # where nothing looks, and the lane's next token overwrites it.
-            hidden = self._decode(input_ids, np.where(new == 1, self._read, lengths))
+        if not everyone:
+            hidden = self._decode(input_ids, where)
         if len(several):
-            width = int(new[several].max())
-            readers, of = self._readers(input_ids, several, lengths)
-            states = self._forward(input_ids, readers, self._read[readers], width)
-            if len(readers) < len(several):
-                self._cache.copy(readers[of], several, width)
-            last = torch.from_numpy(new[several] - 1).to(self._device)
-            states = states[torch.from_numpy(of).to(self._device), last]
+            states = self._prefill(input_ids, lengths, several)
             if hidden is None:
                 hidden = states
             else:
@@ -351,6 +344,72 @@ class CachedContext:
         assert hidden is not None
         self._read = lengths.astype(np.int64)
         return hidden
+
+    @torch.no_grad()
+    def act(
+        self,
+        input_ids: NDArray[np.integer[Any]],
+        lengths: NDArray[np.integer[Any]],
+        uniforms: Tensor,
+        temperature: float,
+        allowed: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Read what is new in each lane, and write one more token: `extend` and what follows it, in one step.
+
+        Args:
+            input_ids: See `Context.extend`.
+            lengths: Likewise.
+            uniforms: See `ActionStep.forward`.
+            temperature: What the logits are divided by.
+            allowed: `(lanes, vocab_size)` bool, True where a token may be taken; None: everywhere.
+
+        Returns:
+            See `ActionStep.forward`.
+        """
+        assert self._steps is not None
+        several, everyone, where = self._news(lengths)
+        heat = torch.tensor(temperature, dtype=torch.float32, device=self._device)
+        chosen: tuple[Tensor, ...] = ()
+        if not everyone:
+            if self._cache.begun:
+                more = (uniforms, heat) if allowed is None else (uniforms, heat, allowed)
+                chosen = self._steps.act(allowed is not None, *self._inputs(input_ids, where, *more))
+            else:  # prompts of one token, whose keys and values have no place yet
+                chosen = self._steps.choose(self._decode(input_ids, where), uniforms, heat, allowed)
+        if len(several):
+            rows = torch.from_numpy(several).to(self._device)
+            may = None if allowed is None else allowed[rows]
+            some = self._steps.choose(self._prefill(input_ids, lengths, several), uniforms[rows], heat, may)
+            if everyone:
+                chosen = some
+            else:
+                for one, other in zip(chosen, some, strict=True):
+                    one[rows] = other
+        self._read = lengths.astype(np.int64)
+        actions, log_probs, values = chosen
+        return actions, log_probs, values
+
+    def _news(self, lengths: NDArray[np.integer[Any]]) -> tuple[NDArray[np.intp], bool, NDArray[np.int64]]:
+        """Which lanes have more than one token to read, whether all have, and where every lane has one to read.
+
+        Also where there is none: what that writes stands behind the lane's last token, where nothing looks, and the
+        lane's next token overwrites it.
+        """
+        new = lengths - self._read
+        several = np.flatnonzero(new > 1)
+        return several, len(several) == len(new), np.where(new == 1, self._read, lengths)
+
+    def _prefill(
+        self, input_ids: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]], several: NDArray[np.intp]
+    ) -> Tensor:
+        """Read several tokens in some lanes `(k,)`: the state of the last of them, `(k, hidden)`."""
+        new = lengths[several] - self._read[several]
+        width = int(new.max())
+        readers, of = self._readers(input_ids, several, lengths)
+        states = self._forward(input_ids, readers, self._read[readers], width)
+        if len(readers) < len(several):
+            self._cache.copy(readers[of], several, width)
+        return states[torch.from_numpy(of).to(self._device), torch.from_numpy(new - 1).to(self._device)]
 
     def _readers(
         self, input_ids: NDArray[np.integer[Any]], lanes: NDArray[np.intp], lengths: NDArray[np.integer[Any]]
@@ -385,17 +444,26 @@ class CachedContext:
 
     def _decode(self, input_ids: NDArray[np.integer[Any]], positions: NDArray[np.int64]) -> Tensor:
         """Run one token of every lane, at `positions`, through the trunk: `(lanes, hidden)`."""
-        # Looks at a few positions more than are written, all hidden, so that many steps share the views of the cache.
-        visible = -(-(int(positions.max()) + 1) // _LOOK_BY) * _LOOK_BY
-        lanes = np.arange(len(positions))
-        if self._graph is not None and self._cache.begun:
-            in_row = np.minimum(positions, input_ids.shape[1] - 1)
-            tokens = torch.from_numpy(input_ids[lanes, in_row].astype(np.int64)).to(self._device)
-            where = torch.from_numpy(positions).to(self._device)
-            hidden = self._graph.take(self._step, tokens, where, self._cache.room(visible))
-            if hidden is not None:
-                return hidden
-        return self._forward(input_ids, lanes, positions, 1, visible)[:, 0]
+        if self._steps is not None and self._cache.begun:
+            return self._steps.decode(*self._inputs(input_ids, positions))
+        visible = self._visible(positions)
+        return self._forward(input_ids, np.arange(len(positions)), positions, 1, visible)[:, 0]
+
+    def _inputs(
+        self, input_ids: NDArray[np.integer[Any]], positions: NDArray[np.int64], *more: Tensor
+    ) -> tuple[Tensor, ...]:
+        """What a decode step of every lane takes, see `DecodeStep.forward`."""
+        visible = self._visible(positions)
+        if len(self._columns) != visible:
+            self._columns = torch.arange(visible, device=self._device)
+        in_row = np.minimum(positions, input_ids.shape[1] - 1)
+        tokens = torch.from_numpy(input_ids[np.arange(len(positions)), in_row].astype(np.int64)).to(self._device)
+        where = torch.from_numpy(positions).to(self._device)
+        return tokens, where, self._columns, *more, *self._cache.room(visible)
+
+    def _visible(self, positions: NDArray[np.int64]) -> int:
+        """How much a decode step looks at: some more than was written, all hidden, so that it changes seldom."""
+        return -(-(int(positions.max()) + 1) // _LOOK_BY) * _LOOK_BY
 
     def _forward(
         self,

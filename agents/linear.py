@@ -49,10 +49,16 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product
 
 
-# The same as an operator of our own: a trace cannot record oneDNN's, which takes a list of optional numbers.
+def _shape_of_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+# The same as an operator of our own: a trace cannot record oneDNN's, which takes a list of optional numbers, and
+# inductor takes it with constant weights alone.
 _LIBRARY = torch.library.Library("textenvs", "DEF")
 _LIBRARY.define("onednn_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 _LIBRARY.impl("onednn_linear", _product, "CPU")
+torch.library.register_fake("textenvs::onednn_linear", _shape_of_product, lib=_LIBRARY)
 
 
 class _Product(torch.autograd.Function):
@@ -107,7 +113,7 @@ def _layer(x: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> Tensor:
     """`linear` for a layer of `size` weights: while a step is traced, shapes are no plain numbers."""
     if not _fits(x, weight):
         return functional.linear(x, weight, bias)
-    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[attr-defined, no-untyped-call]
         if size < _LEAST_WEIGHTS:
             return functional.linear(x, weight, bias)
         recorded: Tensor = torch.ops.textenvs.onednn_linear(x, weight, bias)

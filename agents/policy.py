@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from agents import adapters, policy_files
-from agents.decode import StepGraph
+from agents.decode import StepGraph, Steps
 from agents.lane_cache import (
     CachedContext,
     Context,
@@ -117,6 +117,7 @@ class Policy(nn.Module):
 
     Raises:
         ValueError: If the tokenizer has ids that the model has no logit for.
+        TypeError: If the model is none.
 
     Attributes:
         model: The Transformers model; `policy.model.generate` and everything else works as ever.
@@ -126,15 +127,19 @@ class Policy(nn.Module):
         pretrained: Whether the model's weights were trained before, rather than drawn at random. Saved with it.
         precision: What forward passes compute in, see `adapt`.
         gradient_checkpointing: Whether `evaluate` trades time for memory, see `adapt`.
+        compiled: Whether the steps of a rollout are compiled, see `adapt`.
         has_adapters: Whether LoRA adapters are what is trained, see `adapt`.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
         super().__init__()
+        if not isinstance(model, PreTrainedModel):
+            raise TypeError(f"Expected a model of Transformers, got {type(model).__name__}: see Policy.from_pretrained")
         self.critic: nn.Module | None = None
         self.pretrained = bool(model.name_or_path)  # Transformers notes there where it loaded weights from
         self.precision: Precision = "float32"
         self.gradient_checkpointing = False
+        self.compiled = False
         self.has_adapters = False
         self._adapters_on = True  # False in the reference of a policy with adapters
         self.source: str | None = None  # what from_pretrained loaded, so that adapters can be saved without the rest
@@ -162,7 +167,7 @@ class Policy(nn.Module):
         self._allowed: Tensor | None = None if vocab_size == head.out_features else allowed
         self._scale, self._soft_cap = _logit_shape(model.config)
         use_fast_linears(model)
-        self._step_graph = StepGraph()
+        self._decode_graph, self._action_graph, self._masked_graph = StepGraph(), StepGraph(), StepGraph()
         self._packable: dict[str, bool] = {}  # by attention, found when it is first asked for
         self.eval()
         self._check_head()
@@ -184,6 +189,7 @@ class Policy(nn.Module):
 
         Raises:
             ValueError: If there is no such model, or it cannot be loaded safely.
+            TypeError: If it is no name at all.
         """
         return policy_files.load(cls, name_or_folder, device=device)
 
@@ -215,6 +221,7 @@ class Policy(nn.Module):
         made = make_tokenizer(tokenizer)
         full = config if isinstance(config, PretrainedConfig) else policy_files.config_of(config, made)
         kind = AutoModelForSeq2SeqLM if full.is_encoder_decoder else AutoModelForCausalLM
+        _check_seed(seed)
         with torch.random.fork_rng(devices=[]):  # Transformers draws from the global generator, which stays as it was
             torch.manual_seed(seed)
             model = kind.from_config(full, dtype=torch.float32)  # type: ignore[no-untyped-call]
@@ -244,6 +251,7 @@ class Policy(nn.Module):
         freeze: int | str | Sequence[str] | None = None,
         precision: Precision | None = None,
         gradient_checkpointing: bool | None = None,
+        compile: bool | None = None,
         seed: int = 0,
     ) -> Policy:
         """Say what of the policy is trained, and how it computes. Before it gets an optimiser; saved with it.
@@ -259,6 +267,8 @@ class Policy(nn.Module):
                 log-probs then differ from those of `evaluate` by rounding, so the first ratio is only about 1.
             gradient_checkpointing: Keeps the input of each layer alone and computes the rest again for the gradient:
                 about a third more time, and much less memory. The numbers stay the same.
+            compile: Compiles the step of a rollout before the first, in ten seconds or more, on a CPU with a C++
+                compiler. Numbers differ by rounding. What it does not cover goes on as without: see `agents/decode.py`.
             seed: Of the adapters' weights.
 
         Returns:
@@ -278,6 +288,9 @@ class Policy(nn.Module):
                     f"Expected a model with layers that can be checkpointed, got {type(self.model).__name__}"
                 )
             self.gradient_checkpointing = bool(gradient_checkpointing)
+        _check_seed(seed)
+        if compile is not None:
+            self.compiled = bool(compile)
         if lora is not None:
             if self.has_adapters:
                 raise ValueError("Expected a policy without adapters to add some to, got one that has them")
@@ -355,7 +368,8 @@ class Policy(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.model.device
+        device: torch.device = self.value_head.weight.device  # Transformers looks through all of the model for its own
+        return device
 
     def train(self, mode: bool = True) -> Policy:
         """Stays in evaluation mode: dropout would make recorded and re-evaluated log-probs differ."""
@@ -394,8 +408,17 @@ class Policy(nn.Module):
             return RecurrentContext(self.model, num_lanes, self._running)
         if self.model.config.is_encoder_decoder:
             return EncoderDecoderContext(self.model, num_lanes, self._running)
-        plain = self.precision == "float32" and not self.has_adapters and self.device.type == "cpu"
-        return CachedContext(self.model, num_lanes, self._running, self._step_graph if plain else None)
+        steps: Steps | None = None
+        if self.precision == "float32" and not self.has_adapters and self.device.type == "cpu":
+            steps = Steps(
+                self.model,
+                [self._head, self.value_head],
+                self._choose,
+                self.tokenizer.vocab_size,
+                (self._decode_graph, self._action_graph, self._masked_graph),
+                self.compiled,
+            )
+        return CachedContext(self.model, num_lanes, self._running, steps)
 
     def _running(self) -> AbstractContextManager[None]:
         """What forward passes run in."""
@@ -411,6 +434,49 @@ class Policy(nn.Module):
             if self.precision == "bfloat16":
                 stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
             yield
+
+    def step(
+        self,
+        context: Context,
+        input_ids: NDArray[np.integer[Any]],
+        lengths: NDArray[np.integer[Any]],
+        *,
+        temperature: float = 1.0,
+        deterministic: bool = False,
+        generator: torch.Generator | None = None,
+        allowed: NDArray[np.bool_] | None = None,
+        truncation: Truncation | None = None,
+    ) -> Step:
+        """Read what is new in each lane, and take one action in each: `Context.extend` and `act`, as one step.
+
+        Args:
+            context: What was read so far.
+            input_ids: See `Context.extend`.
+            lengths: Likewise.
+            temperature: See `act`, as for the next arguments.
+            deterministic: See `act`.
+            generator: See `act`.
+            allowed: See `act`.
+            truncation: See `act`.
+
+        Returns:
+            See `act`.
+
+        Raises:
+            ValueError: If a lane may take no token at all.
+        """
+        if deterministic or truncation is not None or not _acts(context):
+            return self.act(
+                context.extend(input_ids, lengths),
+                temperature=temperature,
+                deterministic=deterministic,
+                generator=generator,
+                allowed=allowed,
+                truncation=truncation,
+            )
+        uniforms = torch.rand(len(lengths), 1, generator=generator, device=self.device)
+        may = None if allowed is None else self._checked(allowed)
+        return Step(*context.act(input_ids, lengths, uniforms, temperature, may))
 
     @torch.no_grad()
     def act(
@@ -439,32 +505,42 @@ class Policy(nn.Module):
         Raises:
             ValueError: If a lane may take no token at all.
         """
-        logits = self.logits(hidden)
-        if temperature != 1:
-            logits = logits / temperature
-        if self._allowed is not None:
-            logits = logits.masked_fill(~self._allowed, -torch.inf)
+        logits = self._token_logits(hidden, torch.tensor(temperature, dtype=torch.float32, device=hidden.device))
         if allowed is not None:
-            if not allowed.any(axis=1).all():
-                lanes = np.flatnonzero(~allowed.any(axis=1)).tolist()
-                raise ValueError(f"Expected an action mask that allows some token in every lane, got none in {lanes}")
-            logits[:, : allowed.shape[1]].masked_fill_(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
+            logits = logits.masked_fill(~self._checked(allowed), -torch.inf)
         if truncation is not None:
             logits = logits.masked_fill(~truncation.kept(logits), -torch.inf)
-        probabilities = torch.softmax(logits, dim=-1)
         if deterministic:
             actions = logits.argmax(dim=-1)
+            log_probs = torch.log_softmax(logits, dim=-1).gather(1, actions[:, None])[:, 0]
         else:
-            # Inverse CDF: ten times cheaper than torch.multinomial. The draw is scaled by the last sum, which rounding
-            # leaves a little off 1, and lies below it, so no token of probability 0 is ever taken.
-            cdf = probabilities.cumsum(dim=-1)
-            draw = torch.rand(len(cdf), 1, generator=generator, device=cdf.device) * cdf[:, -1:]
-            actions = torch.searchsorted(cdf, draw, right=True)[:, 0].clamp_(max=self.tokenizer.vocab_size - 1)
-        return Step(
-            actions=actions,
-            log_probs=probabilities.gather(1, actions[:, None])[:, 0].log(),
-            values=self.value_head(hidden.float())[:, 0],
-        )
+            uniforms = torch.rand(len(logits), 1, generator=generator, device=logits.device)
+            actions, log_probs = _sampled(logits, uniforms)
+        return Step(actions, log_probs, self._values(hidden))
+
+    def _checked(self, allowed: NDArray[np.bool_]) -> Tensor:
+        """Action masks as a tensor, `(lanes, vocab_size)` bool, some token of every lane in it."""
+        if not allowed.any(axis=1).all():
+            lanes = np.flatnonzero(~allowed.any(axis=1)).tolist()
+            raise ValueError(f"Expected an action mask that allows some token in every lane, got none in {lanes}")
+        return torch.from_numpy(allowed).to(self.device)
+
+    def _choose(
+        self, hidden: Tensor, uniforms: Tensor, temperature: Tensor, allowed: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions, log-probs and values `(lanes,)`, as a function of tensors alone: see `ActionStep.forward`."""
+        logits = self._token_logits(hidden, temperature)
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, -torch.inf)
+        actions, log_probs = _sampled(logits, uniforms)
+        return actions, log_probs, self._values(hidden)
+
+    def _token_logits(self, hidden: Tensor, temperature: Tensor) -> Tensor:
+        """The logits of all tokens, and of nothing else, divided by the temperature: `(lanes, vocab_size)`."""
+        return self.logits(hidden)[:, : self.tokenizer.vocab_size] / temperature
+
+    def _values(self, hidden: Tensor) -> Tensor:
+        return self.value_head(hidden.float())[:, 0]  # type: ignore[no-any-return]
 
     def last_states(self, observation: Mapping[str, Tensor]) -> Tensor:
         """The trunk's state at the last token of each row, in one pass over whole rows, with gradients.
@@ -493,8 +569,10 @@ class Policy(nn.Module):
         """
         head = self._head  # asked for once: Transformers looks for it through the whole model
         with self._running():
-            logits = linear(hidden.to(head.weight.dtype), head.weight, self._bias_of(head))
-        return self._shaped(logits.float())
+            # One row each, as a decode step has them: the product is then the same library's whatever their number.
+            rows, bias = hidden.to(head.weight.dtype)[:, None], self._bias_of(head)
+            logits = head(rows) if bias is head.bias else linear(rows, head.weight, bias)
+        return self._shaped(logits[:, 0].float())
 
     def token_log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Log-probs of tokens under the whole vocabulary, as Transformers has them, with gradients.
@@ -857,6 +935,28 @@ def packed_states(trunk: Any, input_ids: Tensor, ends: Tensor) -> tuple[Tensor, 
     return output.last_hidden_state[0], ends.cumsum(0) - ends
 
 
+def _acts(context: Context) -> TypeGuard[CachedContext]:
+    return isinstance(context, CachedContext) and context.acts
+
+
+def _sampled(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse CDF: ten times cheaper than torch.multinomial.
+
+    Args:
+        logits: `(lanes, vocab_size)`; -inf where a token is forbidden.
+        uniforms: `(lanes, 1)` in [0, 1).
+
+    Returns:
+        `(lanes,)` actions and their log-probs.
+    """
+    probabilities = torch.softmax(logits, dim=-1)
+    cdf = probabilities.cumsum(dim=-1)
+    # The draw is scaled by the last sum, which rounding leaves a little off 1, and lies below it, so no token of
+    # probability 0 is ever taken.
+    actions = torch.searchsorted(cdf, uniforms * cdf[:, -1:], right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+    return actions, probabilities.gather(1, actions[:, None])[:, 0].log()
+
+
 def _checkpointed(layer: nn.Module, function: Any, *args: Any) -> Any:
     """A layer's forward pass, kept or computed again, and in evaluation mode both times."""
 
@@ -882,6 +982,11 @@ def _logit_shape(config: PretrainedConfig) -> tuple[float, float | None]:
         scale = 1 / float(text.logits_scaling)
     cap = getattr(text, "final_logit_softcapping", None)  # Gemma
     return scale, float(cap) if cap else None
+
+
+def _check_seed(seed: int) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"Expected seed to be a whole number of at least 0, got {seed!r:.200}")
 
 
 def _first_layers(trunk: Any, count: int) -> list[nn.Module]:

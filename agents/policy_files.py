@@ -77,6 +77,8 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 
 def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.device | None = None) -> Policy:
     """See `Policy.from_pretrained`."""
+    if not isinstance(name_or_folder, (str, Path)):
+        raise TypeError(f"Expected the name of a model, or its folder, got {name_or_folder!r:.200}")
     source = str(BUNDLED_MODELS.get(str(name_or_folder), name_or_folder))
     chosen = choose_device(device)
     local = os.path.isdir(source)
@@ -112,6 +114,7 @@ def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.
     policy.adapt(
         precision=notes.get("precision", "float32"),
         gradient_checkpointing=bool(notes.get("gradient_checkpointing", False)),
+        compile=bool(notes.get("compile", False)),
     )
     if (Path(source) / ADAPTERS_FOLDER).is_dir():
         adapters.load(model, Path(source) / ADAPTERS_FOLDER)
@@ -150,6 +153,7 @@ def save(policy: Policy, folder: Path, *, merge: bool = False) -> None:
         "pretrained": policy.pretrained,
         "precision": policy.precision,
         "gradient_checkpointing": policy.gradient_checkpointing,
+        "compile": policy.compiled,
         "frozen": [] if merge else [name for name, one in policy.named_parameters() if not one.requires_grad],
         "base": policy.source if apart else None,
     }

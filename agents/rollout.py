@@ -273,20 +273,25 @@ def collect(
             kept = np.flatnonzero(playing[rows])
             context.keep(kept)
             rows = rows[kept]
-        input_ids = observation["input_ids"][rows]
-        lengths = observation["attention_mask"][rows].sum(axis=1, dtype=np.int64)
-        hidden = context.extend(input_ids, lengths)
+        everyone = len(rows) == num_lanes
+        input_ids, attention_mask = observation["input_ids"], observation["attention_mask"]
+        lengths = (attention_mask if everyone else attention_mask[rows]).sum(axis=1, dtype=np.int64)
         allowed = None if masks is None else masks[rows] == 1
-        step = policy.act(
-            hidden,
+        step = policy.step(
+            context,
+            input_ids if everyone else input_ids[rows],
+            lengths,
             temperature=temperature,
             deterministic=deterministic,
             generator=generator,
             allowed=allowed,
             truncation=truncation,
         )
-        actions = np.full(num_lanes, env.tokenizer.eos_token_id)
-        actions[rows] = step.actions.cpu().numpy()
+        chosen = step.actions.cpu().numpy()
+        actions = chosen
+        if not everyone:
+            actions = np.full(num_lanes, env.tokenizer.eos_token_id)
+            actions[rows] = chosen
         seconds["policy"] += (now := time.perf_counter()) - started
 
         observation, rewards, terminated, truncated, infos = env.step(actions)
@@ -327,10 +332,10 @@ class _Recorder:
         steps = env.setting.max_new_tokens
         self._group_size = env.group_size
         self._input_ids = np.full((num_episodes, length), env.tokenizer.pad_token_id, dtype=np.int64)
-        self._positions = np.ones((num_episodes, steps), dtype=np.int64)
-        self._mask = np.zeros((num_episodes, steps), dtype=np.bool_)
-        self._rewards = np.zeros((num_episodes, steps))
-        self._source = np.zeros((num_episodes, steps), dtype=np.int64)  # where in the flat record of the policy
+        self._shape = (num_episodes, steps)
+        # Of every step: where its lanes' actions stand in that shape, in their rows, their rewards, and where in the
+        # flat record of the policy. Put in place once, at the end.
+        self._written: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]] = []
         self._terminated = np.zeros(num_episodes, dtype=np.bool_)
         self._truncated = np.zeros(num_episodes, dtype=np.bool_)
         self._scores = np.zeros(num_episodes)
@@ -367,14 +372,13 @@ class _Recorder:
         place = np.flatnonzero(playing[rows])
         lanes = rows[place]
         episodes, steps = self._episode[lanes], self._steps[lanes]
-        self._positions[episodes, steps] = lengths[place]  # an action is written at its row's end
-        self._mask[episodes, steps] = True
-        self._rewards[episodes, steps] = rewards[lanes]
-        self._source[episodes, steps] = self._recorded + place
+        self._written.append(  # an action is written at its row's end
+            (episodes * self._shape[1] + steps, lengths[place], rewards[lanes], place + self._recorded)
+        )
         if allowed is not None:
             if self._masks is None:
                 width = -(-allowed.shape[1] // 8)
-                self._masks = np.zeros((*self._mask.shape, width), dtype=np.uint8)
+                self._masks = np.zeros((*self._shape, width), dtype=np.uint8)
             self._masks[episodes, steps] = np.packbits(allowed[place], axis=1, bitorder="little")
         self._steps[lanes] += 1
         self._recorded += len(rows)
@@ -402,17 +406,23 @@ class _Recorder:
 
     @torch.no_grad()
     def rollout(self, policy: Policy, seconds: dict[str, float]) -> Rollout:
-        steps = int(self._mask.sum(axis=1).max())
+        places, lengths, paid, sources = (np.concatenate(parts) for parts in zip(*self._written, strict=True))
+        steps = int((places % self._shape[1]).max()) + 1
         length = int(self._lengths.max())
         device = policy.device
 
         def tensor(array: NDArray[Any]) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
-        mask, source = tensor(self._mask[:, :steps]), tensor(self._source[:, :steps])
+        def on_grid(written: Any, elsewhere: Any, dtype: Any) -> Tensor:
+            grid = np.full(self._shape, elsewhere, dtype=dtype)
+            grid.ravel()[places] = written
+            return tensor(grid[:, :steps])
+
+        mask, source = on_grid(True, False, np.bool_), on_grid(sources, 0, np.int64)
         log_probs = torch.where(mask, torch.cat(self._log_probs)[source], 0.0)
         values = torch.where(mask, torch.cat(self._values)[source], 0.0)
-        input_ids, positions = tensor(self._input_ids[:, :length]), tensor(self._positions[:, :steps])
+        input_ids, positions = tensor(self._input_ids[:, :length]), on_grid(lengths, 1, np.int64)
         if policy.critic is not None:  # a trunk of its own: one pass over whole episodes, rather than a second cache
             values = policy.state_values(input_ids, positions, mask)
         last_values = torch.zeros(len(input_ids), device=device)
@@ -425,7 +435,7 @@ class _Recorder:
             input_ids=input_ids,
             positions=positions,
             response_mask=mask,
-            rewards=tensor(self._rewards[:, :steps].astype(np.float32)),
+            rewards=on_grid(paid, 0.0, np.float32),
             log_probs=log_probs,
             values=values,
             terminated=tensor(self._terminated),

@@ -686,6 +686,8 @@ def start_policy(
     if not isinstance(source, Mapping) and source != "tiny":
         return Policy.from_pretrained(source, device=device)
     made = gym.make_vec(env, num_envs=1, **(env_kwargs or {})) if isinstance(env, str) else env
+    if not isinstance(made, (gym.Env, TextGenVectorEnv)):
+        raise TypeError(f"Expected the id of an environment, or an environment, got {env!r:.200}")
     tokenizer = getattr(made.unwrapped, "tokenizer", None)
     bundled = make_tokenizer("stories")
     if isinstance(source, Mapping):

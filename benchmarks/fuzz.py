@@ -1,7 +1,8 @@
 """Do public constructors refuse what makes no sense with a ValueError or a TypeError, and never with another exception?
 
-Each draw takes one constructor and gives some of its arguments values of any kind. Numbers stay below a hundred, since
-what is asked for is made: a million lanes are no error.
+Each draw takes one constructor and gives some of its arguments values of any kind. What it cannot do without is a value
+that makes sense, half of the time, so that the others are looked at. Numbers stay below a hundred, since what is asked
+for is made: a million lanes are no error.
 
     python -m benchmarks fuzz
 """
@@ -12,10 +13,12 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cache
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import gymnasium as gym
 import tyro
@@ -23,12 +26,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import textenvs
-from agents import ActorCriticConfig, BestOfNConfig, PPOConfig, REINFORCEConfig, SFTConfig
+from agents import (
+    PPO,
+    REINFORCE,
+    ActorCritic,
+    ActorCriticConfig,
+    Algorithm,
+    BestOfN,
+    BestOfNConfig,
+    Policy,
+    PPOConfig,
+    REINFORCEConfig,
+    SFTConfig,
+    load,
+)
 from agents.config import OptimizerConfig, RunConfig
 from agents.evaluation import EvaluationPlan
 from agents.optimization import schedule
 from agents.preferences import PreferenceConfig
 from agents.sampling import Truncation
+from textenvs import wrappers
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -54,12 +71,66 @@ CONSTRUCTORS: dict[str, Callable[..., Any]] = {
             textenvs.load_dataset,
         )
     },
+    **{one.name: one for one in (PPO, ActorCritic, REINFORCE, BestOfN)},
+    **{
+        one.__name__: one
+        for one in (
+            wrappers.MultiDiscreteObservation,
+            wrappers.OneHotObservation,
+            wrappers.FlatIdsObservation,
+            wrappers.TextObservation,
+            wrappers.TextAction,
+            wrappers.VectorMultiDiscreteObservation,
+            wrappers.VectorOneHotObservation,
+            wrappers.VectorFlatIdsObservation,
+            wrappers.VectorTextObservation,
+            wrappers.VectorTextAction,
+        )
+    },
     "schedule": schedule,
+    "Policy": Policy,
+    "Policy.from_config": Policy.from_config,
+    "Policy.fresh": Policy.fresh,
+    "Policy.adapt": lambda **settings: _policy().adapt(**settings),
+    "load": load,
 }
 """Name to constructor."""
 
-_WORDS = ["", "sparse", "word", "linear", "adam", "sentiment", "bleu", "copy", "stories", "train", "ansi", "SameStep"]
+_MODEL = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+          "num_attention_heads": 2}  # fmt: skip
+
+
+def _policy() -> Policy:
+    return Policy.from_config(_MODEL, "stories")
+
+
+@cache
+def _envs() -> tuple[gym.Env[Any, Any], gym.vector.VectorEnv[Any, Any, Any]]:
+    return gym.make("TextGen/Copy-v0"), gym.make_vec("TextGen/Copy-v0", num_envs=2)
+
+
+def _sensible(name: str) -> dict[str, Any]:
+    """Arguments that a constructor cannot do without, as they should be."""
+    if name in Algorithm.known:
+        return {"policy": _MODEL, "env": "TextGen/Copy-v0", "num_envs": 2, "episodes_per_update": 2}
+    if name.endswith(("Observation", "Action")):
+        return {"env": _envs()[name.startswith("Vector")]}
+    return {
+        "Policy": {"model": _policy().model, "tokenizer": "stories"},
+        "Policy.from_config": {"config": _MODEL, "tokenizer": "stories"},
+        "Policy.fresh": {"tokenizer": "stories"},
+    }.get(name, {})
+
+
+_WORDS = ["", "sparse", "word", "linear", "adam", "sentiment", "bleu", "copy", "stories", "train", "ansi", "SameStep",
+          "llama", "t5", "cpu", "bfloat16"]  # fmt: skip
 _KEYS = [
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "r",
+    "novelty",
+    "rnd",
     "every",
     "delayed",
     "shaped",
@@ -103,15 +174,25 @@ junk = st.recursive(
 def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """A constructor's name, and arguments for it: those that it needs, and up to three others."""
     name = draw(st.sampled_from(sorted(CONSTRUCTORS)))
-    parameters = signature(CONSTRUCTORS[name]).parameters.values()
+    constructor = Policy.adapt if name == "Policy.adapt" else CONSTRUCTORS[name]
+    parameters = [
+        one
+        for one in signature(constructor).parameters.values()
+        if one.name != "self" and one.kind is not Parameter.VAR_KEYWORD
+    ]
     known = [one.name for one in parameters]
+    if name in Algorithm.known:
+        known += [one.name for one in fields(Algorithm.known[name].config)]
     needed = [one.name for one in parameters if one.default is Parameter.empty]
     others = draw(st.lists(st.sampled_from(known), max_size=3, unique=True))
-    return name, {one: draw(junk) for one in dict.fromkeys([*needed, *others])}
+    sensible = _sensible(name) if draw(st.booleans()) else {}
+    return name, {**{one: draw(junk) for one in dict.fromkeys([*needed, *others])}, **sensible}
 
 
 def check(name: str, arguments: dict[str, Any]) -> str:
     """Call a constructor. Anything but a ValueError, a TypeError or Gymnasium's own error comes through.
+
+    So does not an ImportError, where a folder is named that takes a library which is not installed.
 
     Args:
         name: Its name.
@@ -121,14 +202,15 @@ def check(name: str, arguments: dict[str, Any]) -> str:
         "made", or the name of the error that it raised.
     """
     try:
-        made = CONSTRUCTORS[name](**arguments)
-    except (ValueError, TypeError, gym.error.Error) as error:
+        with patch("huggingface_hub.constants.HF_HUB_OFFLINE", True):  # a name may look like one of the Hub's
+            made = CONSTRUCTORS[name](**arguments)
+    except (ValueError, TypeError, ImportError, gym.error.Error) as error:
         if not str(error):
             raise AssertionError(
                 f"Expected {name} to say what is wrong, got an empty {type(error).__name__}"
             ) from error
         return type(error).__name__
-    if isinstance(made, (gym.Env, gym.vector.VectorEnv)):
+    if isinstance(made, (textenvs.TextGenEnv, textenvs.TextGenVectorEnv)):
         made.close()
     return "made"
 

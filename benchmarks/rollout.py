@@ -61,9 +61,9 @@ class Arguments:
     """Where results go: a .json, a .md and a .png file of this name."""
 
 
-def ours(shape: Shape, episodes: int, reward: Any = "sentiment") -> Callable[[], int]:
+def ours(shape: Shape, episodes: int, reward: Any = "sentiment", compile: bool = False) -> Callable[[], int]:
     """What plays that many episodes through the environment and returns how many tokens they had."""
-    policy = make_policy(shape)
+    policy = make_policy(shape).adapt(compile=compile)
     env = make_env(shape, policy, reward)
     generator = torch.Generator().manual_seed(0)
     env.reset(seed=0)
@@ -83,6 +83,7 @@ def speeds(shape: Shape, episodes: int, arguments: Arguments) -> list[dict[str, 
     plain = make_model(shape)
     cases = [
         Case({"shape": shape.name, "who": "ours"}, ours(shape, episodes)),
+        Case({"shape": shape.name, "who": "ours, compiled"}, ours(shape, episodes, compile=True)),
         Case({"shape": shape.name, "who": "generate"}, peers.generate(plain, shape, episodes)),
         Case({"shape": shape.name, "who": "generate, static cache"}, peers.generate(plain, shape, episodes, True)),
     ]

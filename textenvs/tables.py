@@ -282,7 +282,7 @@ def open_tables(source: str | Path, split: str | None, encoding: str = "utf-8") 
         kind = _LineTable if path.suffix in (".jsonl", ".txt") else _RecordTable
         return [(split, kind(path, encoding))]
     parts = str(source).split("/")
-    if not path.is_dir() and (path.exists() or len(parts) != 2 or not all(parts)):
+    if not str(source) or (not path.is_dir() and (path.exists() or len(parts) != 2 or not all(parts))):
         raise ValueError(
             f"Expected a {', '.join(_SUFFIXES)} file, the id of a data set on the Hugging Face Hub ('owner/name'), or "
             f"the folder of one, got {str(source)!r}"

@@ -33,7 +33,7 @@ def test_the_graph_gives_the_bits_of_the_step_and_the_states_of_a_full_forward(k
         got = with_graph.extend(rows, lengths)
         assert torch.equal(got, without.extend(rows, lengths))
         torch.testing.assert_close(got, full.extend(rows, lengths), atol=1e-5, rtol=1e-5)
-    assert policy._step_graph._graph is not None
+    assert policy._decode_graph._graph is not None
     # Lanes are dropped, one starts again, and one idles.
     kept = np.array([2, 0, 3])
     rows, lengths = rows[kept], (starts + 79)[kept]
@@ -56,7 +56,7 @@ def test_a_rollout_is_the_same_with_and_without(monkeypatch):
         policy = make_policy(seed=1)
         for seed in (0, 1):
             rollout = collect(lanes(), policy, 12, seed=seed, generator=torch.Generator().manual_seed(seed))
-        assert (policy._step_graph._graph is not None) == (worth_it == 2)
+        assert (policy._action_graph._graph is not None) == (worth_it == 2)
         rollouts.append(rollout)
     for name in ("input_ids", "log_probs", "values", "rewards"):
         assert torch.equal(getattr(rollouts[0], name), getattr(rollouts[1], name))
@@ -66,7 +66,7 @@ def test_the_graph_reads_weights_as_they_are():
     """Learned in place, put elsewhere, or a layer exchanged: the next rollout has them."""
     policy = make_policy()
     collect(lanes(), policy, 8, seed=0)
-    graph = policy._step_graph._graph
+    graph = policy._action_graph._graph
     assert graph is not None
 
     def differs_not():
@@ -78,23 +78,23 @@ def test_the_graph_reads_weights_as_they_are():
         for parameter in policy.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     differs_not()
-    assert policy._step_graph._graph is graph
+    assert policy._action_graph._graph is graph
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.data = parameter.data * 1.5
     differs_not()
     policy.model.model.layers[0].mlp.up_proj = torch.nn.Linear(32, 48, bias=False)
     differs_not()
-    assert policy._step_graph._graph is not graph
+    assert policy._action_graph._graph is not graph
 
 
 def test_copies_have_no_graph():
     policy = make_policy()
     collect(lanes(), policy, 8, seed=0)
-    assert policy._step_graph._graph is not None
-    assert copy.deepcopy(policy)._step_graph._graph is None
-    assert policy.frozen_copy()._step_graph._graph is None
-    assert pickle.loads(pickle.dumps(policy._step_graph))._graph is None
+    assert policy._action_graph._graph is not None
+    assert copy.deepcopy(policy)._action_graph._graph is None
+    assert policy.frozen_copy()._action_graph._graph is None
+    assert pickle.loads(pickle.dumps(policy._action_graph))._graph is None
     assert not any("graph" in name for name in policy.state_dict())
 
 
@@ -104,22 +104,22 @@ def test_a_step_that_decides_in_python_gets_no_graph(caplog):
     mlp = policy.model.model.layers[0].mlp
     plain = mlp.forward
     mlp.forward = lambda x: plain(x) if x.sum() > 0 else -plain(x)
-    policy._step_graph = StepGraph()
+    policy._action_graph = StepGraph()
     logger = logging.getLogger("agents")
     logger.addHandler(caplog.handler)
     try:
         rollout = collect(lanes(), policy, 8, seed=0)
     finally:
         logger.removeHandler(caplog.handler)
-    assert policy._step_graph._graph is None
-    assert policy._step_graph._refused
+    assert policy._action_graph._graph is None
+    assert policy._action_graph._refused
     assert "takes its decode steps without a graph" in caplog.text
     assert len(rollout) == 8
 
 
 def test_numbers_that_differ_are_refused(monkeypatch):
     policy = make_policy()
-    policy._step_graph = StepGraph()
+    policy._action_graph = StepGraph()
     traced = torch.jit.trace
 
     class Off:
@@ -127,11 +127,11 @@ def test_numbers_that_differ_are_refused(monkeypatch):
             self.graph = graph
 
         def __call__(self, *inputs):
-            return self.graph(*inputs) + (1e-6 if inputs[0].shape[0] == 5 else 0.0)
+            return tuple(one + (1e-6 if inputs[0].shape[0] == 5 else 0.0) for one in self.graph(*inputs))
 
     monkeypatch.setattr(torch.jit, "trace", lambda *args, **kwargs: Off(traced(*args, **kwargs)))
     collect(lanes(), policy, 8, seed=0)
-    assert policy._step_graph._refused
+    assert policy._action_graph._refused
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

@@ -187,3 +187,13 @@ def test_unknown_device_says_so():
 def test_a_text_longer_than_the_context_is_refused(policy):
     with pytest.raises(ValueError, match="context of 128 tokens"):
         policy.context(4, 200)
+
+
+def test_nonsense_in_place_of_a_model_or_a_seed():
+    with pytest.raises(TypeError, match="Expected a model of Transformers, got list"):
+        Policy([], "stories")
+    with pytest.raises(TypeError, match="Expected the name of a model, or its folder, got None"):
+        Policy.from_pretrained(None)
+    for seed in (float("inf"), -1, True, 0.5):
+        with pytest.raises(ValueError, match="Expected seed to be a whole number"):
+            Policy.fresh("stories", seed=seed)

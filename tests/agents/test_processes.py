@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from multiprocessing import get_context
 
 import pytest
@@ -44,7 +45,13 @@ ALGORITHMS = {
     "reinforce": (REINFORCE, {"baseline": "batch_mean", "weight_decay": 0.1, "optimizer": "adamw"}),
     "group": (REINFORCE, {"baseline": "group", "group_size": 2, "kl_credit": "loss", "kl_estimator": "k2"}),
     "best_of_n": (BestOfN, {"keep": 0.1}),
+    "frozen": (PPO, {"policy_kwargs": {"freeze": 1, "gradient_checkpointing": True}}),
+    "lora": (PPO, {"policy_kwargs": {"lora": 2}}),
 }
+
+
+if find_spec("peft") is None:
+    del ALGORITHMS["lora"]
 
 
 def make_agent(name):
