@@ -21,9 +21,11 @@ from tests.agents.test_training import small_agent
 
 SHORT = [*RUN, "--total-timesteps", "120", "--eval-during", "0"]
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+def straight(tmp_path_factory, one_thread):
     """What `SHORT` comes to when nothing happens."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     main([*SHORT, "--output", str(folder)])
