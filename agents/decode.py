@@ -11,7 +11,8 @@ token, its log-prob and the value: all that a rollout does, with action masks or
 
 A policy that was told to compile has its `ActionStep` compiled instead, before its first step: by inductor, ahead of
 time, into a library of its own, which checks nothing when it is called. Ten seconds or more, once for an architecture:
-weights, lanes and lengths are arguments. Its numbers are the model's but for rounding.
+weights, lanes and lengths are arguments. Its numbers are the model's but for rounding. On a GPU both its steps are
+recorded as CUDA graphs instead (`agents/captures.py`), in bfloat16 as well.
 
 PyTorch calls `torch.jit.trace` deprecated. torch.compile's guards cost a small model's step more than it saves, and the
 trace needs no compiler (docs/log.md). When the trace goes, the compiled step stays.
@@ -23,14 +24,17 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.utils import logging as transformers_logging
+
+from agents import captures
 
 WORTH_IT = 200
 """Steps that a policy takes before one is traced, which costs about as much."""
@@ -43,6 +47,12 @@ _SHAPES = ((3, 12), (2, 30), (5, 7), (1, 9))
 
 Outputs = tuple[Tensor, ...]
 Graph = Callable[..., Outputs]
+Mode = Callable[[], AbstractContextManager[Any]]
+"""Makes what forward passes run in: autocast, adapters switched off, or nothing special."""
+
+Way = Literal["traced", "compiled", "captured"]
+"""How a graph is made: all are the same function."""
+
 Choose = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
 """From `(lanes, hidden)` states, and what `ActionStep.forward` says, to actions, log-probs and values."""
 
@@ -86,10 +96,12 @@ class DecodeStep(nn.Module):
     Args:
         model: A Transformers causal model.
         last_position: The last one that it has an embedding for.
+        mode: What the trunk runs in.
     """
 
-    def __init__(self, model: PreTrainedModel, last_position: int) -> None:
+    def __init__(self, model: PreTrainedModel, last_position: int, mode: Mode = nullcontext) -> None:
         super().__init__()
+        self.mode = mode
         self.trunk: Any = model.base_model
         self.layers: int = model.config.get_text_config().num_hidden_layers
         self.last_position = last_position
@@ -115,13 +127,14 @@ class DecodeStep(nn.Module):
         layers: list[Any] = [
             _GraphLayer(key, value, lanes, positions, columns.shape[0]) for key, value in zip(keys, values, strict=True)
         ]
-        output = self.trunk(
-            input_ids=tokens[:, None],
-            attention_mask=mask,
-            position_ids=positions.clamp(max=self.last_position)[:, None],
-            past_key_values=Cache(layers=layers),
-            use_cache=True,
-        )
+        with self.mode():
+            output = self.trunk(
+                input_ids=tokens[:, None],
+                attention_mask=mask,
+                position_ids=positions.clamp(max=self.last_position)[:, None],
+                past_key_values=Cache(layers=layers),
+                use_cache=True,
+            )
         return (output.last_hidden_state[:, 0],)
 
 
@@ -174,6 +187,11 @@ class ActionStep(nn.Module):
         """The first half's."""
         return self.step.trunk
 
+    @property
+    def mode(self) -> Mode:
+        """The first half's."""
+        return self.step.mode
+
 
 Step = DecodeStep | ActionStep
 
@@ -189,22 +207,22 @@ class StepGraph:
         self._graph: Graph | None = None
         self._places: tuple[int, ...] = ()
         self._refused = False
-        self._compiled = False
+        self._way: Way = "traced"
 
     def __reduce__(self) -> tuple[type[StepGraph], tuple[()]]:
         """A graph belongs to the weights that it was made for: a copy is a fresh one."""
         return StepGraph, ()
 
-    def begin(self, weights: Sequence[Tensor], compile: bool = False) -> None:
+    def begin(self, weights: Sequence[Tensor], way: Way = "traced") -> None:
         """Look whether the weights are still where the graph reads them. Before the steps of a rollout.
 
         Args:
             weights: What the step reads, whose graph this is.
-            compile: Whether to compile it rather than trace it.
+            way: How it is made.
         """
         places = tuple(one.data_ptr() for one in weights)
-        if (places, compile) != (self._places, self._compiled):
-            self._places, self._compiled, self._graph, self._refused = places, compile, None, False
+        if (places, way) != (self._places, self._way):
+            self._places, self._way, self._graph, self._refused = places, way, None, False
 
     def take(self, step: Step, tokens: Tensor, positions: Tensor, columns: Tensor, *rest: Tensor) -> Outputs:
         """One step: by a graph, if there is one or now is the time to make one, and else by the step itself.
@@ -220,9 +238,12 @@ class StepGraph:
             What the step gives.
         """
         self._steps += 1
-        if self._graph is None and not self._refused and (self._compiled or self._steps >= WORTH_IT):
+        if self._graph is None and not self._refused and (self._way != "traced" or self._steps >= WORTH_IT):
             cache = [one for one in rest if one.ndim == 4]
-            self._graph = (_compiled(step, cache) if self._compiled else None) or _traced(step, cache)
+            if self._way == "captured":
+                self._graph = _captured(step, cache)
+            else:
+                self._graph = (_compiled(step, cache) if self._way == "compiled" else None) or _traced(step, cache)
             self._refused = self._graph is None
         if self._graph is None:
             outputs: Outputs = step(tokens, positions, columns, *rest)
@@ -239,7 +260,8 @@ class Steps:
         choose: Likewise.
         vocab_size: Likewise.
         graphs: Where the graphs of the policy's `DecodeStep` are kept, and of its `ActionStep` without masks and with.
-        compile: Whether to compile the latter two.
+        way: How they are made. Of those that are compiled, the first is traced.
+        mode: What the trunk runs in.
     """
 
     def __init__(
@@ -249,16 +271,17 @@ class Steps:
         choose: Choose,
         vocab_size: int,
         graphs: tuple[StepGraph, StepGraph, StepGraph],
-        compile: bool = False,
+        way: Way = "traced",
+        mode: Mode = nullcontext,
     ) -> None:
         config = model.config.get_text_config()
         self.choose = choose
-        self._decode = DecodeStep(model, getattr(config, "max_position_embeddings", 2**31) - 1)
+        self._decode = DecodeStep(model, getattr(config, "max_position_embeddings", 2**31) - 1, mode)
         self._acts = [ActionStep(self._decode, heads, choose, vocab_size, masked) for masked in (False, True)]
         self._graphs = graphs
         weights = list(_weights(self._acts[0]).values())
         for graph in graphs:
-            graph.begin(weights, compile and graph is not graphs[0])
+            graph.begin(weights, "traced" if way == "compiled" and graph is graphs[0] else way)
 
     def decode(self, *inputs: Tensor) -> Tensor:
         """See `DecodeStep.forward`: `(lanes, hidden)`."""
@@ -269,10 +292,10 @@ class Steps:
         return self._graphs[1 + masked].take(self._acts[masked], *inputs)
 
 
-def _example(step: Step, like: list[Tensor], lanes: int, visible: int) -> Outputs:
+def _example(step: Step, like: list[Tensor], lanes: int, visible: int, seed: int = 0) -> Outputs:
     """Inputs to try a step with, in numbers drawn anew; there is more room than is looked at."""
     device = like[0].device
-    noise = torch.Generator(device).manual_seed(lanes)
+    noise = torch.Generator(device).manual_seed(lanes + 100 * seed)
     rows = step.trunk.get_input_embeddings().num_embeddings
     places = torch.arange(lanes, device=device)
     caches = [one.new_zeros(lanes, one.shape[1], visible + 8, one.shape[3]).normal_(generator=noise) for one in like]
@@ -283,8 +306,8 @@ def _example(step: Step, like: list[Tensor], lanes: int, visible: int) -> Output
         if step.masked:
             extra += (torch.rand(lanes, step.vocab_size, generator=noise, device=device) > 0.1,)
     return (
-        (places * 7 + 1) % rows,
-        (places * 5 + visible // 2) % visible,
+        (places * 7 + 1 + seed) % rows,
+        (places * 5 + visible // 2 + seed) % visible,
         torch.arange(visible, device=device),
         *extra,
         *caches,
@@ -297,19 +320,31 @@ def _weights(step: Step) -> dict[str, Tensor]:
 
 
 def _check(step: Step, graph: Graph, like: list[Tensor], tolerance: float) -> None:
-    """Hold a graph against the step: what it gives, and what it writes.
+    """Hold a graph against the step: what it gives, and what it writes, twice in the same place with other inputs.
 
     Raises:
         ValueError: If they differ.
     """
     for shape in (*_SHAPES, _SHAPES[0]):
-        inputs = _example(step, like, *shape)
-        copies = tuple(one.clone() for one in inputs)
-        found, expected = graph(*inputs), step(*copies)
-        if not all(torch.allclose(*pair, rtol=tolerance, atol=tolerance) for pair in zip(found, expected, strict=True)):
-            raise ValueError("its numbers differ from the model's own")
-        if not all(torch.allclose(*pair, rtol=tolerance, atol=tolerance) for pair in zip(inputs, copies, strict=True)):
-            raise ValueError("what it writes differs from what the model writes")
+        caches = _example(step, like, *shape)[-len(like) :]
+        for seed in (0, 1):
+            inputs = (*_example(step, like, *shape, seed)[: -len(like)], *caches)
+            copies = tuple(one.clone() for one in inputs)
+            found, expected = graph(*inputs), step(*copies)
+            if not _agree(found, expected, tolerance):
+                raise ValueError("its numbers differ from the model's own")
+            if not _agree(inputs, copies, tolerance):
+                raise ValueError("what it writes differs from what the model writes")
+
+
+def _agree(found: Outputs, expected: Outputs, tolerance: float) -> bool:
+    """Whether whole numbers are the same, and others within the tolerance, relative and absolute."""
+    return all(
+        torch.allclose(one, other, rtol=tolerance, atol=tolerance)
+        if one.is_floating_point()
+        else torch.equal(one, other)
+        for one, other in zip(found, expected, strict=True)
+    )
 
 
 @torch.no_grad()
@@ -337,6 +372,23 @@ def _traced(step: Step, like: list[Tensor]) -> Graph | None:
         return tuple(one.clone() for one in outputs)  # ordinary tensors again
 
     return graph
+
+
+@torch.no_grad()
+def _captured(step: Step, like: list[Tensor]) -> Graph | None:
+    """A step whose kernels are recorded, and replayed; None where they cannot be, or give other numbers."""
+    device = like[0].device
+    with step.mode():
+        rounds = torch.is_autocast_enabled(device.type) or like[0].dtype != torch.float32
+    try:
+        _check(step, captures.CapturedStep(step, captures.recorder(device)), like, 2e-2 if rounds else 1e-4)
+    except Exception as error:  # CUDA's ways to fail are not a closed list: none is a reason to stop
+        _LOG.warning(
+            f"{type(step.trunk).__name__} takes its decode steps without a CUDA graph ({type(error).__name__}: "
+            f"{_first_line(error)}), which is right, and slower."
+        )
+        return None
+    return captures.CapturedStep(step, captures.recorder(device))
 
 
 class _Pure(nn.Module):

@@ -13,8 +13,9 @@ slower path for models whose state is not keys and values by position, and what 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,13 +25,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, EncoderDecoderCache
 
-from agents.decode import Steps
+from agents.decode import Mode, Steps
 
 _GROW_BY = 64  # positions; the cache grows in buckets of this size
 _LOOK_BY = 16  # and a decode step looks at it in these
-
-Mode = Callable[[], AbstractContextManager[Any]]
-"""Makes what forward passes run in: autocast, adapters switched off, or nothing special."""
 
 
 def trunk_states(trunk: Any, input_ids: Tensor, prompts: Tensor, ends: Tensor) -> Tensor:
@@ -144,21 +142,71 @@ class Context(Protocol):
         """Drop all lanes but these, which are renumbered 0, 1, 2, ... in the order given."""
 
 
+class LaneStore:
+    """Room for keys and values that stays where it is from one rollout to the next: a recorded step writes there.
+
+    One context has it at a time; another that lives beside it makes room of its own. It is as large as the largest
+    that was asked for, and takes that memory also between rollouts. A copy of it, as of a policy, starts with none.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, str], Tensor] = {}
+        self._owner: Callable[[], object | None] = lambda: None
+
+    def __reduce__(self) -> tuple[type[LaneStore], tuple[()]]:
+        """Two policies do not share their room."""
+        return LaneStore, ()
+
+    def claim(self, owner: object) -> bool:
+        """Whether it is free for someone, who then has it for as long as they live."""
+        if self._owner() is not None:
+            return False
+        self._owner = weakref.ref(owner)
+        return True
+
+    def take(self, name: tuple[int, str], like: Tensor, lanes: int, capacity: int) -> Tensor:
+        """Room, in zeros: what is left of another rollout may not be finite.
+
+        Args:
+            name: Of which layer, and whether of keys or values.
+            like: `(any, heads, any, head_dim)`, of the type and on the device that it has to have.
+            lanes: How many.
+            capacity: Positions in each.
+
+        Returns:
+            `(lanes, heads, capacity, head_dim)`, a part of what is kept.
+        """
+        held = self._held.get(name)
+        kind = (like.dtype, like.device, like.shape[1], like.shape[3])
+        fits = held is not None and (held.dtype, held.device, held.shape[1], held.shape[3]) == kind
+        if held is None or not fits or held.shape[0] < lanes or held.shape[2] < capacity:
+            most, longest = (held.shape[0], held.shape[2]) if held is not None and fits else (0, 0)
+            held = self._held.pop(name, None)  # before there is more
+            del held
+            size = (max(lanes, most), like.shape[1], max(capacity, longest), like.shape[3])
+            held = self._held[name] = like.new_empty(size)
+        return held[:lanes, :, :capacity].zero_()
+
+
 class _LaneLayer(CacheLayerMixin):
     """Keys and values of one layer, `(lanes, heads, capacity, head_dim)` each."""
 
     is_sliding = False
     is_compileable = False
 
-    def __init__(self, plan: LaneCache) -> None:
+    def __init__(self, plan: LaneCache, number: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._plan = plan
+        self._number = number
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        def empty(like: Tensor) -> Tensor:
-            return like.new_zeros(self._plan.num_lanes, like.shape[1], self._plan.capacity, like.shape[3])
+        def empty(like: Tensor, name: str) -> Tensor:
+            rows, capacity, store = self._plan.rows, self._plan.capacity, self._plan.store
+            if store is not None:
+                return store.take((self._number, name), like, rows, capacity)
+            return like.new_zeros(rows, like.shape[1], capacity, like.shape[3])
 
-        self.keys, self.values = empty(key_states), empty(value_states)
+        self.keys, self.values = empty(key_states, "keys"), empty(value_states, "values")
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -177,6 +225,16 @@ class _LaneLayer(CacheLayerMixin):
         if plan.all_lanes:
             return self.keys[:, :, : plan.visible], self.values[:, :, : plan.visible]
         return self.keys[plan.write_lanes, :, : plan.visible], self.values[plan.write_lanes, :, : plan.visible]
+
+    def keep_in_place(self, lanes: Tensor, rows: int) -> None:
+        """These lanes first, and as many rows as that in all."""
+        if not self.is_initialized:
+            return
+        assert self.keys is not None
+        assert self.values is not None
+        for held in (self.keys, self.values):
+            held[: len(lanes)] = held[lanes]
+        self.keys, self.values = self.keys[:rows], self.values[:rows]
 
     def resize(self, lanes: Tensor | None, capacity: int) -> None:
         if not self.is_initialized:
@@ -211,8 +269,13 @@ class LaneCache(Cache):
         num_layers: Layers of the model.
         num_lanes: How many texts grow side by side.
         device: Where the model is.
+        store: Where keys and values stay in place. None: wherever there is room, and not for longer than this.
+        capacity: Positions that each lane has room for from the start.
 
     Attributes:
+        num_lanes: Lanes that it has.
+        rows: Rows of its keys and values, one for each lane and, with a store, spare ones that fill them up to a power
+            of two when lanes are dropped: so that there are few sizes.
         capacity: Positions that each lane has room for; grows in buckets.
         write_lanes: `(k,)` which lanes the next forward pass is for.
         write_positions: `(k, tokens)` where its keys and values go.
@@ -220,15 +283,23 @@ class LaneCache(Cache):
         all_lanes: Whether that pass is for every lane, in order.
     """
 
-    def __init__(self, num_layers: int, num_lanes: int, device: torch.device) -> None:
-        self.num_lanes = num_lanes
-        self.capacity = 0
+    def __init__(
+        self,
+        num_layers: int,
+        num_lanes: int,
+        device: torch.device,
+        store: LaneStore | None = None,
+        capacity: int = 0,
+    ) -> None:
+        self.num_lanes = self.rows = num_lanes
+        self.store = store
+        self.capacity = -(-capacity // _GROW_BY) * _GROW_BY
         self.device = device
         self.visible = 0
         self.all_lanes = True
         self.write_lanes = torch.empty(0, dtype=torch.int64, device=device)
         self.write_positions = torch.empty(0, 1, dtype=torch.int64, device=device)
-        self._layers_of_lanes: list[Any] = [_LaneLayer(self) for _ in range(num_layers)]
+        self._layers_of_lanes: list[Any] = [_LaneLayer(self, number) for number in range(num_layers)]
         self._room: list[Tensor] | None = None
         super().__init__(layers=list(self._layers_of_lanes))
 
@@ -258,7 +329,7 @@ class LaneCache(Cache):
             visible: How many positions it looks at.
 
         Returns:
-            `(lanes, heads, capacity, head_dim)` each.
+            `(rows, heads, capacity, head_dim)` each.
         """
         self.grow(visible)
         if self._room is None:
@@ -284,9 +355,13 @@ class LaneCache(Cache):
     def keep(self, lanes: Tensor) -> None:
         """Keep only these lanes `(k,)`, in this order."""
         self._room = None
-        self.num_lanes = len(lanes)
+        before, self.num_lanes = self.rows, len(lanes)
+        self.rows = len(lanes) if self.store is None else min(1 << (len(lanes) - 1).bit_length(), before)
         for layer in self._layers_of_lanes:
-            layer.resize(lanes, self.capacity)
+            if self.store is None:
+                layer.resize(lanes, self.capacity)
+            else:
+                layer.keep_in_place(lanes, self.rows)
 
 
 class CachedContext:
@@ -297,11 +372,19 @@ class CachedContext:
         num_lanes: How many texts grow side by side.
         mode: What forward passes run in.
         steps: What takes the decode steps of every lane; None calls the model for each. Only where `mode` is nothing
-            special.
+            special, or the steps run in it as well.
+        store: Where keys and values stay in place, if no other context has it now.
+        capacity: Positions that each lane has room for from the start.
     """
 
     def __init__(
-        self, model: PreTrainedModel, num_lanes: int, mode: Mode = nullcontext, steps: Steps | None = None
+        self,
+        model: PreTrainedModel,
+        num_lanes: int,
+        mode: Mode = nullcontext,
+        steps: Steps | None = None,
+        store: LaneStore | None = None,
+        capacity: int = 0,
     ) -> None:
         config = model.config.get_text_config()
         self._trunk: Any = model.base_model
@@ -309,7 +392,8 @@ class CachedContext:
         self._device = model.device
         self._dtype = model.dtype
         self._last_position = getattr(config, "max_position_embeddings", 2**31) - 1
-        self._cache = LaneCache(config.num_hidden_layers, num_lanes, model.device)
+        kept = store if store is not None and store.claim(self) else None
+        self._cache = LaneCache(config.num_hidden_layers, num_lanes, model.device, kept, capacity)
         self._read = np.zeros(num_lanes, dtype=np.int64)  # tokens of each lane that the cache holds
         self._steps = steps
         self._columns = torch.empty(0, dtype=torch.int64, device=model.device)  # 0, 1, 2, ...: what a step looks at
@@ -373,7 +457,8 @@ class CachedContext:
         if not everyone:
             if self._cache.begun:
                 more = (uniforms, heat) if allowed is None else (uniforms, heat, allowed)
-                chosen = self._steps.act(allowed is not None, *self._inputs(input_ids, where, *more))
+                found = self._steps.act(allowed is not None, *self._inputs(input_ids, where, *more))
+                chosen = tuple(one[: len(where)] for one in found)  # without what spare rows did
             else:  # prompts of one token, whose keys and values have no place yet
                 chosen = self._steps.choose(self._decode(input_ids, where), uniforms, heat, allowed)
         if len(several):
@@ -445,19 +530,25 @@ class CachedContext:
     def _decode(self, input_ids: NDArray[np.integer[Any]], positions: NDArray[np.int64]) -> Tensor:
         """Run one token of every lane, at `positions`, through the trunk: `(lanes, hidden)`."""
         if self._steps is not None and self._cache.begun:
-            return self._steps.decode(*self._inputs(input_ids, positions))
+            return self._steps.decode(*self._inputs(input_ids, positions))[: len(positions)]
         visible = self._visible(positions)
         return self._forward(input_ids, np.arange(len(positions)), positions, 1, visible)[:, 0]
 
     def _inputs(
         self, input_ids: NDArray[np.integer[Any]], positions: NDArray[np.int64], *more: Tensor
     ) -> tuple[Tensor, ...]:
-        """What a decode step of every lane takes, see `DecodeStep.forward`."""
+        """What a decode step of every row takes, see `DecodeStep.forward`. Spare rows do what the last lane does."""
         visible = self._visible(positions)
         if len(self._columns) != visible:
             self._columns = torch.arange(visible, device=self._device)
+        lanes = np.arange(len(positions))
+        if self._cache.rows > len(lanes):
+            lanes = np.minimum(np.arange(self._cache.rows), len(lanes) - 1)
+            positions = positions[lanes]
+            rows = torch.from_numpy(lanes).to(self._device)
+            more = tuple(one[rows] if one.ndim else one for one in more)
         in_row = np.minimum(positions, input_ids.shape[1] - 1)
-        tokens = torch.from_numpy(input_ids[np.arange(len(positions)), in_row].astype(np.int64)).to(self._device)
+        tokens = torch.from_numpy(input_ids[lanes, in_row].astype(np.int64)).to(self._device)
         where = torch.from_numpy(positions).to(self._device)
         return tokens, where, self._columns, *more, *self._cache.room(visible)
 
@@ -480,7 +571,7 @@ class CachedContext:
         visible = int(positions.max()) + 1 if visible is None else visible
         where = torch.from_numpy(positions).to(self._device)
         rows = torch.from_numpy(lanes).to(self._device)
-        self._cache.plan(rows, where, visible, len(lanes) == self._cache.num_lanes)
+        self._cache.plan(rows, where, visible, len(lanes) == self._cache.rows)
         hides = torch.arange(visible, device=self._device) > where[:, None, :, None]  # (k, 1, width, visible)
         mask = torch.zeros(hides.shape, dtype=self._dtype, device=self._device)
         mask.masked_fill_(hides, torch.finfo(self._dtype).min)

@@ -37,12 +37,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from agents import adapters, policy_files
-from agents.decode import StepGraph, Steps
+from agents.decode import StepGraph, Steps, Way
 from agents.lane_cache import (
     CachedContext,
     Context,
     EncoderDecoderContext,
     FullContext,
+    LaneStore,
     decoder_start,
     trunk_states,
 )
@@ -68,6 +69,9 @@ _FRESH = {
 # Attention that reads rows of several texts without a mask, by device: FlashAttention's kernels. The others compute the
 # scores between all texts of a packed row, and then mask them.
 _PACKING: Mapping[str, tuple[str, ...]] = {"cuda": ("flash",)}
+
+# Devices whose kernels can be recorded, which is what compiling means there.
+_RECORDS = ("cuda",)
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -168,6 +172,7 @@ class Policy(nn.Module):
         self._scale, self._soft_cap = _logit_shape(model.config)
         use_fast_linears(model)
         self._decode_graph, self._action_graph, self._masked_graph = StepGraph(), StepGraph(), StepGraph()
+        self._store = LaneStore()
         self._packable: dict[str, bool] = {}  # by attention, found when it is first asked for
         self.eval()
         self._check_head()
@@ -268,7 +273,8 @@ class Policy(nn.Module):
             gradient_checkpointing: Keeps the input of each layer alone and computes the rest again for the gradient:
                 about a third more time, and much less memory. The numbers stay the same.
             compile: Compiles the step of a rollout before the first, in ten seconds or more, on a CPU with a C++
-                compiler. Numbers differ by rounding. What it does not cover goes on as without: see `agents/decode.py`.
+                compiler. Numbers differ by rounding. On a GPU it is recorded as CUDA graphs, and keys and values take
+                their memory also between rollouts. What it does not cover goes on as without: see `agents/decode.py`.
             seed: Of the adapters' weights.
 
         Returns:
@@ -282,6 +288,7 @@ class Policy(nn.Module):
             if precision not in ("float32", "bfloat16"):
                 raise ValueError(f"Expected precision 'float32' or 'bfloat16', got {precision!r}")
             self.precision = precision
+            self._decode_graph, self._action_graph, self._masked_graph = StepGraph(), StepGraph(), StepGraph()
         if gradient_checkpointing is not None:
             if gradient_checkpointing and not self._checkpointable():
                 raise ValueError(
@@ -400,25 +407,39 @@ class Policy(nn.Module):
             )
         window = getattr(config, "sliding_window", None)
         if self._cacheable and (window is None or window >= max_length):
-            return self._fast_context(num_lanes)
+            return self._fast_context(num_lanes, max_length)
         return FullContext(self.model, num_lanes, self._running)
 
-    def _fast_context(self, num_lanes: int) -> Context:
+    def _fast_context(self, num_lanes: int, max_length: int) -> Context:
         if isinstance(self.model, LSTMForCausalLM):
             return RecurrentContext(self.model, num_lanes, self._running)
         if self.model.config.is_encoder_decoder:
             return EncoderDecoderContext(self.model, num_lanes, self._running)
-        steps: Steps | None = None
-        if self.precision == "float32" and not self.has_adapters and self.device.type == "cpu":
-            steps = Steps(
-                self.model,
-                [self._head, self.value_head],
-                self._choose,
-                self.tokenizer.vocab_size,
-                (self._decode_graph, self._action_graph, self._masked_graph),
-                self.compiled,
-            )
+        way = self._step_way()
+        if way is None:
+            return CachedContext(self.model, num_lanes, self._running)
+        steps = Steps(
+            self.model,
+            [self._head, self.value_head],
+            self._choose,
+            self.tokenizer.vocab_size,
+            (self._decode_graph, self._action_graph, self._masked_graph),
+            way,
+            self._running,
+        )
+        if way == "captured":
+            return CachedContext(self.model, num_lanes, self._running, steps, self._store, max_length)
         return CachedContext(self.model, num_lanes, self._running, steps)
+
+    def _step_way(self) -> Way | None:
+        """How graphs of the decode steps are made; None: there are none."""
+        if self.has_adapters:
+            return None
+        if self.compiled and self.device.type in _RECORDS:
+            return "captured"
+        if self.precision == "float32" and self.device.type == "cpu":
+            return "compiled" if self.compiled else "traced"
+        return None
 
     def _running(self) -> AbstractContextManager[None]:
         """What forward passes run in."""
@@ -900,7 +921,7 @@ class Policy(nn.Module):
         size = self.tokenizer.vocab_size
         rows = np.array([[i * 7 % size, i * 5 % size, i * 3 % size, i % size] for i in range(1, 4)])
         try:
-            cached, full = self._fast_context(3), FullContext(self.model, 3)
+            cached, full = self._fast_context(3, rows.shape[1]), FullContext(self.model, 3)
             for lengths in (np.array([1, 2, 3]), np.array([2, 3, 4]), np.array([3, 4, 4])):
                 expected, got = full.extend(rows, lengths), cached.extend(rows, lengths)
                 moved = slice(0, 3 if lengths[0] < 3 else 2)
