@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils.generic import ModelOutput
 
-from agents.lane_cache import Mode
+from agents.decode import Mode
 
 
 class LSTMConfig(PretrainedConfig):

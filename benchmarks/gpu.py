@@ -101,6 +101,7 @@ def rollouts(shape: Shape, device: torch.device, arguments: Arguments, skipped: 
     """Everybody at one number of lanes."""
     model = make_model(shape)
     policy = Policy(model.to(device), word_tokenizer(shape.vocab_size)).adapt(precision="bfloat16")
+    compiled = Policy(policy.model, policy.tokenizer).adapt(precision="bfloat16", compile=True)  # as CUDA graphs
     env = make_env(shape, policy)
     generator = torch.Generator(device).manual_seed(0)
     env.reset(seed=0)
@@ -117,6 +118,10 @@ def rollouts(shape: Shape, device: torch.device, arguments: Arguments, skipped: 
         "ours": lambda: collect(env, policy, shape.lanes, generator=generator),
         "generate": generate,
     }
+    if device.type == "cuda":
+        cases["ours, compiled"] = lambda: collect(env, compiled, shape.lanes, generator=generator)
+    else:
+        skipped.append(f"{shape.lanes} lanes: ours, compiled, which is for CUDA")
     if device.type == "cuda" and hasattr(plain, "generate_batch"):
         cases["generate_batch"] = generate_batch(plain, shape)
     else:
