@@ -58,8 +58,8 @@ class CudaRecording:
                     function()
             torch.cuda.current_stream().wait_stream(side)
             pool = None if beside is None else beside._graph.pool()
-            # Other threads may use the device meanwhile. The outer context: a recording that fails leaves its own stream
-            # current.
+            # Other threads may use the device meanwhile. The outer context is for a recording that fails, which leaves
+            # its own stream current.
             with (
                 torch.cuda.stream(torch.cuda.current_stream()),
                 torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"),
