@@ -34,7 +34,7 @@ from agents.__main__ import main as agents_main
 RESULTS = Path(__file__).parent / "results"
 
 MOMENTS = {
-    "rollout": ("agents.policy", "Policy.act", 104),
+    "rollout": ("agents.policy", "Policy.step", 104),
     "update": ("agents.ppo", "step", 28),
     "checkpoint": ("agents.checkpoints", "sync_file", 136),
     "evaluation": ("agents.run_folder", "RunFolder.write_evaluation", 6),

@@ -83,10 +83,11 @@ def speeds(shape: Shape, episodes: int, arguments: Arguments) -> list[dict[str, 
     plain = make_model(shape)
     cases = [
         Case({"shape": shape.name, "who": "ours"}, ours(shape, episodes)),
-        Case({"shape": shape.name, "who": "ours, compiled"}, ours(shape, episodes, compile=True)),
         Case({"shape": shape.name, "who": "generate"}, peers.generate(plain, shape, episodes)),
         Case({"shape": shape.name, "who": "generate, static cache"}, peers.generate(plain, shape, episodes, True)),
     ]
+    if not arguments.quick:  # the compiler alone would take longer than all the rest
+        cases.insert(1, Case({"shape": shape.name, "who": "ours, compiled"}, ours(shape, episodes, compile=True)))
     if shape.mean_length is None:
         cases += [
             Case({"shape": shape.name, "who": "bare loop"}, bare(shape)),

@@ -1,5 +1,7 @@
 """Small random models over a small vocabulary, for tests that need no language."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import transformers
@@ -53,6 +55,15 @@ def make_policy(kind: str = "llama", seed: int = 0, spread: float = 0.4) -> Poli
     policy = Policy(model, word_tokenizer())
     torch.nn.init.normal_(policy.value_head.weight, std=0.3)
     return policy
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """As many threads as `benchmarks.faults.play` takes: with another number, sums are rounded otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

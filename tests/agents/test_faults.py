@@ -21,9 +21,11 @@ from tests.agents.test_training import small_agent
 
 SHORT = [*RUN, "--total-timesteps", "120", "--eval-during", "0"]
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+def straight(tmp_path_factory, one_thread):
     """What `SHORT` comes to when nothing happens."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     main([*SHORT, "--output", str(folder)])
@@ -109,19 +111,19 @@ def little_memory(monkeypatch):
     """An accelerator with room for two lanes, which it says when the third step is taken."""
     original, tried = training.collect, []
 
-    def collect(env, policy, *args, **kwargs):
+    def collect(env, *args, **kwargs):
         tried.append(env.num_envs)
-        act, steps = policy.act, []
+        step, steps = env.step, []
 
-        def act_with_less(hidden, **settings):
-            steps.append(hidden)
-            if len(hidden) > 2 and len(steps) == 3:
+        def step_with_less(actions):
+            steps.append(actions)
+            if env.num_envs > 2 and len(steps) == 3:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return act(hidden, **settings)
+            return step(actions)
 
         with monkeypatch.context() as patch:
-            patch.setattr(policy, "act", act_with_less)
-            return original(env, policy, *args, **kwargs)
+            patch.setattr(env, "step", step_with_less)
+            return original(env, *args, **kwargs)
 
     monkeypatch.setattr(training, "collect", collect)
     return tried

@@ -10,7 +10,7 @@ from agents import checkpoints, run_folder
 from agents.__main__ import main
 from benchmarks.faults import RUN, outcome, start
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+pytestmark = [pytest.mark.skipif(os.name == "nt", reason="SIGKILL"), pytest.mark.usefixtures("one_thread")]
 
 
 def finished(argv, **fault):
