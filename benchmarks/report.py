@@ -203,9 +203,10 @@ def _payouts(grid: list[Cell]) -> Section:
 
 
 def _tasks(grid: list[Cell], rows: Sequence[Row]) -> Section:
+    beside = [name for name in analysis.BESIDE if any(name in cell.beside for cell in grid)]
     table = [
         ["environment", "payout", "agent", "score", "over seeds", "shifted", "reached", "tokens to it", "CPU s to it",
-         "late deviation"]
+         "late deviation", *[analysis.BESIDE[name] for name in beside]]
     ]  # fmt: skip
     for cell in grid:
         table.append(
@@ -220,6 +221,7 @@ def _tasks(grid: list[Cell], rows: Sequence[Row]) -> Section:
                 _tokens(cell),
                 "" if cell.cpu_seconds is None else _finite(cell.cpu_seconds, ".0f"),
                 _number(cell.late_deviation, 3),
+                *[_number(cell.beside.get(name)) for name in beside],
             ]
         )
     scaled = any(row.get("normalised") is not None for row in rows)
@@ -228,7 +230,8 @@ def _tasks(grid: list[Cell], rows: Sequence[Row]) -> Section:
         f"Score: mean over seeds on the test split, {what}. Over seeds: its standard deviation. Shifted: on the "
         "shifted test split (longer or other inputs than were trained on), on that split's own scale.",
         "Reached: runs that got to the threshold. Late deviation: of the training score over the last fifth of "
-        "training, in score units.",
+        "training, in score units. KL: to the start model, in nats a response. Held-out: a metric that nobody "
+        "trained on.",
     )
     return Section("Every task", text, table)
 

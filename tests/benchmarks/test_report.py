@@ -137,6 +137,8 @@ def test_the_page_shows_everything(tmp_path, capsys, monkeypatch):
         row(agent, env, payout, seed, score=0.1 * seed + (0.4 if agent == "b" else 0.2))
         for agent in ("a", "b") for env in ("E", "F") for payout in ("immediate", "sparse") for seed in range(3)
     ]  # fmt: skip
+    rows[0] |= {"kl": 1.0, "held_out": 0.7}
+    rows[1] |= {"kl": 3.0, "held_out": None}
     rows += [failed(agent="a", seed=9), {**failed(agent="c"), "status": "skipped", "reason": "not <installed>"}]
     rows += [{**row("random", env, payout), "curve": []} for env in ("E", "F") for payout in ("immediate", "sparse")]
     file = tmp_path / "x.jsonl"
@@ -157,6 +159,8 @@ def test_the_page_shows_everything(tmp_path, capsys, monkeypatch):
     glance = text.split("## At a glance")[1].split("## ")[0]
     assert "| agent | IQM, immediate | IQM, sparse |" in glance
     assert "| b | 0.50 [" in glance, "scores are 0.4, 0.5 and 0.6"
+    assert "| late deviation | KL | held-out |" in text, "what some rows have, distinct-2 not"
+    assert "| 0.100 | 2.00 | 0.70 |" in text, "means over the runs that have it"
     assert "not &lt;installed&gt;" in page
     assert "python -m &lt;this&gt;" in page
     assert "| a | E | immediate | failed |" in text
