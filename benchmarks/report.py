@@ -21,7 +21,7 @@ import tyro
 from benchmarks import analysis
 from benchmarks.analysis import Cell, Interval, Row
 from benchmarks.learn import read_rows
-from benchmarks.suite import UNTRAINED, own_budget
+from benchmarks.suite import UNTRAINED, is_own
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1d22; background: #fff; max-width: 66rem; margin: 2rem auto;
@@ -444,13 +444,16 @@ def main(argv: Sequence[str]) -> None:
     head.append(f"{len(rows)} runs, {seconds:,.0f} CPU-seconds, one thread a run; {machines}.")
     parts: list[Section] = []
     glanced: bytes | None = None
-    groups: dict[tuple[str, int | None], list[Row]] = {}
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        own = row["budget"] == own_budget(row["suite"], row["env"])
-        groups.setdefault((row["suite"], None if own else row["budget"]), []).append(row)
+        model = row.get("model", "tiny")
+        settings = f"{row['budget']:,} tokens a run" + (f" from {model}" if model != "tiny" else "")
+        if is_own(row["suite"], row["env"], row["budget"], model):
+            settings = "its own budgets"
+        groups.setdefault((row["suite"], settings), []).append(row)
     target.parent.mkdir(parents=True, exist_ok=True)
-    for (suite, budget), some in groups.items():
-        prefix = f"{suite}, {'its own budgets' if budget is None else f'{budget:,} tokens a run'}: "
+    for (suite, settings), some in groups.items():
+        prefix = f"{suite}, {settings}: "
         for one in sections(some):
             if one.title == "At a glance" and not glanced:
                 glanced = one.picture

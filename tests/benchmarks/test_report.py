@@ -172,12 +172,18 @@ def test_the_page_shows_everything(tmp_path, capsys, monkeypatch):
 
 def test_two_budgets_are_two_reports(tmp_path, monkeypatch):
     monkeypatch.setattr(analysis, "REPLICATIONS", 20)
-    rows = [row(), {**row(), "budget": 20}, {**row(), "suite": "t", "normalised": None, "curve": []}]
+    rows = [
+        row(),
+        {**row(), "budget": 20},
+        {**row(), "model": "runs/warm"},
+        {**row(), "suite": "t", "normalised": None, "curve": []},
+    ]
     file = tmp_path / "x.jsonl"
     file.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
     report.main(["--results", str(file), "--output", str(tmp_path / "there" / "y")])
     text = (tmp_path / "there" / "y.md").read_text(encoding="utf-8")
-    for head in ("s, 10 tokens a run: Every task", "s, 20 tokens a run: Every task", "t, 10 tokens a run: Aggregates"):
+    for head in ("s, 10 tokens a run: Every task", "s, 20 tokens a run: Every task", "t, 10 tokens a run: Aggregates",
+                 "s, 10 tokens a run from runs/warm: Every task"):  # fmt: skip
         assert f"## {head}" in text
 
 
@@ -185,7 +191,9 @@ def test_a_suites_own_budgets_are_one_report(tmp_path, monkeypatch):
     monkeypatch.setattr(analysis, "REPLICATIONS", 20)
     budgets = {one.name: one.tokens for one in SUITES["diagnostics"].experiments}
     assert budgets["Needle"] != budgets["Copy"]
-    rows = [{**row(env=env), "suite": "diagnostics", "budget": budgets[env]} for env in ("Needle", "Copy")]
+    rows = [
+        {**row(env=env), "suite": "diagnostics", "budget": budgets[env], "model": "tiny"} for env in ("Needle", "Copy")
+    ]
     file = tmp_path / "x.jsonl"
     file.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
     report.main(["--results", str(file)])
