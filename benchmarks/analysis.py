@@ -238,6 +238,7 @@ class Cell:
         tokens: Median tokens to it, over all runs; infinite where most did not reach it. None without a threshold.
         cpu_seconds: Median CPU-seconds to it, alike.
         late_deviation: Mean over runs of the deviation of the training score in the last fifth of training.
+        beside: Name in `BESIDE` to the mean over the runs that have it.
     """
 
     agent: str
@@ -252,6 +253,11 @@ class Cell:
     tokens: float | None
     cpu_seconds: float | None
     late_deviation: float | None
+    beside: dict[str, float]
+
+
+BESIDE = {"kl": "KL", "distinct_2": "distinct-2", "held_out": "held-out"}
+"""Columns of rows that show what a score alone would hide, and what tables call them."""
 
 
 def cells(rows: Sequence[Row]) -> list[Cell]:
@@ -300,6 +306,11 @@ def _cell(agent: str, env: str, payout: str, rows: list[Row]) -> Cell:
         tokens=median("tokens_to_threshold"),
         cpu_seconds=median("cpu_seconds_to_threshold"),
         late_deviation=float(np.mean(lates)) if lates else None,
+        beside={
+            name: float(np.mean(found))
+            for name in BESIDE
+            if (found := [row[name] for row in fine if row.get(name) is not None])
+        },
     )
 
 

@@ -127,9 +127,9 @@ def make_agent(shape: Shape, episodes: int, policy: Policy | None = None, seed: 
     )
 
 
-def ours(shape: Shape, episodes: int, warm: bool = True) -> Any:
+def ours(shape: Shape, episodes: int, warm: bool = True, compiled: bool = False) -> Any:
     """What does one iteration of ours and returns how many tokens that were."""
-    agent = make_agent(shape, episodes)
+    agent = make_agent(shape, episodes, make_policy(shape).adapt(compile=compiled))
     for _ in range(0, (1 + WARM_UP) * warm, shape.new_tokens):  # until the policy has traced its step: agents/decode.py
         collect(agent.env, agent.policy, shape.lanes, seed=0)
 
@@ -148,6 +148,8 @@ def speeds(shape: Shape, episodes: int, arguments: Arguments, skipped: list[str]
         return {"shape": shape.name, "who": who}
 
     cases = [Case(labels("ours"), ours(shape, episodes))]
+    if not arguments.quick:  # the compiler alone would take longer than all the rest
+        cases.append(Case(labels("ours, compiled"), ours(shape, episodes, compiled=True)))
     if shape.mean_length is None:
         bare = peers.BareLoop(shape, episodes)
         cases.append(Case(labels("bare loop"), bare.iteration))
@@ -248,6 +250,7 @@ def page(results: dict[str, Any]) -> str:
     lines = heading("Speed of an iteration of PPO", results)
     lines += [
         "Ours writes through the environment with `sentiment` paid at every token, and compares with a reference;",
+        "where it is compiled, that is the step of its rollout (docs/speed.md), before anything is timed.",
         "TRL's PPO has a reward model of one layer, GRPO and RLOO a reward that costs nothing, the bare loop random",
         "rewards. Each learns for four epochs of four minibatches.",
         "",
@@ -294,7 +297,7 @@ def plot(results: dict[str, Any], file: Path) -> None:
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     names = [f"{row['who']}, {row['shape']}" for row in results["speed"]]
-    colors = ["tab:green" if row["who"] == "ours" else "tab:gray" for row in results["speed"]]
+    colors = ["tab:green" if row["who"].startswith("ours") else "tab:gray" for row in results["speed"]]
     left.barh(names, [row["tokens_per_second"] for row in results["speed"]], color=colors)
     left.invert_yaxis()
     left.set(xscale="log", xlabel="tokens a CPU-second")
@@ -339,10 +342,22 @@ def main(argv: Sequence[str]) -> None:
         "shapes": {**{shape.name: repr(shape) for shape in chosen}, "memory": repr(large)},
         "episodes": episodes,
         "plot": arguments.output.with_suffix(".png").name,
-        "speed": [row for shape in chosen for row in speeds(shape, episodes[shape.name], arguments, skipped)],
-        "memory": memory(large, at_large, arguments, skipped) if arguments.memory else [],
-        "curves": curves(arguments, learned) if arguments.seeds else None,
+        "speed": [],
+        "memory": [],
+        "curves": None,
         "skipped": skipped,
     }
-    write(arguments.output, results, page(results))
-    plot(results, arguments.output.with_suffix(".png"))
+
+    def keep() -> None:
+        write(arguments.output, results, page(results))
+        plot(results, arguments.output.with_suffix(".png"))
+
+    for shape in chosen:
+        results["speed"] += speeds(shape, episodes[shape.name], arguments, skipped)
+        keep()
+    if arguments.memory:
+        results["memory"] = memory(large, at_large, arguments, skipped)
+        keep()
+    if arguments.seeds:
+        results["curves"] = curves(arguments, learned)
+        keep()

@@ -43,6 +43,8 @@ class Arguments:
     """Only these experiments (Copy,Password), of the suite's."""
     payouts: str | None = None
     """Only these payouts (immediate,sparse)."""
+    model: str | None = None
+    """Another start model than the suite's: the folder of one, such as `python -m agents sft` leaves."""
     tokens: int | None = None
     """Another budget than the suite's. Rows say so, and are not mixed with others."""
     max_seconds: float | None = None
@@ -55,7 +57,7 @@ class Arguments:
 
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
     """The key of the run that made a row."""
-    return tuple(row[name] for name in ("suite", "agent", "env", "payout", "budget", "seed"))
+    return tuple(row.get(name) for name in ("suite", "agent", "env", "payout", "budget", "seed", "model"))
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -110,6 +112,8 @@ def wanted(arguments: Arguments) -> list[Run]:
             experiments = [one for one in experiments if getattr(one, attribute) in chosen]
     if arguments.tokens is not None:
         experiments = [replace(one, tokens=arguments.tokens) for one in experiments]
+    if arguments.model is not None:
+        experiments = [replace(one, model=arguments.model) for one in experiments]
     seeds = suite.seeds if arguments.seeds is None else arguments.seeds
     return [
         Run(suite.name, agent, one, seed, arguments.max_seconds)

@@ -21,7 +21,7 @@ import tyro
 from benchmarks import analysis
 from benchmarks.analysis import Cell, Interval, Row
 from benchmarks.learn import read_rows
-from benchmarks.suite import UNTRAINED, own_budget
+from benchmarks.suite import UNTRAINED, is_own
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1d22; background: #fff; max-width: 66rem; margin: 2rem auto;
@@ -203,9 +203,10 @@ def _payouts(grid: list[Cell]) -> Section:
 
 
 def _tasks(grid: list[Cell], rows: Sequence[Row]) -> Section:
+    beside = [name for name in analysis.BESIDE if any(name in cell.beside for cell in grid)]
     table = [
         ["environment", "payout", "agent", "score", "over seeds", "shifted", "reached", "tokens to it", "CPU s to it",
-         "late deviation"]
+         "late deviation", *[analysis.BESIDE[name] for name in beside]]
     ]  # fmt: skip
     for cell in grid:
         table.append(
@@ -220,6 +221,7 @@ def _tasks(grid: list[Cell], rows: Sequence[Row]) -> Section:
                 _tokens(cell),
                 "" if cell.cpu_seconds is None else _finite(cell.cpu_seconds, ".0f"),
                 _number(cell.late_deviation, 3),
+                *[_number(cell.beside.get(name)) for name in beside],
             ]
         )
     scaled = any(row.get("normalised") is not None for row in rows)
@@ -228,7 +230,8 @@ def _tasks(grid: list[Cell], rows: Sequence[Row]) -> Section:
         f"Score: mean over seeds on the test split, {what}. Over seeds: its standard deviation. Shifted: on the "
         "shifted test split (longer or other inputs than were trained on), on that split's own scale.",
         "Reached: runs that got to the threshold. Late deviation: of the training score over the last fifth of "
-        "training, in score units.",
+        "training, in score units. KL: to the start model, in nats a response. Held-out: a metric that nobody "
+        "trained on.",
     )
     return Section("Every task", text, table)
 
@@ -441,13 +444,16 @@ def main(argv: Sequence[str]) -> None:
     head.append(f"{len(rows)} runs, {seconds:,.0f} CPU-seconds, one thread a run; {machines}.")
     parts: list[Section] = []
     glanced: bytes | None = None
-    groups: dict[tuple[str, int | None], list[Row]] = {}
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        own = row["budget"] == own_budget(row["suite"], row["env"])
-        groups.setdefault((row["suite"], None if own else row["budget"]), []).append(row)
+        model = row.get("model", "tiny")
+        settings = f"{row['budget']:,} tokens a run" + (f" from {model}" if model != "tiny" else "")
+        if is_own(row["suite"], row["env"], row["budget"], model):
+            settings = "its own budgets"
+        groups.setdefault((row["suite"], settings), []).append(row)
     target.parent.mkdir(parents=True, exist_ok=True)
-    for (suite, budget), some in groups.items():
-        prefix = f"{suite}, {'its own budgets' if budget is None else f'{budget:,} tokens a run'}: "
+    for (suite, settings), some in groups.items():
+        prefix = f"{suite}, {settings}: "
         for one in sections(some):
             if one.title == "At a glance" and not glanced:
                 glanced = one.picture

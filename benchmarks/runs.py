@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from agents import Policy
 from benchmarks.contestants import Trained, Unavailable, make_env, train
 from benchmarks.suite import Experiment, Run
+from textenvs.tokenizer import fingerprint
 
 AVERAGED = 3
 """Updates whose mean training score has to reach the threshold: one lucky batch does not solve a task."""
@@ -54,8 +56,12 @@ def judged(trained: Trained, experiment: Experiment) -> dict[str, Any]:
     Returns:
         Columns of the row.
     """
-    task = make_env(experiment, "test", num_envs=1).task
-    own_scale = not set(experiment.env_kwargs) - {"task"} and experiment.model == "tiny"
+    own = make_env(experiment, "test", num_envs=1)
+    task, tokenizer = own.task, own.tokenizer
+    if experiment.model != "tiny":
+        tokenizer = Policy.from_pretrained(experiment.model, device="cpu").tokenizer
+    # What random tokens score, and how long texts are, depends on what a token is.
+    own_scale = not set(experiment.env_kwargs) - {"task"} and fingerprint(tokenizer) == fingerprint(own.tokenizer)
     row: dict[str, Any] = {"tokens": trained.tokens, "config": trained.config, "curve": thinned(trained.curve)}
     for split in ("test", "shifted"):
         if split not in task.splits:

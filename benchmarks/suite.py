@@ -61,6 +61,11 @@ class Experiment:
         """What `gym.make` gets."""
         return {**self.env_kwargs, "payout": self.payout}
 
+    @property
+    def model_name(self) -> str:
+        """The start model as rows call it: no path of one machine's."""
+        return os.path.relpath(self.model) if Path(self.model).is_absolute() else self.model
+
     def missing(self) -> str | None:
         """Why it cannot be run here, or None."""
         paths = [self.model] if self.model != "tiny" else []
@@ -128,7 +133,7 @@ class Run:
     def key(self) -> tuple[Any, ...]:
         """What tells it from others."""
         one = self.experiment
-        return self.suite, self.agent, one.name, one.payout, one.tokens, self.seed
+        return self.suite, self.agent, one.name, one.payout, one.tokens, self.seed, one.model_name
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -136,7 +141,7 @@ class Run:
         one = self.experiment
         return {
             "suite": self.suite, "agent": self.agent, "env": one.name, "env_id": one.env, "payout": one.payout,
-            "budget": one.tokens, "seed": self.seed, "model": one.model, "max_seconds": self.max_seconds,
+            "budget": one.tokens, "seed": self.seed, "model": one.model_name, "max_seconds": self.max_seconds,
         }  # fmt: skip
 
 
@@ -152,15 +157,17 @@ SUITES = {
 """Name to suite."""
 
 
-def own_budget(suite: str, env: str) -> int | None:
-    """The tokens that a suite gives to an environment; None where it has no such suite or environment.
+def is_own(suite: str, env: str, budget: int, model: str) -> bool:
+    """Whether a run had the budget and the start model that its suite gives to its environment.
 
     Args:
         suite: The suite's name.
         env: What tables call the environment.
+        budget: Its tokens.
+        model: Its start model, as rows call it.
 
     Returns:
-        The budget of a run.
+        Whether it had; False for a suite or an environment that there is not.
     """
-    found = [one.tokens for one in SUITES[suite].experiments if one.name == env] if suite in SUITES else []
-    return found[0] if found else None
+    experiments = SUITES[suite].experiments if suite in SUITES else ()
+    return any((one.name, one.tokens, one.model_name) == (env, budget, model) for one in experiments)

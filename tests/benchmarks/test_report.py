@@ -137,6 +137,8 @@ def test_the_page_shows_everything(tmp_path, capsys, monkeypatch):
         row(agent, env, payout, seed, score=0.1 * seed + (0.4 if agent == "b" else 0.2))
         for agent in ("a", "b") for env in ("E", "F") for payout in ("immediate", "sparse") for seed in range(3)
     ]  # fmt: skip
+    rows[0] |= {"kl": 1.0, "held_out": 0.7}
+    rows[1] |= {"kl": 3.0, "held_out": None}
     rows += [failed(agent="a", seed=9), {**failed(agent="c"), "status": "skipped", "reason": "not <installed>"}]
     rows += [{**row("random", env, payout), "curve": []} for env in ("E", "F") for payout in ("immediate", "sparse")]
     file = tmp_path / "x.jsonl"
@@ -157,6 +159,8 @@ def test_the_page_shows_everything(tmp_path, capsys, monkeypatch):
     glance = text.split("## At a glance")[1].split("## ")[0]
     assert "| agent | IQM, immediate | IQM, sparse |" in glance
     assert "| b | 0.50 [" in glance, "scores are 0.4, 0.5 and 0.6"
+    assert "| late deviation | KL | held-out |" in text, "what some rows have, distinct-2 not"
+    assert "| 0.100 | 2.00 | 0.70 |" in text, "means over the runs that have it"
     assert "not &lt;installed&gt;" in page
     assert "python -m &lt;this&gt;" in page
     assert "| a | E | immediate | failed |" in text
@@ -168,12 +172,18 @@ def test_the_page_shows_everything(tmp_path, capsys, monkeypatch):
 
 def test_two_budgets_are_two_reports(tmp_path, monkeypatch):
     monkeypatch.setattr(analysis, "REPLICATIONS", 20)
-    rows = [row(), {**row(), "budget": 20}, {**row(), "suite": "t", "normalised": None, "curve": []}]
+    rows = [
+        row(),
+        {**row(), "budget": 20},
+        {**row(), "model": "runs/warm"},
+        {**row(), "suite": "t", "normalised": None, "curve": []},
+    ]
     file = tmp_path / "x.jsonl"
     file.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
     report.main(["--results", str(file), "--output", str(tmp_path / "there" / "y")])
     text = (tmp_path / "there" / "y.md").read_text(encoding="utf-8")
-    for head in ("s, 10 tokens a run: Every task", "s, 20 tokens a run: Every task", "t, 10 tokens a run: Aggregates"):
+    for head in ("s, 10 tokens a run: Every task", "s, 20 tokens a run: Every task", "t, 10 tokens a run: Aggregates",
+                 "s, 10 tokens a run from runs/warm: Every task"):  # fmt: skip
         assert f"## {head}" in text
 
 
@@ -181,7 +191,9 @@ def test_a_suites_own_budgets_are_one_report(tmp_path, monkeypatch):
     monkeypatch.setattr(analysis, "REPLICATIONS", 20)
     budgets = {one.name: one.tokens for one in SUITES["diagnostics"].experiments}
     assert budgets["Needle"] != budgets["Copy"]
-    rows = [{**row(env=env), "suite": "diagnostics", "budget": budgets[env]} for env in ("Needle", "Copy")]
+    rows = [
+        {**row(env=env), "suite": "diagnostics", "budget": budgets[env], "model": "tiny"} for env in ("Needle", "Copy")
+    ]
     file = tmp_path / "x.jsonl"
     file.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
     report.main(["--results", str(file)])
