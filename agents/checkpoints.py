@@ -321,9 +321,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     """
     state = optimizer.state_dict()
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    pieces = sharding.is_sharded(parameters)
     for key, value in [*tensors.items(), *rest["numbers"].items()]:
         index, name = key.split(".", 1)
-        piece = sharding.like(value, parameters[int(index)]) if isinstance(value, Tensor) else value
+        piece = sharding.like(value, parameters[int(index)]) if pieces and isinstance(value, Tensor) else value
         state["state"].setdefault(int(index), {})[name] = piece
     for group, saved in zip(state["param_groups"], rest["groups"], strict=True):
         group.update(saved)

@@ -72,7 +72,7 @@ def start(device: str | None = None, *, pieces: bool = True) -> str | None:
 
     Args:
         device: What the user asked for: "cpu", or None for what Accelerate chooses.
-        pieces: Whether what is trained can be cut over the processes, as FSDP does.
+        pieces: Whether what is trained can be cut over the processes, as FSDP and DeepSpeed do.
 
     Returns:
         The device of this process; `device` where there is one process.
@@ -87,19 +87,15 @@ def start(device: str | None = None, *, pieces: bool = True) -> str | None:
         accelerate = import_module("accelerate")
     except ImportError as error:
         raise ImportError('Several processes need Accelerate: pip install "textenvs[accelerate]"') from error
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise ValueError(
-            "Expected distributed_type MULTI_GPU or FSDP in Accelerate's config, got DEEPSPEED, whose engine wants to "
-            "own the step. FSDP cuts the same things: fsdp_reshard_after_forward: true is ZeRO stage 3, false stage 2"
-        )
     if (mixed := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
         raise ValueError(
             f"Expected mixed_precision: no in Accelerate's config, got {mixed!r}: it is --precision that says so here"
         )
-    if not pieces and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        raise ValueError(
-            "Expected distributed_type MULTI_GPU in Accelerate's config, got FSDP, which train alone supports"
-        )
+    for cutter in ("FSDP", "DEEPSPEED"):
+        if not pieces and os.environ.get(f"ACCELERATE_USE_{cutter}", "false").lower() == "true":
+            raise ValueError(
+                f"Expected distributed_type MULTI_GPU in Accelerate's config, got {cutter}, which train alone supports"
+            )
     state = accelerate.PartialState(cpu=device == "cpu")
     return "cpu" if state.device.type == "cpu" else str(state.device)
 

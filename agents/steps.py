@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from agents import processes, sharding
 from agents.config import OptimizerConfig
 from agents.metrics import Meter
+from agents.zero import Zero
 
 _STREAK, _SKIPPED, _LIMIT = "skipped_in_a_row", "skipped_steps", "micro_batch_limit"
 _LOG = logging.getLogger(__name__)
@@ -71,11 +72,13 @@ def step(
     """
     memory = optimizer.param_groups[0]
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
-    sharded = sharding.is_sharded(parameters)
+    cutter = optimizer if isinstance(optimizer, Zero) else None
+    sharded = cutter is not None or sharding.is_sharded(parameters)
+    backward = Tensor.backward if cutter is None else cutter.backward
     while True:
         size = min(config.micro_batch_size, memory.get(_LIMIT, config.micro_batch_size))
         found = Meter()
-        loss = _gradient(rows, loss_of, size, cut, found, sharded=sharded)
+        loss = _gradient(rows, loss_of, size, cut, found, backward, sharded=sharded)
         if loss is not None:
             break
         optimizer.zero_grad(set_to_none=True)
@@ -88,9 +91,12 @@ def step(
             )
         memory[_LIMIT] = size // 2
         _LOG.warning("Out of memory with micro-batches of %d episodes: from now on they have %d.", size, size // 2)
-    processes.sum_gradients(parameters)
     loss = processes.total(loss)
-    norm = sharding.whole(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
+    if cutter is None:
+        processes.sum_gradients(parameters)
+        norm = sharding.whole(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
+    else:
+        norm = cutter.clip_and_step(config.max_grad_norm)
     numbers = torch.stack([loss, norm.to(loss)])
     found.add(1.0, {"grad_norm": norm})
 
@@ -106,7 +112,8 @@ def step(
     else:
         read = numbers.tolist()
         if finite := all(map(math.isfinite, read)):
-            optimizer.step()
+            if cutter is None:
+                optimizer.step()
             meter.merge(found)
         meter.add(1.0, {"skipped": float(not finite)})
         count(read)
@@ -170,6 +177,7 @@ def _gradient(
     size: int,
     cut: Callable[[Tensor, int], Sequence[Tensor]],
     found: Meter,
+    backward: Callable[[Tensor], None],
     *,
     sharded: bool,
 ) -> Tensor | None:
@@ -183,10 +191,10 @@ def _gradient(
         with processes.among_others():
             for part in parts:
                 loss = loss_of(part, found)
-                loss.backward()
+                backward(loss)
                 total = total + loss.detach()
             for _ in range(idle):
-                (0 * loss_of(rows[:1], Meter())).backward()
+                backward(0 * loss_of(rows[:1], Meter()))
     except torch.OutOfMemoryError as error:
         if sharded:
             raise torch.OutOfMemoryError(

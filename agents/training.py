@@ -8,6 +8,7 @@ run that goes on from a checkpoint sees what it would have seen without the stop
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import time
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from agents import checkpoints, processes, sharding
+from agents import checkpoints, processes, sharding, zero
 from agents.bonuses import Bonuses
 from agents.config import RunConfig
 from agents.evaluation import Evaluation, EvaluationPlan, evaluate, held_out_scores, prompt_texts, reference_log_probs
@@ -184,7 +185,12 @@ class Agent:
             raise ValueError("Expected one process with a curriculum, whose level all lanes share, got several")
         plan = sharding.wanted()
         self._learner = policy if plan is None else sharding.shard(policy, plan)
+        in_zero = zero.wanted()
+        if in_zero:
+            self._learner = copy.deepcopy(policy)
         self.optimizer = make_optimizer(self._learner, config)
+        if in_zero:
+            self.optimizer = zero.Zero(self._learner, self.optimizer)
         self.timesteps = 0
         self.updates = 0
         self.memory: dict[str, Any] = {}
@@ -410,7 +416,7 @@ class Agent:
         learning_rate = set_learning_rate(self.optimizer, config, progress)
         if self.algorithm.prepare is not None:
             rollout = self.algorithm.prepare(self, rollout)
-        if self._is_sharded and self.policy.device.type != "cpu":
+        if sharding.is_sharded(self._learner.parameters()) and self.policy.device.type != "cpu":
             sharding.give_up(self.policy)
         try:
             row.update(self.algorithm.update(self._learner, self.optimizer, rollout, config, generator))
@@ -614,7 +620,7 @@ class Agent:
     def save(self, folder: str | Path, *, keep: int = 2) -> Path:
         """Write a checkpoint: everything that `load` needs, as safetensors and JSON.
 
-        There is a whole one at any moment: see `agents.checkpoints`. Under FSDP it takes all processes, as in `learn`.
+        There is a whole one at any moment: see `agents.checkpoints`. Under FSDP and DeepSpeed it takes all processes.
 
         Args:
             folder: The run's folder.

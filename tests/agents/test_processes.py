@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import signal
 import subprocess
@@ -27,8 +28,10 @@ from agents import (
     load,
     preferences,
     processes,
+    steps,
 )
 from agents.__main__ import main
+from agents.metrics import Meter
 from benchmarks.faults import RUN
 from tests.agents.conftest import make_policy
 from tests.agents.test_preferences import noisy_pairs
@@ -38,6 +41,7 @@ pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="tor
 UPDATES = 2
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
 """What `accelerate launch --config_file docs/accelerate/fsdp.yaml` tells its processes."""
+ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"}
 SETTINGS = {"num_envs": 8, "episodes_per_update": 16, "kl_coef": 0.1}
 ALGORITHMS = {
     "ppo": (PPO, {"minibatch_size": 5, "micro_batch_size": 2, "bonuses": {"novelty": 0.1, "rnd": 0.1}}),
@@ -77,9 +81,11 @@ def worker(rank, folder, environment):
             after.append(weights(agent))
         processes.gather = original
         torch.save((seen, rows, after, agent.env.num_envs), f"{folder}/{name}-{rank}.pt")
-        if environment and name == "ppo":
+        if environment == FSDP and name == "ppo":
             whole = sum(one.numel() for one in agent.policy.parameters())
             assert all(0.45 * whole < size < 0.55 * whole for size in pieces(agent)), "an odd row goes to the first"
+    if environment == ZERO:
+        skip_what_is_not_finite()
     if environment:
         agent = load(f"{folder}/before", device="cpu")
         held = copy.deepcopy(checkpoints.flatten_optimizer(agent.optimizer))
@@ -89,6 +95,21 @@ def worker(rank, folder, environment):
         for kind, learn in WITHOUT_A_ROLLOUT.items():
             torch.save(learn(f"{folder}/{kind}-{rank}"), f"{folder}/{kind}-{rank}.pt")
     distributed.destroy_process_group()
+
+
+def skip_what_is_not_finite():
+    """A loss that is infinite, its gradient not: nothing changes, and the next step is taken."""
+    agent = make_agent("ppo")
+    before = torch.cat([one.detach().flatten().clone() for one in agent._learner.parameters()])
+    for constant, skipped in ((math.inf, 1), (0.0, 1)):
+
+        def loss_of(rows, meter, constant=constant):
+            return sum(one.sum() for one in agent._learner.parameters()) + constant
+
+        steps.step(agent.optimizer, torch.arange(4), loss_of, agent.config, Meter())
+        after = torch.cat([one.detach().flatten() for one in agent._learner.parameters()])
+        assert steps.skipped(agent.optimizer) == skipped
+        assert torch.equal(before, after) == (constant == math.inf)
 
 
 def warm_start(folder):
@@ -135,13 +156,21 @@ def copies(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def in_zero(tmp_path_factory):
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install 'textenvs[agents,deepspeed]'")
+    folder = tmp_path_factory.mktemp("in_zero")
+    make_agent("ppo").learn(1, folder=folder / "before")
+    return play(folder, ZERO)
+
+
+@pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     make_agent("ppo").learn(1, folder=folder / "before")
     return play(folder, FSDP)
 
 
-@pytest.mark.parametrize("how", ["copies", "shards"])
+@pytest.mark.parametrize("how", ["copies", "shards", "in_zero"])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_two_processes_make_the_update_of_one(request, how, name, monkeypatch):
     """Given the episodes of both: the same metrics, and weights within 1e-6 after each update."""
@@ -189,7 +218,9 @@ def test_only_train_cuts_a_policy(monkeypatch):
         processes.start("cpu", pieces=False)
 
 
-def test_a_checkpoint_of_one_process_goes_on_in_pieces_and_the_other_way_round(shards):
+@pytest.mark.parametrize("how", ["shards", "in_zero"])
+def test_a_checkpoint_of_one_process_goes_on_in_pieces_and_the_other_way_round(request, how):
+    shards = request.getfixturevalue(how)
     held, after, trained = torch.load(shards / "held-0.pt", weights_only=False)
     one = load(shards / "before", device="cpu")
     same(held, checkpoints.flatten_optimizer(one.optimizer))

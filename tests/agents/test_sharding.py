@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from agents import processes, sharding, steps
+from agents import processes, sharding, steps, zero
 from agents.config import OptimizerConfig
 from agents.metrics import Meter
 from agents.sharding import Sharding
@@ -66,7 +66,6 @@ def test_what_is_not_supported_is_refused(two, monkeypatch, environment, message
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "got DEEPSPEED.*fsdp_reshard_after_forward"),
         ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "got 'bf16': it is --precision"),
     ],
 )
@@ -77,6 +76,23 @@ def test_what_no_process_can_start_with(monkeypatch, environment, message):
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         processes.start("cpu")
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "zero_stage: 1 .* got 2. .*fsdp_reshard_after_forward"),
+        ({"ZERO_STAGE": "3"}, "zero_stage: 1 .* got 3"),
+        ({"OFFLOAD_OPTIMIZER_DEVICE": "cpu"}, "offload_optimizer_device: none .* got 'cpu'"),
+        ({"CONFIG_FILE": "ds.json"}, "deepspeed_config_file: none .* got 'ds.json'"),
+    ],
+)
+def test_what_of_deepspeed_is_not_supported_is_refused(two, monkeypatch, environment, message):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    for name, value in environment.items():
+        monkeypatch.setenv(f"ACCELERATE_DEEPSPEED_{name}", value)
+    with pytest.raises(ValueError, match=message):
+        zero.wanted()
 
 
 def test_the_layers_that_are_gathered_by_themselves():
