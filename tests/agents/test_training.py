@@ -230,6 +230,15 @@ def test_ctrl_c_leaves_a_checkpoint(tmp_path):
     assert load(tmp_path, device="cpu").updates == 1
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """What a shell puts into the background ignores Ctrl-C, and these tests would never end there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_a_signal_ends_a_run_between_two_updates(tmp_path):
     """The first Ctrl-C waits for the update, and the handler from before comes back."""
     before = signal.getsignal(signal.SIGINT)
@@ -247,6 +256,7 @@ def test_a_signal_ends_a_run_between_two_updates(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_a_second_signal_does_not_wait(tmp_path):
     agent, seen = small_agent(), []
 
