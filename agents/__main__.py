@@ -769,6 +769,7 @@ def _reward_model_arguments(argv: Sequence[str]) -> Any:
 _FAILURES = (
     RewardError, NonFiniteError, LostProcessError, ValueError, TypeError, ImportError, OSError, gym.error.Error,
 )  # fmt: skip
+"""What a command ends with a message for, in place of a traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -795,16 +796,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         raise SystemExit(130) from None
-    except (
-        RewardError,
-        NonFiniteError,
-        LostProcessError,
-        ValueError,
-        TypeError,
-        ImportError,
-        OSError,
-        gym.error.Error,
-    ) as error:
+    except _FAILURES as error:
         print(render.visible(f"error: {error}"), file=sys.stderr)
         raise SystemExit(2) from error
 

@@ -17,7 +17,7 @@ the entropy too, with its gradient; and no kernels of our own, so it runs wherev
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -299,11 +299,6 @@ class _LinearLogProbs(torch.autograd.Function):
         """Computes the gradients of `hidden`, `weight` and `bias`, chunk by chunk."""
         hidden, weight, bias, tokens, entropies, kept_p, kept_log_p = ctx.saved_tensors
         head: _Head = ctx.head
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        d_hidden = torch.empty_like(hidden) if needs_hidden else None
-        d_weight = torch.zeros_like(weight, dtype=entropies.dtype) if needs_weight else None
-        d_bias = torch.zeros_like(bias, dtype=entropies.dtype) if needs_bias else None
-
         factors = head.factors(d_log_probs, d_entropies, entropies, head.forbidden(tokens))
 
         def of_logits(rows: slice) -> Tensor:
@@ -326,23 +321,8 @@ class _LinearLogProbs(torch.autograd.Function):
                 (d_logits,) = torch.autograd.grad(*graph, d_logits)
             return d_logits
 
-        one_chunk = hidden.shape[0] <= ctx.chunk_size
-        for rows in _chunks(hidden.shape[0], ctx.chunk_size):
-            d_logits = of_logits(rows)
-            if d_bias is not None:
-                d_bias += d_logits.sum(0)
-            d_logits = d_logits.to(hidden.dtype)
-            if d_hidden is not None:
-                d_hidden[rows] = linear(d_logits, weight.T)
-            if d_weight is not None:
-                d_weight = _added(d_weight, d_logits, hidden[rows], one_chunk)
-            del d_logits
-        return (
-            d_hidden,
-            None if d_weight is None else d_weight.to(weight.dtype),
-            None if d_bias is None else d_bias.to(bias.dtype),
-            *(None,) * 4,
-        )
+        needs = ctx.needs_input_grad[:3]
+        return *_head_gradients(of_logits, hidden, weight, bias, needs, entropies.dtype, ctx.chunk_size), *(None,) * 4
 
 
 class _LinearLoss(torch.autograd.Function):
@@ -362,11 +342,6 @@ class _LinearLoss(torch.autograd.Function):
         loss_of: TokenLoss,
     ) -> Tensor:
         """Computes the loss and its gradients, chunk by chunk."""
-        accurate = _accurate(hidden.dtype)
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        d_hidden = torch.empty_like(hidden) if needs_hidden else None
-        d_weight = torch.zeros_like(weight, dtype=accurate) if needs_weight else None
-        d_bias = None if bias is None or not needs_bias else torch.zeros_like(bias, dtype=accurate)
         d_values: Tensor | None = None  # and None at the end, where the loss reads no values
         forbidden = head.forbidden(tokens)
         total = torch.zeros((), device=hidden.device)
@@ -403,24 +378,10 @@ class _LinearLoss(torch.autograd.Function):
                 (d_logits,) = torch.autograd.grad(transformed, logits, d_logits)
             return d_logits
 
-        one_chunk = len(tokens) <= chunk_size
-        for rows in _chunks(len(tokens), chunk_size):
-            d_logits = of_logits(rows)
-            if d_bias is not None:
-                d_bias += d_logits.sum(0)
-            d_logits = d_logits.to(hidden.dtype)
-            if d_hidden is not None:
-                d_hidden[rows] = linear(d_logits, weight.T)
-            if d_weight is not None:
-                d_weight = _added(d_weight, d_logits, hidden[rows], one_chunk)
-            del d_logits
+        needs = ctx.needs_input_grad[:3]
+        gradients = _head_gradients(of_logits, hidden, weight, bias, needs, _accurate(hidden.dtype), chunk_size)
         # Kept for one backward pass, which may then change them, and not for a second.
-        ctx.found = (
-            d_hidden,
-            None if d_weight is None else d_weight.to(weight.dtype),
-            None if d_bias is None or bias is None else d_bias.to(bias.dtype),
-            d_values,
-        )
+        ctx.found = (*gradients, d_values)
         return total
 
     @staticmethod
@@ -435,6 +396,40 @@ class _LinearLoss(torch.autograd.Function):
         if d_loss.device.type != "cpu" or float(d_loss) != 1:  # a GPU is not waited for
             found = tuple(None if one is None else one.mul_(d_loss) for one in found)
         return (*found, *(None,) * 5)
+
+
+def _head_gradients(
+    of_logits: Callable[[slice], Tensor],
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    needs: Sequence[bool],
+    accurate: torch.dtype,
+    chunk_size: int,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Returns the gradients of hidden, weight and bias, where needed, from those of one chunk of logits after another.
+
+    Sums over chunks are in the accurate dtype. `of_logits` is called once for each chunk, in order.
+    """
+    d_hidden = torch.empty_like(hidden) if needs[0] else None
+    d_weight = torch.zeros_like(weight, dtype=accurate) if needs[1] else None
+    d_bias = torch.zeros_like(bias, dtype=accurate) if bias is not None and needs[2] else None
+    one_chunk = len(hidden) <= chunk_size
+    for rows in _chunks(len(hidden), chunk_size):
+        d_logits = of_logits(rows)
+        if d_bias is not None:
+            d_bias += d_logits.sum(0)
+        d_logits = d_logits.to(hidden.dtype)
+        if d_hidden is not None:
+            d_hidden[rows] = linear(d_logits, weight.T)
+        if d_weight is not None:
+            d_weight = _added(d_weight, d_logits, hidden[rows], one_chunk)
+        del d_logits
+    return (
+        d_hidden,
+        None if d_weight is None else d_weight.to(weight.dtype),
+        None if d_bias is None or bias is None else d_bias.to(bias.dtype),
+    )
 
 
 def _added(d_weight: Tensor, d_logits: Tensor, hidden: Tensor, alone: bool) -> Tensor:

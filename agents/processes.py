@@ -67,6 +67,18 @@ def _lost(error: RuntimeError) -> LostProcessError:
     )
 
 
+def flag(name: str) -> bool:
+    """Whether a variable of the environment says yes, as `accelerate launch` writes what its config file has.
+
+    Args:
+        name: The variable's.
+
+    Returns:
+        Whether it does; not where there is none.
+    """
+    return os.environ.get(name, "false").lower() in ("true", "1", "yes")
+
+
 def start(device: str | None = None, *, pieces: bool = True) -> str | None:
     """Join the other processes, where a launcher has started several.
 
@@ -92,7 +104,7 @@ def start(device: str | None = None, *, pieces: bool = True) -> str | None:
             f"Expected mixed_precision: no in Accelerate's config, got {mixed!r}: it is --precision that says so here"
         )
     for cutter in ("FSDP", "DEEPSPEED"):
-        if not pieces and os.environ.get(f"ACCELERATE_USE_{cutter}", "false").lower() == "true":
+        if not pieces and flag(f"ACCELERATE_USE_{cutter}"):
             raise ValueError(
                 f"Expected distributed_type MULTI_GPU in Accelerate's config, got {cutter}, which train alone supports"
             )

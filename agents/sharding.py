@@ -57,7 +57,7 @@ def wanted() -> Sharding | None:
     Raises:
         ValueError: If the config asks for something that is not supported; says what to write in its place.
     """
-    if processes.count() == 1 or not _flag("ACCELERATE_USE_FSDP"):
+    if processes.count() == 1 or not processes.flag("ACCELERATE_USE_FSDP"):
         return None
     version = os.environ.get("FSDP_VERSION", "1")
     if version != "2":
@@ -66,7 +66,7 @@ def wanted() -> Sharding | None:
         ("offload_params", "more processes, or --lora"),
         ("activation_checkpointing", "--gradient-checkpointing"),
     ):
-        if _flag(f"FSDP_{name.upper()}"):
+        if processes.flag(f"FSDP_{name.upper()}"):
             raise ValueError(f"Expected fsdp_{name}: false in Accelerate's fsdp_config, got true: use {instead}")
     if ignored := os.environ.get("FSDP_IGNORED_MODULES"):
         raise ValueError(f"Expected no fsdp_ignored_modules in Accelerate's fsdp_config, got {ignored!r}")
@@ -197,7 +197,3 @@ def _layers(policy: Policy, plan: Sharding) -> list[nn.Module]:
             f"{sorted(missing)}; its layers are {getattr(policy.model, '_no_split_modules', None)}"
         )
     return found
-
-
-def _flag(name: str) -> bool:
-    return os.environ.get(name, "false").lower() in ("true", "1", "yes")

@@ -40,7 +40,7 @@ def wanted() -> bool:
     Raises:
         ValueError: If the config asks for something that is not supported; says what to write in its place.
     """
-    if processes.count() == 1 or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
+    if processes.count() == 1 or not processes.flag("ACCELERATE_USE_DEEPSPEED"):
         return False
     for name, (plain, shown, instead) in _PLAIN.items():
         if (got := os.environ.get(f"ACCELERATE_DEEPSPEED_{name}", plain).lower()) != plain:

@@ -191,6 +191,11 @@ def make_env(experiment: Experiment, split: str, tokenizer: Any = None, num_envs
     return made
 
 
+def tokenizer_of(experiment: Experiment) -> Any:
+    """The start model's tokenizer, as `make_env` takes it; None: the task's own."""
+    return None if experiment.model == "tiny" else Policy.from_pretrained(experiment.model, device="cpu").tokenizer
+
+
 def policy_scores(
     policy: Policy, experiment: Experiment, seed: int, reference: Policy | None = None
 ) -> Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]:
@@ -247,7 +252,7 @@ def random_scores(
 ) -> Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]:
     """Tokens drawn uniformly from the whole vocabulary: what the scale of scores calls 0."""
     generator = np.random.default_rng(seed)
-    tokenizer = None if experiment.model == "tiny" else Policy.from_pretrained(experiment.model, device="cpu").tokenizer
+    tokenizer = tokenizer_of(experiment)
     vocab_size = make_env(experiment, "test", tokenizer, num_envs=1).tokenizer.vocab_size
 
     def act(observation: Any) -> NDArray[np.int64]:

@@ -235,7 +235,7 @@ def main(argv: Sequence[str]) -> None:
     skipped: list[str] = []
     results: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks gpu", *argv]),
-        "machine": {**machine(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "machine": machine("torch", "transformers"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "date": time.strftime("%Y-%m-%d"),
         "rounds": arguments.rounds,

@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 import tyro
 from torch import Tensor
 
@@ -337,7 +336,7 @@ def main(argv: Sequence[str]) -> None:
     skipped: list[str] = []
     results: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks iteration", *argv]),
-        "machine": {**machine(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "machine": machine("torch", "transformers"),
         "rounds": arguments.rounds,
         "shapes": {**{shape.name: repr(shape) for shape in chosen}, "memory": repr(large)},
         "episodes": episodes,

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,15 @@ def ratio(one: Case, other: Case) -> dict[str, float]:
     return {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
-def machine() -> dict[str, Any]:
-    """What all of it ran on: CPU, cores, versions, and how busy the machine was."""
+def machine(*packages: str) -> dict[str, Any]:
+    """What all of it ran on: CPU, cores, versions, and how busy the machine was.
+
+    Args:
+        *packages: Whose versions count, beside those of the environments.
+
+    Returns:
+        JSON values by name.
+    """
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -127,6 +135,7 @@ def machine() -> dict[str, Any]:
         "numpy": np.__version__,
         "gymnasium": gym.__version__,
         "textenvs": textenvs.__version__,
+        **{name: version(name) for name in packages},
     }
 
 

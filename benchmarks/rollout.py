@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 import tyro
 from torch import nn
 
@@ -163,7 +162,7 @@ def main(argv: Sequence[str]) -> None:
     torch.set_num_threads(1)
     results: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks rollout", *argv]),
-        "machine": {**machine(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "machine": machine("torch", "transformers"),
         "rounds": arguments.rounds,
         "shapes": {shape.name: repr(shape) for shape in shapes},
         "plot": arguments.output.with_suffix(".png").name,

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents import Policy
-from benchmarks.contestants import Trained, Unavailable, make_env, train
+from benchmarks.contestants import Trained, Unavailable, make_env, tokenizer_of, train
 from benchmarks.suite import Experiment, Run
 from textenvs.tokenizer import fingerprint
 
@@ -56,12 +55,11 @@ def judged(trained: Trained, experiment: Experiment) -> dict[str, Any]:
     Returns:
         Columns of the row.
     """
-    own = make_env(experiment, "test", num_envs=1)
-    task, tokenizer = own.task, own.tokenizer
-    if experiment.model != "tiny":
-        tokenizer = Policy.from_pretrained(experiment.model, device="cpu").tokenizer
+    own, tokenizer = make_env(experiment, "test", num_envs=1), tokenizer_of(experiment)
+    task = own.task
     # What random tokens score, and how long texts are, depends on what a token is.
-    own_scale = not set(experiment.env_kwargs) - {"task"} and fingerprint(tokenizer) == fingerprint(own.tokenizer)
+    same_tokens = tokenizer is None or fingerprint(tokenizer) == fingerprint(own.tokenizer)
+    own_scale = same_tokens and not set(experiment.env_kwargs) - {"task"}
     row: dict[str, Any] = {"tokens": trained.tokens, "config": trained.config, "curve": thinned(trained.curve)}
     for split in ("test", "shifted"):
         if split not in task.splits:

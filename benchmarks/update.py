@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 import tyro
 
 from agents import collect
@@ -140,7 +139,7 @@ def main(argv: Sequence[str]) -> None:
     torch.set_num_threads(1)
     results: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks update", *argv]),
-        "machine": {**machine(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "machine": machine("torch", "transformers"),
         "rounds": arguments.rounds,
         "shapes": {shape.name: repr(shape) for shape in shapes},
         "plot": arguments.output.with_suffix(".png").name,

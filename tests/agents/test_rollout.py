@@ -135,6 +135,8 @@ def test_select_trims_and_minibatches_cover_every_row_once():
     assert part.positions.shape == (1, steps)
     assert part.input_ids.shape[1] == int(part.positions.max()) + 1
     assert part.ref_log_probs is None
+    with pytest.raises(ValueError, match="Expected ref_log_probs, got None"):
+        part.kl("k1")
     batches = minibatches(rollout, 4, torch.Generator().manual_seed(0))
     assert len(batches) == 3
     assert sorted(torch.cat(batches).tolist()) == list(range(9))

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from agents import PPO, REINFORCE, Agent, Policy, load
+from agents import PPO, REINFORCE, Agent, Policy, load, training
 from agents.optimization import adapted_kl_coef, limited_kl_coef
 from agents.training import ALARM_WINDOW, Algorithm
 from tests.agents.conftest import make_policy
@@ -38,6 +38,26 @@ def make_stories_policy():
 
 def small_agent(**settings):
     return PPO(Policy.from_pretrained("tiny", device="cpu"), "TextGen-v0", env_kwargs=KWARGS, **{**SMALL, **settings})
+
+
+def test_random_weights_without_a_kl_price_are_not_compared_with_their_start(monkeypatch):
+    """Nothing asks for the reference's log-probs; a price, a bonus or a trained start model does."""
+    asked = []
+    seen = training.reference_log_probs
+    monkeypatch.setattr(training, "reference_log_probs", lambda *a, **k: asked.append(1) or seen(*a, **k))
+
+    def row_of(model, **settings):
+        rows = []
+        agent = REINFORCE(model, "TextGen/Length-v0", seed=0, device="cpu", **SMALL, **settings)
+        agent.learn(1, on_update=rows.append)
+        return rows[0]
+
+    assert "kl" not in row_of("tiny")
+    assert not asked
+    assert "kl" in row_of("tiny", kl_coef=0.1)
+    assert "kl" in row_of("tiny", bonuses={"kl": -0.1})
+    assert len(asked) == 2
+    assert "kl" in small_agent(kl_coef=0.0)._iterate(0.0), "a trained start model has a distance at any price"
 
 
 def test_learn_save_load_predict(tmp_path):

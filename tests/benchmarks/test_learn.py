@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from agents import Policy
 from agents.training import Algorithm
 from benchmarks import learn
 from benchmarks.contestants import OUTSIDE, Unavailable, algorithm_of, parse, train
@@ -69,6 +71,16 @@ def test_a_run_is_trained_on_its_budget_and_judged_on_both_test_splits():
     again = row_of("ppo[episodes_per_update=16;num_envs=16]")
     assert (again["score"], again["score_shifted"]) == (row["score"], row["score_shifted"])
     assert row_of("ppo[episodes_per_update=16;num_envs=16]", seed=1)["score"] != row["score"]
+
+
+def test_another_start_model_with_the_same_tokens_keeps_the_scale(tmp_path):
+    Policy.from_pretrained("tiny", device="cpu").save_pretrained(tmp_path / "warm")
+    experiment = replace(SMALL, env="TextGen/Translate-v0", episodes=4)
+    row = row_of("start", replace(experiment, model=str(tmp_path / "warm")))
+    bundled = row_of("start", experiment)
+    assert row["normalised"] == bundled["normalised"] is not None
+    assert not Path(row["model"]).is_absolute(), "results name no folder of one machine"
+    assert key_of(row) != key_of(bundled)
 
 
 def test_random_demonstrations_and_the_start_stand_where_they_should():
