@@ -21,9 +21,9 @@ class OptimizerConfig:
     A field that is None is left open: what it means depends on the start model, and `filled_in` says what.
     """
 
-    IF_PRETRAINED: ClassVar[Mapping[str, float]] = {"learning_rate": 5e-4}
+    IF_PRETRAINED: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-4}
     """Open fields, where the start model was trained before: small steps, which leave it what it knows."""
-    IF_FRESH: ClassVar[Mapping[str, float]] = {"learning_rate": 2e-3}
+    IF_FRESH: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-3}
     """Open fields, where its weights are random."""
 
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
@@ -157,8 +157,18 @@ class RunConfig(OptimizerConfig):
 
     # Random weights have nothing to lose, so nothing holds the policy to them. They have everything to find out, which
     # takes larger steps and, until then, a price on being sure: see docs/log.md.
-    IF_PRETRAINED: ClassVar[Mapping[str, float]] = {"learning_rate": 5e-4, "kl_coef": 0.015, "entropy_coef": 0.0}
-    IF_FRESH: ClassVar[Mapping[str, float]] = {"learning_rate": 2e-3, "kl_coef": 0.0, "entropy_coef": 0.1}
+    IF_PRETRAINED: ClassVar[Mapping[str, Any]] = {
+        "learning_rate": 5e-4,
+        "kl_coef": 0.015,
+        "entropy_coef": 0.0,
+        "entropy_schedule": "constant",
+    }
+    IF_FRESH: ClassVar[Mapping[str, Any]] = {
+        "learning_rate": 2e-3,
+        "kl_coef": 0.0,
+        "entropy_coef": 0.1,
+        "entropy_schedule": "linear",
+    }
 
     num_envs: int = 128
     """Lanes: episodes played side by side. More than episodes_per_update are of no use."""
@@ -189,8 +199,9 @@ class RunConfig(OptimizerConfig):
     entropy_coef: float | None = None
     """Weight of the entropy bonus in the loss, per nat and token. None: 0 where the start model was pretrained, and 0.1
     where its weights are random."""
-    entropy_schedule: Schedule = "constant"
-    """How that weight falls over total_timesteps."""
+    entropy_schedule: Schedule | None = None
+    """How that weight falls over total_timesteps. None: "constant" where the start model was pretrained, and "linear"
+    where its weights are random: once a task is solved, a bonus that stays as it was only spreads the policy again."""
     entropy_final: float = 0.1
     """Share of entropy_coef that its schedule ends with."""
     bonuses: dict[str, Any] = field(default_factory=dict)
@@ -208,7 +219,8 @@ class RunConfig(OptimizerConfig):
         self.check_number("kl_coef", low=0.0, optional=True)
         self.check_number("entropy_coef", low=0.0, optional=True)
         self.check_number("entropy_final", low=0.0, high=1.0, open_low=True)
-        self.check_choice("entropy_schedule", *get_args(Schedule))
+        if self.entropy_schedule is not None:
+            self.check_choice("entropy_schedule", *get_args(Schedule))
         self.check_choice("kl_estimator", "k1", "k2", "k3")
         self.check_choice("kl_credit", "token", "return", "loss")
         if self.kl_credit == "loss" and self.kl_estimator == "k1":

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -39,8 +39,8 @@ class PPOConfig(RunConfig):
     """Settings of PPO."""
 
     # Smaller steps than its siblings', since each batch is used for several.
-    IF_PRETRAINED: ClassVar[Mapping[str, float]] = {**RunConfig.IF_PRETRAINED, "learning_rate": 3e-4}
-    IF_FRESH: ClassVar[Mapping[str, float]] = {**RunConfig.IF_FRESH, "learning_rate": 1e-3}
+    IF_PRETRAINED: ClassVar[Mapping[str, Any]] = {**RunConfig.IF_PRETRAINED, "learning_rate": 3e-4}
+    IF_FRESH: ClassVar[Mapping[str, Any]] = {**RunConfig.IF_FRESH, "learning_rate": 1e-3}
 
     learning_rate: float | None = None
     """Step size at the start; smaller than its siblings', since each batch is used for several steps. None: 3e-4 where

@@ -530,7 +530,7 @@ class Agent:
             )
         elif config.kl_limit is not None:
             kl_coef = limited_kl_coef(kl_coef, kl, config.kl_limit)
-        factor = schedule(config.entropy_schedule, progress, config.entropy_final)
+        factor = schedule(config.entropy_schedule or "constant", progress, config.entropy_final)
         return replace(config, kl_coef=kl_coef, entropy_coef=(config.entropy_coef or 0.0) * factor)
 
     def _describe(self, rollout: Rollout) -> dict[str, float]:

@@ -155,14 +155,14 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(settings, tmp_path):
 @pytest.mark.parametrize(
     ("algorithm", "pretrained", "fresh"),
     [
-        (PPO, (3e-4, 0.015, 0.0), (1e-3, 0.0, 0.1)),
-        (ActorCritic, (5e-4, 0.015, 0.0), (2e-3, 0.0, 0.1)),
-        (REINFORCE, (5e-4, 0.015, 0.0), (2e-3, 0.0, 0.1)),
+        (PPO, (3e-4, 0.015, 0.0, "constant"), (1e-3, 0.0, 0.1, "linear")),
+        (ActorCritic, (5e-4, 0.015, 0.0, "constant"), (2e-3, 0.0, 0.1, "linear")),
+        (REINFORCE, (5e-4, 0.015, 0.0, "constant"), (2e-3, 0.0, 0.1, "linear")),
     ],
 )
 def test_what_is_left_open_depends_on_the_start_model(algorithm, pretrained, fresh):
     def of(config):
-        return config.learning_rate, config.kl_coef, config.entropy_coef
+        return config.learning_rate, config.kl_coef, config.entropy_coef, config.entropy_schedule
 
     policy = make_policy()
     for known, expected in ((False, fresh), (True, pretrained)):
@@ -171,8 +171,10 @@ def test_what_is_left_open_depends_on_the_start_model(algorithm, pretrained, fre
         assert of(agent.config) == expected
         assert of(algorithm.config().filled_in(known)) == expected
         assert agent.config.to_dict()["learning_rate"] == expected[0] == agent.optimizer.param_groups[0]["lr"]
-        said = algorithm(policy, lanes(4), learning_rate=0.25, kl_coef=0.5, entropy_coef=0.75)
-        assert of(said.config) == (0.25, 0.5, 0.75), "what the user says stays"
+        said = algorithm(
+            policy, lanes(4), learning_rate=0.25, kl_coef=0.5, entropy_coef=0.75, entropy_schedule="cosine"
+        )
+        assert of(said.config) == (0.25, 0.5, 0.75, "cosine"), "what the user says stays"
 
 
 def test_a_step_size_that_is_left_open_is_refused_where_it_is_needed():
