@@ -11,6 +11,8 @@ machine have the same numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,10 @@ _LEAST_WITH_GRADIENTS = 2**22
 # The same for a decode step, in weights alone: a graph of the step has to choose before it knows how many rows there
 # will be, and is to give the bits that the step gives without it. These are 256 by 256.
 _LEAST_WEIGHTS = 2**16
+# The same for a compiled pass over whole rows, of which there are many more. These are 64 by 256.
+_LEAST_WEIGHTS_OF_ROWS = 2**14
+
+_compiling_rows = False
 
 
 def _onednn_is_faster() -> bool:
@@ -43,10 +49,17 @@ ONEDNN_IS_FASTER = _onednn_is_faster()
 """Whether this machine is one where oneDNN's float32 products are known to be faster than PyTorch's own."""
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`x @ weight.T + bias` by oneDNN."""
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return product
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`x @ weight.T + bias` by oneDNN."""
+    if not _compiling_rows:
+        return _onednn(x, weight, bias)
+    recorded: Tensor = torch.ops.textenvs.onednn_linear(x, weight, bias)
+    return recorded
 
 
 def _shape_of_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -57,7 +70,7 @@ def _shape_of_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 # inductor takes it with constant weights alone.
 _LIBRARY = torch.library.Library("textenvs", "DEF")
 _LIBRARY.define("onednn_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-_LIBRARY.impl("onednn_linear", _product, "CPU")
+_LIBRARY.impl("onednn_linear", _onednn, "CPU")
 torch.library.register_fake("textenvs::onednn_linear", _shape_of_product, lib=_LIBRARY)
 
 
@@ -79,7 +92,8 @@ class _Product(torch.autograd.Function):
         rows = d_out.reshape(-1, d_out.shape[-1])
         return (
             _product(d_out, weight.T, None) if needs_x else None,
-            _product(rows.T, x.reshape(-1, x.shape[-1]).T, None) if needs_weight else None,
+            # oneDNN would copy the rows itself: put in order here, inductor does it faster when it compiles this.
+            _product(rows.T.contiguous(), x.reshape(-1, x.shape[-1]).T, None) if needs_weight else None,
             rows.sum(0) if needs_bias else None,
         )
 
@@ -100,6 +114,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _layer(x, weight, bias, weight.numel())
 
 
+@contextmanager
+def compiling_rows() -> Iterator[None]:
+    """While this is open, `linear` is recorded for a compiler, with its gradients: as operators, by weights alone."""
+    global _compiling_rows
+    _compiling_rows = True
+    try:
+        yield
+    finally:
+        _compiling_rows = False
+
+
 def _fits(x: Tensor, weight: Tensor) -> bool:
     return (
         ONEDNN_IS_FASTER
@@ -113,6 +138,11 @@ def _layer(x: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> Tensor:
     """`linear` for a layer of `size` weights: while a step is traced, shapes are no plain numbers."""
     if not _fits(x, weight):
         return functional.linear(x, weight, bias)
+    if _compiling_rows:
+        if size < _LEAST_WEIGHTS_OF_ROWS:
+            return functional.linear(x, weight, bias)
+        differentiable: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        return differentiable
     if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[attr-defined, no-untyped-call]
         if size < _LEAST_WEIGHTS:
             return functional.linear(x, weight, bias)

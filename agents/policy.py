@@ -37,6 +37,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from agents import adapters, policy_files
+from agents.compiled_trunk import CompiledTrunk
 from agents.decode import StepGraph, Steps, Way
 from agents.lane_cache import (
     CachedContext,
@@ -131,7 +132,7 @@ class Policy(nn.Module):
         pretrained: Whether the model's weights were trained before, rather than drawn at random. Saved with it.
         precision: What forward passes compute in, see `adapt`.
         gradient_checkpointing: Whether `evaluate` trades time for memory, see `adapt`.
-        compiled: Whether the steps of a rollout are compiled, see `adapt`.
+        compiled: Whether the steps of a rollout and the passes of an update are compiled, see `adapt`.
         has_adapters: Whether LoRA adapters are what is trained, see `adapt`.
     """
 
@@ -172,6 +173,7 @@ class Policy(nn.Module):
         self._scale, self._soft_cap = _logit_shape(model.config)
         use_fast_linears(model)
         self._decode_graph, self._action_graph, self._masked_graph = StepGraph(), StepGraph(), StepGraph()
+        self._compiled_trunk, self._compiled_critic = CompiledTrunk(), CompiledTrunk()
         self._store = LaneStore()
         self._packable: dict[str, bool] = {}  # by attention, found when it is first asked for
         self.eval()
@@ -272,9 +274,11 @@ class Policy(nn.Module):
                 log-probs then differ from those of `evaluate` by rounding, so the first ratio is only about 1.
             gradient_checkpointing: Keeps the input of each layer alone and computes the rest again for the gradient:
                 about a third more time, and much less memory. The numbers stay the same.
-            compile: Compiles the step of a rollout before the first, in ten seconds or more, on a CPU with a C++
-                compiler. Numbers differ by rounding. On a GPU it is recorded as CUDA graphs, and keys and values take
-                their memory also between rollouts. What it does not cover goes on as without: see `agents/decode.py`.
+            compile: Compiles the step of a rollout before the first, in ten seconds or more, and the trunk's forward
+                and backward pass over whole rows, in twenty or more, on a CPU with a C++ compiler. Numbers differ by
+                rounding. On a GPU the step is recorded as CUDA graphs, and keys and values take their memory also
+                between rollouts. What it does not cover goes on as without: see `agents/decode.py` and
+                `agents/compiled_trunk.py`.
             seed: Of the adapters' weights.
 
         Returns:
@@ -630,7 +634,7 @@ class Policy(nn.Module):
             `(batch, max(ends), hidden)`.
         """
         with self._running(), self._checkpointing(self.model.base_model):
-            return trunk_states(self.model.base_model, input_ids, prompts, ends)
+            return self._states(self.model.base_model, input_ids, prompts, ends)
 
     def predict(
         self,
@@ -761,7 +765,7 @@ class Policy(nn.Module):
                 if packs:
                     states, starts = packed_states(trunk, input_ids, ends)
                     return states[starts[rows] + places - 1]
-                return trunk_states(trunk, input_ids, prompts, ends)[rows, places - 1]
+                return self._states(trunk, input_ids, prompts, ends)[rows, places - 1]
 
         with self._running():
             hidden = states_of(self.model.base_model)
@@ -769,6 +773,28 @@ class Policy(nn.Module):
         values = self.value_head(valued.float())[:, 0]
         hidden = hidden.to(self._head.weight.dtype)  # an LSTM leaves bfloat16 under autocast
         return (rows, steps), hidden, input_ids[rows, places], values
+
+    def _states(self, trunk: nn.Module, input_ids: Tensor, prompts: Tensor, ends: Tensor) -> Tensor:
+        """`trunk_states` of the model's trunk or the critic's, compiled where the policy was told so."""
+        if not self._compiles_rows():
+            return trunk_states(trunk, input_ids, prompts, ends)
+        compiled = self._compiled_critic if trunk is self.critic else self._compiled_trunk
+        return compiled.states(trunk, input_ids[:, : max(int(ends.max()), 1)])
+
+    def _compiles_rows(self) -> bool:
+        """Whether passes over whole rows are compiled: those with gradients, of models whose steps are compiled.
+
+        Not where they are to save memory. Without gradients there is nothing to gain (docs/log.md).
+        """
+        return (
+            torch.is_grad_enabled()
+            and self._step_way() == "compiled"
+            and self._cacheable
+            and not self.gradient_checkpointing
+            and not self.model.config.is_encoder_decoder
+            and not isinstance(self.model, LSTMForCausalLM)
+            and not torch.is_autocast_enabled("cpu")
+        )
 
     def _weights(self) -> tuple[Tensor, Tensor | None]:
         head = self._head
