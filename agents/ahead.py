@@ -34,7 +34,7 @@ def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
     here = torch.from_numpy(array)
     if device.type == "cuda":  # from memory that is not pinned, the copy waits until the device has come to it
         return here.pin_memory().to(device, non_blocking=True)
-    return here.to(device)
+    return here if device.type == "cpu" else here.to(device)
 
 
 class Arriving:

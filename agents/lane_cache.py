@@ -595,11 +595,12 @@ class CachedContext:
         visible = self._visible(positions)
         if len(self._columns) != visible:
             self._columns = torch.arange(visible, device=self._device)
-        inputs = tokens, on_device(positions, self._device), *more
+        where = on_device(positions, self._device)
         if self._cache.rows > len(positions):
             rows = torch.arange(self._cache.rows, device=self._device).clamp(max=len(positions) - 1)
-            inputs = tuple(one[rows] if one.ndim else one for one in inputs)
-        return *inputs[:2], self._columns, *inputs[2:], *self._cache.room(visible)
+            tokens, where = tokens[rows], where[rows]
+            more = tuple(one[rows] if one.ndim else one for one in more)
+        return tokens, where, self._columns, *more, *self._cache.room(visible)
 
     def _visible(self, positions: NDArray[np.int64]) -> int:
         """How much a decode step looks at: some more than was written, all hidden, so that it changes seldom."""

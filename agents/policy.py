@@ -98,7 +98,8 @@ class Step:
 
     def actions_on_host(self) -> NDArray[np.int64]:
         """The actions as an array, `(lanes,)`. Waits for them, and for nothing that was launched after them."""
-        return (self.arriving or Arriving(self.actions)).array()
+        actions: NDArray[np.int64] = self.actions.cpu().numpy() if self.arriving is None else self.arriving.array()
+        return actions
 
 
 class ActionEvaluation(NamedTuple):  # a tuple, since that is what FSDP looks into for gradients
@@ -507,10 +508,11 @@ class Policy(nn.Module):
                 allowed=allowed,
                 truncation=truncation,
             )
-        source = generator if self.device.type in _AHEAD and allowed is None else None  # of a step launched ahead
+        device = self.device
+        source = generator if allowed is None and device.type in _AHEAD else None  # of a step launched ahead
         if context.launched is not None and (source is None or not context.launched.suits(temperature, source)):
             context.launched = None
-        uniforms = torch.rand(len(lengths), 1, generator=generator, device=self.device)
+        uniforms = torch.rand(len(lengths), 1, generator=generator, device=device)
         may = None if allowed is None else self._checked(allowed)
         step = Step(*context.act(input_ids, lengths, uniforms, temperature, may))
         if source is None:
