@@ -316,6 +316,32 @@ def test_what_was_not_foreseen_is_void(ahead):
     agree()
 
 
+def test_a_copy_from_a_gpu_is_launched_noted_and_waited_for_alone(monkeypatch):
+    """With stand-ins for a tensor on a GPU, its stream and the event behind the copy."""
+    done = []
+
+    class OnGpu:
+        is_cuda, device = True, torch.device("cuda", 1)
+
+        def to(self, where, non_blocking):
+            done.append((where, non_blocking))
+            return torch.arange(3)
+
+    class Stream:
+        def record_event(self):
+            done.append("event")
+            return self
+
+        def synchronize(self):
+            done.append("wait")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: done.append(device) or Stream())
+    arriving = Arriving(OnGpu())
+    assert done == [("cpu", True), torch.device("cuda", 1), "event"]
+    assert arriving.array().tolist() == [0, 1, 2]
+    assert done[3:] == ["wait"]
+
+
 def test_numbers_that_are_looked_at_are_still_to_come():
     generator = torch.Generator().manual_seed(4)
     torch.rand(3, generator=generator)
