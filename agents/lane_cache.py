@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, EncoderDecoderCache
 
+from agents.ahead import Arriving, Foreseen, Launched, on_device
 from agents.decode import Mode, Steps
 
 _GROW_BY = 64  # positions; the cache grows in buckets of this size
@@ -346,7 +347,7 @@ class LaneCache(Cache):
             width: How many positions.
         """
         new = sources != targets
-        from_, to = (torch.from_numpy(one[new]).to(self.device) for one in (sources, targets))
+        from_, to = (on_device(one[new], self.device) for one in (sources, targets))
         for layer in self._layers_of_lanes:
             for held in (layer.keys, layer.values):
                 assert held is not None
@@ -373,8 +374,12 @@ class CachedContext:
         mode: What forward passes run in.
         steps: What takes the decode steps of every lane; None calls the model for each. Only where `mode` is nothing
             special, or the steps run in it as well.
-        store: Where keys and values stay in place, if no other context has it now.
-        capacity: Positions that each lane has room for from the start.
+        store: Where keys and values stay in place, if no other context has it now. There is then room for the longest
+            text from the start.
+        max_length: The longest that a text may get; None: as long as the model has positions for.
+
+    Attributes:
+        launched: The step after the last one, where it was launched ahead; None: it was not.
     """
 
     def __init__(
@@ -384,7 +389,7 @@ class CachedContext:
         mode: Mode = nullcontext,
         steps: Steps | None = None,
         store: LaneStore | None = None,
-        capacity: int = 0,
+        max_length: int | None = None,
     ) -> None:
         config = model.config.get_text_config()
         self._trunk: Any = model.base_model
@@ -392,20 +397,28 @@ class CachedContext:
         self._device = model.device
         self._dtype = model.dtype
         self._last_position = getattr(config, "max_position_embeddings", 2**31) - 1
+        capacity = 0
+        if max_length is not None:
+            self._last_position = min(self._last_position, max_length - 1)
+            capacity = 0 if store is None else max_length
         kept = store if store is not None and store.claim(self) else None
         self._cache = LaneCache(config.num_hidden_layers, num_lanes, model.device, kept, capacity)
         self._read = np.zeros(num_lanes, dtype=np.int64)  # tokens of each lane that the cache holds
         self._steps = steps
         self._columns = torch.empty(0, dtype=torch.int64, device=model.device)  # 0, 1, 2, ...: what a step looks at
+        self.launched: Launched | None = None
 
     def reset(self, lanes: NDArray[np.intp]) -> None:
         """See `Context.reset`."""
         self._read[lanes] = 0
+        if self.launched is not None:
+            self.launched.lengths[lanes] = 0
 
     def keep(self, lanes: NDArray[np.intp]) -> None:
-        """See `Context.keep`."""
+        """See `Context.keep`. What was launched ahead is void: fewer lanes draw other numbers."""
+        self.launched = None
         self._read = self._read[lanes]
-        self._cache.keep(torch.from_numpy(lanes).to(self._device))
+        self._cache.keep(on_device(lanes, self._device))
 
     @property
     def acts(self) -> bool:
@@ -415,6 +428,7 @@ class CachedContext:
     @torch.no_grad()
     def extend(self, input_ids: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> Tensor:
         """See `Context.extend`."""
+        self.launched = None
         several, everyone, where = self._news(lengths)
         hidden: Tensor | None = None
         if not everyone:
@@ -424,7 +438,7 @@ class CachedContext:
             if hidden is None:
                 hidden = states
             else:
-                hidden[torch.from_numpy(several).to(self._device)] = states
+                hidden[on_device(several, self._device)] = states
         assert hidden is not None
         self._read = lengths.astype(np.int64)
         return hidden
@@ -451,38 +465,74 @@ class CachedContext:
             See `ActionStep.forward`.
         """
         assert self._steps is not None
-        several, everyone, where = self._news(lengths)
-        heat = torch.tensor(temperature, dtype=torch.float32, device=self._device)
+        heat = torch.full((), temperature, dtype=torch.float32, device=self._device)
+        launched, self.launched = self.launched, None
         chosen: tuple[Tensor, ...] = ()
-        if not everyone:
-            if self._cache.begun:
-                more = (uniforms, heat) if allowed is None else (uniforms, heat, allowed)
-                found = self._steps.act(allowed is not None, *self._inputs(input_ids, where, *more))
-                chosen = tuple(one[: len(where)] for one in found)  # without what spare rows did
-            else:  # prompts of one token, whose keys and values have no place yet
+        if launched is not None:
+            chosen = launched.outputs
+            several = np.flatnonzero((lengths > self._read) & ~launched.went_on(input_ids, lengths))
+        else:
+            several, everyone, where = self._news(lengths)
+            if not everyone and self._cache.begun:
+                chosen = self._act(self._tokens_at(input_ids, where), where, uniforms, heat, allowed)
+            elif not everyone:  # prompts of one token, whose keys and values have no place yet
                 chosen = self._steps.choose(self._decode(input_ids, where), uniforms, heat, allowed)
         if len(several):
-            rows = torch.from_numpy(several).to(self._device)
+            rows = on_device(several, self._device)
             may = None if allowed is None else allowed[rows]
             some = self._steps.choose(self._prefill(input_ids, lengths, several), uniforms[rows], heat, may)
-            if everyone:
-                chosen = some
-            else:
+            if chosen:
                 for one, other in zip(chosen, some, strict=True):
                     one[rows] = other
+            else:
+                chosen = some
         self._read = lengths.astype(np.int64)
         actions, log_probs, values = chosen
         return actions, log_probs, values
+
+    @torch.no_grad()
+    def launch(self, actions: Tensor, arriving: Arriving, foreseen: Foreseen, temperature: float) -> None:
+        """Act once more ahead of the next observation, for the case that each lane goes on with its action.
+
+        The next `act` takes from it what holds. It must be asked for the same temperature, the numbers foreseen and no
+        action masks; else `launched` has to be None by then.
+
+        Args:
+            actions: `(lanes,)` int64, those of the last `act`.
+            arriving: The same, on their way to the host.
+            foreseen: What the next `act` will draw.
+            temperature: What the logits are divided by.
+        """
+        # A lane whose row is full is over. Whatever it writes, it must not write behind its room.
+        where = np.minimum(self._read, self._last_position)
+        heat = torch.full((), temperature, dtype=torch.float32, device=self._device)
+        outputs = self._act(actions, where, foreseen.uniforms, heat, None)
+        self.launched = Launched(outputs, arriving, self._read + 1, foreseen, temperature)
+
+    def _act(
+        self,
+        tokens: Tensor,
+        positions: NDArray[np.int64],
+        uniforms: Tensor,
+        temperature: Tensor,
+        allowed: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """Run one token of every lane through the whole step: see `ActionStep.forward`."""
+        assert self._steps is not None
+        more = (uniforms, temperature) if allowed is None else (uniforms, temperature, allowed)
+        found = self._steps.act(allowed is not None, *self._inputs(tokens, positions, *more))
+        return tuple(one[: len(positions)] for one in found)  # without what spare rows did
 
     def _news(self, lengths: NDArray[np.integer[Any]]) -> tuple[NDArray[np.intp], bool, NDArray[np.int64]]:
         """Which lanes have more than one token to read, whether all have, and where every lane has one to read.
 
         Also where there is none: what that writes stands behind the lane's last token, where nothing looks, and the
-        lane's next token overwrites it.
+        lane's next token overwrites it. (In a row that is full it stands on the last token: no other will come.)
         """
         new = lengths - self._read
         several = np.flatnonzero(new > 1)
-        return several, len(several) == len(new), np.where(new == 1, self._read, lengths)
+        where = np.minimum(np.where(new == 1, self._read, lengths), self._last_position)
+        return several, len(several) == len(new), where
 
     def _prefill(
         self, input_ids: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]], several: NDArray[np.intp]
@@ -494,7 +544,7 @@ class CachedContext:
         states = self._forward(input_ids, readers, self._read[readers], width)
         if len(readers) < len(several):
             self._cache.copy(readers[of], several, width)
-        return states[torch.from_numpy(of).to(self._device), torch.from_numpy(new - 1).to(self._device)]
+        return states[on_device(of, self._device), on_device(new - 1, self._device)]
 
     def _readers(
         self, input_ids: NDArray[np.integer[Any]], lanes: NDArray[np.intp], lengths: NDArray[np.integer[Any]]
@@ -523,6 +573,7 @@ class CachedContext:
         lengths: NDArray[np.int64],
     ) -> Tensor:
         """See `Context.states`."""
+        self.launched = None
         states = self._forward(input_ids, lanes, starts, int((lengths - starts).max()))
         self._read[lanes] = lengths
         return states
@@ -530,26 +581,25 @@ class CachedContext:
     def _decode(self, input_ids: NDArray[np.integer[Any]], positions: NDArray[np.int64]) -> Tensor:
         """Run one token of every lane, at `positions`, through the trunk: `(lanes, hidden)`."""
         if self._steps is not None and self._cache.begun:
-            return self._steps.decode(*self._inputs(input_ids, positions))[: len(positions)]
+            return self._steps.decode(*self._inputs(self._tokens_at(input_ids, positions), positions))[: len(positions)]
         visible = self._visible(positions)
         return self._forward(input_ids, np.arange(len(positions)), positions, 1, visible)[:, 0]
 
-    def _inputs(
-        self, input_ids: NDArray[np.integer[Any]], positions: NDArray[np.int64], *more: Tensor
-    ) -> tuple[Tensor, ...]:
+    def _tokens_at(self, input_ids: NDArray[np.integer[Any]], positions: NDArray[np.int64]) -> Tensor:
+        """The token of every lane at a place in its row, `(lanes,)` int64."""
+        in_row = np.minimum(positions, input_ids.shape[1] - 1)
+        return on_device(input_ids[np.arange(len(positions)), in_row].astype(np.int64), self._device)
+
+    def _inputs(self, tokens: Tensor, positions: NDArray[np.int64], *more: Tensor) -> tuple[Tensor, ...]:
         """What a decode step of every row takes, see `DecodeStep.forward`. Spare rows do what the last lane does."""
         visible = self._visible(positions)
         if len(self._columns) != visible:
             self._columns = torch.arange(visible, device=self._device)
-        lanes = np.arange(len(positions))
-        if self._cache.rows > len(lanes):
-            lanes = np.minimum(np.arange(self._cache.rows), len(lanes) - 1)
-            positions = positions[lanes]
-            rows = torch.from_numpy(lanes).to(self._device)
+        where = on_device(positions, self._device)
+        if self._cache.rows > len(positions):
+            rows = torch.arange(self._cache.rows, device=self._device).clamp(max=len(positions) - 1)
+            tokens, where = tokens[rows], where[rows]
             more = tuple(one[rows] if one.ndim else one for one in more)
-        in_row = np.minimum(positions, input_ids.shape[1] - 1)
-        tokens = torch.from_numpy(input_ids[lanes, in_row].astype(np.int64)).to(self._device)
-        where = torch.from_numpy(positions).to(self._device)
         return tokens, where, self._columns, *more, *self._cache.room(visible)
 
     def _visible(self, positions: NDArray[np.int64]) -> int:
@@ -567,10 +617,10 @@ class CachedContext:
         """Run `width` tokens of some lanes, from `starts` on, through the trunk: `(k, width, hidden)`."""
         positions = starts[:, None] + np.arange(width)
         in_row = np.minimum(positions, input_ids.shape[1] - 1)  # padding behind a short row: computed, never looked at
-        tokens = torch.from_numpy(input_ids[lanes[:, None], in_row].astype(np.int64)).to(self._device)
+        tokens = on_device(input_ids[lanes[:, None], in_row].astype(np.int64), self._device)
         visible = int(positions.max()) + 1 if visible is None else visible
-        where = torch.from_numpy(positions).to(self._device)
-        rows = torch.from_numpy(lanes).to(self._device)
+        where = on_device(positions, self._device)
+        rows = on_device(lanes, self._device)
         self._cache.plan(rows, where, visible, len(lanes) == self._cache.rows)
         hides = torch.arange(visible, device=self._device) > where[:, None, :, None]  # (k, 1, width, visible)
         mask = torch.zeros(hides.shape, dtype=self._dtype, device=self._device)
@@ -622,7 +672,7 @@ class EncoderDecoderContext(CachedContext):
         """See `Context.keep`."""
         super().keep(lanes)
         self._prompts = self._prompts[lanes]
-        rows = torch.from_numpy(lanes).to(self._device)
+        rows = on_device(lanes, self._device)
         self._keys, self._values = [one[rows] for one in self._keys], [one[rows] for one in self._values]
         self._seen = self._seen[rows]
 
@@ -676,8 +726,8 @@ class EncoderDecoderContext(CachedContext):
     def _read_prompts(self, input_ids: NDArray[np.integer[Any]], lanes: NDArray[np.intp]) -> None:
         """Encode the prompts of some lanes, and keep what each layer of the decoder makes of them."""
         self._check_room(int(self._prompts[lanes].max()))
-        lengths = torch.from_numpy(self._prompts[lanes]).to(self._device)
-        tokens = torch.from_numpy(input_ids[lanes].astype(np.int64)).to(self._device)
+        lengths = on_device(self._prompts[lanes], self._device)
+        tokens = on_device(input_ids[lanes].astype(np.int64), self._device)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         with self._mode():
             encoded, seen = _encode(self._trunk, tokens, lengths)
@@ -689,7 +739,7 @@ class EncoderDecoderContext(CachedContext):
                 past_key_values=cache,
                 use_cache=True,
             )
-        rows = torch.from_numpy(lanes).to(self._device)
+        rows = on_device(lanes, self._device)
         layers: list[Any] = cache.cross_attention_cache.layers
         if not self._keys:
             self._keys = [_room(one.keys, len(self._read)) for one in layers]
@@ -793,10 +843,10 @@ class FullContext:
     def extend(self, input_ids: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> Tensor:
         """See `Context.extend`."""
         self._prompts = np.where(self._prompts == 0, lengths, self._prompts)
-        tokens = torch.from_numpy(input_ids[:, : int(lengths.max())].astype(np.int64)).to(self._device)
-        ends = torch.from_numpy(lengths.astype(np.int64)).to(self._device)
+        tokens = on_device(input_ids[:, : int(lengths.max())].astype(np.int64), self._device)
+        ends = on_device(lengths.astype(np.int64), self._device)
         with self._mode():
-            states = trunk_states(self._trunk, tokens, torch.from_numpy(self._prompts).to(self._device), ends)
+            states = trunk_states(self._trunk, tokens, on_device(self._prompts, self._device), ends)
         return states[torch.arange(len(ends), device=self._device), ends.clamp(min=1) - 1]
 
     @torch.no_grad()
@@ -809,10 +859,10 @@ class FullContext:
     ) -> Tensor:
         """See `Context.states`."""
         self._prompts[lanes] = np.where(self._prompts[lanes] == 0, lengths, self._prompts[lanes])
-        rows = torch.from_numpy(input_ids[lanes, : int(lengths.max())].astype(np.int64)).to(self._device)
-        ends = torch.from_numpy(lengths.astype(np.int64)).to(self._device)
+        rows = on_device(input_ids[lanes, : int(lengths.max())].astype(np.int64), self._device)
+        ends = on_device(lengths.astype(np.int64), self._device)
         with self._mode():
-            states = trunk_states(self._trunk, rows, torch.from_numpy(self._prompts[lanes]).to(self._device), ends)
+            states = trunk_states(self._trunk, rows, on_device(self._prompts[lanes], self._device), ends)
         places = starts[:, None] + np.arange(int((lengths - starts).max()))
-        inside = torch.from_numpy(np.minimum(places, rows.shape[1] - 1)).to(self._device)
+        inside = on_device(np.minimum(places, rows.shape[1] - 1), self._device)
         return states[torch.arange(len(lanes), device=self._device)[:, None], inside]

@@ -16,7 +16,7 @@ import copy
 import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from agents import adapters, policy_files
+from agents.ahead import Arriving, Foreseen, on_device
 from agents.compiled_trunk import CompiledTrunk
 from agents.decode import StepGraph, Steps, Way
 from agents.lane_cache import (
@@ -74,6 +75,9 @@ _PACKING: Mapping[str, tuple[str, ...]] = {"cuda": ("flash",)}
 # Devices whose kernels can be recorded, which is what compiling means there.
 _RECORDS = ("cuda",)
 
+# Devices that compute while the host goes on, so that a step is launched ahead of its observation (`agents.ahead`).
+_AHEAD = ("cuda",)
+
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -85,11 +89,18 @@ class Step:
         actions: `(lanes,)` int64.
         log_probs: `(lanes,)` float32, of those actions.
         values: `(lanes,)` float32, of the states they were taken in.
+        arriving: The actions on their way to the host, where they were sent ahead of the next step.
     """
 
     actions: Tensor
     log_probs: Tensor
     values: Tensor
+    arriving: Arriving | None = None
+
+    def actions_on_host(self) -> NDArray[np.int64]:
+        """The actions as an array, `(lanes,)`. Waits for them, and for nothing that was launched after them."""
+        actions: NDArray[np.int64] = self.actions.cpu().numpy() if self.arriving is None else self.arriving.array()
+        return actions
 
 
 class ActionEvaluation(NamedTuple):  # a tuple, since that is what FSDP looks into for gradients
@@ -421,7 +432,7 @@ class Policy(nn.Module):
             return EncoderDecoderContext(self.model, num_lanes, self._running)
         way = self._step_way()
         if way is None:
-            return CachedContext(self.model, num_lanes, self._running)
+            return CachedContext(self.model, num_lanes, self._running, max_length=max_length)
         steps = Steps(
             self.model,
             [self._head, self.value_head],
@@ -431,9 +442,8 @@ class Policy(nn.Module):
             way,
             self._running,
         )
-        if way == "captured":
-            return CachedContext(self.model, num_lanes, self._running, steps, self._store, max_length)
-        return CachedContext(self.model, num_lanes, self._running, steps)
+        store = self._store if way == "captured" else None
+        return CachedContext(self.model, num_lanes, self._running, steps, store, max_length)
 
     def _step_way(self) -> Way | None:
         """How graphs of the decode steps are made; None: there are none."""
@@ -474,6 +484,9 @@ class Policy(nn.Module):
     ) -> Step:
         """Read what is new in each lane, and take one action in each: `Context.extend` and `act`, as one step.
 
+        Where the device computes while the host goes on, the step after it is launched too (`agents.ahead`). Not under
+        action masks, which the environment has to say first, and not without a generator: PyTorch's own is anybody's.
+
         Args:
             context: What was read so far.
             input_ids: See `Context.extend`.
@@ -499,9 +512,18 @@ class Policy(nn.Module):
                 allowed=allowed,
                 truncation=truncation,
             )
-        uniforms = torch.rand(len(lengths), 1, generator=generator, device=self.device)
+        device = self.device
+        source = generator if allowed is None and device.type in _AHEAD else None  # of a step launched ahead
+        if context.launched is not None and (source is None or not context.launched.suits(temperature, source)):
+            context.launched = None
+        uniforms = torch.rand(len(lengths), 1, generator=generator, device=device)
         may = None if allowed is None else self._checked(allowed)
-        return Step(*context.act(input_ids, lengths, uniforms, temperature, may))
+        step = Step(*context.act(input_ids, lengths, uniforms, temperature, may))
+        if source is None:
+            return step
+        arriving = Arriving(step.actions)
+        context.launch(step.actions, arriving, Foreseen(len(lengths), source), temperature)
+        return replace(step, arriving=arriving)
 
     @torch.no_grad()
     def act(
@@ -530,7 +552,7 @@ class Policy(nn.Module):
         Raises:
             ValueError: If a lane may take no token at all.
         """
-        logits = self._token_logits(hidden, torch.tensor(temperature, dtype=torch.float32, device=hidden.device))
+        logits = self._token_logits(hidden, torch.full((), temperature, dtype=torch.float32, device=hidden.device))
         if allowed is not None:
             logits = logits.masked_fill(~self._checked(allowed), -torch.inf)
         if truncation is not None:
@@ -548,7 +570,7 @@ class Policy(nn.Module):
         if not allowed.any(axis=1).all():
             lanes = np.flatnonzero(~allowed.any(axis=1)).tolist()
             raise ValueError(f"Expected an action mask that allows some token in every lane, got none in {lanes}")
-        return torch.from_numpy(allowed).to(self.device)
+        return on_device(allowed, self.device)
 
     def _choose(
         self, hidden: Tensor, uniforms: Tensor, temperature: Tensor, allowed: Tensor | None

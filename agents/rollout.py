@@ -287,7 +287,7 @@ def collect(
             allowed=allowed,
             truncation=truncation,
         )
-        chosen = step.actions.cpu().numpy()
+        chosen = step.actions_on_host()
         actions = chosen
         if not everyone:
             actions = np.full(num_lanes, env.tokenizer.eos_token_id)

@@ -12,7 +12,13 @@ SHARED = Path(os.environ.get("TEXTENVS_SHARED") or ROOT.parent / "shared")
 
 
 def _threads() -> int:
-    """Threads for this process: its share of the cores. With more, the parallel test processes slow each other down."""
+    """Threads for this process: its share of the cores. With more, the parallel test processes slow each other down.
+
+    A process alone takes as many as it is told to, and all cores where nobody says.
+    """
+    alone = "PYTEST_XDIST_WORKER_COUNT" not in os.environ
+    if alone and (told := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+        return max(1, int(told))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 

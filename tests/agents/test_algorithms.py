@@ -180,7 +180,7 @@ CHANGES = {
     "kl_estimator": ("k3", {}),
     "kl_credit": ("return", {}),
     "entropy_coef": (0.5, {}),
-    "entropy_schedule": ("linear", {"entropy_coef": 0.5}),
+    "entropy_schedule": ("constant", {"entropy_coef": 0.5}),
     "entropy_final": (0.5, {"entropy_coef": 0.5, "entropy_schedule": "exponential"}),
     "bonuses": ({"novelty": 0.5}, {}),
     "critic": ("separate", {"baseline": "value"}),

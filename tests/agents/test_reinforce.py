@@ -312,6 +312,7 @@ def test_bonuses_are_in_the_baseline(baseline):
 @pytest.mark.parametrize("baseline", ["moving_average", "greedy", "group", "value"])
 def test_a_run_that_goes_on_with_a_baseline_is_the_run_that_never_stopped(baseline, tmp_path):
     settings = {"baseline": baseline, "num_envs": 8, "episodes_per_update": 8}
+    settings |= {"entropy_schedule": "constant"}  # the others depend on how long a run is meant to be
     settings |= {"group_size": 4} if baseline == "group" else {}
 
     env = lanes(8, group_size=settings.get("group_size", 1))

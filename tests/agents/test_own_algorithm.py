@@ -18,7 +18,7 @@ from tests.agents.conftest import make_policy
 from tests.agents.test_algorithms import assert_same_gradient, environment, gradient
 from tests.agents.test_rollout import lanes
 
-PAGE = Path(__file__).parents[2] / "docs" / "new-algorithm.md"
+PAGE = Path(__file__).parents[2] / "docs" / "own-algorithm.md"
 
 
 @pytest.fixture
