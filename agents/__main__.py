@@ -126,8 +126,8 @@ class Train(EnvironmentArguments):
     gradient_checkpointing: bool = False
     """Compute layers again for the gradient rather than keep what they computed: slower, in much less memory."""
     compile: bool = False
-    """Compile the step of a rollout and the passes of the update, on a CPU with a C++ compiler: half a minute or more. On
-    a GPU the step is recorded as CUDA graphs."""
+    """Compile the step of a rollout and the passes of the update, on a CPU with a C++ compiler, in half a minute or
+    more. On a GPU the step is recorded as CUDA graphs."""
     total_timesteps: int = 400_000
     """Tokens to play in all."""
     max_seconds: float | None = None

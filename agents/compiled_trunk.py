@@ -1,13 +1,14 @@
 """The trunk's pass over whole rows, forward and backward, as two libraries without Python between their operations.
 
 Most of a small model's update is not arithmetic but Python, PyTorch's dispatch, autograd and elementwise operations. A
-policy on a CPU that was told to compile has all of that compiled by inductor, ahead of time: the pass is traced together
-with its gradient, with numbers of rows and of tokens left open; the graph is cut in two, by what the backward pass
-recomputes and what it is given; and an autograd function calls the two. Weights are arguments, so that policies of one
-architecture share both (the policy, its reference, a separate critic), and gradients reach the weights as ever.
+policy on a CPU that was told to compile has the trunk's share of that compiled by inductor, ahead of time: the pass is
+traced together with its gradient, with the numbers of rows and of tokens left open; the graph is cut in two, by what
+the backward pass is given and what it computes again; and an autograd function calls the two. Weights are arguments, so
+that policies of one architecture share both (a separate critic, too), and gradients reach the weights as ever.
 
 Numbers are the model's but for rounding, which is checked before they are used. What is compiled depends on the model
-and on what of it is trained alone, so that a run that goes on in another process has the same numbers.
+and on what of it is trained alone, and nothing is added up in an order that threads decide, so that a run that goes on
+in another process has the same numbers.
 
 The joint graph and its partition are PyTorch's (`torch._functorch`), and private: they are imported when they are asked
 for, and where a version has them no more, the model goes on without being compiled, and the log says so.
@@ -169,8 +170,8 @@ def _checked(trunk: Any) -> Passes | None:
     except Exception as error:  # a compiler fails in its own ways: none is a reason to stop
         _LOG.warning(
             f"{type(trunk).__name__} learns without being compiled ({type(error).__name__}: "
-            f"{(str(error).splitlines() or [''])[0]:.200}), which is right, and slower. Compiling needs a C++ compiler (g++ "
-            "or clang++)."
+            f"{(str(error).splitlines() or [''])[0]:.200}), which is right, and slower. Compiling needs a C++ compiler "
+            "(g++ or clang++)."
         )
         return None
     _LOG.info(f"Compiled the update of {type(trunk).__name__} in {time.perf_counter() - started:.0f} s")
@@ -199,9 +200,9 @@ def _check(trunk: Any, passes: Passes, rows: int, length: int) -> None:
     # Some gradients are 0 but for rounding, as that of a bias of keys: the largest of all says what is little.
     most = max((float(one.abs().max()) for one in expected[1] if one is not None), default=0.0)
     for one, other in zip(found[1], expected[1], strict=True):
-        if other is None or one is None:
-            if one is not other and float((other if one is None else one).abs().max()) > 0.0:
-                raise ValueError("other weights have a gradient than of the model itself")
+        if one is None or other is None:
+            if one is not other:
+                raise ValueError("other weights have a gradient than those of the model itself")
         elif not _close(one, other, 1e-6 * most):
             raise ValueError("its gradients differ from the model's own")
 
@@ -215,7 +216,8 @@ def _compiled(trunk: Any) -> Passes:
     """The two libraries: from those that there are, or new ones."""
     weights = _weights(trunk)
     shapes = [(name, one.shape, one.stride(), one.dtype, one.requires_grad) for name, one in weights.items()]
-    source = f"{torch.get_num_threads()} {type(trunk)} {trunk} {trunk.config.to_json_string()} {shapes}"
+    config = f"{trunk.config._attn_implementation} {trunk.config.to_json_string()}"
+    source = f"{torch.get_num_threads()} {type(trunk)} {trunk} {config} {shapes}"
     if source not in _COMPILED:
         forward, backward, kept, trained = _cut(_joint(trunk, weights), len(weights))
         _COMPILED[source] = Passes(_library(forward), _library(backward), kept, trained)
@@ -226,7 +228,7 @@ def _joint(trunk: Any, weights: dict[str, Tensor]) -> fx.GraphModule:
     """A pass over rows and its gradient as one graph, for any number of rows and of tokens.
 
     Raises:
-        ValueError: If the model's attention is not PyTorch's.
+        ValueError: If the model's attention is not PyTorch's, or its gradient would differ from run to run.
     """
     from torch._export.utils import _compiling_state_context
     from torch._functorch.aot_autograd import aot_export_joint_simple
@@ -248,21 +250,42 @@ def _joint(trunk: Any, weights: dict[str, Tensor]) -> fx.GraphModule:
         output = torch.func.functional_call(trunk, named, (), {"input_ids": inputs[-1], "use_cache": False})
         return (output.last_hidden_state.clone(),)  # no view of anything, which the joint graph does not take
 
+    decompositions = dict(select_decomp_table())
+    decompositions.pop(torch.ops.aten.embedding_dense_backward.default, None)
     config._attn_implementation = _CAUSAL
     try:
         # As while exporting: Transformers then does not look at numbers, which a trace does not have.
         with mode, _compiling_state_context(), compiling_rows():
-            joint: Any = aot_export_joint_simple(
-                states, tuple(inputs), trace_joint=True, decompositions=select_decomp_table()
-            )
+            joint: Any = aot_export_joint_simple(states, tuple(inputs), trace_joint=True, decompositions=decompositions)
     finally:
         config._attn_implementation = attention
+    for node in joint.graph.nodes:
+        if node.target is torch.ops.aten.embedding_dense_backward.default:
+            node.target = torch.ops.textenvs.embedding_dense_backward.default
+        elif any(name in str(node.target) for name in _ORDERLESS):
+            raise ValueError(f"inductor's {node.target} adds up in no fixed order")
     return joint  # type: ignore[no-any-return]
 
 
+# PyTorch's own gradient of an embedding, which inductor would replace: by sums to which threads add as they come.
+_OPERATOR = "embedding_dense_backward"
+_LIBRARY = torch.library.Library("textenvs", "FRAGMENT")
+_LIBRARY.define(f"{_OPERATOR}(Tensor d_out, Tensor indices, SymInt rows, SymInt padding, bool by_frequency) -> Tensor")
+_LIBRARY.impl(_OPERATOR, torch.ops.aten.embedding_dense_backward.default, "CPU")
+torch.library.register_fake(
+    f"textenvs::{_OPERATOR}",
+    lambda d_out, indices, rows, padding, by_frequency: d_out.new_empty(rows, d_out.shape[-1]),
+    lib=_LIBRARY,
+)
+_ORDERLESS = ("index_put", "scatter_add", "scatter_reduce")
+"""Operators that inductor does so as well."""
+
+
 def _causal(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **settings: Any) -> Any:
-    """Transformers' attention by PyTorch's kernel. Under a name that it makes no mask for: rows are right-padded, so
-    that causal attention needs none, and to look for one would read numbers that a trace does not have."""
+    """Transformers' attention by PyTorch's kernel, under a name that it makes no mask for.
+
+    Rows are right-padded, so that causal attention needs none: with one, the kernel is slower.
+    """
     return sdpa_attention_forward(module, query, key, value, None, **settings)
 
 
@@ -274,7 +297,8 @@ def _cut(joint: fx.GraphModule, weights: int) -> tuple[fx.GraphModule, fx.GraphM
     """The joint graph in two, and what `Passes` says of them."""
     from torch._functorch.partitioners import min_cut_rematerialization_partition
 
-    forward, backward = min_cut_rematerialization_partition(joint, None, num_fwd_outputs=1)
+    parts: tuple[Any, Any] = min_cut_rematerialization_partition(joint, None, num_fwd_outputs=1)
+    forward, backward = parts
     states, *others = forward.graph.output_node().args[0]
     inputs = forward.graph.find_nodes(op="placeholder")
     computed = [one for one in others if one not in inputs and one is not states and _is_tensor(one)]
@@ -308,19 +332,17 @@ def _read_sizes(graph: fx.Graph, sizes: list[fx.Node], source: fx.Node) -> None:
             if isinstance(size, torch.SymInt)
         }
         for one in sizes:
-            number: Any = sympy_interp(PythonReferenceAnalysis, read, one.meta["val"].node.expr)  # type: ignore[arg-type]
+            number: Any = sympy_interp(PythonReferenceAnalysis, read, one.meta["val"].node.expr)
             one.replace_all_uses_with(number.node)
             graph.erase_node(one)
 
 
 def _library(graph: fx.GraphModule) -> Library:
     """A graph, compiled."""
-    from torch._inductor.package import package_aoti
+    from torch._inductor.package.package import package_aoti
 
     inputs = tuple(one.meta["val"] for one in graph.graph.find_nodes(op="placeholder"))
-    # What calls the kernels is long, and over sooner than a kernel: to optimise it takes a fifth of the time for nothing.
-    options = {"aot_inductor.package": True, "aot_inductor.compile_wrapper_opt_level": "O0"}
-    files: Any = torch._inductor.aot_compile(graph, inputs, options=options)
+    files: Any = torch._inductor.aot_compile(graph, inputs, options={"aot_inductor.package": True})
     with tempfile.TemporaryDirectory() as folder:
         package: Any = package_aoti(str(Path(folder) / "pass.pt2"), files)
         library: Library = torch._inductor.aoti_load_package(package).loader.boxed_run
