@@ -142,11 +142,12 @@ def test_a_trunk_that_changes_is_compiled_again(interpreted):
     agree(policy, plain)
     for one in (policy, plain):
         torch.manual_seed(7)
-        one.model.model.layers[0].mlp.up_proj = torch.nn.Linear(32, 48, bias=False)
+        one.model.model.layers[0].mlp.up_proj = torch.nn.Linear(32, 48, bias=False).eval()
     agree(policy, plain)
     for one in (policy, plain):
         one.model.model.norm.weight = torch.nn.Parameter(torch.full((32,), 0.5))
     agree(policy, plain)
+    assert policy._compiled_trunk._passes is not None
 
 
 def test_rows_behind_a_window_go_as_before(interpreted):
@@ -180,9 +181,12 @@ def test_what_is_not_compiled_goes_on_as_before(settings, interpreted, said):  #
 
 def test_dropout_and_hooks_are_not_compiled_away(interpreted, said):  # noqa: F811
     policy, plain = both()
-    policy.model.model.layers[0].register_forward_hook(lambda module, given, out: out * 2)
-    plain.model.model.layers[0].register_forward_hook(lambda module, given, out: out * 2)
-    agree(policy, plain)
+    calls = []
+    policy.model.model.layers[0].register_forward_hook(lambda *of: calls.append(1))
+    for count in (1, 2):
+        agree(policy, plain)
+        assert len(calls) == count
+    assert not interpreted
     policy, _ = both("gpt2")
     expected = learned(policy)[0]
     policy.model.train()
