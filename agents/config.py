@@ -201,8 +201,8 @@ class RunConfig(OptimizerConfig):
     where its weights are random."""
     entropy_schedule: Schedule | None = None
     """How that weight falls over total_timesteps. None: "constant" where the start model was pretrained, and "linear"
-    where its weights are random: once a task is solved, a bonus that stays as it was only spreads the policy again. With any but "constant", a run
-    that is given more tokens later is not the run that had them from the start."""
+    where its weights are random: once a task is solved, a bonus that stays as it was only spreads the policy again.
+    With any but "constant", a run that is given more tokens later is not the run that had them from the start."""
     entropy_final: float = 0.1
     """Share of entropy_coef that its schedule ends with."""
     bonuses: dict[str, Any] = field(default_factory=dict)
