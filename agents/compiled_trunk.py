@@ -209,7 +209,7 @@ def _check(trunk: Any, passes: Passes, rows: int, length: int) -> None:
 
 def _close(found: Tensor, expected: Tensor, little: float) -> bool:
     """Whether numbers are the same but for rounding, as measured by the largest."""
-    return bool(torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()) + little))
+    return bool(torch.allclose(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()) + little))
 
 
 def _compiled(trunk: Any) -> Passes:
