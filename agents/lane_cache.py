@@ -197,7 +197,8 @@ class _LaneLayer(CacheLayerMixin):
 
     def __init__(self, plan: LaneCache, number: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._plan = plan
+        # Not in a circle: what a rollout has kept would else stay until Python looks for circles, through the update.
+        self._plan: LaneCache = weakref.proxy(plan)
         self._number = number
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:

@@ -210,13 +210,13 @@ class _Head(NamedTuple):
         return transformed
 
     def scaled(self, logits: Tensor, rows: slice) -> Tensor:
-        """Returns (rows, vocab_size), what the softmax is taken of, from the transformed logits of `rows`."""
+        """Returns (rows, vocab_size), what the softmax is taken of, in the place of the rows' transformed logits."""
         if self.temperature != 1:
-            logits = logits / self.temperature
+            logits = logits.div_(self.temperature)
         if self.allowed is not None:
             allowed = self.allowed if self.allowed.ndim == 1 else self.allowed[rows]
             # Like -inf, the lowest finite number has probability exactly 0; but its p * log p is then 0, and not NaN.
-            logits = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
+            logits = logits.masked_fill_(~allowed, torch.finfo(logits.dtype).min)
         return logits
 
     def factors(
@@ -279,7 +279,7 @@ class _LinearLogProbs(torch.autograd.Function):
             p, highest, log_p_highest = _softmax(logits)
             log_probs[rows] = (logits.gather(1, tokens[rows, None]) - highest + log_p_highest)[:, 0]
             if entropy:
-                log_p = (logits - highest).add_(log_p_highest)
+                log_p = logits.sub_(highest).add_(log_p_highest)
                 entropies[rows] = -(p * log_p).sum(-1)
         forbidden = head.forbidden(tokens)
         if forbidden is not None:
@@ -311,10 +311,10 @@ class _LinearLogProbs(torch.autograd.Function):
                     with torch.enable_grad():
                         transformed = head.transformed(logits.requires_grad_())
                     graph = transformed, logits
-                scaled = head.scaled(transformed.detach(), rows)
+                scaled = head.scaled(_apart(transformed, graph), rows)
                 p, highest, log_p_highest = _softmax(scaled)
                 if d_entropies is not None:
-                    log_p = (scaled - highest).add_(log_p_highest)
+                    log_p = scaled.sub_(highest).add_(log_p_highest)
             p_log_p = None if d_entropies is None else p * log_p
             d_logits = factors.of_logits(p, p_log_p, tokens, rows)
             if graph is not None:
@@ -350,10 +350,12 @@ class _LinearLoss(torch.autograd.Function):
             """Adds a chunk's loss, and returns the gradient of its logits; all else of that size goes with it."""
             nonlocal total, d_values
             transformed = logits = _logits(hidden[rows], weight, bias)
+            graph: tuple[Tensor, Tensor] | None = None
             if head.transform is not None:
                 with torch.enable_grad():
                     transformed = head.transformed(logits.requires_grad_())
-            scaled = head.scaled(transformed.detach(), rows)
+                graph = transformed, logits
+            scaled = head.scaled(_apart(transformed, graph), rows)
             p, highest, log_p_highest = _softmax(scaled)
             log_probs = (scaled.gather(1, tokens[rows, None]) - highest + log_p_highest)[:, 0]
             wrong = None if forbidden is None else forbidden[rows]
@@ -361,7 +363,7 @@ class _LinearLoss(torch.autograd.Function):
                 log_probs = log_probs.masked_fill(wrong, -torch.inf)
             entropies, p_log_p = torch.full_like(log_probs, torch.nan), None
             if entropy:
-                p_log_p = (scaled - highest).add_(log_p_highest).mul_(p)
+                p_log_p = scaled.sub_(highest).add_(log_p_highest).mul_(p)
                 entropies = -p_log_p.sum(-1)
             with torch.enable_grad():
                 leaves = [one.detach().requires_grad_() for one in (log_probs, entropies, values[rows])]
@@ -374,8 +376,8 @@ class _LinearLoss(torch.autograd.Function):
                 d_values[rows] = of_values
             factors = head.factors(d_log_probs, d_entropies if entropy else None, entropies, wrong)
             d_logits = factors.of_logits(p, p_log_p, tokens[rows], slice(None))
-            if head.transform is not None:
-                (d_logits,) = torch.autograd.grad(transformed, logits, d_logits)
+            if graph is not None:
+                (d_logits,) = torch.autograd.grad(*graph, d_logits)
             return d_logits
 
         needs = ctx.needs_input_grad[:3]
@@ -444,6 +446,11 @@ def _added(d_weight: Tensor, d_logits: Tensor, hidden: Tensor, alone: bool) -> T
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Returns (rows, vocab_size), computed in the model's dtype, in the dtype to go on in."""
     return linear(hidden, weight, bias).to(_accurate(hidden.dtype))
+
+
+def _apart(transformed: Tensor, graph: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Returns transformed logits that may be changed: those that the gradient of a transform reads may not."""
+    return transformed if graph is None else transformed.detach().clone()
 
 
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

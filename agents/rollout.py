@@ -24,7 +24,9 @@ from agents.policy import Policy
 from agents.sampling import Truncation
 from textenvs import TextGenVectorEnv
 
-_LEAST_TOKENS = 1024
+_MOST_TOKENS = 640
+"""A micro-batch with more is cut, on a CPU: its activations take memory, and make it no faster (docs/log.md)."""
+_LEAST_TOKENS = 320
 """A micro-batch with fewer is not ended for the sake of padding: calling the model costs more."""
 
 
@@ -177,7 +179,8 @@ def micro_batches(rollout: Rollout, rows: Tensor, size: int) -> list[Tensor]:
 
     Returns:
         Row numbers, `(n,)` int64 each, every episode in exactly one. On a CPU, where a pass costs what its tokens cost,
-        a micro-batch also ends where more than a sixth of it would be padding, unless it is short.
+        they are cut into micro-batches of at most 640 tokens (but for a half of an episode), as even as they get, and
+        one also ends where more than a sixth of it would be padding, unless it is short.
     """
     device = rollout.input_ids.device
     ends = (rollout.positions[rows] * rollout.response_mask[rows]).amax(dim=1) + 1
@@ -185,16 +188,17 @@ def micro_batches(rollout: Rollout, rows: Tensor, size: int) -> list[Tensor]:
     rows = rows[order]
     if device.type != "cpu":
         return list(rows.split(size))
-    counts = [0]
-    longest = tokens = 0
+    counts: list[int] = []
+    left = int(falling.sum())
+    longest = tokens = quota = 0
     for end in falling.tolist():
-        wasteful = longest * (counts[-1] + 1) > 1.2 * (tokens + end) and tokens >= _LEAST_TOKENS
-        if counts[-1] == size or wasteful:
+        wasteful = counts and longest * (counts[-1] + 1) > 1.2 * (tokens + end) and tokens >= _LEAST_TOKENS
+        if not counts or counts[-1] == size or tokens + end / 2 > quota or wasteful:
             counts.append(0)
-            tokens = 0
-        longest = end if counts[-1] == 0 else longest
+            longest, tokens, quota = end, 0, left / -(-left // _MOST_TOKENS)
         counts[-1] += 1
         tokens += end
+        left -= end
     return list(rows.split(counts))
 
 
@@ -324,6 +328,33 @@ def collect(
     return recorder.rollout(policy, seconds)
 
 
+class _Record:
+    """One number of every action, in the order they were computed.
+
+    On a CPU they are copied as they come. A tensor of a few bytes that is kept from each step would lie among the
+    step's logits, and where they were, glibc's malloc then has no room for the next ones: with a vocabulary of 50,000
+    the process grew by all logits of some rollouts (see docs/log.md).
+
+    Args:
+        most: How many there may be: less than twice as many as actions, since lanes are dropped when half of them idle.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._kept = np.empty(most, dtype=np.float32)
+        self._count = 0
+        self._elsewhere: list[Tensor] = []
+
+    def append(self, numbers: Tensor) -> None:
+        if numbers.device.type != "cpu":  # which has a memory manager of PyTorch's
+            self._elsewhere.append(numbers)
+            return
+        self._kept[self._count : self._count + len(numbers)] = numbers.numpy()
+        self._count += len(numbers)
+
+    def read(self) -> Tensor:
+        return torch.cat(self._elsewhere) if self._elsewhere else torch.from_numpy(self._kept[: self._count])
+
+
 class _Recorder:
     """Where an episode's steps are written while lanes move on. Rows are episodes, in the order they began."""
 
@@ -348,8 +379,7 @@ class _Recorder:
         self._steps = np.zeros(env.num_envs, dtype=np.int64)
         self._recorded = 0
         self._masks: NDArray[np.uint8] | None = None  # (episodes, steps, ceil(vocab_size / 8)), a bit a token
-        self._log_probs: list[Tensor] = []
-        self._values: list[Tensor] = []
+        self._log_probs, self._values = _Record(2 * num_episodes * steps), _Record(2 * num_episodes * steps)
 
     def begin(self, lanes: NDArray[np.intp], episodes: NDArray[np.intp], infos: dict[str, Any]) -> None:
         self._episode[lanes] = episodes
@@ -420,8 +450,8 @@ class _Recorder:
             return tensor(grid[:, :steps])
 
         mask, source = on_grid(True, False, np.bool_), on_grid(sources, 0, np.int64)
-        log_probs = torch.where(mask, torch.cat(self._log_probs)[source], 0.0)
-        values = torch.where(mask, torch.cat(self._values)[source], 0.0)
+        log_probs = torch.where(mask, self._log_probs.read()[source], 0.0)
+        values = torch.where(mask, self._values.read()[source], 0.0)
         input_ids, positions = tensor(self._input_ids[:, :length]), on_grid(lengths, 1, np.int64)
         if policy.critic is not None:  # a trunk of its own: one pass over whole episodes, rather than a second cache
             values = policy.state_values(input_ids, positions, mask)

@@ -1,5 +1,7 @@
 """Collecting: every episode that begins is played to its end, once, and recorded where it belongs."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -204,6 +206,35 @@ def test_micro_batches_hold_every_episode_once_and_little_padding(size, monkeypa
     assert len(ends.unique()) > 3
     if size == 64:
         assert len(parts) > 2
+
+
+def test_micro_batches_have_about_as_many_tokens_as_each_other_and_not_more_than_that(monkeypatch):
+    monkeypatch.setattr("agents.rollout._MOST_TOKENS", 100)
+    rollout = collect(lanes(), make_policy(), 16, seed=0, generator=torch.Generator().manual_seed(0))
+    of = {"positions": torch.full((16, 1), 14), "response_mask": rollout.response_mask[:, :1]}  # 15 tokens an episode
+    parts = micro_batches(replace(rollout, **of), torch.arange(16), 64)
+    assert [len(part) for part in parts] == [5, 6, 5]  # 240 tokens in 3 parts of 80; then 165 in 2 of 82.5
+    assert [len(part) for part in micro_batches(replace(rollout, **of), torch.arange(6), 64)] == [6]
+
+
+def test_what_lanes_have_kept_is_gone_with_the_rollout():
+    """Keys and values are large. They must not wait through the update until Python looks for circles."""
+    policy, caches = make_policy(), []
+    context = policy.context
+
+    def watched(*args):
+        made = context(*args)
+        caches.append(weakref.ref(made._cache))
+        return made
+
+    policy.context = watched
+    gc.collect()
+    gc.disable()
+    try:
+        collect(lanes(), policy, 5, seed=0, generator=torch.Generator().manual_seed(0))
+        assert [one() for one in caches] == [None]
+    finally:
+        gc.enable()
 
 
 def test_micro_batches_keep_the_order_of_episodes_as_long_as_each_other():
