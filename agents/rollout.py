@@ -190,7 +190,7 @@ def micro_batches(rollout: Rollout, rows: Tensor, size: int) -> list[Tensor]:
         return list(rows.split(size))
     counts: list[int] = []
     left = int(falling.sum())
-    longest = tokens = quota = 0
+    longest, tokens, quota = 0, 0, 0.0
     for end in falling.tolist():
         wasteful = counts and longest * (counts[-1] + 1) > 1.2 * (tokens + end) and tokens >= _LEAST_TOKENS
         if not counts or counts[-1] == size or tokens + end / 2 > quota or wasteful:
