@@ -20,11 +20,12 @@ trace needs no compiler (docs/log.md). When the trace goes, the compiled step st
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -353,7 +354,8 @@ def _traced(step: Step, like: list[Tensor]) -> Graph | None:
     try:
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            traced: Any = torch.jit.trace(step, _example(step, like, *_SHAPES[0]), check_trace=False)
+            with _about_no_loss():
+                traced: Any = torch.jit.trace(step, _example(step, like, *_SHAPES[0]), check_trace=False)
         for warning in seen:
             decides = issubclass(warning.category, torch.jit.TracerWarning)  # type: ignore[attr-defined]
             if decides and not any(known in warning.filename for known in _KNOWN):
@@ -372,6 +374,21 @@ def _traced(step: Step, like: list[Tensor]) -> Graph | None:
         return tuple(one.clone() for one in outputs)  # ordinary tensors again
 
     return graph
+
+
+@contextmanager
+def _about_no_loss() -> Iterator[None]:
+    """PyTorch asks modules for all they have while it traces, and a trunk that is asked for its loss warns of none."""
+
+    def heard(record: logging.LogRecord) -> bool:
+        return "loss_type" not in record.getMessage()
+
+    logger = transformers_logging.get_logger("transformers.modeling_utils")
+    logger.addFilter(heard)
+    try:
+        yield
+    finally:
+        logger.removeFilter(heard)
 
 
 @torch.no_grad()
