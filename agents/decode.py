@@ -354,7 +354,7 @@ def _traced(step: Step, like: list[Tensor]) -> Graph | None:
     try:
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            with _about_no_loss():
+            with _no_words(_AboutLosses()):
                 traced: Any = torch.jit.trace(step, _example(step, like, *_SHAPES[0]), check_trace=False)
         for warning in seen:
             decides = issubclass(warning.category, torch.jit.TracerWarning)  # type: ignore[attr-defined]
@@ -376,19 +376,21 @@ def _traced(step: Step, like: list[Tensor]) -> Graph | None:
     return graph
 
 
-@contextmanager
-def _about_no_loss() -> Iterator[None]:
+class _AboutLosses(logging.Filter):
     """PyTorch asks modules for all they have while it traces, and a trunk that is asked for its loss warns of none."""
 
-    def heard(record: logging.LogRecord) -> bool:
+    def filter(self, record: logging.LogRecord) -> bool:
         return "loss_type" not in record.getMessage()
 
+
+@contextmanager
+def _no_words(about: logging.Filter) -> Iterator[None]:
     logger = transformers_logging.get_logger("transformers.modeling_utils")
-    logger.addFilter(heard)
+    logger.addFilter(about)
     try:
         yield
     finally:
-        logger.removeFilter(heard)
+        logger.removeFilter(about)
 
 
 @torch.no_grad()
