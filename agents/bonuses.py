@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from agents.lane_cache import whole_rows
 from agents.policy import Policy
 from agents.rollout import Rollout
 
@@ -265,7 +266,7 @@ def last_hidden_states(policy: Policy, rollout: Rollout, micro_batch_size: int =
     """
     found: list[Tensor] = []
     for rows in torch.arange(len(rollout), device=rollout.input_ids.device).split(micro_batch_size):
-        states = policy.model.base_model(input_ids=rollout.input_ids[rows], use_cache=False).last_hidden_state
+        states = whole_rows(policy.model.base_model, rollout.input_ids[rows])
         positions = rollout.positions[rows]
         places = positions[:, :, None].expand(*positions.shape, states.shape[-1])
         found.append(states.gather(1, places).float() * rollout.response_mask[rows][:, :, None])

@@ -16,11 +16,8 @@ for, and where a version has them no more, the model goes on without being compi
 
 from __future__ import annotations
 
-import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -30,12 +27,12 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import logging as transformers_logging
 
+from agents.decode import Library, first_line, loaded, weights_of
+from agents.lane_cache import whole_rows
 from agents.linear import compiling_rows
 
 _SHAPES = ((3, 13), (1, 30))
 """Rows, and tokens in each, that a compiled pass is checked with. Neither is what it was traced with."""
-
-Library = Callable[[list[Tensor]], list[Tensor]]
 
 
 class Passes(NamedTuple):
@@ -88,13 +85,13 @@ class CompiledTrunk:
         parts, seen = _look(trunk)
         if seen != self._seen:
             self._parts, self._seen = parts, seen
-            self._weights = list(_weights(trunk).values())
+            self._weights = list(weights_of(trunk).values())
             trained = any(one.requires_grad for one in self._weights)
             plain = not trained or any(module.training or _hooks(module) for module in trunk.modules())
             self._passes = None if plain else _checked(trunk)
         # A mask hides what is behind a model's window: what is compiled has none.
         if self._passes is None or input_ids.shape[1] >= _window(trunk):
-            return _states(trunk, input_ids)
+            return whole_rows(trunk, input_ids)
         states: Tensor = _Pass.apply(  # type: ignore[no-untyped-call]
             self._passes, input_ids.contiguous(), *self._weights
         )
@@ -141,21 +138,11 @@ def _hooks(module: nn.Module) -> bool:
     )
 
 
-def _weights(trunk: nn.Module) -> dict[str, Tensor]:
-    """All that a trunk reads beside its input, by name."""
-    return {**dict(trunk.named_parameters()), **dict(trunk.named_buffers())}
-
-
 def _window(trunk: Any) -> float:
     """From how many tokens on a model looks at its last ones only."""
     config = trunk.config.get_text_config()
     found = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     return min((one for one in found if one is not None), default=float("inf"))
-
-
-def _states(trunk: Any, input_ids: Tensor) -> Tensor:
-    states: Tensor = trunk(input_ids=input_ids, use_cache=False).last_hidden_state
-    return states
 
 
 def _checked(trunk: Any) -> Passes | None:
@@ -170,7 +157,7 @@ def _checked(trunk: Any) -> Passes | None:
     except Exception as error:  # a compiler fails in its own ways: none is a reason to stop
         _LOG.warning(
             f"{type(trunk).__name__} learns without being compiled ({type(error).__name__}: "
-            f"{(str(error).splitlines() or [''])[0]:.200}), which is right, and slower. Compiling needs a C++ compiler "
+            f"{first_line(error):.200}), which is right, and slower. Compiling needs a C++ compiler "
             "(g++ or clang++)."
         )
         return None
@@ -184,7 +171,7 @@ def _check(trunk: Any, passes: Passes, rows: int, length: int) -> None:
     Raises:
         ValueError: If they differ.
     """
-    weights = _weights(trunk)
+    weights = weights_of(trunk)
     trained = [one for one in weights.values() if one.requires_grad]
     noise = torch.Generator().manual_seed(length)
     input_ids = torch.randint(trunk.get_input_embeddings().num_embeddings, (rows, length), generator=noise)
@@ -194,7 +181,7 @@ def _check(trunk: Any, passes: Passes, rows: int, length: int) -> None:
         return states.detach(), torch.autograd.grad(states, trained, d_states, allow_unused=True)
 
     found = of(_Pass.apply(passes, input_ids, *weights.values()))  # type: ignore[no-untyped-call]
-    expected = of(_states(trunk, input_ids))
+    expected = of(whole_rows(trunk, input_ids))
     if not _close(found[0], expected[0], 0.0):
         raise ValueError("its states differ from the model's own")
     # Some gradients are 0 but for rounding, as that of a bias of keys: the largest of all says what is little.
@@ -214,7 +201,7 @@ def _close(found: Tensor, expected: Tensor, little: float) -> bool:
 
 def _compiled(trunk: Any) -> Passes:
     """The two libraries: from those that there are, or new ones."""
-    weights = _weights(trunk)
+    weights = weights_of(trunk)
     shapes = [(name, one.shape, one.stride(), one.dtype, one.requires_grad) for name, one in weights.items()]
     config = f"{trunk.config._attn_implementation} {trunk.config.to_json_string()}"
     source = f"{torch.get_num_threads()} {type(trunk)} {trunk} {config} {shapes}"
@@ -343,10 +330,7 @@ def _library(graph: fx.GraphModule) -> Library:
 
     inputs = tuple(one.meta["val"] for one in graph.graph.find_nodes(op="placeholder"))
     files: Any = torch._inductor.aot_compile(graph, inputs, options={"aot_inductor.package": True})
-    with tempfile.TemporaryDirectory() as folder:
-        package: Any = package_aoti(str(Path(folder) / "pass.pt2"), files)
-        library: Library = torch._inductor.aoti_load_package(package).loader.boxed_run
-    return library
+    return loaded(lambda file: package_aoti(file, files))
 
 
 _LOG = transformers_logging.get_logger("agents")

@@ -80,10 +80,10 @@ class OptimizerConfig:
         if value < least:
             raise ValueError(f"Expected {name} to be at least {least}, got {value}")
 
-    def check_choice(self, name: str, *choices: str) -> None:
-        """Raise unless a field is one of some words."""
+    def check_choice(self, name: str, *choices: str, optional: bool = False) -> None:
+        """Raise unless a field is one of some words, or None where `optional`."""
         value = getattr(self, name)
-        if value not in choices:
+        if value not in choices and not (value is None and optional):
             *others, last = (repr(one) for one in choices)
             raise ValueError(f"Expected {name} to be {', '.join(others)} or {last}, got {value!r}")
 
@@ -220,8 +220,7 @@ class RunConfig(OptimizerConfig):
         self.check_number("kl_coef", low=0.0, optional=True)
         self.check_number("entropy_coef", low=0.0, optional=True)
         self.check_number("entropy_final", low=0.0, high=1.0, open_low=True)
-        if self.entropy_schedule is not None:
-            self.check_choice("entropy_schedule", *get_args(Schedule))
+        self.check_choice("entropy_schedule", *get_args(Schedule), optional=True)
         self.check_choice("kl_estimator", "k1", "k2", "k3")
         self.check_choice("kl_credit", "token", "return", "loss")
         if self.kl_credit == "loss" and self.kl_estimator == "k1":

@@ -32,7 +32,19 @@ _GROW_BY = 64  # positions; the cache grows in buckets of this size
 _LOOK_BY = 16  # and a decode step looks at it in these
 
 
-def trunk_states(trunk: Any, input_ids: Tensor, prompts: Tensor, ends: Tensor) -> Tensor:
+def whole_rows(trunk: Any, input_ids: Tensor) -> Tensor:
+    """The last hidden states of a causal model's trunk: `(batch, length)` int64 to `(batch, length, hidden)`."""
+    states: Tensor = trunk(input_ids=input_ids, use_cache=False).last_hidden_state
+    return states
+
+
+def trunk_states(
+    trunk: Any,
+    input_ids: Tensor,
+    prompts: Tensor,
+    ends: Tensor,
+    of_rows: Callable[[Any, Tensor], Tensor] = whole_rows,
+) -> Tensor:
     """The trunk's last hidden states over whole rows, in one pass.
 
     Rows are right-padded, so the causal mask alone keeps padding out of sight.
@@ -43,6 +55,7 @@ def trunk_states(trunk: Any, input_ids: Tensor, prompts: Tensor, ends: Tensor) -
         prompts: `(batch,)` int64, how many tokens of each row the encoder of an encoder-decoder reads. The trunk of a
             causal model does not ask.
         ends: `(batch,)` int64, how many tokens of each row are looked at.
+        of_rows: What `whole_rows` does, by other means.
 
     Returns:
         `(batch, max(ends), hidden)`. State t has read the row up to and with its token t. Before the last token of its
@@ -51,8 +64,7 @@ def trunk_states(trunk: Any, input_ids: Tensor, prompts: Tensor, ends: Tensor) -
     length = max(int(ends.max()), 1)
     input_ids = input_ids[:, :length]
     if not trunk.config.is_encoder_decoder:
-        found: Tensor = trunk(input_ids=input_ids, use_cache=False).last_hidden_state
-        return found
+        return of_rows(trunk, input_ids)
     encoded, seen = _encode(trunk, input_ids, prompts)
     steps = int((ends - prompts).max().clamp(min=0)) + 1
     states: Tensor = (

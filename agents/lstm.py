@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils.generic import ModelOutput
 
+from agents.ahead import on_device
 from agents.decode import Mode
 
 
@@ -203,14 +204,14 @@ class RecurrentContext:
     def reset(self, lanes: NDArray[np.intp]) -> None:
         """See `Context.reset`."""
         self._read[lanes] = 0
-        rows = torch.from_numpy(lanes).to(self._device)
+        rows = on_device(lanes, self._device)
         for part in self._state:
             part[:, rows] = 0.0
 
     def keep(self, lanes: NDArray[np.intp]) -> None:
         """See `Context.keep`."""
         self._read = self._read[lanes]
-        rows = torch.from_numpy(lanes).to(self._device)
+        rows = on_device(lanes, self._device)
         self._state = (self._state[0][:, rows], self._state[1][:, rows])
         self._hidden = self._hidden[rows]
 
@@ -223,11 +224,11 @@ class RecurrentContext:
             width = int(new.max())
             places = self._read[lanes, None] + np.arange(width)
             tokens = input_ids[lanes[:, None], np.minimum(places, input_ids.shape[1] - 1)].astype(np.int64)
-            rows = torch.from_numpy(lanes).to(self._device)
+            rows = on_device(lanes, self._device)
             ends = torch.from_numpy(new[lanes].astype(np.int64))
             with self._mode():
                 output = self._trunk(
-                    torch.from_numpy(tokens).to(self._device),
+                    on_device(tokens, self._device),
                     state=(self._state[0][:, rows].contiguous(), self._state[1][:, rows].contiguous()),
                     lengths=None if width == 1 else ends,
                 )
@@ -248,9 +249,9 @@ class RecurrentContext:
         lengths: NDArray[np.int64],
     ) -> Tensor:
         """See `Context.states`. Nothing can be taken out of a recurrent state: these lanes are read from the start."""
-        tokens = torch.from_numpy(input_ids[lanes, : int(lengths.max())].astype(np.int64)).to(self._device)
+        tokens = on_device(input_ids[lanes, : int(lengths.max())].astype(np.int64), self._device)
         ends = torch.from_numpy(lengths.astype(np.int64))
-        rows = torch.from_numpy(lanes).to(self._device)
+        rows = on_device(lanes, self._device)
         with self._mode():
             output = self._trunk(tokens, lengths=ends)
         for part, end in zip(self._state, output.state, strict=True):
@@ -260,7 +261,7 @@ class RecurrentContext:
         self._hidden[rows] = states[every, ends.to(self._device) - 1]
         self._read[lanes] = lengths
         places = starts[:, None] + np.arange(int((lengths - starts).max()))
-        inside = torch.from_numpy(np.minimum(places, tokens.shape[1] - 1)).to(self._device)
+        inside = on_device(np.minimum(places, tokens.shape[1] - 1), self._device)
         return states[every[:, None], inside]
 
 

@@ -48,6 +48,7 @@ from agents.lane_cache import (
     LaneStore,
     decoder_start,
     trunk_states,
+    whole_rows,
 )
 from agents.linear import linear, use_fast_linears
 from agents.linear_log_probs import linear_log_probs, linear_loss
@@ -798,10 +799,9 @@ class Policy(nn.Module):
 
     def _states(self, trunk: nn.Module, input_ids: Tensor, prompts: Tensor, ends: Tensor) -> Tensor:
         """`trunk_states` of the model's trunk or the critic's, compiled where the policy was told so."""
-        if not self._compiles_rows():
-            return trunk_states(trunk, input_ids, prompts, ends)
         compiled = self._compiled_critic if trunk is self.critic else self._compiled_trunk
-        return compiled.states(trunk, input_ids[:, : max(int(ends.max()), 1)])
+        of_rows = compiled.states if self._compiles_rows() else whole_rows
+        return trunk_states(trunk, input_ids, prompts, ends, of_rows)
 
     def _compiles_rows(self) -> bool:
         """Whether passes over whole rows are compiled: those with gradients, of models whose steps are compiled.

@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.ahead import on_device
 from agents.losses import kl_estimate
 from agents.policy import Policy
 from agents.sampling import Truncation
@@ -442,7 +443,7 @@ class _Recorder:
         device = policy.device
 
         def tensor(array: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+            return on_device(np.ascontiguousarray(array), device)
 
         def on_grid(written: Any, elsewhere: Any, dtype: Any) -> Tensor:
             grid = np.full(self._shape, elsewhere, dtype=dtype)

@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.ahead import on_device
 from agents.lane_cache import Context
 from agents.policy import Policy
 from agents.policy_files import ADAPTERS_FOLDER, BUNDLED_MODELS, choose_device
@@ -444,7 +445,7 @@ class TextReader:
         return self._ids[lanes, places]
 
     def _index(self, array: NDArray[np.intp] | NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.model.policy.device)
+        return on_device(np.ascontiguousarray(array), self.model.policy.device)
 
 
 class LogProbReader:

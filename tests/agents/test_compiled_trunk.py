@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from agents import Policy, compiled_trunk, linear
+from agents import Policy, compiled_trunk, decode, linear
 from agents.__main__ import main
 from benchmarks.faults import RUN, outcome
 from tests.agents.conftest import ARCHITECTURES, SHAPES, make_policy, word_tokenizer
@@ -228,7 +228,7 @@ def test_numbers_that_differ_are_refused(monkeypatch, said):  # noqa: F811
     policy, plain = both()
     expected = learned(plain)[0]
     trunk = plain.model.base_model
-    weights = compiled_trunk._weights(trunk)
+    weights = decode.weights_of(trunk)
     cut = compiled_trunk._cut(compiled_trunk._joint(trunk, weights), len(weights))
     monkeypatch.setattr(compiled_trunk, "_joint", lambda *of: None)
     monkeypatch.setattr(compiled_trunk, "_cut", lambda *of: cut)

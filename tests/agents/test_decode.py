@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from transformers.utils import logging as transformers_logging
 
 from agents import collect, decode
 from agents.decode import StepGraph
@@ -60,6 +61,26 @@ def test_a_rollout_is_the_same_with_and_without(monkeypatch):
         rollouts.append(rollout)
     for name in ("input_ids", "log_probs", "values", "rewards"):
         assert torch.equal(getattr(rollouts[0], name), getattr(rollouts[1], name))
+
+
+def test_nobody_is_warned_of_a_loss_that_nobody_asks_for():
+    """A trunk is no head, and has none; PyTorch asks for everything that it could have."""
+    transformers_logging.warning_once.cache_clear()  # it says the same thing once
+    heard = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
+    logger = transformers_logging.get_logger("transformers.modeling_utils")
+    logger.addHandler(handler)
+    try:
+        policy = make_policy()
+        collect(lanes(), policy, 8, seed=0)
+        assert policy._action_graph._graph is not None
+        assert not heard
+        transformers_logging.warning_once.cache_clear()
+        policy.model.base_model.loss_function  # noqa: B018 - who asks is told as ever
+        assert len(heard) == 1
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_the_graph_reads_weights_as_they_are():
