@@ -10,7 +10,6 @@ that was done before is not repeated, so a stopped command goes on where it was;
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import platform
@@ -26,6 +25,7 @@ from typing import Any
 
 import tyro
 
+from benchmarks.rows import all_rows, append_rows
 from benchmarks.suite import SUITES, Run
 
 
@@ -61,7 +61,7 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The last row of each run in a results file; a line that was cut off in the middle is left out.
+    """The last row of each run in a results file.
 
     Args:
         file: A .jsonl file, there or not.
@@ -69,14 +69,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     Returns:
         The rows, in the order in which their runs were first written.
     """
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        rows[key_of(row)] = row
-    return list(rows.values())
+    return list({key_of(row): row for row in all_rows(file)}.values())
 
 
 # Running them ---------------------------------------------------------------------------------------------------------
@@ -193,8 +186,7 @@ def main(argv: Sequence[str]) -> None:
                     continue
                 running.remove(process)
                 row["machine"] = machine
-                with file.open("a", encoding="utf-8") as opened:
-                    opened.write(json.dumps(row) + "\n")
+                append_rows(file, row)
                 finished += 1
                 failed += row["status"] == "failed"
                 print(f"[{finished}/{total}] {line(row)}", flush=True)

@@ -22,6 +22,7 @@ import gymnasium as gym
 import numpy as np
 
 import textenvs
+from benchmarks.rows import all_rows, append_rows
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -191,7 +192,7 @@ def compared(cases: Sequence[Case], rounds: int, seconds: float, base: str) -> l
             "to": base,
         }
         print(f"{row}", flush=True)
-        rows.append(row)
+        append_rows(row)
     return rows
 
 
@@ -276,18 +277,16 @@ class Ledger:
     def __init__(self, output: Path, page: Callable[[list[dict[str, Any]]], str]) -> None:
         self._file, self._page = output.with_suffix(".jsonl"), page
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        self.rows: list[dict[str, Any]] = all_rows(self._file)
 
     def done(self, *names: str) -> set[tuple[Any, ...]]:
         """What the rows have under these names: the runs that need not be made again."""
         return {tuple(row[name] for name in names) for row in self.rows}
 
-    def add(self, *rows: dict[str, Any]) -> None:
+    def add(self, *found: dict[str, Any]) -> None:
         """Write the rows of a run down, and the page anew."""
-        self.rows.extend(rows)
-        with self._file.open("a", encoding="utf-8") as opened:
-            opened.writelines(json.dumps(row) + "\n" for row in rows)
+        self.rows.extend(found)
+        append_rows(self._file, *found)
         self._file.with_suffix(".md").write_text(self._page(self.rows), encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ from agents.training import Algorithm
 from benchmarks import learn
 from benchmarks.contestants import OUTSIDE, Unavailable, algorithm_of, parse, train
 from benchmarks.learn import Arguments, key_of, read_rows, split_agents, wanted
+from benchmarks.rows import append_rows
 from benchmarks.runs import measure, thinned, time_to
 from benchmarks.suite import DIAGNOSTICS, LANGUAGE, SUITES, Experiment, Run
 from textenvs import list_envs
@@ -161,6 +162,8 @@ def test_results_that_were_cut_off_or_repeated(tmp_path):
     found = read_rows(file)
     assert [(row["seed"], row["status"]) for row in found] == [(0, "ok"), (1, "failed")]
     assert read_rows(tmp_path / "none.jsonl") == []
+    append_rows(file, {**one, "seed": 2})
+    assert [row["seed"] for row in read_rows(file)] == [0, 1, 2], "on a line of its own, after the half one"
 
 
 def test_a_command_goes_on_where_it_was_and_tries_failures_again(tmp_path, monkeypatch, capsys):

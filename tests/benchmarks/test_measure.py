@@ -23,6 +23,17 @@ def test_a_ledger_goes_on_where_an_earlier_command_stopped(tmp_path):
     assert (tmp_path / "new" / "found.md").read_text() == "4 rows\n"
 
 
+def test_a_ledger_goes_on_after_a_stop_in_the_middle_of_a_line(tmp_path):
+    file = tmp_path / "found.jsonl"
+    file.write_text('{"seed": 0}\n{"seed": 1, "sc')
+    ledger = Ledger(tmp_path / "found", page)
+    assert ledger.rows == [{"seed": 0}]
+    ledger.add({"seed": 1}, {"seed": 2})
+    again = Ledger(tmp_path / "found", page)
+    assert again.rows == ledger.rows == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
+    assert file.read_text().splitlines()[1:] == ['{"seed": 1, "sc', '{"seed": 1}', '{"seed": 2}']
+
+
 def test_costs_stand_beside_the_other_s_in_microseconds():
     costs = [
         {"what": "lanes", "value": value, "who": who, "steps_per_second": 1e6 / cost}
