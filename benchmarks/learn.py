@@ -48,16 +48,19 @@ class Arguments:
     tokens: int | None = None
     """Another budget than the suite's. Rows say so, and are not mixed with others."""
     max_seconds: float | None = None
-    """A run stops after this many seconds of training, whatever is left of its budget."""
+    """A run stops after this many seconds of training, whatever is left of its budget. Not mixed with others either."""
     jobs: int = 1
     """Runs at a time."""
     output: Path | None = None
     """A .jsonl file. Default: runs/learn-SUITE.jsonl."""
 
 
+_KEY = ("suite", "agent", "env", "payout", "budget", "seed", "model", "max_seconds")
+
+
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
-    """The key of the run that made a row."""
-    return tuple(row.get(name) for name in ("suite", "agent", "env", "payout", "budget", "seed", "model"))
+    """The key of the run that made a row: its `Run.key`."""
+    return tuple(row.get(name) for name in _KEY)
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

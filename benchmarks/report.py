@@ -422,6 +422,15 @@ def _tokens(cell: Cell) -> str:
     return "" if cell.tokens is None else _finite(cell.tokens, ",.0f")
 
 
+def _settings(row: Row) -> str:
+    """What a run had that its suite does not say: runs in which it differs are different experiments."""
+    model, seconds = row.get("model", "tiny"), row.get("max_seconds")
+    if is_own(row["suite"], row["env"], row["budget"], model, seconds):
+        return "its own budgets"
+    settings = f"{row['budget']:,} tokens a run" + (f" from {model}" if model != "tiny" else "")
+    return settings if seconds is None else f"{settings}, at most {seconds:g} seconds"
+
+
 def main(argv: Sequence[str]) -> None:
     """Write the report.
 
@@ -446,11 +455,7 @@ def main(argv: Sequence[str]) -> None:
     glanced: bytes | None = None
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        model = row.get("model", "tiny")
-        settings = f"{row['budget']:,} tokens a run" + (f" from {model}" if model != "tiny" else "")
-        if is_own(row["suite"], row["env"], row["budget"], model):
-            settings = "its own budgets"
-        groups.setdefault((row["suite"], settings), []).append(row)
+        groups.setdefault((row["suite"], _settings(row)), []).append(row)
     target.parent.mkdir(parents=True, exist_ok=True)
     for (suite, settings), some in groups.items():
         prefix = f"{suite}, {settings}: "

@@ -25,7 +25,10 @@ LANGUAGE = (
 UNTRAINED = ("start", "random", "demonstrations")
 """Agents that do not learn."""
 
-SHARED = Path(os.environ.get("TEXTENVS_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+ROOT = Path(__file__).resolve().parents[1]
+"""The project."""
+
+SHARED = Path(os.path.abspath(os.environ.get("TEXTENVS_SHARED") or ROOT.parent / "shared"))
 """Where models and data lie that are not part of the project."""
 
 
@@ -63,8 +66,16 @@ class Experiment:
 
     @property
     def model_name(self) -> str:
-        """The start model as rows call it: no path of one machine's."""
-        return os.path.relpath(self.model) if Path(self.model).is_absolute() else self.model
+        """The start model as rows call it, the same from any working directory and on any machine.
+
+        A folder's path from the project's root, and what lies in `SHARED` as if that were beside the project.
+        """
+        if self.model == "tiny":
+            return self.model
+        folder = Path(os.path.abspath(self.model))
+        if folder.is_relative_to(SHARED):
+            return ("../shared" / folder.relative_to(SHARED)).as_posix()
+        return Path(os.path.relpath(folder, ROOT)).as_posix()
 
     def missing(self) -> str | None:
         """Why it cannot be run here, or None."""
@@ -133,7 +144,7 @@ class Run:
     def key(self) -> tuple[Any, ...]:
         """What tells it from others."""
         one = self.experiment
-        return self.suite, self.agent, one.name, one.payout, one.tokens, self.seed, one.model_name
+        return self.suite, self.agent, one.name, one.payout, one.tokens, self.seed, one.model_name, self.max_seconds
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -157,17 +168,18 @@ SUITES = {
 """Name to suite."""
 
 
-def is_own(suite: str, env: str, budget: int, model: str) -> bool:
-    """Whether a run had the budget and the start model that its suite gives to its environment.
+def is_own(suite: str, env: str, budget: int, model: str, max_seconds: float | None) -> bool:
+    """Whether a run had the budget, whole, and the start model that its suite gives to its environment.
 
     Args:
         suite: The suite's name.
         env: What tables call the environment.
         budget: Its tokens.
         model: Its start model, as rows call it.
+        max_seconds: After how many seconds it had to stop, or None.
 
     Returns:
         Whether it had; False for a suite or an environment that there is not.
     """
-    experiments = SUITES[suite].experiments if suite in SUITES else ()
+    experiments = SUITES[suite].experiments if suite in SUITES and max_seconds is None else ()
     return any((one.name, one.tokens, one.model_name) == (env, budget, model) for one in experiments)

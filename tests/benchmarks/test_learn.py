@@ -9,7 +9,7 @@ import pytest
 
 from agents import Policy
 from agents.training import Algorithm
-from benchmarks import learn
+from benchmarks import learn, suite
 from benchmarks.contestants import OUTSIDE, Unavailable, algorithm_of, parse, train
 from benchmarks.learn import Arguments, key_of, read_rows, split_agents, wanted
 from benchmarks.rows import append_rows
@@ -17,6 +17,7 @@ from benchmarks.runs import measure, thinned, time_to
 from benchmarks.suite import DIAGNOSTICS, LANGUAGE, SUITES, Experiment, Run
 from textenvs import list_envs
 
+ROOT = Path(__file__).parents[2]
 SMALL = Experiment("TextGen/Brackets-v0", "immediate", 300, episodes=20)
 
 
@@ -82,6 +83,44 @@ def test_another_start_model_with_the_same_tokens_keeps_the_scale(tmp_path):
     assert row["normalised"] == bundled["normalised"] is not None
     assert not Path(row["model"]).is_absolute(), "results name no folder of one machine"
     assert key_of(row) != key_of(bundled)
+
+
+def test_start_models_have_one_name_from_anywhere(tmp_path, monkeypatch):
+    def names():
+        absolute = [replace(SMALL, model=str(ROOT / path)).model_name for path in ("runs/warm/policy", "../elsewhere")]
+        return [*absolute, *(one.model_name for one in SUITES["real"].experiments), SMALL.model_name]
+
+    expected = ["runs/warm/policy", "../elsewhere", *["../shared/models/stories260K"] * 4, "tiny"]
+    monkeypatch.chdir(ROOT)
+    assert names() == expected
+    assert replace(SMALL, model="runs/warm/policy").model_name == "runs/warm/policy"
+    monkeypatch.chdir(tmp_path)
+    assert names() == expected
+    assert replace(SMALL, model="warm").model_name == replace(SMALL, model=str(tmp_path / "warm")).model_name
+    monkeypatch.setattr(suite, "SHARED", tmp_path / "models")
+    assert replace(SMALL, model="models/stories").model_name == "../shared/stories", "wherever it is"
+
+
+def test_committed_rows_are_those_of_the_suites_of_today(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    by_suite = {}
+    for file in sorted((ROOT / "benchmarks" / "results").glob("learn-*.jsonl")):
+        for row in read_rows(file):
+            by_suite.setdefault(row["suite"], []).append(row)
+    assert sorted(by_suite) == ["diagnostics", "language", "real", "smoke"]
+    for name, found in by_suite.items():
+        experiments = {(one.name, one.payout): one for one in SUITES[name].experiments}
+        for row in found:
+            one = replace(experiments[row["env"], row["payout"]], tokens=row["budget"])
+            if row["model"] not in ("tiny", one.model_name):
+                one = replace(one, model=str(ROOT / row["model"]))
+            assert Run(name, row["agent"], one, row["seed"]).key == key_of(row)
+
+
+def test_a_run_that_was_cut_short_is_another_one(tmp_path):
+    runs = [Run("smoke", "ppo", SMALL, 0, seconds) for seconds in (None, 1.0, 2.0)]
+    assert len({run.key for run in runs}) == 3
+    assert [key_of(run.columns) for run in runs] == [run.key for run in runs]
 
 
 def test_random_demonstrations_and_the_start_stand_where_they_should():

@@ -11,7 +11,7 @@ from agents import Algorithm
 from benchmarks import analysis, report
 from benchmarks.analysis import cells, matrices, sooner
 from benchmarks.contestants import OUTSIDE
-from benchmarks.suite import SUITES, UNTRAINED
+from benchmarks.suite import SUITES, UNTRAINED, is_own
 
 pytest.importorskip("rliable", reason="rliable is not installed: pip install 'textenvs[benchmarks]'")
 
@@ -176,6 +176,7 @@ def test_two_budgets_are_two_reports(tmp_path, monkeypatch):
         row(),
         {**row(), "budget": 20},
         {**row(), "model": "runs/warm"},
+        {**row(), "max_seconds": 1.5},
         {**row(), "suite": "t", "normalised": None, "curve": []},
     ]
     file = tmp_path / "x.jsonl"
@@ -183,7 +184,8 @@ def test_two_budgets_are_two_reports(tmp_path, monkeypatch):
     report.main(["--results", str(file), "--output", str(tmp_path / "there" / "y")])
     text = (tmp_path / "there" / "y.md").read_text(encoding="utf-8")
     for head in ("s, 10 tokens a run: Every task", "s, 20 tokens a run: Every task", "t, 10 tokens a run: Aggregates",
-                 "s, 10 tokens a run from runs/warm: Every task"):  # fmt: skip
+                 "s, 10 tokens a run from runs/warm: Every task",
+                 "s, 10 tokens a run, at most 1.5 seconds: Every task"):  # fmt: skip
         assert f"## {head}" in text
 
 
@@ -194,6 +196,8 @@ def test_a_suites_own_budgets_are_one_report(tmp_path, monkeypatch):
     rows = [
         {**row(env=env), "suite": "diagnostics", "budget": budgets[env], "model": "tiny"} for env in ("Needle", "Copy")
     ]
+    assert is_own("diagnostics", "Copy", budgets["Copy"], "tiny", None)
+    assert not is_own("diagnostics", "Copy", budgets["Copy"], "tiny", 1.0), "nobody knows how much of it was used"
     file = tmp_path / "x.jsonl"
     file.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
     report.main(["--results", str(file)])
