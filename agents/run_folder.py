@@ -35,8 +35,41 @@ LOCK = "run.lock"
 _LOCKED_BYTE = 1 << 16
 
 
-class FolderLock:
-    """At most one process at a time trains in a folder. The system lets go of the lock when a process ends, however.
+class FileLock:
+    """At most one process at a time holds it. The system lets go of it when a process ends, however.
+
+    Args:
+        file: The lock's file, which is made, and stays.
+        expected: What the error of a second process says that it expected, and got.
+        instead: What somebody may do who does not want to wait.
+
+    Raises:
+        ValueError: If another process holds it; says which.
+        OSError: If the file cannot be written to.
+    """
+
+    def __init__(self, file: Path, expected: str, instead: str) -> None:
+        self._stream: TextIO = file.open("a+", encoding="utf-8")
+        try:
+            _lock(self._stream)
+        except OSError as error:
+            self._stream.seek(0)
+            owner = self._stream.read(200).strip() or "another process"
+            self._stream.close()
+            raise ValueError(
+                f"Expected {expected}, which {owner} is using. Wait for it, stop it, or {instead}"
+            ) from error
+        self._stream.truncate(0)
+        self._stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._stream.flush()
+
+    def release(self) -> None:
+        """Let others in."""
+        self._stream.close()
+
+
+class FolderLock(FileLock):
+    """At most one process at a time trains in a folder.
 
     Args:
         folder: The run's folder.
@@ -47,25 +80,8 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        file = folder / LOCK
-        self._stream: TextIO = file.open("a+", encoding="utf-8")
-        try:
-            _lock(self._stream)
-        except OSError as error:
-            self._stream.seek(0)
-            owner = self._stream.read(200).strip() or "another process"
-            self._stream.close()
-            raise ValueError(
-                f"Expected a run folder that nobody trains in, got {str(folder)!r}, which {owner} is using. Wait for "
-                "it, stop it, or choose another folder with --output"
-            ) from error
-        self._stream.truncate(0)
-        self._stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._stream.flush()
-
-    def release(self) -> None:
-        """Let others in."""
-        self._stream.close()
+        expected = f"a run folder that nobody trains in, got {str(folder)!r}"
+        super().__init__(folder / LOCK, expected, "choose another folder with --output")
 
 
 def _lock(stream: TextIO) -> None:

@@ -14,17 +14,22 @@ import multiprocessing
 import os
 import platform
 import re
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import tyro
 
+import textenvs
 from benchmarks.rows import all_rows, append_rows
 from benchmarks.suite import SUITES, Run
 
@@ -122,7 +127,16 @@ def wanted(arguments: Arguments) -> list[Run]:
 def _child(run: Run, answer: Connection) -> None:
     from benchmarks.runs import measure  # has been imported where this was forked from
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     answer.send(measure(run))
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, however: nobody is left to write its row down."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 class _Process:
@@ -150,6 +164,25 @@ class _Process:
         return found
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM, and a terminal that closes, stop the command as Ctrl-C does; not where they are ignored (nohup)."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in names]
+    taken = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def line(row: dict[str, Any]) -> str:
     """What the progress says of a row."""
     where = f"{row['agent']:<24} {row['env']:<20} {row['payout']:<10} seed {row['seed']}"
@@ -172,31 +205,50 @@ def main(argv: Sequence[str]) -> None:
         raise SystemExit(f"error: {error}") from error
     file = arguments.output or Path("runs") / f"learn-{arguments.suite}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
+    from agents.run_folder import FileLock  # brings torch, which whoever asks for --help need not wait for
+
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the process that runs are forked from
+    expected = f"results that no other command adds to, got {str(file)!r}"
+    try:
+        lock = FileLock(file.with_suffix(".lock"), expected, "choose another file with --output")
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    try:
+        with _stoppable():
+            _do(runs, file, arguments.jobs)
+    finally:
+        lock.release()
+
+
+def _do(runs: list[Run], file: Path, jobs: int) -> None:
+    """Do the runs that a file does not have."""
     done = {key_of(row) for row in read_rows(file) if row["status"] == "ok"}
     missing = [run for run in runs if run.key not in done]
     print(f"{len(runs)} runs, {len(runs) - len(missing)} of them done before; {file}", flush=True)
     total, finished, failed = len(missing), 0, 0
     running: list[_Process] = []
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported in the process that runs are forked from
-    machine = f"{platform.system()} {platform.machine()}, torch {version('torch')}"
+    where = {
+        "machine": f"{platform.system()} {platform.machine()}, torch {version('torch')}",
+        "textenvs": textenvs.__version__,
+    }
     try:
         while missing or running:
-            while missing and len(running) < arguments.jobs:
+            while missing and len(running) < jobs:
                 running.append(_Process(missing.pop(0)))
             for process in list(running):
                 row = process.row()
                 if row is None:
                     continue
                 running.remove(process)
-                row["machine"] = machine
-                append_rows(file, row)
+                append_rows(file, {**row, **where})
                 finished += 1
                 failed += row["status"] == "failed"
                 print(f"[{finished}/{total}] {line(row)}", flush=True)
             time.sleep(0.2)
     except KeyboardInterrupt:
-        for process in running:
-            process.process.terminate()
         print(f"\nStopped. The same command goes on with the other {total - finished} runs.", file=sys.stderr)
         raise SystemExit(130) from None
+    finally:
+        for process in running:
+            process.process.terminate()
     print(f"{finished - failed} runs done, {failed} failed. Report: python -m benchmarks report --results {file}")

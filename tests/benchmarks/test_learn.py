@@ -1,13 +1,20 @@
 """The benchmark's runs: what is asked for is done once, failures are rows, and everybody gets the same experiment."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import textenvs
 from agents import Policy
+from agents.run_folder import FileLock
 from agents.training import Algorithm
 from benchmarks import learn, suite
 from benchmarks.contestants import OUTSIDE, Unavailable, algorithm_of, parse, train
@@ -213,6 +220,8 @@ def test_a_command_goes_on_where_it_was_and_tries_failures_again(tmp_path, monke
             self.run = run
 
         def row(self):
+            with pytest.raises(ValueError, match="is using"):
+                FileLock(tmp_path / "x.lock", "", "")
             calls.append(self.run.key)
             return {**self.run.columns, "status": next(outcomes), "reason": "x", "score": 1.0, "tokens": 1,
                     "cpu_seconds": 1.0, "seconds": 1.0}  # fmt: skip
@@ -227,9 +236,56 @@ def test_a_command_goes_on_where_it_was_and_tries_failures_again(tmp_path, monke
     learn.main(words)
     assert len(calls) == 1
     assert "3 of them done before" in capsys.readouterr().out
-    assert {row["status"] for row in read_rows(tmp_path / "x.jsonl")} == {"ok"}
+    found = read_rows(tmp_path / "x.jsonl")
+    assert {row["status"] for row in found} == {"ok"}
+    assert {row["textenvs"] for row in found} == {textenvs.__version__}
+    assert len({row["machine"] for row in found}) == 1
     with pytest.raises(SystemExit, match="Expected --suite"):
         learn.main(["--suite", "none"])
+
+
+BEATING = """
+import time
+from pathlib import Path
+
+while True:
+    with Path("beats").open("a") as file:
+        file.write(".")
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_no_run_outlives_its_command(tmp_path, number, status):
+    """The agent's module beats for as long as it is imported, in the process of the run."""
+    (tmp_path / "beating.py").write_text(BEATING)
+    words = [sys.executable, "-m", "benchmarks", "learn", "--agents", "beating:agent", "--output", "x.jsonl"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    beats = tmp_path / "beats"
+    while not beats.exists():
+        assert command.poll() is None
+        time.sleep(0.05)
+    command.send_signal(number)
+    assert command.wait(10) == status
+    command.communicate()
+    heard = -1
+    for _ in range(20):
+        before, heard = heard, beats.stat().st_size
+        if before == heard:
+            break
+        time.sleep(0.3)
+    assert before == heard, "it goes on"
+
+
+def test_two_commands_do_not_write_into_one_file(tmp_path):
+    words = ["--suite", "smoke", "--output", str(tmp_path / "x.jsonl")]
+    lock = FileLock(tmp_path / "x.lock", "", "")
+    with pytest.raises(SystemExit, match=r"no other command adds to, got '.*x.jsonl', which process \d+ on .* using"):
+        learn.main(words)
+    lock.release()
 
 
 def test_progress_says_what_happened():
