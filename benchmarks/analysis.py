@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.suite import UNTRAINED
+
 REPLICATIONS = 2000
 """Of the bootstrap."""
 
@@ -47,6 +49,36 @@ def normalised(row: Row) -> float | None:
     return 0.0 if row["status"] == "failed" else row.get("normalised")
 
 
+def scaled_envs(rows: Sequence[Row]) -> set[str]:
+    """The environments with a scale: where anybody has a normalised score, whatever the payout, failures are 0."""
+    return {row["env"] for row in rows if row.get("normalised") is not None}
+
+
+def differing(rows: Sequence[Row]) -> dict[str, dict[str, list[Any]]]:
+    """Settings in which runs of one agent on one task differ: their mean is over different algorithms.
+
+    Args:
+        rows: Of one suite, at its own budgets or another one.
+
+    Returns:
+        Agent to name of a setting to the values that it has on one task. The seed is none of them.
+    """
+    found: dict[str, dict[str, list[Any]]] = {}
+    tasks: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if "config" in row:
+            tasks.setdefault((row["agent"], row["env"], row["payout"]), []).append(row["config"])
+    for (agent, _, _), configs in tasks.items():
+        for name in dict.fromkeys(name for config in configs for name in config if name != "seed"):
+            values: list[Any] = []
+            for config in configs:
+                if config.get(name) not in values:
+                    values.append(config.get(name))
+            if len(values) > 1:
+                found.setdefault(agent, {}).setdefault(name, values)
+    return found
+
+
 def chosen(rows: Sequence[Row], **columns: Any) -> list[Row]:
     """The rows with some values in some columns."""
     return [row for row in rows if all(row[name] == value for name, value in columns.items())]
@@ -70,8 +102,8 @@ class Matrices:
 def matrices(rows: Sequence[Row]) -> Matrices:
     """Arrange rows by run and task.
 
-    The tasks are those of the rows that have a scale. An agent that did not run on all of them is left out: its mean
-    would be over other tasks. Where an agent has more seeds on one task than on another, the fewest count.
+    The tasks are those of the environments that have a scale. An agent that did not run on all of them is left out:
+    its mean would be over other tasks. Where an agent has more seeds on one task than on another, the fewest count.
 
     Args:
         rows: Of one suite, at its own budgets or another one.
@@ -84,8 +116,8 @@ def matrices(rows: Sequence[Row]) -> Matrices:
         score = normalised(row)
         if score is not None:
             found.setdefault(row["agent"], {}).setdefault((row["env"], row["payout"]), []).append(score)
-    scaled = {(row["env"], row["payout"]) for row in rows if row.get("normalised") is not None}
-    order = [(row["env"], row["payout"]) for row in rows if (row["env"], row["payout"]) in scaled]
+    scaled = scaled_envs(rows)
+    order = [(row["env"], row["payout"]) for row in rows if row["env"] in scaled and row["status"] != "skipped"]
     tasks = list(dict.fromkeys(order))
     scores, left_out = {}, {}
     for agent in names(rows, "agent"):
@@ -231,13 +263,16 @@ class Cell:
         payout: When it was paid.
         runs: How many runs, the failed ones too.
         failed: How many failed.
-        score: Mean score, normalised where there is a scale; None where no run has one.
-        spread: Standard deviation over seeds.
+        score: Mean score, normalised where there is a scale, on which failed runs count as 0; without one they are
+            left out. None where no run has one.
+        spread: Sample standard deviation over the same seeds.
         shifted: Mean score on the shifted split, alike.
         reached: How many runs reached the threshold.
-        tokens: Median tokens to it, over all runs; infinite where most did not reach it. None without a threshold.
+        tokens: Median tokens to it, over all runs; infinite where most did not reach it, or all failed. None without
+            a threshold.
         cpu_seconds: Median CPU-seconds to it, alike.
         late_deviation: Mean over runs of the deviation of the training score in the last fifth of training.
+        used: Mean tokens of the runs that did not fail: budgets are finished by whole batches.
         beside: Name in `BESIDE` to the mean over the runs that have it.
     """
 
@@ -253,6 +288,7 @@ class Cell:
     tokens: float | None
     cpu_seconds: float | None
     late_deviation: float | None
+    used: float | None
     beside: dict[str, float]
 
 
@@ -269,18 +305,17 @@ def cells(rows: Sequence[Row]) -> list[Cell]:
     Returns:
         The cells, by task.
     """
-    found = []
+    found, scaled = [], scaled_envs(rows)
     for env, payout in dict.fromkeys((row["env"], row["payout"]) for row in rows):
         for agent in names(rows, "agent"):
             some = [row for row in chosen(rows, env=env, payout=payout, agent=agent) if row["status"] != "skipped"]
             if some:
-                found.append(_cell(agent, env, payout, some))
+                found.append(_cell(agent, env, payout, some, env in scaled))
     return found
 
 
-def _cell(agent: str, env: str, payout: str, rows: list[Row]) -> Cell:
+def _cell(agent: str, env: str, payout: str, rows: list[Row], scaled: bool) -> Cell:
     fine = [row for row in rows if row["status"] == "ok"]
-    scaled = any(row.get("normalised") is not None for row in fine)
     name = "normalised" if scaled else "score"
     scores = [row[name] for row in fine] + ([0.0] * (len(rows) - len(fine)) if scaled else [])
     shifted = [row[f"{name}_shifted"] for row in fine if row.get(f"{name}_shifted") is not None]
@@ -289,7 +324,7 @@ def _cell(agent: str, env: str, payout: str, rows: list[Row]) -> Cell:
 
     def median(column: str) -> float | None:
         if not timed:
-            return None
+            return np.inf if scaled and not fine and agent not in UNTRAINED else None
         times = [np.inf if row[column] is None else row[column] for row in timed] + [np.inf] * (len(rows) - len(fine))
         return float(np.sort(times)[len(times) // 2])  # the upper one of two: infinity minus infinity is no number
 
@@ -306,6 +341,7 @@ def _cell(agent: str, env: str, payout: str, rows: list[Row]) -> Cell:
         tokens=median("tokens_to_threshold"),
         cpu_seconds=median("cpu_seconds_to_threshold"),
         late_deviation=float(np.mean(lates)) if lates else None,
+        used=float(np.mean([row["tokens"] for row in fine])) if fine else None,
         beside={
             name: float(np.mean(found))
             for name in BESIDE

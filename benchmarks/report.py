@@ -78,7 +78,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
     """
     found = analysis.matrices(rows)
     grid = analysis.cells(rows)
-    parts = []
+    parts = [Section("Notes", notes)] if (notes := _notes(rows)) else []
     if found.scores:
         parts += [_headline(rows), _aggregates(found), _improvements(found), _profiles(found)]
     elif found.left_out:
@@ -90,6 +90,24 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         parts.append(_curves(trained, 0, "tokens", "Learning curves, by environment tokens"))
         parts.append(_curves(trained, 1, "CPU-seconds", "Learning curves, by CPU-seconds"))
     return [*parts, _failures(rows)]
+
+
+def _notes(rows: Sequence[Row]) -> tuple[str, ...]:
+    """What to know before any number."""
+    found = []
+    for agent, settings in analysis.differing(rows).items():
+        differ = "; ".join(f"{name}: {' or '.join(map(str, values))}" for name, values in settings.items())
+        found.append(
+            f"Warning: runs of {agent} on one task had different settings ({differ}), so that their mean is over "
+            "different algorithms. Make these runs again, in a file of their own."
+        )
+    models = list(dict.fromkeys(row.get("model", "tiny") for row in rows))
+    if models != ["tiny"]:
+        found.append(
+            f"All seeds begin with one and the same start model, {' or '.join(models)}: intervals and deviations are "
+            "over seeds of what came after it alone."
+        )
+    return tuple(found)
 
 
 def _headline(rows: Sequence[Row]) -> Section:
@@ -205,8 +223,8 @@ def _payouts(grid: list[Cell]) -> Section:
 def _tasks(grid: list[Cell], rows: Sequence[Row]) -> Section:
     beside = [name for name in analysis.BESIDE if any(name in cell.beside for cell in grid)]
     table = [
-        ["environment", "payout", "agent", "score", "over seeds", "shifted", "reached", "tokens to it", "CPU s to it",
-         "late deviation", *[analysis.BESIDE[name] for name in beside]]
+        ["environment", "payout", "agent", "runs", "tokens used", "score", "over seeds", "shifted", "reached",
+         "tokens to it", "CPU s to it", "late deviation", *[analysis.BESIDE[name] for name in beside]]
     ]  # fmt: skip
     for cell in grid:
         table.append(
@@ -214,6 +232,8 @@ def _tasks(grid: list[Cell], rows: Sequence[Row]) -> Section:
                 cell.env,
                 cell.payout,
                 cell.agent,
+                f"{cell.runs - cell.failed}/{cell.runs}",
+                "" if cell.used is None else f"{cell.used:,.0f}",
                 _number(cell.score),
                 _number(cell.spread),
                 _number(cell.shifted),
@@ -227,11 +247,14 @@ def _tasks(grid: list[Cell], rows: Sequence[Row]) -> Section:
     scaled = any(row.get("normalised") is not None for row in rows)
     what = "normalised where the task has a scale, else as it is" if scaled else "as it is, since no task has a scale"
     text = (
-        f"Score: mean over seeds on the test split, {what}. Over seeds: its standard deviation. Shifted: on the "
+        "Runs: those that did not fail, of all. A failed one counts as a score of 0 where the task has a scale, and is "
+        "left out where it has none. Tokens used: the mean; a budget is finished by a whole batch, so that agents go "
+        "beyond it by different amounts.",
+        f"Score: mean over seeds on the test split, {what}. Over seeds: its sample standard deviation. Shifted: on the "
         "shifted test split (longer or other inputs than were trained on), on that split's own scale.",
-        "Reached: runs that got to the threshold. Late deviation: of the training score over the last fifth of "
-        "training, in score units. KL: to the start model, in nats a response. Held-out: a metric that nobody "
-        "trained on.",
+        "Reached: runs that got to the threshold. Late deviation: standard deviation of the training "
+        "score over the updates in the last fifth of training, in score units. KL: to the start model, in nats a "
+        "response. Held-out: a metric that nobody trained on.",
     )
     return Section("Every task", text, table)
 
@@ -450,7 +473,9 @@ def main(argv: Sequence[str]) -> None:
     head += [f"    {command}" for command in (arguments.command or "").split("\n") if command]
     machines = ", ".join(dict.fromkeys(row["machine"] for row in rows if "machine" in row))
     seconds = sum(row.get("cpu_seconds", 0.0) for row in rows)
-    head.append(f"{len(rows)} runs, {seconds:,.0f} CPU-seconds, one thread a run; {machines}.")
+    made = sorted({row["textenvs"] for row in rows if "textenvs" in row})
+    by = "; ".join([machines, *(f"textenvs {version}" for version in made)])
+    head.append(f"{len(rows)} runs, {seconds:,.0f} CPU-seconds, one thread a run; {by}.")
     parts: list[Section] = []
     glanced: bytes | None = None
     groups: dict[tuple[str, str], list[Row]] = {}

@@ -42,6 +42,9 @@ def test_matrices_have_a_row_a_run_and_a_column_a_task():
     np.testing.assert_array_equal(found.scores["a"], [[0.1, 0.3], [0.2, 0.4]])  # as many seeds as every task has
     np.testing.assert_array_equal(found.scores["b"], [[0.0, 0.9]])  # a failure is a 0
     assert found.left_out == {"c": "no runs on 1 of 2 tasks"}
+    rows = [row("a", "E"), failed(agent="a", env="E", payout="sparse"), failed(agent="a", env="F")]
+    assert matrices(rows).tasks == [("E", "immediate"), ("E", "sparse")], "a scale is the environment's"
+    np.testing.assert_array_equal(matrices(rows).scores["a"], [[0.5, 0.0]])
     raw = matrices([{**row(), "normalised": None}])
     assert (raw.scores, raw.left_out) == ({}, {"a": "no task has a scale"})
 
@@ -96,6 +99,37 @@ def test_cells_summarise_seeds():
     assert (raw.score, raw.shifted, raw.spread) == (0.8, 0.1, None)
 
 
+def test_where_all_runs_failed_the_score_is_that_of_random_tokens_and_the_threshold_is_never_reached():
+    rows = [row("a"), *(failed(agent=agent, seed=seed) for agent in ("b", "random") for seed in (0, 1))]
+    _, cell, untrained = cells(rows)
+    assert (cell.runs, cell.failed, cell.score, cell.spread, cell.reached) == (2, 2, 0.0, 0.0, 0)
+    assert cell.tokens == cell.cpu_seconds == np.inf
+    assert (untrained.score, untrained.tokens) == (0.0, None)
+    raw = [{**row(score=0.4), "normalised": None}, failed(seed=1), *(failed(agent="b", seed=seed) for seed in (0, 1))]
+    kept, lost = cells(raw)
+    assert (kept.runs, kept.failed, kept.score, kept.spread) == (2, 1, 0.8, None), "no scale has a 0 to count"
+    assert (lost.score, lost.tokens) == (None, None)
+
+
+def test_tokens_used_are_those_of_the_runs_that_did_not_fail():
+    (cell,) = cells([row(tokens=1000), row(seed=1, tokens=1300), failed(seed=2)])
+    assert cell.used == 1150
+    assert cells([failed()])[0].used is None
+
+
+def test_runs_with_other_settings_are_warned_of():
+    rows = [
+        row(config={"lr": 1, "seed": 0}), row(seed=1, config={"lr": 2, "seed": 1}), row(env="F", config={"lr": 3}),
+        row("b", config={"lr": 1}), row("b", seed=1, config={"lr": 1}), row("b", "F", config={"lr": 2}),
+        row("c", config={"lr": 1, "new": {"x": 1}}), row("c", seed=1, config={"lr": 1}), failed(agent="c", seed=2),
+    ]  # fmt: skip
+    assert analysis.differing(rows) == {"a": {"lr": [1, 2]}, "c": {"new": [{"x": 1}, None]}}
+    (notes,) = [one for one in report.sections([{**one, "model": "runs/warm"} for one in rows]) if one.title == "Notes"]
+    assert "Warning: runs of a on one task had different settings (lr: 1 or 2)" in notes.text[0]
+    assert "one and the same start model, runs/warm:" in notes.text[2]
+    assert all(one.title != "Notes" for one in report.sections(rows[3:5])), "nothing to say"
+
+
 def test_which_payout_is_sooner():
     pairs = {"E": (1, 2), "F": (None, 2), "G": (3, 3), "H": (None, None), "I": (1, None), "J": (3, 3)}
     rows = [
@@ -104,7 +138,8 @@ def test_which_payout_is_sooner():
         for payout, to in zip(("immediate", "sparse"), both, strict=True)
     ]
     rows.append(row("b", "E", "immediate"))
-    assert sooner(cells(rows)) == {"a": (2, 1, 2, 1)}
+    rows += [row("c", "E", to=5), failed(agent="c", env="E", payout="sparse")]
+    assert sooner(cells(rows)) == {"a": (2, 1, 2, 1), "c": (1, 0, 0, 0)}
 
 
 def test_curves_are_joined_up_to_where_the_shortest_ends():
@@ -137,7 +172,7 @@ def test_the_page_shows_everything(tmp_path, capsys, monkeypatch):
         row(agent, env, payout, seed, score=0.1 * seed + (0.4 if agent == "b" else 0.2))
         for agent in ("a", "b") for env in ("E", "F") for payout in ("immediate", "sparse") for seed in range(3)
     ]  # fmt: skip
-    rows[0] |= {"kl": 1.0, "held_out": 0.7}
+    rows[0] |= {"kl": 1.0, "held_out": 0.7, "textenvs": "1.2"}
     rows[1] |= {"kl": 3.0, "held_out": None}
     rows += [failed(agent="a", seed=9), {**failed(agent="c"), "status": "skipped", "reason": "not <installed>"}]
     rows += [{**row("random", env, payout), "curve": []} for env in ("E", "F") for payout in ("immediate", "sparse")]
@@ -160,6 +195,8 @@ def test_the_page_shows_everything(tmp_path, capsys, monkeypatch):
     assert "| agent | IQM, immediate | IQM, sparse |" in glance
     assert "| b | 0.50 [" in glance, "scores are 0.4, 0.5 and 0.6"
     assert "| late deviation | KL | held-out |" in text, "what some rows have, distinct-2 not"
+    assert "| E | immediate | a | 3/4 | 1,000 | 0.23 |" in text, "0.2, 0.3, 0.4 and a failure"
+    assert "M; textenvs 1.2." in text
     assert "| 0.100 | 2.00 | 0.70 |" in text, "means over the runs that have it"
     assert "not &lt;installed&gt;" in page
     assert "python -m &lt;this&gt;" in page
