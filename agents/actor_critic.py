@@ -8,7 +8,8 @@ asynchrony; advantages by Schulman et al. (2016), arXiv:1506.02438, equation 16.
 
 What differs from the paper: episodes are whole, so nothing is cut after n steps (gae_lambda = 1 gives the Monte Carlo
 return; n_steps looks n steps ahead of every action, where A3C looks to the end of its segment); actor and critic share
-the language model's trunk unless critic="separate"; Adam instead of RMSprop; advantages are normalised over the batch;
+the language model's trunk unless critic="separate"; the critic says what a state is worth beyond the mean of its step
+(agents.step_values); Adam instead of RMSprop; advantages are normalised over the batch;
 each token pays for its KL to the start model.
 """
 
@@ -27,6 +28,7 @@ from agents.losses import explained_variance, kl_estimate, masked_mean, policy_g
 from agents.metrics import Meter
 from agents.policy import ActionEvaluation, Places, Policy
 from agents.rollout import Rollout, micro_batches
+from agents.step_values import estimates, prepare
 from agents.steps import step
 from agents.training import Algorithm
 
@@ -43,6 +45,9 @@ class ActorCriticConfig(RunConfig):
     """Weight of the value loss."""
     critic: Literal["shared", "separate"] = "shared"
     """Whether values are read off the policy's own trunk, or off a second one, which starts as a copy of it."""
+    step_values: bool = True
+    """Whether V of a state is the mean return of earlier batches at its step plus what the critic says, or the critic's
+    word alone (see agents.step_values)."""
     normalize_advantages: bool = True
     """Shift and scale advantages to mean 0 and standard deviation 1 over the batch's tokens."""
 
@@ -80,26 +85,27 @@ def update(
     kl_price = kl_coef * rollout.kl(config.kl_estimator) if kl_coef else 0.0
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
     ends = (rollout.terminated, rollout.truncated, mask)
+    values, last_values, of_step = estimates(rollout)
     if config.n_steps is None:
         advantages, returns = gae(
             rewards,
-            rollout.values,
+            values,
             *ends,
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,
-            last_values=rollout.last_values,
+            last_values=last_values,
         )
     else:
         advantages, returns = n_step_advantages(
-            rewards, rollout.values, *ends, n_steps=config.n_steps, gamma=config.gamma, last_values=rollout.last_values
+            rewards, values, *ends, n_steps=config.n_steps, gamma=config.gamma, last_values=last_values
         )
     meter = Meter()
-    meter.add(1.0, {"explained_variance": explained_variance(rollout.values, returns, mask)})
+    meter.add(1.0, {"explained_variance": explained_variance(values, returns, mask)})
     if config.kl_credit == "token":
         advantages = advantages - kl_price
     if config.normalize_advantages:
         advantages = normalize(advantages, mask)
-    rollout = replace(rollout, advantages=advantages, returns=returns)
+    rollout = replace(rollout, advantages=advantages, returns=returns - of_step)  # the critic's targets
 
     tokens = mask.sum()
 
@@ -139,4 +145,4 @@ def update(
     return meter.means()
 
 
-ActorCritic = Algorithm("actor_critic", ActorCriticConfig, update)
+ActorCritic = Algorithm("actor_critic", ActorCriticConfig, update, prepare)

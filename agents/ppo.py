@@ -10,7 +10,8 @@ arXiv:1506.02438, equation 16; the KL penalty per token from Ziegler et al. (201
 What differs from the papers: episodes are whole responses and are not cut into fixed horizons; losses are means over
 the tokens of a minibatch; advantages are normalised once over the batch, not in each minibatch; an epoch stops the
 update when the policy has moved further than `target_kl`; minibatches have about as many tokens each; actor and critic
-share the language model's trunk unless critic="separate"; value clipping takes the larger of the two errors, as in
+share the language model's trunk unless critic="separate"; the critic says what a state is worth beyond the mean of its
+step (agents.step_values); value clipping takes the larger of the two errors, as in
 OpenAI's code.
 """
 
@@ -30,6 +31,7 @@ from agents.losses import explained_variance, kl_estimate, masked_mean, ppo_poli
 from agents.metrics import Meter
 from agents.policy import ActionEvaluation, Places, Policy
 from agents.rollout import Rollout, micro_batches, minibatches
+from agents.step_values import estimates, prepare
 from agents.steps import step
 from agents.training import Algorithm
 
@@ -63,6 +65,9 @@ class PPOConfig(RunConfig):
     """Weight of the value loss."""
     critic: Literal["shared", "separate"] = "shared"
     """Whether values are read off the policy's own trunk, or off a second one, which starts as a copy of it."""
+    step_values: bool = True
+    """Whether V of a state is the mean return of earlier batches at its step plus what the critic says, or the critic's
+    word alone (see agents.step_values)."""
     normalize_advantages: bool = True
     """Shift and scale advantages to mean 0 and standard deviation 1 over the batch's tokens."""
     target_kl: float | None = 0.05
@@ -106,23 +111,24 @@ def update(
     kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
     kl_price = kl_coef * rollout.kl(config.kl_estimator) if kl_coef else 0.0
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
+    values, last_values, of_step = estimates(rollout)
     advantages, returns = gae(
         rewards,
-        rollout.values,
+        values,
         rollout.terminated,
         rollout.truncated,
         mask,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
-        last_values=rollout.last_values,
+        last_values=last_values,
     )
     meter = Meter()
-    meter.add(1.0, {"explained_variance": explained_variance(rollout.values, returns, mask)})
+    meter.add(1.0, {"explained_variance": explained_variance(values, returns, mask)})
     if config.kl_credit == "token":
         advantages = advantages - kl_price
     if config.normalize_advantages:
         advantages = normalize(advantages, mask)
-    rollout = replace(rollout, advantages=advantages, returns=returns)
+    rollout = replace(rollout, advantages=advantages, returns=returns - of_step)  # the critic's targets
 
     def loss_of(tokens: Tensor, rows: Tensor, found: Meter) -> Tensor:
         part = rollout.select(rows)
@@ -185,4 +191,4 @@ def update(
     return {**meter.means(), "epochs": float(epochs)}
 
 
-PPO = Algorithm("ppo", PPOConfig, update)
+PPO = Algorithm("ppo", PPOConfig, update, prepare)

@@ -30,7 +30,6 @@ from agents.advantages import (
     discounted_returns,
     group_normalize,
     leave_one_out_baseline,
-    moving_average,
     normalize,
     per_step_baseline,
     per_step_means,
@@ -40,6 +39,7 @@ from agents.losses import kl_estimate, masked_mean, policy_gradient_loss, value_
 from agents.metrics import Meter
 from agents.policy import ActionEvaluation, Places, Policy
 from agents.rollout import Rollout, collect, micro_batches
+from agents.step_values import beneath, estimates, step_means
 from agents.steps import step
 from agents.training import Algorithm
 
@@ -68,6 +68,9 @@ class REINFORCEConfig(RunConfig):
     """Weight of the value loss, where the baseline is a learned value."""
     critic: Literal["shared", "separate"] = "shared"
     """Whether values are read off the policy's own trunk, or off a second one, which starts as a copy of it."""
+    step_values: bool = True
+    """Whether that V is the mean return of earlier batches at its step plus what the critic says, or the critic's word
+    alone (see agents.step_values)."""
     normalize_advantages: bool = True
     """Divide advantages by their root mean square over the batch, which keeps their signs."""
     loss_mean: Literal["token", "episode"] = "token"
@@ -112,13 +115,12 @@ def prepare(agent: Agent, rollout: Rollout) -> Rollout:
     config = agent.config
     assert isinstance(config, REINFORCEConfig)
     if config.baseline == "moving_average":
-        means, alive = per_step_means(credits(rollout, rollout.rewards_and_bonuses, config), rollout.response_mask)
-        before = torch.tensor(agent.memory.get("moving_average", []), dtype=torch.float64)
-        agent.memory["moving_average"] = moving_average(before, means[alive], config.baseline_decay).tolist()
-        known = means.new_zeros(means.shape)
-        count = min(len(before), len(known))
-        known[:count] = before[:count].to(known)
-        return replace(rollout, baselines=torch.where(rollout.response_mask, known.float(), 0))
+        credited, mask = credits(rollout, rollout.rewards_and_bonuses, config), rollout.response_mask
+        known = step_means(agent.memory, "moving_average", credited, mask, config.baseline_decay)
+        return replace(rollout, baselines=torch.where(mask, known.nan_to_num().float(), 0))
+    if config.baseline == "value" and config.step_values:
+        credited = credits(rollout, rollout.rewards_and_bonuses, config)
+        return replace(rollout, baselines=beneath(agent.memory, credited, rollout.response_mask))
     if config.baseline == "greedy":
         if agent.env.group_size == 1:
             examples, place = rollout.examples.unique(return_inverse=True)
@@ -163,6 +165,7 @@ def update(
     rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
     returns = credits(rollout, rewards, config)
     advantages = baseline_advantages(rollout, returns, config)
+    targets = returns - estimates(rollout)[2] if config.baseline == "value" else returns  # the critic's
     if config.kl_credit == "token":
         advantages = advantages - kl_price
     if config.normalize_advantages:
@@ -173,7 +176,7 @@ def update(
 
     def loss_of(rows: Tensor, found: Meter) -> Tensor:
         part = rollout.select(rows)
-        mine, targets = advantages[rows], returns[rows]
+        mine, sought = advantages[rows], targets[rows]
 
         def of_actions(now: ActionEvaluation, at: Places) -> Tensor:
             counted = part.response_mask[at]
@@ -184,7 +187,7 @@ def update(
             loss = policy_loss - entropy_coef * entropy if entropy_coef else policy_loss
             terms = {"policy_loss": policy_loss, "entropy": entropy}
             if config.baseline == "value":
-                terms["value_loss"] = value_loss(now.values, targets[at], counted, normalizer=tokens)
+                terms["value_loss"] = value_loss(now.values, sought[at], counted, normalizer=tokens)
                 loss = loss + config.value_coef * terms["value_loss"]
             if config.kl_credit == "loss" and kl_coef:
                 assert part.ref_log_probs is not None
@@ -234,7 +237,7 @@ def baseline_advantages(rollout: Rollout, returns: Tensor, config: REINFORCEConf
             advantages = compared - per_step_baseline(compared, alive)
         return torch.where(mask, advantages, 0)
     if config.baseline == "value":
-        return returns - rollout.values
+        return returns - estimates(rollout)[0]
     if config.baseline in ("moving_average", "greedy"):
         if rollout.baselines is None:
             raise ValueError(f"Expected a rollout with baselines for {config.baseline!r}: call prepare(agent, rollout)")

@@ -22,6 +22,7 @@ COMMANDS = (
     "fresh",
     "warm_start",
     "sb3",
+    "values",
 )
 
 
