@@ -78,14 +78,18 @@ class _Curve:
         self._max_seconds = max_seconds
 
     def add(self, tokens: int, scores: list[float]) -> bool:
-        """Count them; returns whether to go on."""
+        """Count them; returns whether the budget and the time are not used up."""
         self.tokens += tokens
         self._scores += scores
         if len(self._scores) >= BATCH:
             self.rows.append((self.tokens, time.process_time() - self._cpu, float(np.mean(self._scores))))
             self._scores = []
-        late = self._max_seconds is not None and time.perf_counter() - self._started >= self._max_seconds
-        return self.tokens < self._budget and not late
+        return self.tokens < self._budget and not self.late
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is used up."""
+        return self._max_seconds is not None and time.perf_counter() - self._started >= self._max_seconds
 
 
 def _sb3(name: str, experiment: Experiment, seed: int, settings: dict[str, Any], max_seconds: float | None) -> Trained:
@@ -114,7 +118,8 @@ def _sb3(name: str, experiment: Experiment, seed: int, settings: dict[str, Any],
             scores = [
                 info["score"] for info, over in zip(self.locals["infos"], self.locals["dones"], strict=True) if over
             ]
-            return curve.add(LANES, scores)
+            curve.add(LANES, scores)
+            return not curve.late  # SB3 would not train on a rollout that it was told to stop in
 
     n_steps = max(1, steps * BATCH // LANES)
     common: dict[str, Any] = {"seed": seed, "device": "cpu", "gamma": 1.0}

@@ -162,6 +162,25 @@ def test_what_goes_wrong_is_a_row():
         assert key_of(row)[1] in ("ppo", "ppo[gamma=2.0]")
 
 
+@pytest.mark.parametrize(("name", "updates"), [("sb3_ppo_mlp", 2), ("sb3_a2c_mlp", 4)])
+def test_stable_baselines3_learns_from_all_that_it_plays(name, updates, monkeypatch):
+    """The rollout that crosses the budget is a whole one, and trained on, as in the bundled algorithms."""
+    sb3 = pytest.importorskip(
+        "stable_baselines3", reason="stable-baselines3 is not installed: pip install 'textenvs[sb3]'"
+    )
+    algorithm = sb3.PPO if "ppo" in name else sb3.A2C
+    trained, train_once = [], algorithm.train
+
+    def counted(self):
+        trained.append(self.rollout_buffer.buffer_size * self.n_envs)
+        train_once(self)
+
+    monkeypatch.setattr(algorithm, "train", counted)
+    found = train(name, replace(SMALL, tokens=1_100, episodes=2), 0)
+    assert len(trained) == updates
+    assert sum(trained) == found.tokens >= 1_100
+
+
 @pytest.mark.parametrize("name", [name for name in OUTSIDE if name.startswith("sb3")])
 def test_stable_baselines3_takes_part(name):
     pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'textenvs[sb3]'")
