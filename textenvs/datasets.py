@@ -70,7 +70,8 @@ class Dataset(Task):
         split: The split that all rows are of; from the Hub, only this one is loaded. None: see above.
         preset: One of `textenvs.presets.PRESETS`: all of these settings for a public data set. Others still count.
         limit: At most this many examples a split, chosen by a hash of their prompts; None keeps all.
-        on_error: What happens where a row cannot be read: "raise", or "skip", which counts them in `report`.
+        on_error: What happens where a row cannot be read: "raise", or "skip", which counts them in `report`. Quotes in
+            a CSV file that do not fit together are raised either way, since no row behind them can be told.
         encoding: Of files of text.
         prompt_tokens: Keep only the first so many tokens of each prompt, so that a whole text becomes the beginning
             that a policy continues; None keeps it all. Texts that then begin alike stay in one split.
