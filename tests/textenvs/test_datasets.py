@@ -392,6 +392,15 @@ def test_a_file_that_changed_since_is_noticed(tmp_path):
         task.example("train", 0)
 
 
+def test_a_prompt_that_changed_since_is_noticed(tmp_path):
+    """Another prompt could be one that is in another split."""
+    task = load_dataset(write(tmp_path, ["one", "two"], "a.txt"), split="train")
+    write(tmp_path, ["ten", "two"], "a.txt")
+    with pytest.raises(ValueError, match=r"prompt of example 0 in split 'train' .* got 'ten': the file has changed"):
+        task.example("train", 0)
+    assert task.example("train", 1).prompt == "two"
+
+
 def test_a_row_that_changed_since_is_named_by_its_byte(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"text,b\nwho,1\nwhy,2\n")
     task = load_dataset(tmp_path / "a.csv", split="train")
