@@ -276,7 +276,7 @@ class Lanes:
         success_score: The score from which an ended episode counts as a success; None: never.
         keep_rewards: Whether to keep each token's reward, which rendering needs.
         curriculum: Which examples are drawn, or None: any of the pool.
-        group_size: This many lanes in a row share their examples.
+        group_size: This many lanes in a row share their examples: with one seed, their n-th episodes are of the same.
 
     Attributes:
         input_ids: `(N, max_length)` int32, right-padded.
@@ -381,6 +381,11 @@ class Lanes:
         """
         self._streams[lanes] = _streams(seeds)
         self.episode[lanes] = 0
+
+    def join_groups(self) -> None:
+        """Let the lanes of a group go on with the same episode of their stream, one that none of them has had."""
+        groups = self.episode.reshape(-1, self._group_size)
+        groups[:] = groups.max(axis=1, keepdims=True)
 
     def reset(self, lanes: NDArray[np.intp], examples: NDArray[np.int64] | Sequence[Example] | None = None) -> None:
         """Begin a new episode in some lanes.
@@ -711,8 +716,12 @@ def seeds_of(seed: int | Sequence[int], num_lanes: int, group_size: int = 1) -> 
 
     Returns:
         `(num_lanes,)` uint64.
+
+    Raises:
+        TypeError: If one of several seeds is not a whole number.
+        ValueError: If one of several seeds is less than 0.
     """
     if isinstance(seed, (int, np.integer)):
         groups = np.arange(num_lanes, dtype=np.uint64) // np.uint64(group_size)
         return np.uint64(int(seed) % 2**64) + groups
-    return np.array([int(one) % 2**64 for one in seed], dtype=np.uint64)
+    return np.array([check_count("a lane's seed", one, least=0) % 2**64 for one in seed], dtype=np.uint64)
