@@ -82,7 +82,9 @@ class Setting:
         """Look every name up. See `TextGenEnv` for the arguments and errors."""
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"Expected render_mode to be None or one of {list(RENDER_MODES)}, got {render_mode!r}")
-        found = _levelled(task) if curriculum else make_task(task)
+        if curriculum is False:
+            curriculum = None  # while {} is one, with the default settings
+        found = make_task(task) if curriculum is None else _levelled(task)
         if split not in found.splits:
             raise ValueError(f"Expected split to be one of {list(found.splits)}, got {split!r}")
         made_tokenizer = make_tokenizer(found.default_tokenizer if tokenizer is None else tokenizer)
@@ -111,13 +113,13 @@ class Setting:
             max_prompt_length = found.max_prompt_tokens
         side = found.truncation_side if truncation_side is None else truncation_side
         encoder = PromptEncoder(made_tokenizer, max_prompt_length, side, chat_template)
-        pools = _pools(task, found, encoder, levelled=bool(curriculum))
+        pools = _pools(task, found, encoder, levelled=curriculum is not None)
         if split not in pools:
             raise ValueError(f"Expected a split of task {found.name!r} that has examples, {list(pools)}, got {split!r}")
         is_default = reward is None or reward == found.default_reward
         success_score = found.success_score if is_default else None
         chosen = None
-        if curriculum and split == "train":  # what is measured on another split is all levels
+        if curriculum is not None and split == "train":  # what is measured on another split is all levels
             config = CurriculumConfig.of(curriculum)
             if config.success_at is None:
                 config = replace(config, success_at=success_score)
