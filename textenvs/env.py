@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -385,9 +386,13 @@ class TextGenEnv(gym.Env[Observation, Any]):
 
     @property
     def example(self) -> Example:
-        """The example of this episode."""
+        """The example of this episode, as a copy: environments of a task share its examples.
+
+        What is changed in it changes nothing. An episode about another example begins with
+        `reset(options={"example": ...})`.
+        """
         self._check_begun()
-        return self._lanes.example(self._lane)
+        return deepcopy(self._lanes.example(self._lane))
 
     @property
     def response(self) -> str:
