@@ -130,8 +130,8 @@ class Pool:
 def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
     """Tokenise every split of a task, so that all its environments have the same observation space.
 
-    A prompt that is cut may come to equal another split's prompt. Such examples are left out of the later split
-    (train, validation, test, shifted), so that no prompt is ever in two.
+    A prompt that is cut, or that the tokenizer cannot write whole, may come to equal another split's prompt. Such
+    examples are left out of the later split (train, validation, test, shifted), so that no prompt is ever in two.
 
     Args:
         task: Where the examples come from.
@@ -153,8 +153,8 @@ def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
         weights = task.weights(split)
         if weights is not None:
             _check_weights(task, split, weights, len(examples))
-        if encoder.max_length is not None and any(len(prompt) == encoder.max_length for prompt in prompts):
-            kept = [row for row, prompt in enumerate(prompts) if tuple(prompt) not in seen]
+        kept = [row for row, prompt in enumerate(prompts) if tuple(prompt) not in seen]
+        if len(kept) < len(prompts):
             examples, prompts = [examples[row] for row in kept], [prompts[row] for row in kept]
             weights = None if weights is None else [weights[row] for row in kept]
         seen.update(map(tuple, prompts))
