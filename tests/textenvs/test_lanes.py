@@ -308,6 +308,11 @@ class TestPools:
         assert [one.prompt for one in pools["test"].examples] == ["?a", "b"]
         assert pools["test"].prompts.tolist() == [[1, 0], [2, 0]]
 
+    @pytest.mark.parametrize("length", [None, 1])
+    def test_a_text_that_a_task_has_in_two_splits_stays_in_both(self, length: int | None) -> None:
+        pools = build_pools(Toy(train=("ab", "c"), test=("ab",)), PromptEncoder(LETTERS, length))
+        assert [[one.prompt for one in pool.examples] for pool in pools.values()] == [["ab", "c"], ["ab"]]
+
     def test_a_prompt_that_a_tokenizer_makes_nothing_of_is_bos(self) -> None:
         tokenizer = Letters()
         tokenizer.encode_batch = lambda texts: [ids(text) for text in texts]  # type: ignore[method-assign]
