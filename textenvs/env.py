@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
+from difflib import get_close_matches
+from functools import wraps
+from typing import Any, ParamSpec
 
 import gymnasium as gym
 import numpy as np
@@ -26,6 +29,31 @@ from textenvs.tokenizer import Tokenizer, decode_prompt, decode_tokens, make_tok
 RENDER_MODES = ("ansi", "human", "rgb_array")
 
 Observation = dict[str, NDArray[Any]]
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def names_arguments(init: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+    """Let an environment's `__init__` name its arguments where it is given one that it does not have.
+
+    Args:
+        init: The `__init__`.
+
+    Returns:
+        The same, but it raises a TypeError with the arguments that there are, and the nearest.
+    """
+    known = list(inspect.signature(init).parameters)[1:]  # without self
+
+    @wraps(init)
+    def checked(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+        for name in kwargs:
+            if name not in known:
+                close = get_close_matches(name, known, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise TypeError(f"Expected arguments from {known}, got {name!r}.{hint}")
+        init(*args, **kwargs)
+
+    return checked
 
 
 @dataclass(frozen=True)
@@ -308,6 +336,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
 
     metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # noqa: RUF012 - as in gym.Env
 
+    @names_arguments
     def __init__(
         self,
         task: str | dict[str, Any] | Task = "stories",

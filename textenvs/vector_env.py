@@ -13,7 +13,15 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from textenvs.curriculum import Curriculum
-from textenvs.env import RENDER_MODES, Observation, Setting, TextGenEnv, chosen_examples, render_lane
+from textenvs.env import (
+    RENDER_MODES,
+    Observation,
+    Setting,
+    TextGenEnv,
+    chosen_examples,
+    names_arguments,
+    render_lane,
+)
 from textenvs.lanes import check_count, seeds_of
 from textenvs.rewards.base import PartScores
 from textenvs.tasks import Task
@@ -59,6 +67,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         4
     """
 
+    @names_arguments
     def __init__(
         self,
         num_envs: int = 1,

@@ -364,6 +364,18 @@ class TestBadInput:
         with pytest.raises(error, match=message):
             TextGenVectorEnv(**{"num_envs": 2, "task": Toy(), **arguments})
 
+    def test_an_argument_that_there_is_not(self) -> None:
+        message = (
+            r"Expected arguments from \['num_envs', 'task', .*'copy', 'render_mode'\], got 'n_envs'.* 'num_envs'\?"
+        )
+        with pytest.raises(TypeError, match=message):
+            gym.make_vec("textenvs:TextGen-v0", n_envs=4)
+        message = (
+            r"Expected arguments from \['task', 'reward', .*'render_mode'\], got 'rewad'\. Did you mean 'reward'\?"
+        )
+        with pytest.raises(TypeError, match=message):
+            gym.make("textenvs:TextGen-v0", rewad=3)
+
     def test_seeds_for_other_lanes(self) -> None:
         with pytest.raises(ValueError, match="one seed a lane, 2 of them, got 3"):
             toy_envs(2).reset(seed=[1, 2, 3])
