@@ -22,7 +22,7 @@ from textenvs.tokenizer import decode
 from textenvs.wrappers import TextAction, response_encoder
 
 _LIST = """Show every id: how many tokens its vocabulary has; how many a prompt has at most; how many an episode may
-write; what random tokens score (exactly, or with its 95 %% interval), what the demonstrations score and the best score
+write; what random tokens score (exactly, or with its 95 % interval), what the demonstrations score and the best score
 there is, on the test split; and what it tests. With --long also: from which score it counts as solved; its task and
 level; which reward it pays and how; and the held-out metric, a second score that training never sees."""
 

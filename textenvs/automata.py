@@ -331,8 +331,10 @@ class Stops:
         completed = np.zeros(len(lanes), dtype=np.bool_)
         for row in np.flatnonzero(self._begun[lanes] | self._may_begin[tokens]).tolist():
             lane = int(lanes[row])
-            data = (self._tails[lane] if self._begun[lane] else b"") + self._pieces[tokens[row]]
-            completed[row] = any(stop in data for stop in self._stops)
+            tail = self._tails[lane] if self._begun[lane] else b""
+            data = tail + self._pieces[tokens[row]]
+            # A tail may hold a whole stop sequence, of an earlier token: only what ends behind it is completed now.
+            completed[row] = any(data.find(s, max(0, len(tail) + 1 - len(s))) >= 0 for s in self._stops)
             sizes = range(min(len(data), self._longest - 1), 0, -1)
             tails = (data[-size:] for size in sizes)
             self._tails[lane] = next((tail for tail in tails if any(s.startswith(tail) for s in self._stops)), b"")

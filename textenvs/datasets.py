@@ -5,7 +5,7 @@ r"""Real data as a task: files of JSON lines, text, CSV, TSV or Parquet, and dat
     task = textenvs.load_dataset("path/to/gsm8k", preset="gsm8k")
     env = gym.make("TextGen-v0", task=task)
 
-A file is read once to find its rows and to divide them, and then a row is read when its example is asked for: 17 bytes
+A file is read once to find its rows and to divide them, and then a row is read when its example is asked for: 25 bytes
 a row are held, whatever its length. (An environment holds the tokens of its pool: `limit` says how large that is.)
 """
 
@@ -70,7 +70,8 @@ class Dataset(Task):
         split: The split that all rows are of; from the Hub, only this one is loaded. None: see above.
         preset: One of `textenvs.presets.PRESETS`: all of these settings for a public data set. Others still count.
         limit: At most this many examples a split, chosen by a hash of their prompts; None keeps all.
-        on_error: What happens where a row cannot be read: "raise", or "skip", which counts them in `report`.
+        on_error: What happens where a row cannot be read: "raise", or "skip", which counts them in `report`. Quotes in
+            a CSV file that do not fit together are raised either way, since no row behind them can be told.
         encoding: Of files of text.
         prompt_tokens: Keep only the first so many tokens of each prompt, so that a whole text becomes the beginning
             that a policy continues; None keeps it all. Texts that then begin alike stay in one split.
@@ -155,6 +156,12 @@ class Dataset(Task):
         if not 0 <= index < len(self._index[split]):
             raise IndexError(f"Expected an index in [0, {len(self._index[split])}), got {index}")
         found = [self._read(source, place) for source, place in self._index[split].rows(index)]
+        wrong = next((one.prompt for one in found if _key_of(one.prompt) != self._index[split].key(index)), None)
+        if wrong is not None:
+            raise ValueError(
+                f"Expected the prompt of example {index} in split {split!r} to be as it was when the file was read, "
+                f"got {wrong[:200]!r}: the file has changed since, and has to be loaded again"
+            )
         references = dict.fromkeys(text for example in found for text in example.references)
         return Example(found[0].prompt, tuple(references), found[0].metadata)
 
@@ -300,12 +307,18 @@ class _SplitIndex:
         starts: `(examples + 1,)` int64, where each example's begin in `rows`.
         sources: `(all rows,)` uint8, the source of each row.
         places: `(all rows,)` uint64, its place there.
+        keys: `(examples,)` uint64, of each example's prompt.
     """
 
     def __init__(
-        self, rows: NDArray[np.int64], starts: NDArray[np.int64], sources: NDArray[Any], places: NDArray[Any]
+        self,
+        rows: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        sources: NDArray[Any],
+        places: NDArray[Any],
+        keys: NDArray[np.uint64],
     ) -> None:
-        self._rows, self._starts, self._sources, self._places = rows, starts, sources, places
+        self._rows, self._starts, self._sources, self._places, self._keys = rows, starts, sources, places, keys
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -314,6 +327,10 @@ class _SplitIndex:
         """(source, place) of each row of one example."""
         rows = self._rows[self._starts[index] : self._starts[index + 1]]
         return [(int(self._sources[row]), int(self._places[row])) for row in rows]
+
+    def key(self, index: int) -> int:
+        """The 64 bits of the hash of one example's prompt."""
+        return int(self._keys[index])
 
 
 def _key_of(prompt: str) -> int:
@@ -370,6 +387,6 @@ def _read(
         ranks = rank[group]
         by_rank = np.argsort(ranks, kind="stable")[np.count_nonzero(ranks < 0) :]
         starts = np.searchsorted(ranks[by_rank], np.arange(len(order) + 1))
-        index[split] = _SplitIndex(rows[by_rank], starts, all_sources, all_places)
+        index[split] = _SplitIndex(rows[by_rank], starts, all_sources, all_places, unique[order])
     report = Report(len(all_keys), skipped, tuple(errors), int(np.count_nonzero(kept)) - examples, shared)
     return index, report

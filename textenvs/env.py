@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
+from difflib import get_close_matches
+from functools import wraps
+from typing import Any, ParamSpec
 
 import gymnasium as gym
 import numpy as np
@@ -25,6 +29,31 @@ from textenvs.tokenizer import Tokenizer, decode_prompt, decode_tokens, make_tok
 RENDER_MODES = ("ansi", "human", "rgb_array")
 
 Observation = dict[str, NDArray[Any]]
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def names_arguments(init: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+    """Let an environment's `__init__` name its arguments where it is given one that it does not have.
+
+    Args:
+        init: The `__init__`.
+
+    Returns:
+        The same, but it raises a TypeError with the arguments that there are, and the nearest.
+    """
+    known = list(inspect.signature(init).parameters)[1:]  # without self
+
+    @wraps(init)
+    def checked(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+        for name in kwargs:
+            if name not in known:
+                close = get_close_matches(name, known, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise TypeError(f"Expected arguments from {known}, got {name!r}.{hint}")
+        init(*args, **kwargs)
+
+    return checked
 
 
 @dataclass(frozen=True)
@@ -82,7 +111,9 @@ class Setting:
         """Look every name up. See `TextGenEnv` for the arguments and errors."""
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"Expected render_mode to be None or one of {list(RENDER_MODES)}, got {render_mode!r}")
-        found = _levelled(task) if curriculum else make_task(task)
+        if curriculum is False:
+            curriculum = None  # while {} is one, with the default settings
+        found = make_task(task) if curriculum is None else _levelled(task)
         if split not in found.splits:
             raise ValueError(f"Expected split to be one of {list(found.splits)}, got {split!r}")
         made_tokenizer = make_tokenizer(found.default_tokenizer if tokenizer is None else tokenizer)
@@ -111,13 +142,13 @@ class Setting:
             max_prompt_length = found.max_prompt_tokens
         side = found.truncation_side if truncation_side is None else truncation_side
         encoder = PromptEncoder(made_tokenizer, max_prompt_length, side, chat_template)
-        pools = _pools(task, found, encoder, levelled=bool(curriculum))
+        pools = _pools(task, found, encoder, levelled=curriculum is not None)
         if split not in pools:
             raise ValueError(f"Expected a split of task {found.name!r} that has examples, {list(pools)}, got {split!r}")
         is_default = reward is None or reward == found.default_reward
         success_score = found.success_score if is_default else None
         chosen = None
-        if curriculum and split == "train":  # what is measured on another split is all levels
+        if curriculum is not None and split == "train":  # what is measured on another split is all levels
             config = CurriculumConfig.of(curriculum)
             if config.success_at is None:
                 config = replace(config, success_at=success_score)
@@ -305,6 +336,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
 
     metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # noqa: RUF012 - as in gym.Env
 
+    @names_arguments
     def __init__(
         self,
         task: str | dict[str, Any] | Task = "stories",
@@ -383,9 +415,13 @@ class TextGenEnv(gym.Env[Observation, Any]):
 
     @property
     def example(self) -> Example:
-        """The example of this episode."""
+        """The example of this episode, as a copy: environments of a task share its examples.
+
+        What is changed in it changes nothing. An episode about another example begins with
+        `reset(options={"example": ...})`.
+        """
         self._check_begun()
-        return self._lanes.example(self._lane)
+        return deepcopy(self._lanes.example(self._lane))
 
     @property
     def response(self) -> str:

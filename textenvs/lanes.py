@@ -130,8 +130,9 @@ class Pool:
 def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
     """Tokenise every split of a task, so that all its environments have the same observation space.
 
-    A prompt that is cut may come to equal another split's prompt. Such examples are left out of the later split
-    (train, validation, test, shifted), so that no prompt is ever in two.
+    A prompt that is cut, or that the tokenizer cannot write whole, may come to equal another split's prompt. Such
+    examples are left out of the later split (train, validation, test, shifted), so that no prompt is in two because of
+    its tokens. A task that has one text in two splits has it so.
 
     Args:
         task: Where the examples come from.
@@ -145,6 +146,7 @@ def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
     """
     encoded: dict[str, tuple[list[Example], list[list[int]], Sequence[float] | None]] = {}
     seen: set[tuple[int, ...]] = set()
+    texts: set[str] = set()
     for split in task.splits:
         examples = [task.example(split, index) for index in range(task.num_examples(split))]
         if not examples:
@@ -153,8 +155,13 @@ def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
         weights = task.weights(split)
         if weights is not None:
             _check_weights(task, split, weights, len(examples))
-        if encoder.max_length is not None and any(len(prompt) == encoder.max_length for prompt in prompts):
-            kept = [row for row, prompt in enumerate(prompts) if tuple(prompt) not in seen]
+        kept = [
+            row
+            for row, (example, prompt) in enumerate(zip(examples, prompts, strict=True))
+            if tuple(prompt) not in seen or example.prompt in texts
+        ]
+        texts.update(example.prompt for example in examples)
+        if len(kept) < len(prompts):
             examples, prompts = [examples[row] for row in kept], [prompts[row] for row in kept]
             weights = None if weights is None else [weights[row] for row in kept]
         seen.update(map(tuple, prompts))
@@ -276,7 +283,7 @@ class Lanes:
         success_score: The score from which an ended episode counts as a success; None: never.
         keep_rewards: Whether to keep each token's reward, which rendering needs.
         curriculum: Which examples are drawn, or None: any of the pool.
-        group_size: This many lanes in a row share their examples.
+        group_size: This many lanes in a row share their examples: with one seed, their n-th episodes are of the same.
 
     Attributes:
         input_ids: `(N, max_length)` int32, right-padded.
@@ -381,6 +388,11 @@ class Lanes:
         """
         self._streams[lanes] = _streams(seeds)
         self.episode[lanes] = 0
+
+    def join_groups(self) -> None:
+        """Let the lanes of a group go on with the same episode of their stream, one that none of them has had."""
+        groups = self.episode.reshape(-1, self._group_size)
+        groups[:] = groups.max(axis=1, keepdims=True)
 
     def reset(self, lanes: NDArray[np.intp], examples: NDArray[np.int64] | Sequence[Example] | None = None) -> None:
         """Begin a new episode in some lanes.
@@ -711,8 +723,12 @@ def seeds_of(seed: int | Sequence[int], num_lanes: int, group_size: int = 1) -> 
 
     Returns:
         `(num_lanes,)` uint64.
+
+    Raises:
+        TypeError: If one of several seeds is not a whole number.
+        ValueError: If one of several seeds is less than 0.
     """
     if isinstance(seed, (int, np.integer)):
         groups = np.arange(num_lanes, dtype=np.uint64) // np.uint64(group_size)
         return np.uint64(int(seed) % 2**64) + groups
-    return np.array([int(one) % 2**64 for one in seed], dtype=np.uint64)
+    return np.array([check_count("a lane's seed", one, least=0) % 2**64 for one in seed], dtype=np.uint64)

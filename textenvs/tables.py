@@ -2,7 +2,8 @@
 
 A table says where its rows are (`scan`) and reads one of them (`row`). Text files are not held in memory: a place is
 the byte at which a row begins. Whatever is wrong with a row comes out of `scan` as a `ValueError` in the row's stead,
-which says where it is, so that the caller decides whether to stop or to skip.
+which says where it is, so that the caller decides whether to stop or to skip. Quotes in a .csv file that do not fit
+together are raised: where the next record begins, nobody knows then.
 
     .jsonl          one JSON object a line
     .txt            one text a line, in the column "text"; blank lines do not count
@@ -19,8 +20,10 @@ import csv
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO, TypeAlias
 
 Row: TypeAlias = Mapping[str, Any]
@@ -58,6 +61,19 @@ class Table(ABC):
 
 LONGEST_LINE = 1 << 26
 """Bytes of the longest line that is read. A whole file without a line break would fill the memory."""
+
+_FIELD_LIMIT = Lock()
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Let `csv` read fields as long as a line may be. Its limit is the whole process's, and is put back."""
+    with _FIELD_LIMIT:
+        before = csv.field_size_limit(LONGEST_LINE)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
 
 
 class _TextTable(Table):
@@ -178,25 +194,28 @@ class _RecordTable(_TextTable):
         )
         while True:
             consumed.clear()
-            fields: list[str] | ValueError
+            fields, broken = list[str](), None
             try:
-                fields = next(reader)
+                with _long_fields():
+                    fields = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                fields = ValueError(str(error))
-            if not consumed:  # nothing is left, and the reader said so as an error
-                return
+                broken = error
             place, number = begin + consumed[0][0], consumed[0][1]
             try:
                 self._decode(b"".join([line for _, _, line in consumed]), place)
             except ValueError as error:
+                if broken is not None:  # the encoding explains it
+                    raise
                 yield place, number, error
                 continue
-            if isinstance(fields, ValueError):
-                problem = f"Expected line {number} of {self.name} to begin a record, but it could not be read: {fields}"
-                yield place, number, ValueError(problem)
-            elif fields:
+            if broken is not None:
+                raise ValueError(
+                    f"Expected line {number} of {self.name} to begin a record, but it could not be read: {broken}. It "
+                    "cannot be skipped, since where the next record begins is not known"
+                ) from broken
+            if fields:
                 yield place, number, fields
 
     def scan(self) -> Iterator[tuple[int, str, Row | ValueError]]:
@@ -355,9 +374,9 @@ def texts_of(row: Row, column: str, where: str) -> list[str]:
     """
     value = row.get(column)
     listed = value if isinstance(value, list) else [value]
-    if not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in listed):
+    if not listed or not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in listed):
         raise ValueError(
-            f"Expected a string or a list of them in field {column!r} of {where}, got {value!r:.200}; its fields are "
-            f"{list(row)}"
+            f"Expected a string, or a list of at least one, in field {column!r} of {where}, got {value!r:.200}; its "
+            f"fields are {list(row)}"
         )
     return [str(one) for one in listed]

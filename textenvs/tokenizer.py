@@ -165,6 +165,9 @@ class SubwordTokenizer:
     def encode_response(self, text: str) -> list[int]:
         """Token ids of a text that continues another, without special tokens: what a policy would have written.
 
+        A special token's name in the text ("</s>") is text like any other, and left out where the tokenizer has no
+        other way to write it: EOS is never among the ids.
+
         Args:
             text: The continuation, its leading space included.
 
@@ -178,11 +181,19 @@ class SubwordTokenizer:
                 return ids
         return first or []
 
+    @cached_property
+    def _plain_backend(self) -> tokenizers.Tokenizer:
+        """A copy that reads no special tokens in texts."""
+        return copy.deepcopy(self.backend)
+
     def _continuations(self, text: str) -> Iterator[list[int]]:
         """Ways to write a text, the plain one first. Some tokenizers put a space in front, which must come off."""
+        plain = self._plain_backend
+        plain.encode_special_tokens = True  # at each use, since copies of this object forget it
 
         def encode(part: str) -> list[int]:
-            return list(self.backend.encode(part, add_special_tokens=False).ids)
+            ids = plain.encode(part, add_special_tokens=False).ids
+            return [token for token in ids if token != self.eos_token_id]  # of which some vocabularies make a word
 
         yield encode(text)
         for anchor in ("\n", "."):  # no merge crosses them: encode behind one, and cut there

@@ -13,7 +13,15 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from textenvs.curriculum import Curriculum
-from textenvs.env import RENDER_MODES, Observation, Setting, TextGenEnv, chosen_examples, render_lane
+from textenvs.env import (
+    RENDER_MODES,
+    Observation,
+    Setting,
+    TextGenEnv,
+    chosen_examples,
+    names_arguments,
+    render_lane,
+)
 from textenvs.lanes import check_count, seeds_of
 from textenvs.rewards.base import PartScores
 from textenvs.tasks import Task
@@ -41,7 +49,9 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         autoreset_mode: When a finished lane gets its next episode: "NextStep" (Gymnasium's default), "SameStep" or
             "Disabled", or the enum. Disabled: a finished lane idles, its action ignored and its reward 0, until
             `reset(options={"reset_mask": ...})` names it.
-        group_size: This many lanes in a row share their examples: lane i's come from seed + i // group_size.
+        group_size: This many lanes in a row share their examples: lane i's come from seed + i // group_size. The n-th
+            episodes of a group's lanes are of the same example, whenever each begins; a reset of all lanes, without a
+            mask, begins the same one in all lanes of a group, wherever they were.
         copy: Whether observations are copies. False gives views that the next step changes, and costs nothing.
         render_mode: See `TextGenEnv`.
 
@@ -57,6 +67,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         4
     """
 
+    @names_arguments
     def __init__(
         self,
         num_envs: int = 1,
@@ -157,12 +168,14 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
             Observations of all lanes, and the infos of those that were reset.
 
         Raises:
-            ValueError: If an option is unknown or of the wrong shape, or the seeds are not one a lane.
-            TypeError: If the mask is not a boolean array.
+            ValueError: If an option is unknown or of the wrong shape, the seeds are not one a lane, or one is below 0.
+            TypeError: If the mask is not a boolean array, or a lane's seed not a whole number.
         """
         mask = self._reset_mask(options)
         lanes = np.flatnonzero(mask)
         self._seed(seed, lanes)
+        if mask is self._everyone:
+            self._lanes.join_groups()
         rest = {key: value for key, value in (options or {}).items() if key != "reset_mask"}
         self._lanes.reset(lanes, chosen_examples(rest, self._lanes, len(lanes)))
         return self._observations(), self._infos(mask)
@@ -325,8 +338,9 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         return mask
 
     def _seed(self, seed: int | Sequence[int | None] | None, lanes: NDArray[np.intp]) -> None:
-        if isinstance(seed, (int, np.integer)):
-            super().reset(seed=int(seed))
+        if seed is not None and not isinstance(seed, (Sequence, np.ndarray)):
+            one: Any = seed
+            super().reset(seed=int(one) if isinstance(one, np.integer) else one)  # raises unless it is a whole number
             self._lanes.seed(lanes, seeds_of(int(seed), self.num_envs, self.group_size)[lanes])
             return
         if seed is not None:

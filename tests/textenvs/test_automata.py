@@ -250,17 +250,21 @@ class TestActionMasks:
 class TestStops:
     @settings(max_examples=200)
     @given(st.lists(st.text("ab\n", min_size=1, max_size=4), min_size=1, max_size=3), st.lists(st.integers(0, 33)))
-    def test_the_first_token_that_completes_one(self, stops: list[str], tokens: list[int]) -> None:
+    def test_every_token_that_completes_one(self, stops: list[str], tokens: list[int]) -> None:
         few = [0, 3, FIRST["a"], FIRST["b"], FIRST["\n"], FIRST["ab"]]
         machine, text = Stops(stops, 1, LETTERS), ""
         machine.reset(np.array([0]))
         for token in tokens:
             token = few[token % len(few)]
-            text += LETTERS.pieces[token].decode()
+            before, text = len(text), text + LETTERS.pieces[token].decode()
             completed = machine.push(np.array([0]), np.array([token]))[0]
-            assert completed == any(stop in text for stop in stops)
-            if completed:
-                return
+            ends = range(before + 1, len(text) + 1)  # of what this token wrote
+            assert completed == any(text[:end].endswith(stop) for stop in stops for end in ends)
+
+    def test_a_stop_inside_the_beginning_of_another(self) -> None:
+        machine = Stops(["ab", "xabyz"], 1, LETTERS)
+        pushed = [machine.push(np.array([0]), np.array([FIRST[one]]))[0] for one in ("x", "a", "b", "y")]
+        assert pushed == [False, False, True, False]
 
     def test_a_stop_that_splits_over_tokens_and_inside_a_character(self) -> None:
         machine = Stops(["bé"], 2, LETTERS)

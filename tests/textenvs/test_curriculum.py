@@ -173,6 +173,18 @@ def test_it_pickles_and_its_spec_goes_through_json() -> None:
     assert again.curriculum.config.window == 7
 
 
+@pytest.mark.parametrize("settings", [True, {}])
+def test_no_settings_are_the_defaults(settings: Any) -> None:
+    base: Any = gym.make("TextGen/Copy-v0", task=SMALL, curriculum=settings).unwrapped
+    assert base.curriculum.config == CurriculumConfig(success_at=base.task.success_score)
+    assert (base.curriculum.level, base.curriculum.levels, len(base.setting.pool)) == (1, (1, 2, 3), 24)
+
+
+@pytest.mark.parametrize("settings", [None, False])
+def test_no_curriculum(settings: Any) -> None:
+    assert gym.make("TextGen/Copy-v0", task=SMALL, curriculum=settings).unwrapped.curriculum is None
+
+
 def test_other_splits_have_all_levels_and_no_curriculum() -> None:
     base: Any = gym.make("TextGen/Copy-v0", task=SMALL, curriculum=True, split="test").unwrapped
     assert base.curriculum is None

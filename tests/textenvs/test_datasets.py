@@ -274,7 +274,8 @@ def test_templates(tmp_path):
         ({"template": "{q.__class__}"}, r"Expected a string in field 'q\.__class__' of line 1 .*its fields are \['q'"),
         ({"template": "{q}", "prompt": "q"}, "a prompt column or a template, got both"),
         ({"prompt": "q", "metadata": ["r"]}, r"Expected the columns \['r'\] in line 1"),
-        ({"prompt": "q", "references": "none"}, "a string or a list of them in field 'none' of line 1"),
+        ({"prompt": "q", "references": "none"}, "a list of at least one, in field 'none' of line 1"),
+        ({"prompt": "q", "references": "empty"}, r"a list of at least one, in field 'empty' of line 1 .*got \[\]"),
         ({"prompt": "none"}, "a string in field 'none' of line 1"),
         ({"prompt": "q", "split": "dev"}, "Expected a split from"),
         ({"prompt": "q", "on_error": "ignore"}, "on_error to be 'raise' or 'skip'"),
@@ -284,7 +285,7 @@ def test_templates(tmp_path):
     ],
 )
 def test_bad_columns(tmp_path, settings, message):
-    file = write(tmp_path, [json.dumps({"q": "why", "none": None})])
+    file = write(tmp_path, [json.dumps({"q": "why", "none": None, "empty": []})])
     with pytest.raises(ValueError, match=message):
         load_dataset(file, **settings)
 
@@ -346,7 +347,7 @@ def test_malformed_records(tmp_path, name, content, message):
     ("name", "content"),
     [
         ("a.jsonl", b'{"text": "one"}\n{"text": 1}\n{"text": "two"}\n\xff\n[]\n{"tex\n{"text": "three"}\n'),
-        ("a.csv", b'text,b\none,1\nshort\ntwo,"2\n2"\n\xff,2\na,b,c\n"bad"quote,1\nthree,3\n'),
+        ("a.csv", b'text,b\none,1\nshort\ntwo,"2\n2"\n\xff,2\na,b,c\nfour\nthree,3\n'),
     ],
 )
 def test_errors_are_skipped_and_counted(tmp_path, name, content):
@@ -359,12 +360,45 @@ def test_errors_are_skipped_and_counted(tmp_path, name, content):
     assert (task.report.rows, task.report.skipped, len(task.report.errors)) == (3, 4, 4)
 
 
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        'text,b\ngood,1\n"A" broken,"first line\nquestion,answer\nlast line"\n',
+        'text,b\ngood,1\n"A "broken" line\nquestion,answer\nlast line",2\n',
+        'text,b\ngood,1\n"never closed,2\nquestion,answer\n',
+    ],
+)
+def test_broken_quotes_are_not_skipped_for_what_looks_like_a_record_behind_them(tmp_path, content, on_error):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(ValueError, match=r"Expected line 3 of .* could not be read: .* cannot be skipped"):
+        load_dataset(tmp_path / "a.csv", on_error=on_error)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_fields_longer_than_those_of_the_csv_module(tmp_path, name):
+    limit = csv.field_size_limit()
+    text = "word " * limit
+    file = write(tmp_path, ["text", "short", text], name)
+    assert {one.prompt for one in all_examples(load_dataset(file))} == {"short", text}
+    assert csv.field_size_limit() == limit
+
+
 def test_a_file_that_changed_since_is_noticed(tmp_path):
     file = write(tmp_path, [json.dumps({"text": "one"})])
     task = load_dataset(file, split="train")
     file.write_text('{"else": 1}\n')
     with pytest.raises(ValueError, match="has changed since"):
         task.example("train", 0)
+
+
+def test_a_prompt_that_changed_since_is_noticed(tmp_path):
+    """Another prompt could be one that is in another split."""
+    task = load_dataset(write(tmp_path, ["one", "two"], "a.txt"), split="train")
+    write(tmp_path, ["ten", "two"], "a.txt")
+    with pytest.raises(ValueError, match=r"prompt of example 0 in split 'train' .* got 'ten': the file has changed"):
+        task.example("train", 0)
+    assert task.example("train", 1).prompt == "two"
 
 
 def test_a_row_that_changed_since_is_named_by_its_byte(tmp_path):

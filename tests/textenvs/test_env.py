@@ -190,11 +190,22 @@ class TestGivenExamples:
         assert observation["input_ids"].tolist() == [BOS, *ids("ba"), PAD, PAD, PAD, PAD, PAD]
         assert observation["attention_mask"].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
         assert info["example"] == -1
-        assert env.example is given
+        assert env.example == given
         env.step(A)
         assert env.step(EOS)[1] == 1.0
         assert env.reset()[1]["example"] >= 0
-        assert env.example is not given
+        assert env.example != given
+
+    def test_what_is_changed_in_one_reaches_no_other_environment(self) -> None:
+        one, other = (TextGenEnv("write") for _ in range(2))  # tasks by name share their examples
+        for env in (one, other):
+            env.reset(options={"example": 0})
+        words = list(one.example.metadata["words"])
+        one.example.metadata["words"].append("cheese")
+        one.example.metadata["rhyme"] = "none"  # type: ignore[index]
+        for env in (one, other):
+            assert env.example.metadata["words"] == words
+            assert env.example.metadata["rhyme"] != "none"
 
     def test_it_takes_a_turn_of_the_stream_as_a_drawn_one_does(self) -> None:
         one, other = toy_env(), toy_env()

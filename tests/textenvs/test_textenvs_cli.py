@@ -94,6 +94,12 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 160
 
 
+def test_list_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["list", "--help"])
+    assert "with its 95 % interval" in " ".join(capsys.readouterr().out.split())
+
+
 def test_list_long(capsys: pytest.CaptureFixture[str]) -> None:
     rows = listed(capsys, "--long")
     more = {key: rows["TextGen-v0"][key] for key in ("threshold", "task", "level", "reward", "payout", "held-out")}

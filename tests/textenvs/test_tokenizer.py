@@ -393,6 +393,18 @@ def test_a_response_round_trips(name: str) -> None:
         assert tokenizer.bos_token_id not in ids
 
 
+@pytest.mark.parametrize("name", [*LOSSLESS, "unigram", "word_piece", "word_level"])
+def test_a_special_token_in_a_response_is_text(name: str) -> None:
+    tokenizer = copy.deepcopy(family(name))
+    eos = tokenizer.backend.id_to_token(tokenizer.eos_token_id)
+    for made in (tokenizer, copy.deepcopy(tokenizer)):
+        ids = made.encode_response(f" fox {eos} a")
+        assert made.eos_token_id not in ids
+        text = decode(made, ids)
+        assert text == f" fox {eos} a" if name in LOSSLESS else text.startswith(" fox") and text.endswith(" a")
+        assert made.eos_token_id in made.backend.encode(eos, add_special_tokens=False).ids, "prompts are read as before"
+
+
 @settings(max_examples=50)
 @given(st.text(st.sampled_from(" \nafox.,!é漢😀"), max_size=10))
 def test_any_response_round_trips(text: str) -> None:

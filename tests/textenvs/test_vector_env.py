@@ -247,6 +247,28 @@ class TestGroups:
             expected = [single.reset(seed=3 + group)[1]["example"], single.reset()[1]["example"]]
             assert [row[2 * group] for row in examples] == expected
 
+    def test_a_reset_of_all_lanes_brings_groups_together(self) -> None:
+        kwargs = {"task": Toy(train=PROMPTS)}
+        envs, single = toy_envs(4, group_size=2, autoreset_mode="Disabled"), TextGenEnv(**kwargs)
+        expected = [single.reset(seed=3)[1]["example"], *(single.reset()[1]["example"] for _ in range(3))]
+        envs.reset(seed=3)
+        mask = np.array([True, False, False, False])
+        masked = [envs.reset(options={"reset_mask": mask})[1]["example"] for _ in range(2)]
+        assert [row[0] for row in masked] == expected[1:3]
+        joined = envs.reset()[1]["example"]
+        assert joined[:2].tolist() == [expected[3]] * 2  # the first that neither lane has had
+        assert joined[2] == joined[3] == [single.reset(seed=4), single.reset()][1][1]["example"]
+
+    def test_a_reset_of_masked_lanes_leaves_each_at_its_own_episode(self) -> None:
+        """As agents reset lanes that end at different times: the n-th episodes of a group match."""
+        envs = toy_envs(2, group_size=2, autoreset_mode="Disabled", task=Toy(train=PROMPTS))
+        drawn: list[list[int]] = [[example] for example in envs.reset(seed=3)[1]["example"]]
+        for mask in ([True, False], [True, True], [False, True]):
+            _, infos = envs.reset(options={"reset_mask": np.array(mask)})
+            for lane in np.flatnonzero(mask):
+                drawn[lane].append(infos["example"][lane])
+        assert drawn[0] == drawn[1]
+
     @pytest.mark.parametrize(("num_envs", "group_size"), [(5, 2), (2, 4)])
     def test_groups_that_do_not_fit(self, num_envs: int, group_size: int) -> None:
         with pytest.raises(ValueError, match=f"multiple of group_size={group_size}, got {num_envs}"):
@@ -342,9 +364,36 @@ class TestBadInput:
         with pytest.raises(error, match=message):
             TextGenVectorEnv(**{"num_envs": 2, "task": Toy(), **arguments})
 
+    def test_an_argument_that_there_is_not(self) -> None:
+        message = (
+            r"Expected arguments from \['num_envs', 'task', .*'copy', 'render_mode'\], got 'n_envs'.* 'num_envs'\?"
+        )
+        with pytest.raises(TypeError, match=message):
+            gym.make_vec("textenvs:TextGen-v0", n_envs=4)
+        message = (
+            r"Expected arguments from \['task', 'reward', .*'render_mode'\], got 'rewad'\. Did you mean 'reward'\?"
+        )
+        with pytest.raises(TypeError, match=message):
+            gym.make("textenvs:TextGen-v0", rewad=3)
+
     def test_seeds_for_other_lanes(self) -> None:
         with pytest.raises(ValueError, match="one seed a lane, 2 of them, got 3"):
             toy_envs(2).reset(seed=[1, 2, 3])
+
+    @pytest.mark.parametrize(
+        ("seed", "error", "message"),
+        [
+            ([-1, 2], ValueError, "a lane's seed to be at least 0, got -1"),
+            ([1.7, 2], TypeError, "a lane's seed to be a whole number of at least 0, got 1.7"),
+            ([None, True], TypeError, "a lane's seed to be a whole number of at least 0, got True"),
+            (["3", 2], TypeError, "a lane's seed to be a whole number of at least 0, got '3'"),
+            (-1, gym.error.Error, "greater or equal to zero"),
+            (1.7, gym.error.Error, "integer"),
+        ],
+    )
+    def test_seeds_that_are_none(self, seed: Any, error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message):
+            toy_envs(2).reset(seed=seed)
 
     def test_examples_for_other_lanes(self) -> None:
         with pytest.raises(ValueError, match="one index, one Example, or 2 of either"):

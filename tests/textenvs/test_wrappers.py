@@ -337,6 +337,12 @@ class TestTextAction:
         assert env.step("abcc")[1] == 2.0
         assert env.unwrapped.response == "ab"
 
+    def test_a_special_token_in_the_text_does_not_end_it(self) -> None:
+        env = TextAction(TextGenEnv("stories", reward="length"))
+        env.reset(seed=0)
+        env.step(" one <eos> two")
+        assert env.unwrapped.response == " one <eos> two"
+
     def test_a_least_length_is_filled_with_eos(self) -> None:
         env = TextAction(toy_env(min_new_tokens=3, max_new_tokens=8))
         env.reset(seed=0)
