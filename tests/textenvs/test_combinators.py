@@ -34,6 +34,8 @@ from textenvs.rewards import (
     list_rewards,
     minimum,
 )
+from textenvs.tasks import Levels
+from textenvs.tasks.levels import ByLevel
 from textenvs.testing import PAYOUTS, check_reward
 from textenvs.tokenizer import Tokenizer
 
@@ -350,12 +352,23 @@ def test_state_comes_back_exactly_through_json() -> None:
         make_reward(plain).load_state_dict({})
 
 
+WRAPPED: dict[str, Callable[[], Reward]] = {
+    "itself": lambda: make_reward(CHANGING),
+    "in its last turn": lambda: make_reward({"last_turn": {"reward": CHANGING}}),
+    "at its level": lambda: ByLevel({1: make_reward(CHANGING), 2: make_reward(CHANGING)}),
+}
+
+
 @pytest.mark.parametrize("payout", PAYOUTS, ids=str)
-def test_an_episode_under_way_is_paid_by_the_formula_that_it_began_with(payout: Any) -> None:
+@pytest.mark.parametrize("make", WRAPPED.values(), ids=WRAPPED)
+def test_an_episode_under_way_is_paid_by_the_formula_that_it_began_with(
+    make: Callable[[], Reward], payout: Any
+) -> None:
     """Lane 0 is in mid-episode when the coefficients change; lane 1 is reset behind the change."""
     gamma = payout["shaped"]["gamma"] if isinstance(payout, dict) and "shaped" in payout else 1.0
-    envs = TextGenVectorEnv(2, reward=CHANGING, payout=payout, max_new_tokens=8, autoreset_mode="Disabled")
-    old, new = make_reward(CHANGING), make_reward(CHANGING)
+    task = Levels({"translate": {"train": 4, "validation": 4, "test": 4, "shifted": 4}}, highest=2)
+    envs = TextGenVectorEnv(2, task, make(), payout, max_new_tokens=8, autoreset_mode="Disabled")
+    old, new = make(), make()
     changed(new)
     envs.reset(seed=3)
     happy = {piece: token for token, piece in enumerate(envs.tokenizer.pieces)}[b" happy"]
@@ -381,6 +394,35 @@ def test_an_episode_under_way_is_paid_by_the_formula_that_it_began_with(payout: 
     assert ended["score"][0] == pytest.approx(due[0], abs=1e-9)
     assert infos["score"][1] == pytest.approx(due[1], abs=1e-9)
     assert paid == pytest.approx([gamma**7 * due[0], gamma**7 * due[1]], abs=1e-9)
+
+
+@pytest.mark.parametrize("make", WRAPPED.values(), ids=WRAPPED)
+def test_what_changes_inside_a_wrapper_is_kept(make: Callable[[], Reward]) -> None:
+    made, again, plain = make(), make(), make_reward(CHANGING)
+    assert made.parts.keys() == plain.parts.keys()
+    changed(made)
+    changed(plain)
+    again.load_state_dict(json.loads(json.dumps(made.state_dict())))
+    example = Example("A happy story.", ("The end.",), {"level": 2})
+    expected = plain.score(example, "a happy day")
+    assert made.score(example, "a happy day") == again.score(example, "a happy day") == expected
+    assert again.changing == made.changing
+    assert set(made.changing.values()) == set(plain.changing.values())
+    with pytest.raises(ValueError, match="Expected the state of reward"):
+        made.load_state_dict({**made.state_dict(), "more": {}})
+
+
+def test_the_parts_of_a_last_turn_are_those_of_its_reward() -> None:
+    made = make_reward({"last_turn": {"reward": {"length": 1, "vader": -1}, "cost": 0.1}})
+    assert made.parts["length"].score(EXAMPLE, "one two three\nfour five") == Length().score(EXAMPLE, "four five")
+    check_reward(made, max_examples=20)
+
+
+def test_levels_that_change_have_the_same_parts() -> None:
+    plain = ByLevel({1: make_reward({"length": 1, "vader": 1}), 2: make_reward({"min": ["vader"]})})
+    assert list(plain.parts) == ["vader"]
+    with pytest.raises(ValueError, match=r"to have the same parts, since they change over a run, got .*'length'"):
+        ByLevel({1: make_reward({"normalised": "length"}), 2: make_reward("length")})
 
 
 def test_a_call_on_the_environment_moves_the_reward() -> None:

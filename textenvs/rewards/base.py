@@ -278,6 +278,58 @@ class TextScorer(Scorer):
         return scores
 
 
+class Wrapper(Reward):
+    """A reward that asks one of some others, and that changes over a training run as they do.
+
+    A subclass writes `score`, `scorer` and `wrapped`. What it asks has its parts under their own names.
+
+    Args:
+        inner: Name to reward.
+    """
+
+    def __init__(self, inner: Mapping[str, Reward]) -> None:
+        self.inner = dict(inner)
+
+    @abstractmethod
+    def wrapped(self, inner: Mapping[str, Reward]) -> Reward:
+        """This wrapper around a part of each reward.
+
+        Args:
+            inner: Name to the part of the reward that has this name.
+        """
+
+    @property
+    def parts(self) -> dict[str, Reward]:
+        """The parts that all of the rewards have, as they are scored here."""
+        first, *others = (reward.parts for reward in self.inner.values())
+        return {
+            part: self.wrapped({name: reward.parts[part] for name, reward in self.inner.items()})
+            for part in first
+            if all(part in other for other in others)
+        }
+
+    def update(self, *, progress: float | None = None, scores: PartScores | None = None) -> None:
+        """See `Reward.update`."""
+        for reward in dict.fromkeys(self.inner.values()):
+            reward.update(progress=progress, scores=scores)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Reward.state_dict`."""
+        return {name: state for name, reward in self.inner.items() if (state := reward.state_dict())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Reward.load_state_dict`."""
+        if set(state) - set(self.inner):
+            raise ValueError(f"Expected the state of reward {self.name!r}, like {self.state_dict()}, got {dict(state)}")
+        for name, reward in self.inner.items():
+            reward.load_state_dict(state.get(name, {}))
+
+    @property
+    def changing(self) -> dict[str, float]:
+        """See `Reward.changing`."""
+        return {f"{name}/{key}": one for name, reward in self.inner.items() for key, one in reward.changing.items()}
+
+
 class FunctionReward(Reward):
     """A user's plain function as a reward.
 
