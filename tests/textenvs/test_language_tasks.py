@@ -1,10 +1,13 @@
 """The language tasks: translations by hand, what environments reply, scores worked out by hand, splits and pairs."""
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from textenvs import Example, Task, list_tasks, make_reward, make_task
 from textenvs.data.translation import ADJECTIVES, BEINGS, PLACES, THINGS, VERBS
@@ -408,6 +411,10 @@ def test_a_conversation_by_hand() -> None:
         (["What time?", "When?", right], 0.15 + 0.7 * 0.9),
         (["Hello.", "How do you do?", right], 0.7 * 0.8),
         (["Hello."], 0),
+        (["", "", "", "", right], 0.7 * 0.6),  # to say nothing is to be idle
+        (["hm", " hm", "hm", "hm", right], 0.7 * 0.6),
+        (["", " \t", right, "", ""], 0.7 * 0.8),
+        (["", "What time?", "", right, ""], 0.15 + 0.7 * 0.8),
         (["What time? And how many people would that be?"], 0.15),  # one question a turn, the first
         (["What time should I book?", right], 0.15 + 0.7),  # a question, which names nothing
         (["I booked a table: rice, two people, six o'clock. Good?"], 0.7),
@@ -426,6 +433,41 @@ def test_a_conversation_by_hand() -> None:
     assert task.reply(polite, ["How many?"]) == "\nUser: We are two people. Thank you.\nAgent:"
     with pytest.raises(ValueError, match="'goal', 'details' and 'named'"):
         reward.score(Example(""), "a")
+
+
+def test_a_user_reads_several_lines_of_one_turn_as_the_score_does() -> None:
+    task, reward = Dialogue(), Booking()
+    details = {"goal": "table", "details": ["rice", "two people", "six o'clock"], "named": 0, "persona": "polite"}
+    example = Example("", (), {"name": "Tim", **details})
+    for turn, said in [
+        ("How many?\nWhat time?", "We are two people. At six o'clock."),
+        ("Hello.\nWhat time?\n", "At six o'clock. Thank you."),
+        ("What food?\nHow many?", "We are two people. Thank you."),
+        ("Hello.\nWhat food?", "I am afraid I told you. I like rice."),
+        ("Hello.\n\nWell.", "Excuse me, I do not understand."),
+    ]:
+        assert task.reply(example, [turn]) == f"\nUser: {said}\nAgent:"
+    assert (
+        task.reply(example, ["How many?\nHi.", "What time?\nHow many?"]) == "\nUser: At six o'clock. Thank you.\nAgent:"
+    )
+    for turn in ("When?\nI booked it.", "I booked it.\nWhat time?", "I booked it.\n"):  # over, for the score as well
+        assert task.reply(example, [turn]) is None
+        assert reward.score(example, f"{turn}\nI booked a table: rice.") == reward.score(example, turn)
+
+
+SAID = ["\n", " ", "\n\n", " hm", "What time?", "I booked rice.", "ti", "me?"]
+
+
+@given(st.lists(st.sampled_from(SAID), max_size=12))
+def test_turns_token_by_token_are_those_of_the_text(pieces: list[str]) -> None:
+    reward, texts = Booking(), ["", *SAID]
+    example = Example("", (), {"goal": "table", "details": ["rice", "two people", "six o'clock"], "named": 0})
+    tokenizer = SimpleNamespace(pieces=[text.encode() for text in texts], vocab_size=len(texts))
+    scorer = reward.scorer(1, tokenizer)
+    scorer.reset(np.array([0]), [example])
+    for count, piece in enumerate(pieces, 1):
+        phi = scorer.push(np.array([0]), np.array([texts.index(piece)]))
+        assert phi[0] == pytest.approx(reward.score(example, "".join(pieces[:count])), abs=1e-12)
 
 
 def test_perfect_conversations_score_1_and_replies_answer_them() -> None:
