@@ -229,6 +229,39 @@ def test_operators() -> None:
             wrong()
 
 
+def test_a_constraint_follows_its_part_into_a_sum() -> None:
+    """The second `length` is called `length_2` in the sum, also by the constraint that watches it."""
+    watched = {"length": {"target": 3, "weight": 1}}
+    cap = {"weight": {"constraint": {"at_most": 0.5, "rate": 1.0, "part": "length"}}}
+    deep = {"weight": {"constraint": {"at_most": 0.5, "rate": 1.0, "part": "min/vader"}}}
+    alone = make_reward({**watched, "sentiment": cap, "distinct": deep, "min": ["vader"]})
+    made = make_reward({"length": 1, "min": ["length"]}) + alone
+    assert {"length_2", "min_2/vader"} <= set(made.parts)
+    scores = {name: np.zeros(1) for name in made.parts} | {"length_2": np.ones(1), "min_2/vader": np.full(1, 0.75)}
+    made.update(scores=scores)
+    assert made.changing == pytest.approx({"sentiment/weight": -0.5, "distinct/weight": -0.25})
+    alone.update(scores={name: np.ones(1) for name in alone.parts})
+    assert alone.changing == pytest.approx({"sentiment/weight": -0.5, "distinct/weight": -0.5})
+
+
+def test_lanes_equal_one_text_in_every_bit() -> None:
+    rng = np.random.default_rng(0)
+    for count in (2, 9, 17, 40):
+        scores = rng.normal(size=(count, 64))
+        for made in (MeanMinusStd([A] * count), Product([A] * count), Minimum([A] * count)):
+            none = np.zeros((0, 64))
+            alone = [made.combine(scores[:, [lane]], none[:, [lane]])[0] for lane in range(64)]
+            assert made.combine(scores, none).tolist() == alone
+        mean_less_std = scores.mean(axis=0) - scores.std(axis=0)
+        assert MeanMinusStd([A] * count).combine(scores, none) == pytest.approx(mean_less_std, abs=1e-12)
+
+
+def test_nothing_is_paid_as_minus_zero() -> None:
+    sad = Example("", (), {"mood": "sad", "formality": "informal"})
+    for made in ("sentiment", "vader", "formality", reward(-1, "minus") * reward(0, "nothing")):
+        assert math.copysign(1, make_reward(made).score(sad, "")) == 1
+
+
 def test_a_guard_never_pays_for_breaking_it() -> None:
     """A sentiment from -1: behind a plain gate, a text that breaks the cap would get 0, more than a sad one."""
     mood = reward(lambda text: -0.5 if "sad" in text else 0.5, "mood", -1, 1)

@@ -110,7 +110,7 @@ class Formality(UnitSums):
 
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `UnitSums.phi`."""
-        phi: NDArray[np.float64] = features[:, 0] * sums[:, 0] / np.maximum(sums[:, 1], self.min_marks)
+        phi: NDArray[np.float64] = features[:, 0] * sums[:, 0] / np.maximum(sums[:, 1], self.min_marks) + 0.0  # no -0.0
         return phi
 
 
