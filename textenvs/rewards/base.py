@@ -370,7 +370,7 @@ def checked_score(reward: Reward, example: Example, response: str) -> float:
         The score as a Python float.
 
     Raises:
-        RewardError: If the reward raises, or gives anything but one finite number.
+        RewardError: If the reward raises, or gives anything but one finite number. True counts 1, False 0.
     """
     try:
         score: Any = reward.score(example, response)
@@ -381,9 +381,9 @@ def checked_score(reward: Reward, example: Example, response: str) -> float:
         raise RewardError(reward.name, problem, example, response) from error
     if type(score) is float and math.isfinite(score):  # nearly always, and quick
         return score
-    if isinstance(score, (np.ndarray, np.generic)) and score.ndim == 0:
+    if getattr(score, "shape", None) == ():  # an array's or a tensor's one number
         score = score.item()
-    if isinstance(score, bool) or not isinstance(score, Real):
+    if not isinstance(score, Real):  # a bool is one: 0 or 1
         raise RewardError(reward.name, f"gave {score!r} of type {type(score).__name__}", example, response)
     try:
         value = float(score)
