@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import gymnasium as gym
@@ -42,7 +44,7 @@ class Setting:
         action_mask: What the agent may say, as the user wrote it, or None.
         split: Which examples.
         pool: Those examples, tokenised.
-        success_score: From which score on an ended episode is a success, or None.
+        success_score: From which score on an ended episode is a success, or None: nobody has said, and infos do not.
         curriculum: Which of those examples are drawn, or None: all of them.
         render_mode: One of `RENDER_MODES`, or None.
     """
@@ -77,6 +79,7 @@ class Setting:
         action_mask: Any,
         chat_template: bool,
         curriculum: bool | Mapping[str, Any] | None,
+        success_at: float | None,
         render_mode: str | None,
     ) -> Setting:
         """Look every name up. See `TextGenEnv` for the arguments and errors."""
@@ -115,7 +118,9 @@ class Setting:
         if split not in pools:
             raise ValueError(f"Expected a split of task {found.name!r} that has examples, {list(pools)}, got {split!r}")
         is_default = reward is None or reward == found.default_reward
-        success_score = found.success_score if is_default else None
+        success_score = _finite("success_at", success_at)
+        if success_score is None and is_default:
+            success_score = found.success_score
         chosen = None
         if curriculum and split == "train":  # what is measured on another split is all levels
             config = CurriculumConfig.of(curriculum)
@@ -171,6 +176,17 @@ class Setting:
     def action_space(self) -> spaces.Discrete:
         """One token id."""
         return spaces.Discrete(self.tokenizer.vocab_size)
+
+
+def _finite(name: str, value: Any) -> float | None:
+    """A finite number, or None where none was given."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"Expected {name} to be a number or None, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"Expected {name} to be finite, got {value!r}")
+    return float(value)
 
 
 _POOL_CACHE: OrderedDict[Any, dict[str, Pool]] = OrderedDict()
@@ -264,8 +280,9 @@ class TextGenEnv(gym.Env[Observation, Any]):
     - **Reward**: the score of the growing response, paid as the payout says; a Python float.
     - **End**: `terminated` at EOS or when `max_new_tokens` are spent. `truncated` is always False.
       In a task of several turns, EOS ends a turn, and what the task replies joins the observation.
-    - **Info**: always `score` (as far as the payout has asked for it), `is_success`, `response_length`, `example`,
-      and `score/NAME` for each part of a combined reward, and `action_mask` where one was asked for.
+    - **Info**: always `score` (as far as the payout has asked for it), `response_length`, `example`, `is_success` where
+      a score is known from which an episode is one (see `success_at`), `score/NAME` for each part of a combined reward,
+      and `action_mask` where one was asked for.
 
     Args:
         task: A registered name, `{name: {argument: value}}`, or a `Task`.
@@ -288,6 +305,8 @@ class TextGenEnv(gym.Env[Observation, Any]):
         curriculum: Examples of all levels of the task, harder as the success rate rises: True, or some settings of
             `textenvs.curriculum.CurriculumConfig`. It chooses on the train split; other splits have all levels. None:
             the task's own level.
+        success_at: The score from which an ended episode is a success. None: the task's own, where the reward is its
+            own; with another reward, no score is, and infos have no `is_success`.
         render_mode: None, "ansi", "human" or "rgb_array".
 
     Raises:
@@ -300,7 +319,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
         >>> observation, info = env.reset(seed=0)
         >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
         >>> sorted(info)
-        ['example', 'is_success', 'response_length', 'score']
+        ['example', 'response_length', 'score']
     """
 
     metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # noqa: RUF012 - as in gym.Env
@@ -320,6 +339,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
         action_mask: Any = None,
         chat_template: bool = False,
         curriculum: bool | Mapping[str, Any] | None = None,
+        success_at: float | None = None,
         render_mode: str | None = None,
     ) -> None:
         setting = Setting.resolve(
@@ -336,6 +356,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
             action_mask=action_mask,
             chat_template=chat_template,
             curriculum=curriculum,
+            success_at=success_at,
             render_mode=render_mode,
         )
         self._show(setting, setting.lanes(1), 0)
@@ -509,10 +530,11 @@ class TextGenEnv(gym.Env[Observation, Any]):
         lanes, lane = self._lanes, self._lane
         info: dict[str, Any] = {
             "score": lanes.score.item(lane),
-            "is_success": lanes.success.item(lane),
             "response_length": lanes.response_length.item(lane),
             "example": lanes.example_index.item(lane),
         }
+        if self.setting.success_score is not None:
+            info["is_success"] = lanes.success.item(lane)
         if lanes.reports_more:
             for name, scores in lanes.part_scores(self._rows).items():
                 info[f"score/{name}"] = scores.item()
