@@ -381,7 +381,13 @@ def test_forms_of_dicts() -> None:
         ({"length": "1"}, ValueError, "to be a finite number, got '1'"),
         ({"length": None}, ValueError, "to be a finite number, got None"),
         ({"length": {"weight": [1]}}, ValueError, r"to be a finite number, got \[1\]"),
-        ({"length": {"goal": 3}}, TypeError, r"Reward 'length' could not be made with arguments \{'goal': 3\}.*goal"),
+        (
+            {"length": {"goal": 3}},
+            TypeError,
+            r"Expected reward 'length' with arguments from \['target'.*\], got 'goal'\.$",
+        ),
+        ({"length": {"tagret": 3}}, TypeError, r"got 'tagret'\. Did you mean 'target'\?"),
+        ({"clip": {"reward": {"rouge_n": {"n": 2, "k": 1}}, "low": 0}}, TypeError, r"Expected reward 'rouge_n' .*'k'"),
         (None, TypeError, "got None of type NoneType"),
         (0.5, TypeError, "got 0.5 of type float"),
         (["length"], TypeError, "of type list"),
@@ -438,9 +444,9 @@ def test_a_plain_function_with_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_reward({"count": {"letter": "e", "weight": 0.5}, "sea": 1})
     assert made.score(PLAIN, "the sea, the sea") == 0.5 * 4 + 2
     assert make_reward({"between": {"low": 0, "high": 1}}).score(PLAIN, "sea sea") == 1.0
-    with pytest.raises(TypeError, match=r"Reward 'count' could not be made with arguments \{'word': 'sea'\}"):
+    with pytest.raises(TypeError, match=r"Expected reward 'count' with arguments from .*'letter'\], got 'word'"):
         make_reward({"count": {"word": "sea"}})
-    with pytest.raises(TypeError, match=r"Reward 'between' could not be made with arguments \{'low': 0\}"):
+    with pytest.raises(TypeError, match=r"Expected reward 'between' with the arguments \['high'\], got \['low'\]"):
         make_reward({"between": {"low": 0}})
 
 

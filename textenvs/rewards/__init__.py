@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from functools import partial
 from inspect import signature
 from typing import Any
 
+from textenvs.arguments import check_arguments, did_you_mean
 from textenvs.rewards.answers import CorrectPrefix, EditSimilarity, ExactMatch, TokenF1
 from textenvs.rewards.automaton import AutomatonReward, Match
 from textenvs.rewards.base import FunctionReward, Reward, RewardError, Scorer, TextScorer, checked_score
@@ -236,8 +236,7 @@ def _combined(name: str, setting: Any) -> tuple[Any, Reward]:
         raise TypeError(f"Expected combinator {name!r} with a dict from {known}, got {setting!r}")
     for key in arguments:
         if key not in known:
-            close = get_close_matches(str(key), known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(key, known)
             raise ValueError(f"Expected combinator {name!r} with keys from {known}, got {key!r}.{hint}")
     missing = [key for key in ("of", "reward", "by") if key in known and key not in arguments]
     if missing:
@@ -255,12 +254,11 @@ def _combined(name: str, setting: Any) -> tuple[Any, Reward]:
 
 def _by_name(name: Any, arguments: dict[str, Any] | None = None) -> Reward:
     if name not in _REWARDS:
-        close = get_close_matches(str(name), _REWARDS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"Expected a reward from {list_rewards()}, got {name!r}.{hint}")
+        raise ValueError(f"Expected a reward from {list_rewards()}, got {name!r}.{did_you_mean(name, _REWARDS)}")
     factory, arguments = _REWARDS[name], arguments or {}
     if _scores(factory, arguments):
         return FunctionReward(partial(factory, **arguments) if arguments else factory, name)
+    check_arguments(f"reward {name!r}", factory, arguments)
     try:
         made = factory(**arguments)
     except TypeError as error:
