@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from textenvs import render as views
 from textenvs.curriculum import Curriculum, CurriculumConfig
-from textenvs.lanes import Lanes, Pool, PromptEncoder, build_pools, check_count, reply_room, seeds_of
+from textenvs.lanes import Lanes, Pool, PromptEncoder, build_pools, check_count, longest_row, seeds_of
 from textenvs.rewards import make_reward
 from textenvs.rewards.base import PartScores, Reward
 from textenvs.tasks import Example, Levels, Task, make_task
@@ -164,7 +164,7 @@ class Setting:
 
     def observation_space(self) -> spaces.Space[Any]:
         """`input_ids`, `attention_mask` and `response_mask`, each `(max_length,)`."""
-        shape = (self.pool.prompts.shape[1] + self.max_new_tokens + reply_room(self.task, self.max_new_tokens),)
+        shape = (longest_row(self.task, self.pool, self.max_new_tokens),)
         return spaces.Dict(
             {
                 "input_ids": spaces.Box(0, self.tokenizer.vocab_size - 1, shape, np.int32),

@@ -346,7 +346,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
 
     def _observations(self) -> Observation:
         lanes = self._lanes
-        arrays = {
+        arrays: Observation = {
             "input_ids": lanes.input_ids,
             "attention_mask": lanes.attention_mask,
             "response_mask": lanes.response_mask,

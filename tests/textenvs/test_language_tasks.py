@@ -1,17 +1,19 @@
 """The language tasks: translations by hand, what environments reply, scores worked out by hand, splits and pairs."""
 
+import random
 import re
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textenvs import Example, Task, list_tasks, make_reward, make_task
+from textenvs import Example, Task, TextGenEnv, list_tasks, make_reward, make_task
 from textenvs.data.translation import ADJECTIVES, BEINGS, PLACES, THINGS, VERBS
-from textenvs.tasks import SHIFTED
+from textenvs.tasks import SHIFTED, Levels
 from textenvs.tasks.classification import _TOPICS, LABELS, Classify
 from textenvs.tasks.composed import Composed
 from textenvs.tasks.dialogue import Booking, Dialogue
@@ -482,6 +484,70 @@ def test_perfect_conversations_score_1_and_replies_answer_them() -> None:
             told |= {value for value in example.metadata["details"] if reply and value in reply}
         assert reply is None
         assert told == set(example.metadata["details"])
+
+
+# Replies
+
+SIZES = {"train": 60, "validation": 4, "test": 4, "shifted": 20}
+TALKS: dict[str, Task] = {
+    "dialogue": Dialogue(**SIZES),
+    "classify": Classify(3, read_cost=0.1, **SIZES),
+    "translate": Translate("French", interactive=True, **SIZES),
+    "translate into Chinese": Translate("Chinese", interactive=True, **SIZES),
+    "levels": Levels({"classify": {"read_cost": 0.1, **SIZES}}),
+}
+every_talk = pytest.mark.parametrize("task", TALKS.values(), ids=TALKS)
+
+
+def spoken(task: Task, example: Example, dice: random.Random) -> tuple[str, str]:
+    """The next turns of a clumsy agent: what may help, what does not, and two things at once."""
+    words = example.references[0].split()
+    known = [" hm", " more", "", " What food?", " How many?", " When?", " What view?", " Where to?", " Where from?",
+             " What size?", " " + " ".join(words[: dice.randrange(len(words) + 1)]), example.references[0].strip()[:-1],
+             example.references[0] + " more"]  # fmt: skip
+    one, other = dice.choice(known), dice.choice(known)
+    return one, dice.choice([other, f"{one}\n{other}"])
+
+
+@every_talk
+def test_a_task_knows_all_of_its_replies(task: Task) -> None:
+    dice, found = random.Random(0), set()
+    for split in ("train", SHIFTED):
+        for example in examples(task, split):
+            replies = set(task.replies(example))
+            for _ in range(10):
+                turns: list[str] = []
+                while len(turns) < task.max_turns - 1:
+                    turns += spoken(task, example, dice)[:1] if dice.random() < 0.5 else spoken(task, example, dice)[1:]
+                    reply = task.reply(example, turns)
+                    assert reply is None or reply in replies
+                    found.add(reply)
+    assert len(found) > 20
+
+
+@every_talk
+def test_there_is_room_for_every_reply_whatever_the_tokenizer(task: Task) -> None:
+    """A token a character: replies are longer than what was measured with the bundled tokenizer."""
+    given = [one for split in task.splits for one in examples(task, split)]
+    replies = {reply for example in given for reply in task.replies(example)}
+    symbols = "".join(sorted(set("".join([*replies, *(one.prompt for one in given), " hmore"]))))
+    env = TextGenEnv(task, tokenizer={"symbols": symbols}, max_new_tokens=40)
+    longest = max(map(len, replies))
+    assert longest > task.max_reply_tokens or task.name == "translate"
+    room = max(longest, task.max_reply_tokens) * (task.max_turns - 1)
+    assert env.observation_space["input_ids"].shape == (max(len(one.prompt) for one in given) + 40 + room,)
+    for index in range(len(env.setting.pool)):
+        env.reset(options={"example": index})
+        terminated = False
+        while not terminated:
+            for token in (*env.tokenizer.encode_response(" more"), env.tokenizer.eos_token_id):
+                terminated = terminated or env.step(token)[2]
+
+
+def test_the_bundled_tokenizer_needs_no_more_room_than_it_had() -> None:
+    assert gym.make("TextGen/Dialogue-v0").observation_space["input_ids"].shape == (57 + 96 + 5 * 40,)
+    for task in TALKS.values():
+        assert TextGenEnv(task).setting.pool.reply_tokens == task.max_reply_tokens
 
 
 # Reviews

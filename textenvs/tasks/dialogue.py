@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -211,31 +212,41 @@ class Dialogue(Composed):
 
     def reply(self, example: Example, turns: Sequence[str]) -> str | None:
         """What the user answers, to all new questions of several lines; nothing to a booking."""
-        goal, details = example.metadata["goal"], example.metadata["details"]
-        _, answered, told, puzzled = _PERSONAS[example.metadata["persona"]]
+        goal = example.metadata["goal"]
         lines = turns[-1].split("\n")
         if any(_books(goal, line) for line in lines):
             return None
-        answers = {
-            place: _GOALS[goal][place].answer.format(details[place])
-            for line in lines
-            if (place := _asked(goal, line)) is not None
-        }
+        asked = [place for line in lines if (place := _asked(goal, line)) is not None]
         before = {example.metadata["named"], *(_asked(goal, line) for turn in turns[:-1] for line in turn.split("\n"))}
-        new = [answer for place, answer in answers.items() if place not in before]
-        if not answers:
-            said = puzzled
-        elif not new:
-            said = f"{told} {next(iter(answers.values()))}"
-        else:
-            said = answered.format(new[0]) if len(new) == 1 else " ".join(new)
-        return f"\nUser: {said}\nAgent:"
+        new = [place for place in dict.fromkeys(asked) if place not in before]
+        return _reply(example, new, asked[:1])
+
+    def replies(self, example: Example) -> list[str]:
+        """See `Task.replies`."""
+        places = range(len(example.metadata["details"]))
+        new = [place for place in places if place != example.metadata["named"]]
+        known = [_reply(example, [], told) for told in ([], *([place] for place in places))]
+        return known + [_reply(example, asked, []) for count in (1, 2) for asked in permutations(new, count)]
 
     def counterpart(self, example: Example) -> Example | None:
         """The same goal of a user of the other gender."""
         name = example.metadata["name"]
         other = COUNTERPARTS[name]
         return Example(example.prompt.replace(name, other, 1), example.references, {**example.metadata, "name": other})
+
+
+def _reply(example: Example, new: Sequence[int], told: Sequence[int]) -> str:
+    """What a user says to somebody who asks for new details, or, where there are none, for one that was told before."""
+    goal, details = example.metadata["goal"], example.metadata["details"]
+    _, answered, known, puzzled = _PERSONAS[example.metadata["persona"]]
+    answers = [_GOALS[goal][place].answer.format(details[place]) for place in new or told]
+    if not answers:
+        said = puzzled
+    elif not new:
+        said = f"{known} {answers[0]}"
+    else:
+        said = answered.format(answers[0]) if len(new) == 1 else " ".join(answers)
+    return f"\nUser: {said}\nAgent:"
 
 
 def _conversation(goal: str, details: Sequence[str], named: int) -> str:

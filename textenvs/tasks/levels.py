@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,6 +118,10 @@ class Levels(Task):
         """See `Task.reply`."""
         task = self._task_of(example)
         return task.reply(example, turns) if len(turns) < task.max_turns else None
+
+    def replies(self, example: Example) -> Iterable[str]:
+        """See `Task.replies`."""
+        return self._task_of(example).replies(example)
 
     def reference_scores(self, split: str = "test") -> ReferenceScores | None:
         """See `Task.reference_scores`. Exact for diagnostic tasks, at the budget of the longest level; None for others.
