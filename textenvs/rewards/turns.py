@@ -79,7 +79,7 @@ class _LastTurnScorer(Scorer):
         pieces = [self._pieces[token] for token in tokens.tolist()]
         for lane, piece in zip(lanes.tolist(), pieces, strict=True):
             self._data[lane] += piece
-        grown = lanes[[bool(piece) for piece in pieces] | np.isnan(self._phi[lanes])]
+        grown = lanes[np.array([bool(piece) for piece in pieces], dtype=np.bool_) | np.isnan(self._phi[lanes])]
         examples: list[Example] = []
         for lane in grown.tolist():
             example = self._examples[lane]
