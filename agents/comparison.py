@@ -12,7 +12,7 @@ needs no other one beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -541,6 +541,9 @@ class _Given(Task):
 
     def reply(self, example: Example, turns: Sequence[str]) -> str | None:
         return self._task.reply(example, turns)
+
+    def replies(self, example: Example) -> Iterable[str]:
+        return self._task.replies(example)
 
 
 def _gap(policy: Policy, env: TextGenVectorEnv, examples: Sequence[Example]) -> Gap | None:

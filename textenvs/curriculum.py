@@ -32,7 +32,7 @@ class CurriculumConfig:
     review: float = 0.2
     """The share of episodes that are drawn from the easier levels, against forgetting. They do not count."""
     success_at: float | None = None
-    """The score from which an episode is a success; None: the task's own."""
+    """The score from which an episode counts as a success here; None: the environment's own `success_at`."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -113,7 +113,7 @@ class Curriculum:
         if config.success_at is None:
             raise ValueError(
                 "Expected a curriculum to know which score is a success, got a task that does not say so for this "
-                "reward: curriculum={'success_at': ...}"
+                "reward: success_at=..., or curriculum={'success_at': ...}"
             )
         self.config = config
         self._success_at = config.success_at

@@ -75,8 +75,11 @@ class Dataset(Task):
         encoding: Of files of text.
         prompt_tokens: Keep only the first so many tokens of each prompt, so that a whole text becomes the beginning
             that a policy continues; None keeps it all. Texts that then begin alike stay in one split.
-        reward: The default reward of an environment with this task; None is the preset's, or "sentiment".
-        held_out_reward: The default held-out metric; None is the preset's, or, without one, "vader".
+        reward: The default reward of an environment with this task; None is the preset's; without one, "token_f1" where
+            there are references, the overlap of words, which free text and short answers can both earn a part of, and
+            "sentiment" where there are none.
+        held_out_reward: The default held-out metric; None is the preset's; without one, "chrf" where there are
+            references, and "vader" where there are none.
         max_new_tokens: The default budget; None is the preset's, or 32.
 
     Raises:
@@ -116,8 +119,10 @@ class Dataset(Task):
         def setting(name: str, given: Any, default: Any = None) -> Any:
             return known.get(name, default) if given is None else given
 
-        self.default_reward = setting("reward", reward, "sentiment")
-        self.held_out_reward = setting("held_out_reward", held_out_reward, None if preset else "vader")
+        column = setting("references", references)
+        usual, held_out = ("sentiment", "vader") if column is None else ("token_f1", "chrf")
+        self.default_reward = setting("reward", reward, usual)
+        self.held_out_reward = setting("held_out_reward", held_out_reward, None if preset else held_out)
         self.default_max_new_tokens = setting("max_new_tokens", max_new_tokens, 32)
         self.max_prompt_tokens = _count("prompt_tokens", setting("prompt_tokens", prompt_tokens))
         limit = _count("limit", limit)
@@ -133,7 +138,7 @@ class Dataset(Task):
         self._reader = _RowReader(
             prompt or "text",
             None if prompt else setting("template", template),
-            setting("references", references),
+            column,
             tuple(columns),
         )
         self._sources = list(_sources(path, preset, split, encoding))

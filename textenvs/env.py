@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
+import math
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from functools import wraps
-from typing import Any, ParamSpec
+from numbers import Real
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -19,8 +18,9 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from textenvs import render as views
+from textenvs.arguments import names_arguments
 from textenvs.curriculum import Curriculum, CurriculumConfig
-from textenvs.lanes import Lanes, Pool, PromptEncoder, build_pools, check_count, reply_room, seeds_of
+from textenvs.lanes import Lanes, Pool, PromptEncoder, build_pools, check_count, longest_row, seeds_of
 from textenvs.rewards import make_reward
 from textenvs.rewards.base import PartScores, Reward
 from textenvs.tasks import Example, Levels, Task, make_task
@@ -29,31 +29,6 @@ from textenvs.tokenizer import Tokenizer, decode_prompt, decode_tokens, make_tok
 RENDER_MODES = ("ansi", "human", "rgb_array")
 
 Observation = dict[str, NDArray[Any]]
-
-_Arguments = ParamSpec("_Arguments")
-
-
-def names_arguments(init: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
-    """Let an environment's `__init__` name its arguments where it is given one that it does not have.
-
-    Args:
-        init: The `__init__`.
-
-    Returns:
-        The same, but it raises a TypeError with the arguments that there are, and the nearest.
-    """
-    known = list(inspect.signature(init).parameters)[1:]  # without self
-
-    @wraps(init)
-    def checked(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
-        for name in kwargs:
-            if name not in known:
-                close = get_close_matches(name, known, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
-                raise TypeError(f"Expected arguments from {known}, got {name!r}.{hint}")
-        init(*args, **kwargs)
-
-    return checked
 
 
 @dataclass(frozen=True)
@@ -71,7 +46,7 @@ class Setting:
         action_mask: What the agent may say, as the user wrote it, or None.
         split: Which examples.
         pool: Those examples, tokenised.
-        success_score: From which score on an ended episode is a success, or None.
+        success_score: From which score on an ended episode is a success, or None: nobody has said, and infos do not.
         curriculum: Which of those examples are drawn, or None: all of them.
         render_mode: One of `RENDER_MODES`, or None.
     """
@@ -106,6 +81,7 @@ class Setting:
         action_mask: Any,
         chat_template: bool,
         curriculum: bool | Mapping[str, Any] | None,
+        success_at: float | None,
         render_mode: str | None,
     ) -> Setting:
         """Look every name up. See `TextGenEnv` for the arguments and errors."""
@@ -146,7 +122,9 @@ class Setting:
         if split not in pools:
             raise ValueError(f"Expected a split of task {found.name!r} that has examples, {list(pools)}, got {split!r}")
         is_default = reward is None or reward == found.default_reward
-        success_score = found.success_score if is_default else None
+        success_score = _finite("success_at", success_at)
+        if success_score is None and is_default:
+            success_score = found.success_score
         chosen = None
         if curriculum is not None and split == "train":  # what is measured on another split is all levels
             config = CurriculumConfig.of(curriculum)
@@ -190,7 +168,7 @@ class Setting:
 
     def observation_space(self) -> spaces.Space[Any]:
         """`input_ids`, `attention_mask` and `response_mask`, each `(max_length,)`."""
-        shape = (self.pool.prompts.shape[1] + self.max_new_tokens + reply_room(self.task, self.max_new_tokens),)
+        shape = (longest_row(self.task, self.pool, self.max_new_tokens),)
         return spaces.Dict(
             {
                 "input_ids": spaces.Box(0, self.tokenizer.vocab_size - 1, shape, np.int32),
@@ -202,6 +180,17 @@ class Setting:
     def action_space(self) -> spaces.Discrete:
         """One token id."""
         return spaces.Discrete(self.tokenizer.vocab_size)
+
+
+def _finite(name: str, value: Any) -> float | None:
+    """A finite number, or None where none was given."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"Expected {name} to be a number or None, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"Expected {name} to be finite, got {value!r}")
+    return float(value)
 
 
 _POOL_CACHE: OrderedDict[Any, dict[str, Pool]] = OrderedDict()
@@ -295,8 +284,9 @@ class TextGenEnv(gym.Env[Observation, Any]):
     - **Reward**: the score of the growing response, paid as the payout says; a Python float.
     - **End**: `terminated` at EOS or when `max_new_tokens` are spent. `truncated` is always False.
       In a task of several turns, EOS ends a turn, and what the task replies joins the observation.
-    - **Info**: always `score` (as far as the payout has asked for it), `is_success`, `response_length`, `example`,
-      and `score/NAME` for each part of a combined reward, and `action_mask` where one was asked for.
+    - **Info**: always `score` (as far as the payout has asked for it), `response_length`, `example`, `is_success` where
+      a score is known from which an episode is one (see `success_at`), `score/NAME` for each part of a combined reward,
+      and `action_mask` where one was asked for.
 
     Args:
         task: A registered name, `{name: {argument: value}}`, or a `Task`.
@@ -319,6 +309,8 @@ class TextGenEnv(gym.Env[Observation, Any]):
         curriculum: Examples of all levels of the task, harder as the success rate rises: True, or some settings of
             `textenvs.curriculum.CurriculumConfig`. It chooses on the train split; other splits have all levels. None:
             the task's own level.
+        success_at: The score from which an ended episode is a success. None: the task's own, where the reward is its
+            own; with another reward, no score is, and infos have no `is_success`.
         render_mode: None, "ansi", "human" or "rgb_array".
 
     Raises:
@@ -331,7 +323,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
         >>> observation, info = env.reset(seed=0)
         >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
         >>> sorted(info)
-        ['example', 'is_success', 'response_length', 'score']
+        ['example', 'response_length', 'score']
     """
 
     metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # noqa: RUF012 - as in gym.Env
@@ -352,6 +344,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
         action_mask: Any = None,
         chat_template: bool = False,
         curriculum: bool | Mapping[str, Any] | None = None,
+        success_at: float | None = None,
         render_mode: str | None = None,
     ) -> None:
         setting = Setting.resolve(
@@ -368,6 +361,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
             action_mask=action_mask,
             chat_template=chat_template,
             curriculum=curriculum,
+            success_at=success_at,
             render_mode=render_mode,
         )
         self._show(setting, setting.lanes(1), 0)
@@ -545,10 +539,11 @@ class TextGenEnv(gym.Env[Observation, Any]):
         lanes, lane = self._lanes, self._lane
         info: dict[str, Any] = {
             "score": lanes.score.item(lane),
-            "is_success": lanes.success.item(lane),
             "response_length": lanes.response_length.item(lane),
             "example": lanes.example_index.item(lane),
         }
+        if self.setting.success_score is not None:
+            info["is_success"] = lanes.success.item(lane)
         if lanes.reports_more:
             for name, scores in lanes.part_scores(self._rows).items():
                 info[f"score/{name}"] = scores.item()

@@ -96,6 +96,7 @@ class Pool:
         thresholds: `(examples,)` uint64 from 0 to 2^32, how much of its share an example keeps for itself; None where
             all are drawn alike.
         aliases: `(examples,)` int64, who gets the rest.
+        reply_tokens: The most tokens that a reply of the task has.
     """
 
     examples: tuple[Example, ...]
@@ -104,6 +105,7 @@ class Pool:
     encoder: PromptEncoder
     thresholds: NDArray[np.uint64] | None = None
     aliases: NDArray[np.int64] | None = None
+    reply_tokens: int = 0
 
     def __len__(self) -> int:
         """How many examples there are."""
@@ -170,6 +172,11 @@ def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
     if not encoded:
         raise ValueError(f"Expected task {task.name!r} to have at least one example, got none in any split")
     width = max(len(prompt) for _, prompts, _ in encoded.values() for prompt in prompts)
+    reply_tokens = task.max_reply_tokens
+    if task.max_turns > 1:
+        given = [example for examples, _, _ in encoded.values() for example in examples]
+        replies = dict.fromkeys(reply for example in given for reply in task.replies(example))
+        reply_tokens = max([reply_tokens, *(len(encoder.encode_reply(reply)) for reply in replies)])
     pools = {}
     for split, (examples, prompts, weights) in encoded.items():
         table, lengths = _table(prompts, width, encoder.tokenizer.pad_token_id)
@@ -177,7 +184,7 @@ def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
         for array in (table, lengths, thresholds, aliases):
             if array is not None:
                 array.setflags(write=False)
-        pools[split] = Pool(tuple(examples), table, lengths, encoder, thresholds, aliases)
+        pools[split] = Pool(tuple(examples), table, lengths, encoder, thresholds, aliases, reply_tokens)
     return pools
 
 
@@ -332,7 +339,7 @@ class Lanes:
         self.reward = reward
         self.max_new_tokens = max_new_tokens
         self.min_new_tokens = min_new_tokens
-        self.max_length = pool.prompts.shape[1] + max_new_tokens + reply_room(task, max_new_tokens)
+        self.max_length = longest_row(task, pool, max_new_tokens)
         self._multi_turn = task.max_turns > 1
         self._spelled: Tokenizer = _NewlineTurns(tokenizer) if self._multi_turn else tokenizer
         self._pieces = np.array(self._spelled.pieces, dtype=object)
@@ -587,10 +594,10 @@ class Lanes:
         if reply is None:
             return False
         ids = self.pool.encoder.encode_reply(reply)
-        if len(ids) > self.task.max_reply_tokens:
+        if len(ids) > self.pool.reply_tokens:
             raise ValueError(
                 f"Expected task {self.task.name!r} to reply with at most max_reply_tokens="
-                f"{self.task.max_reply_tokens} tokens, got {len(ids)}: {reply!r}"
+                f"{self.pool.reply_tokens} tokens, or with one of its replies(example), got {len(ids)}: {reply!r}"
             )
         length = self.context_length[lane] + self.response_length[lane]
         self.input_ids[lane, length : length + len(ids)] = ids
@@ -678,17 +685,19 @@ class Lanes:
         return self.scorer.part_scores(lanes)
 
 
-def reply_room(task: Task, max_new_tokens: int) -> int:
-    """How many tokens a task's replies may take in an episode: one reply after each turn but the last.
+def longest_row(task: Task, pool: Pool, max_new_tokens: int) -> int:
+    """The most tokens that an episode has: a prompt, what the agent writes, and a reply after each turn but the last.
 
     Args:
-        task: Who replies.
+        task: How many turns there are.
+        pool: The prompts, and how long a reply is.
         max_new_tokens: The budget; a turn takes at least one token of it.
 
     Returns:
-        Tokens, 0 for a task of one turn.
+        Tokens.
     """
-    return task.max_reply_tokens * max(min(task.max_turns, max_new_tokens) - 1, 0)
+    replies = max(min(task.max_turns, max_new_tokens) - 1, 0)
+    return int(pool.prompts.shape[1]) + max_new_tokens + replies * pool.reply_tokens
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:

@@ -12,16 +12,9 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from textenvs.arguments import names_arguments
 from textenvs.curriculum import Curriculum
-from textenvs.env import (
-    RENDER_MODES,
-    Observation,
-    Setting,
-    TextGenEnv,
-    chosen_examples,
-    names_arguments,
-    render_lane,
-)
+from textenvs.env import RENDER_MODES, Observation, Setting, TextGenEnv, chosen_examples, render_lane
 from textenvs.lanes import check_count, seeds_of
 from textenvs.rewards.base import PartScores
 from textenvs.tasks import Task
@@ -46,6 +39,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         action_mask: See `TextGenEnv`.
         chat_template: See `TextGenEnv`.
         curriculum: See `TextGenEnv`. One for all lanes, which count together.
+        success_at: See `TextGenEnv`.
         autoreset_mode: When a finished lane gets its next episode: "NextStep" (Gymnasium's default), "SameStep" or
             "Disabled", or the enum. Disabled: a finished lane idles, its action ignored and its reward 0, until
             `reset(options={"reset_mask": ...})` names it.
@@ -84,6 +78,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         action_mask: Any = None,
         chat_template: bool = False,
         curriculum: bool | Mapping[str, Any] | None = None,
+        success_at: float | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         group_size: int = 1,
         copy: bool = True,
@@ -112,6 +107,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
             action_mask=action_mask,
             chat_template=chat_template,
             curriculum=curriculum,
+            success_at=success_at,
             render_mode=render_mode,
         )
         self.metadata = {**TextGenEnv.metadata, "autoreset_mode": self.autoreset_mode}
@@ -357,7 +353,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
 
     def _observations(self) -> Observation:
         lanes = self._lanes
-        arrays = {
+        arrays: Observation = {
             "input_ids": lanes.input_ids,
             "attention_mask": lanes.attention_mask,
             "response_mask": lanes.response_mask,
@@ -369,10 +365,11 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         lanes = self._lanes
         values: dict[str, NDArray[Any]] = {
             "score": lanes.score,
-            "is_success": lanes.success,
             "response_length": lanes.response_length,
             "example": lanes.example_index,
         }
+        if self.setting.success_score is not None:
+            values["is_success"] = lanes.success
         for name, scores in lanes.part_scores(lanes.all).items():
             values[f"score/{name}"] = scores
         masks = lanes.action_masks(lanes.all)

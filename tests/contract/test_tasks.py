@@ -8,7 +8,7 @@ import pytest
 
 import textenvs
 from textenvs.rewards import checked_score
-from textenvs.tasks import SHIFTED, Task
+from textenvs.tasks import SHIFTED, Levels, Task
 from textenvs.testing import check_task
 
 IDS = textenvs.list_envs()
@@ -81,6 +81,21 @@ def test_a_demonstration_is_never_fined_and_never_better_cut_short(env_id: str) 
         if reward.name != "sentiment * ngram_lm":
             assert max(np.cumsum(paid)) == pytest.approx(sum(paid), abs=1e-9)
     assert lowest >= -1e-9 or reward.name in TAKEN_BACK
+
+
+def test_a_counterpart_is_of_the_same_level(env_id: str) -> None:
+    """With all levels in one, pairs go both ways and have demonstrations, as they do at each level."""
+    task = task_of(env_id)
+    if task.levels < 2:
+        pytest.skip("one level")
+    levels = Levels(task.name)
+    for index in range(0, levels.num_examples("test"), 7):
+        example = levels.example("test", index)
+        other = levels.counterpart(example)
+        if other is not None:
+            assert other.metadata["level"] == example.metadata["level"]
+            assert levels.demonstration(other)
+            assert levels.counterpart(other) == example
 
 
 def test_saying_nothing_is_no_better_than_random_tokens(env_id: str) -> None:

@@ -9,6 +9,7 @@ import tokenizers
 from textenvs import Example, TextGenEnv, make_tokenizer
 from textenvs.chat import as_template, find_chat_template
 from textenvs.lanes import PromptEncoder
+from textenvs.tasks.dialogue import Dialogue
 from textenvs.tokenizer import BUNDLED
 
 CHATML = (
@@ -75,6 +76,17 @@ def test_a_reply_stands_between_the_end_of_a_turn_and_the_next(tmp_path: Path) -
     start = PromptEncoder(tokenizer, chat_template=True).encode(["Hello"])[0]
     turn = [*tokenizer.encode_response("One day"), tokenizer.eos_token_id]
     assert start + turn + reply == whole
+
+
+def test_there_is_room_for_replies_in_the_template(tmp_path: Path) -> None:
+    task = Dialogue(train=4, validation=1, test=1, shifted=1)
+    env = TextGenEnv(task, tokenizer=folder_with(tmp_path, CHATML), chat_template=True)
+    encoder, given = PromptEncoder(env.tokenizer, chat_template=True), env.setting.pool.examples
+    longest = max(len(encoder.encode_reply(reply)) for example in given for reply in task.replies(example))
+    assert longest > task.max_reply_tokens
+    assert env.setting.pool.reply_tokens >= longest
+    env.reset(options={"example": 0})
+    assert not env.step(env.tokenizer.eos_token_id)[2]
 
 
 def test_replies_need_a_template_that_ends_turns(tmp_path: Path) -> None:

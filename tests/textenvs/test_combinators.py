@@ -34,6 +34,8 @@ from textenvs.rewards import (
     list_rewards,
     minimum,
 )
+from textenvs.tasks import Levels
+from textenvs.tasks.levels import ByLevel
 from textenvs.testing import PAYOUTS, check_reward
 from textenvs.tokenizer import Tokenizer
 
@@ -227,6 +229,39 @@ def test_operators() -> None:
             wrong()
 
 
+def test_a_constraint_follows_its_part_into_a_sum() -> None:
+    """The second `length` is called `length_2` in the sum, also by the constraint that watches it."""
+    watched = {"length": {"target": 3, "weight": 1}}
+    cap = {"weight": {"constraint": {"at_most": 0.5, "rate": 1.0, "part": "length"}}}
+    deep = {"weight": {"constraint": {"at_most": 0.5, "rate": 1.0, "part": "min/vader"}}}
+    alone = make_reward({**watched, "sentiment": cap, "distinct": deep, "min": ["vader"]})
+    made = make_reward({"length": 1, "min": ["length"]}) + alone
+    assert {"length_2", "min_2/vader"} <= set(made.parts)
+    scores = {name: np.zeros(1) for name in made.parts} | {"length_2": np.ones(1), "min_2/vader": np.full(1, 0.75)}
+    made.update(scores=scores)
+    assert made.changing == pytest.approx({"sentiment/weight": -0.5, "distinct/weight": -0.25})
+    alone.update(scores={name: np.ones(1) for name in alone.parts})
+    assert alone.changing == pytest.approx({"sentiment/weight": -0.5, "distinct/weight": -0.5})
+
+
+def test_lanes_equal_one_text_in_every_bit() -> None:
+    rng = np.random.default_rng(0)
+    for count in (2, 9, 17, 40):
+        scores = rng.normal(size=(count, 64))
+        for made in (MeanMinusStd([A] * count), Product([A] * count), Minimum([A] * count)):
+            none = np.zeros((0, 64))
+            alone = [made.combine(scores[:, [lane]], none[:, [lane]])[0] for lane in range(64)]
+            assert made.combine(scores, none).tolist() == alone
+        mean_less_std = scores.mean(axis=0) - scores.std(axis=0)
+        assert MeanMinusStd([A] * count).combine(scores, none) == pytest.approx(mean_less_std, abs=1e-12)
+
+
+def test_nothing_is_paid_as_minus_zero() -> None:
+    sad = Example("", (), {"mood": "sad", "formality": "informal"})
+    for made in ("sentiment", "vader", "formality", reward(-1, "minus") * reward(0, "nothing")):
+        assert math.copysign(1, make_reward(made).score(sad, "")) == 1
+
+
 def test_a_guard_never_pays_for_breaking_it() -> None:
     """A sentiment from -1: behind a plain gate, a text that breaks the cap would get 0, more than a sad one."""
     mood = reward(lambda text: -0.5 if "sad" in text else 0.5, "mood", -1, 1)
@@ -350,12 +385,23 @@ def test_state_comes_back_exactly_through_json() -> None:
         make_reward(plain).load_state_dict({})
 
 
+WRAPPED: dict[str, Callable[[], Reward]] = {
+    "itself": lambda: make_reward(CHANGING),
+    "in its last turn": lambda: make_reward({"last_turn": {"reward": CHANGING}}),
+    "at its level": lambda: ByLevel({1: make_reward(CHANGING), 2: make_reward(CHANGING)}),
+}
+
+
 @pytest.mark.parametrize("payout", PAYOUTS, ids=str)
-def test_an_episode_under_way_is_paid_by_the_formula_that_it_began_with(payout: Any) -> None:
+@pytest.mark.parametrize("make", WRAPPED.values(), ids=WRAPPED)
+def test_an_episode_under_way_is_paid_by_the_formula_that_it_began_with(
+    make: Callable[[], Reward], payout: Any
+) -> None:
     """Lane 0 is in mid-episode when the coefficients change; lane 1 is reset behind the change."""
     gamma = payout["shaped"]["gamma"] if isinstance(payout, dict) and "shaped" in payout else 1.0
-    envs = TextGenVectorEnv(2, reward=CHANGING, payout=payout, max_new_tokens=8, autoreset_mode="Disabled")
-    old, new = make_reward(CHANGING), make_reward(CHANGING)
+    task = Levels({"translate": {"train": 4, "validation": 4, "test": 4, "shifted": 4}}, highest=2)
+    envs = TextGenVectorEnv(2, task, make(), payout, max_new_tokens=8, autoreset_mode="Disabled")
+    old, new = make(), make()
     changed(new)
     envs.reset(seed=3)
     happy = {piece: token for token, piece in enumerate(envs.tokenizer.pieces)}[b" happy"]
@@ -381,6 +427,35 @@ def test_an_episode_under_way_is_paid_by_the_formula_that_it_began_with(payout: 
     assert ended["score"][0] == pytest.approx(due[0], abs=1e-9)
     assert infos["score"][1] == pytest.approx(due[1], abs=1e-9)
     assert paid == pytest.approx([gamma**7 * due[0], gamma**7 * due[1]], abs=1e-9)
+
+
+@pytest.mark.parametrize("make", WRAPPED.values(), ids=WRAPPED)
+def test_what_changes_inside_a_wrapper_is_kept(make: Callable[[], Reward]) -> None:
+    made, again, plain = make(), make(), make_reward(CHANGING)
+    assert made.parts.keys() == plain.parts.keys()
+    changed(made)
+    changed(plain)
+    again.load_state_dict(json.loads(json.dumps(made.state_dict())))
+    example = Example("A happy story.", ("The end.",), {"level": 2})
+    expected = plain.score(example, "a happy day")
+    assert made.score(example, "a happy day") == again.score(example, "a happy day") == expected
+    assert again.changing == made.changing
+    assert set(made.changing.values()) == set(plain.changing.values())
+    with pytest.raises(ValueError, match="Expected the state of reward"):
+        made.load_state_dict({**made.state_dict(), "more": {}})
+
+
+def test_the_parts_of_a_last_turn_are_those_of_its_reward() -> None:
+    made = make_reward({"last_turn": {"reward": {"length": 1, "vader": -1}, "cost": 0.1}})
+    assert made.parts["length"].score(EXAMPLE, "one two three\nfour five") == Length().score(EXAMPLE, "four five")
+    check_reward(made, max_examples=20)
+
+
+def test_levels_that_change_have_the_same_parts() -> None:
+    plain = ByLevel({1: make_reward({"length": 1, "vader": 1}), 2: make_reward({"min": ["vader"]})})
+    assert list(plain.parts) == ["vader"]
+    with pytest.raises(ValueError, match=r"to have the same parts, since they change over a run, got .*'length'"):
+        ByLevel({1: make_reward({"normalised": "length"}), 2: make_reward("length")})
 
 
 def test_a_call_on_the_environment_moves_the_reward() -> None:

@@ -58,6 +58,21 @@ def test_fields_and_references(tmp_path):
     assert references["last"] == ("only",)
 
 
+def test_references_are_what_is_scored(tmp_path):
+    rows = [json.dumps({"q": f"question {number}", "a": "the cat sat"}) for number in range(20)]
+    file = write(tmp_path, rows)
+    env = gym.make("TextGen-v0", task=load_dataset(file, prompt="q", references="a"), max_new_tokens=8).unwrapped
+    env.reset(seed=0)
+    for token in (*env.tokenizer.encode_response(" a cat ran"), env.tokenizer.eos_token_id):
+        *_, info = env.step(token)
+    assert info["score"] == 0.5  # one of two words, of both texts: articles do not count
+    assert (env.task.default_reward, env.task.held_out_reward) == ("token_f1", "chrf")
+    plain = load_dataset(file, prompt="q")
+    assert (plain.default_reward, plain.held_out_reward) == ("sentiment", "vader")
+    named = load_dataset(file, prompt="q", references="a", reward="exact_match", held_out_reward="rouge_l")
+    assert (named.default_reward, named.held_out_reward) == ("exact_match", "rouge_l")
+
+
 def test_cut_prompts_are_never_in_two_splits(tmp_path):
     """Many texts that begin alike: cut to five tokens, hundreds of them are the same prompt."""
     texts = [f"Once upon a time there was a number {number}" for number in range(300)]

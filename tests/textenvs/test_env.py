@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -16,7 +17,7 @@ from gymnasium.utils.env_checker import check_env
 
 import textenvs
 from tests.textenvs.toys import BOS, EOS, FIRST, PAD, SPECIAL, Letters, Talk, Toy, constant, ids, text_length
-from textenvs import Example, RewardError, TextGenEnv, encoder_decoder
+from textenvs import Example, RewardError, TextGenEnv, TextGenVectorEnv, encoder_decoder
 from textenvs.env import segments
 
 A = FIRST["a"]
@@ -131,12 +132,12 @@ class TestEpisode:
     def test_an_episode_by_hand(self) -> None:
         env = toy_env()
         observation, info = env.reset(seed=0, options={"example": 1})
-        assert info == {"score": 0.0, "is_success": False, "response_length": 0, "example": 1}
+        assert info == {"score": 0.0, "response_length": 0, "example": 1}
         observation, reward, terminated, truncated, info = env.step(FIRST["good"])
         assert (reward, terminated, truncated) == (4.0, False, False)
         assert [type(value) for value in (reward, terminated, truncated)] == [float, bool, bool]
-        assert info == {"score": 4.0, "is_success": False, "response_length": 1, "example": 1}
-        assert [type(value) for value in info.values()] == [float, bool, int, int]
+        assert info == {"score": 4.0, "response_length": 1, "example": 1}
+        assert [type(value) for value in info.values()] == [float, int, int]
         assert observation["response_mask"].tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
         assert env.step(EOS)[1:4] == (0.0, True, False)
         assert (env.response, env.example.prompt) == ("good", "d")
@@ -156,10 +157,22 @@ class TestEpisode:
             assert env.step(action)[-1]["is_success"] is False  # the episode still runs
             assert env.step(EOS)[-1]["is_success"] is success
 
-    def test_the_success_of_another_reward_is_unknown(self) -> None:
-        env = toy_env(task=Toy(success_score=0.5), reward=constant)
-        env.reset(seed=0)
-        assert env.step(EOS)[-1]["is_success"] is False
+    def test_the_success_of_another_reward_is_unknown_unless_said(self) -> None:
+        task = Toy(success_score=0.5)
+        for env in (TextGenEnv(task, constant), TextGenVectorEnv(1, task, constant)):
+            for info in (env.reset(seed=0)[1], env.step(np.array([EOS]))[-1]):
+                assert not [key for key in info if "success" in key]
+        for made in (TextGenEnv, partial(TextGenVectorEnv, 1)):
+            for success_at, success in ((1.0, True), (1.5, False)):
+                env = made(task=task, reward=constant, success_at=success_at)
+                assert not env.reset(seed=0)[1]["is_success"]
+                assert env.step(np.array([EOS]))[-1]["is_success"] == success
+        assert toy_env(task=task, success_at=2).setting.success_score == 2.0, "it overrides the task's own"
+        for reward in (None, task.default_reward):
+            assert toy_env(task=task, reward=reward).setting.success_score == 0.5
+        for wrong, error in (("1", TypeError), (True, TypeError), (float("nan"), ValueError)):
+            with pytest.raises(error, match="Expected success_at to be"):
+                toy_env(task=task, success_at=wrong)
 
     def test_observations_are_the_callers(self) -> None:
         env = toy_env()

@@ -566,7 +566,9 @@ class TestTurns:
         task = Talk(max_reply_tokens=2)
         lanes = make_lanes(task=task, budget=5)
         lanes.reset(lanes.all, np.array([0]))
-        with pytest.raises(ValueError, match="'talk' to reply with at most max_reply_tokens=2 tokens, got 3: 'axy'"):
+        with pytest.raises(
+            ValueError, match=r"'talk' to reply with at most max_reply_tokens=2 tokens, or .*, got 3: 'axy'"
+        ):
             push(lanes, EOS)
 
     @pytest.mark.parametrize("payout", ["immediate", "sparse", "word", {"every": 2}])

@@ -1,14 +1,19 @@
 """The language tasks: translations by hand, what environments reply, scores worked out by hand, splits and pairs."""
 
+import random
 import re
+from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from textenvs import Example, Task, list_tasks, make_reward, make_task
+from textenvs import Example, Task, TextGenEnv, list_tasks, make_reward, make_task
 from textenvs.data.translation import ADJECTIVES, BEINGS, PLACES, THINGS, VERBS
-from textenvs.tasks import SHIFTED
+from textenvs.tasks import SHIFTED, Levels
 from textenvs.tasks.classification import _TOPICS, LABELS, Classify
 from textenvs.tasks.composed import Composed
 from textenvs.tasks.dialogue import Booking, Dialogue
@@ -408,6 +413,10 @@ def test_a_conversation_by_hand() -> None:
         (["What time?", "When?", right], 0.15 + 0.7 * 0.9),
         (["Hello.", "How do you do?", right], 0.7 * 0.8),
         (["Hello."], 0),
+        (["", "", "", "", right], 0.7 * 0.6),  # to say nothing is to be idle
+        (["hm", " hm", "hm", "hm", right], 0.7 * 0.6),
+        (["", " \t", right, "", ""], 0.7 * 0.8),
+        (["", "What time?", "", right, ""], 0.15 + 0.7 * 0.8),
         (["What time? And how many people would that be?"], 0.15),  # one question a turn, the first
         (["What time should I book?", right], 0.15 + 0.7),  # a question, which names nothing
         (["I booked a table: rice, two people, six o'clock. Good?"], 0.7),
@@ -428,6 +437,41 @@ def test_a_conversation_by_hand() -> None:
         reward.score(Example(""), "a")
 
 
+def test_a_user_reads_several_lines_of_one_turn_as_the_score_does() -> None:
+    task, reward = Dialogue(), Booking()
+    details = {"goal": "table", "details": ["rice", "two people", "six o'clock"], "named": 0, "persona": "polite"}
+    example = Example("", (), {"name": "Tim", **details})
+    for turn, said in [
+        ("How many?\nWhat time?", "We are two people. At six o'clock."),
+        ("Hello.\nWhat time?\n", "At six o'clock. Thank you."),
+        ("What food?\nHow many?", "We are two people. Thank you."),
+        ("Hello.\nWhat food?", "I am afraid I told you. I like rice."),
+        ("Hello.\n\nWell.", "Excuse me, I do not understand."),
+    ]:
+        assert task.reply(example, [turn]) == f"\nUser: {said}\nAgent:"
+    assert (
+        task.reply(example, ["How many?\nHi.", "What time?\nHow many?"]) == "\nUser: At six o'clock. Thank you.\nAgent:"
+    )
+    for turn in ("When?\nI booked it.", "I booked it.\nWhat time?", "I booked it.\n"):  # over, for the score as well
+        assert task.reply(example, [turn]) is None
+        assert reward.score(example, f"{turn}\nI booked a table: rice.") == reward.score(example, turn)
+
+
+SAID = ["\n", " ", "\n\n", " hm", "What time?", "I booked rice.", "ti", "me?"]
+
+
+@given(st.lists(st.sampled_from(SAID), max_size=12))
+def test_turns_token_by_token_are_those_of_the_text(pieces: list[str]) -> None:
+    reward, texts = Booking(), ["", *SAID]
+    example = Example("", (), {"goal": "table", "details": ["rice", "two people", "six o'clock"], "named": 0})
+    tokenizer = SimpleNamespace(pieces=[text.encode() for text in texts], vocab_size=len(texts))
+    scorer = reward.scorer(1, tokenizer)
+    scorer.reset(np.array([0]), [example])
+    for count, piece in enumerate(pieces, 1):
+        phi = scorer.push(np.array([0]), np.array([texts.index(piece)]))
+        assert phi[0] == pytest.approx(reward.score(example, "".join(pieces[:count])), abs=1e-12)
+
+
 def test_perfect_conversations_score_1_and_replies_answer_them() -> None:
     task = Dialogue()
     for example in examples(task, "train"):
@@ -440,6 +484,70 @@ def test_perfect_conversations_score_1_and_replies_answer_them() -> None:
             told |= {value for value in example.metadata["details"] if reply and value in reply}
         assert reply is None
         assert told == set(example.metadata["details"])
+
+
+# Replies
+
+SIZES = {"train": 60, "validation": 4, "test": 4, "shifted": 20}
+TALKS: dict[str, Task] = {
+    "dialogue": Dialogue(**SIZES),
+    "classify": Classify(3, read_cost=0.1, **SIZES),
+    "translate": Translate("French", interactive=True, **SIZES),
+    "translate into Chinese": Translate("Chinese", interactive=True, **SIZES),
+    "levels": Levels({"classify": {"read_cost": 0.1, **SIZES}}),
+}
+every_talk = pytest.mark.parametrize("task", TALKS.values(), ids=TALKS)
+
+
+def spoken(task: Task, example: Example, dice: random.Random) -> tuple[str, str]:
+    """The next turns of a clumsy agent: what may help, what does not, and two things at once."""
+    words = example.references[0].split()
+    known = [" hm", " more", "", " What food?", " How many?", " When?", " What view?", " Where to?", " Where from?",
+             " What size?", " " + " ".join(words[: dice.randrange(len(words) + 1)]), example.references[0].strip()[:-1],
+             example.references[0] + " more"]  # fmt: skip
+    one, other = dice.choice(known), dice.choice(known)
+    return one, dice.choice([other, f"{one}\n{other}"])
+
+
+@every_talk
+def test_a_task_knows_all_of_its_replies(task: Task) -> None:
+    dice, found = random.Random(0), set()
+    for split in ("train", SHIFTED):
+        for example in examples(task, split):
+            replies = set(task.replies(example))
+            for _ in range(10):
+                turns: list[str] = []
+                while len(turns) < task.max_turns - 1:
+                    turns += spoken(task, example, dice)[:1] if dice.random() < 0.5 else spoken(task, example, dice)[1:]
+                    reply = task.reply(example, turns)
+                    assert reply is None or reply in replies
+                    found.add(reply)
+    assert len(found) > 20
+
+
+@every_talk
+def test_there_is_room_for_every_reply_whatever_the_tokenizer(task: Task) -> None:
+    """A token a character: replies are longer than what was measured with the bundled tokenizer."""
+    given = [one for split in task.splits for one in examples(task, split)]
+    replies = {reply for example in given for reply in task.replies(example)}
+    symbols = "".join(sorted(set("".join([*replies, *(one.prompt for one in given), " hmore"]))))
+    env = TextGenEnv(task, tokenizer={"symbols": symbols}, max_new_tokens=40)
+    longest = max(map(len, replies))
+    assert longest > task.max_reply_tokens or task.name == "translate"
+    room = max(longest, task.max_reply_tokens) * (task.max_turns - 1)
+    assert env.observation_space["input_ids"].shape == (max(len(one.prompt) for one in given) + 40 + room,)
+    for index in range(len(env.setting.pool)):
+        env.reset(options={"example": index})
+        terminated = False
+        while not terminated:
+            for token in (*env.tokenizer.encode_response(" more"), env.tokenizer.eos_token_id):
+                terminated = terminated or env.step(token)[2]
+
+
+def test_the_bundled_tokenizer_needs_no_more_room_than_it_had() -> None:
+    assert gym.make("TextGen/Dialogue-v0").observation_space["input_ids"].shape == (57 + 96 + 5 * 40,)
+    for task in TALKS.values():
+        assert TextGenEnv(task).setting.pool.reply_tokens == task.max_reply_tokens
 
 
 # Reviews

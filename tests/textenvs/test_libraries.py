@@ -141,7 +141,7 @@ class TestGymnasium:
         single = toy_env()
         assert envs.reset(seed=0)[1][0] == single.reset(seed=0)[1]
         infos = envs.step(np.array([EOS, A]))[4]
-        assert infos[1] == {"score": 1.0, "is_success": False, "response_length": 1, "example": infos[1]["example"]}
+        assert infos[1] == {"score": 1.0, "response_length": 1, "example": infos[1]["example"]}
         final = single.step(EOS)
         assert {key: infos[0]["final_info"][key] for key in final[4]} == final[4]
         assert all((infos[0]["final_obs"][key] == array).all() for key, array in final[0].items())

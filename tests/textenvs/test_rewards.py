@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vaderSentiment import vaderSentiment
@@ -241,12 +242,15 @@ def test_a_function_is_a_reward() -> None:
 
 
 @pytest.mark.parametrize(
-    "score", [1, 0.5, np.float32(0.5), np.float64(2), np.int64(3), np.array(0.25), Fraction(1, 2), np.longdouble(0.5)]
-)
+    "score",
+    [1, 0.5, np.float32(0.5), np.float64(2), np.int64(3), np.array(0.25), Fraction(1, 2), np.longdouble(0.5), True,
+     False, np.True_, np.array(False), torch.tensor(0.25), torch.tensor(2.0, requires_grad=True), torch.tensor(True)],
+    ids=repr,
+)  # fmt: skip
 def test_numbers_are_scores(score: object) -> None:
     checked = checked_score(make_reward(lambda example, response: score), PLAIN, "")
     assert type(checked) is float
-    assert checked == float(score)
+    assert checked == float(score.detach() if isinstance(score, torch.Tensor) else score)
 
 
 @pytest.mark.parametrize(
@@ -257,8 +261,9 @@ def test_numbers_are_scores(score: object) -> None:
         (-math.inf, "gave -inf"),
         (np.float32(math.nan), "gave nan"),
         (10**400, "gave inf"),
-        (True, "gave True of type bool"),
-        (np.True_, "gave True of type bool"),
+        (torch.tensor(math.nan), "gave nan"),
+        (torch.tensor([0.5]), r"gave tensor\(\[0.5000\]\) of type Tensor"),
+        (np.array("0.5"), "gave '0.5' of type str"),
         ("0.5", "gave '0.5' of type str"),
         (None, "gave None of type NoneType"),
         ([0.5], r"gave \[0.5\] of type list"),
@@ -376,7 +381,13 @@ def test_forms_of_dicts() -> None:
         ({"length": "1"}, ValueError, "to be a finite number, got '1'"),
         ({"length": None}, ValueError, "to be a finite number, got None"),
         ({"length": {"weight": [1]}}, ValueError, r"to be a finite number, got \[1\]"),
-        ({"length": {"goal": 3}}, TypeError, r"Reward 'length' could not be made with arguments \{'goal': 3\}.*goal"),
+        (
+            {"length": {"goal": 3}},
+            TypeError,
+            r"Expected reward 'length' with arguments from \['target'.*\], got 'goal'\.$",
+        ),
+        ({"length": {"tagret": 3}}, TypeError, r"got 'tagret'\. Did you mean 'target'\?"),
+        ({"clip": {"reward": {"rouge_n": {"n": 2, "k": 1}}, "low": 0}}, TypeError, r"Expected reward 'rouge_n' .*'k'"),
         (None, TypeError, "got None of type NoneType"),
         (0.5, TypeError, "got 0.5 of type float"),
         (["length"], TypeError, "of type list"),
@@ -406,14 +417,37 @@ def test_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("", None, 3):
         with pytest.raises(ValueError, match="Expected a name for the reward, got"):
             register_reward(name, Length)
-    with pytest.raises(TypeError, match="Expected a Reward class or a function that returns a Reward, got 3"):
+    with pytest.raises(TypeError, match=r"Expected a Reward class, a function that returns a Reward or .*, got 3"):
         register_reward("three", 3)
     register_reward("plain", len)
     with pytest.raises(TypeError, match=r"Reward 'plain' could not be made with arguments \{\}"):
         make_reward("plain")
     register_reward("number", lambda: 3)
-    with pytest.raises(TypeError, match="the factory of reward 'number' to return a Reward, got int"):
+    with pytest.raises(TypeError, match=r"the factory of reward 'number' to return a Reward, .*, got int without"):
         make_reward("number")
+
+
+def test_a_plain_function_with_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_REWARDS", dict(registry._REWARDS))
+
+    class Counts:
+        def __call__(self, example: Example, response: str) -> int:
+            return response.count("sea")
+
+    register_reward("one", lambda example, response: 1.0)
+    register_reward("count", lambda e, r, letter="s": float(r.count(letter)))
+    register_reward("sea", Counts())
+    register_reward("between", lambda low, high: make_reward({"clip": {"reward": "sea", "low": low, "high": high}}))
+    assert make_reward("one").score(PLAIN, "") == 1.0
+    assert make_reward("one").name == "one"
+    assert make_reward("count").score(PLAIN, "the sea, the sea") == 2.0
+    made = make_reward({"count": {"letter": "e", "weight": 0.5}, "sea": 1})
+    assert made.score(PLAIN, "the sea, the sea") == 0.5 * 4 + 2
+    assert make_reward({"between": {"low": 0, "high": 1}}).score(PLAIN, "sea sea") == 1.0
+    with pytest.raises(TypeError, match=r"Expected reward 'count' with arguments from .*'letter'\], got 'word'"):
+        make_reward({"count": {"word": "sea"}})
+    with pytest.raises(TypeError, match=r"Expected reward 'between' with the arguments \['high'\], got \['low'\]"):
+        make_reward({"between": {"low": 0}})
 
 
 # Push against score

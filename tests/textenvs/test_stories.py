@@ -356,6 +356,20 @@ def test_make_task_of_a_wrong_type(wrong: object) -> None:
         make_task(wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"stories": {"n": 4}}, r"Expected task 'stories' with arguments from \['train', .*\], got 'n'\.$"),
+        ({"copy": {"levle": 2}}, r"Expected task 'copy' with arguments from .*, got 'levle'\. Did you mean 'level'\?"),
+        ({"levels": {"task": {"copy": {"trian": 2}}}}, r"task 'copy' with .*Did you mean 'train'\?"),
+        ({"dataset": {"prompt": "text"}}, r"Expected task 'dataset' with the arguments \['path'\], got \['prompt'\]"),
+    ],
+)
+def test_wrong_arguments_hear_which_there_are(task: dict[str, dict[str, object]], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make_task(task)
+
+
 def test_make_task_of_several() -> None:
     with pytest.raises(ValueError, match="one entry"):
         make_task({"stories": {}, "more": {}})

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
+from functools import partial
 from inspect import signature
 from typing import Any
 
+from textenvs.arguments import check_arguments, did_you_mean
 from textenvs.rewards.answers import CorrectPrefix, EditSimilarity, ExactMatch, TokenF1
 from textenvs.rewards.automaton import AutomatonReward, Match
 from textenvs.rewards.base import FunctionReward, Reward, RewardError, Scorer, TextScorer, checked_score
@@ -60,7 +61,7 @@ from textenvs.rewards.units import (
     Words,
 )
 
-_REWARDS: dict[str, Callable[..., Reward]] = {
+_REWARDS: dict[str, Callable[..., Any]] = {
     # overlap with references
     "bleu": Bleu,
     "chrf": Chrf,
@@ -111,13 +112,14 @@ COMBINATORS: dict[str, Callable[..., Reward]] = {
 """What `make_reward` makes of rewards, by the key that it reads. No reward can be registered under these names."""
 
 
-def register_reward(name: str, factory: Callable[..., Reward]) -> None:
+def register_reward(name: str, factory: Callable[..., Reward] | Callable[..., float]) -> None:
     """Give a reward a name, so that `gym.make(..., reward=name)` finds it.
 
     Args:
         name: What it will be called; not taken yet.
-        factory: A `Reward` class, or a function that returns a `Reward`. Its keyword arguments may come from a dict:
-            `{name: {"argument": 1}}`. For a plain function f: `lambda: FunctionReward(f)`.
+        factory: A `Reward` class, a function that returns a `Reward`, or a plain function
+            `f(example, response) -> float`: what has to be given two arguments, and no more, is taken for one. Keyword
+            arguments of any of them may come from a dict: `{name: {"argument": 1}}`.
 
     Raises:
         ValueError: If the name is taken or empty.
@@ -130,7 +132,10 @@ def register_reward(name: str, factory: Callable[..., Reward]) -> None:
     if name in COMBINATORS:
         raise ValueError(f"Expected a new reward name, got {name!r}, which combines rewards in make_reward")
     if not callable(factory):
-        raise TypeError(f"Expected a Reward class or a function that returns a Reward, got {factory!r}")
+        raise TypeError(
+            "Expected a Reward class, a function that returns a Reward or one f(example, response) -> float, got "
+            f"{factory!r}"
+        )
     _REWARDS[name] = factory
 
 
@@ -231,8 +236,7 @@ def _combined(name: str, setting: Any) -> tuple[Any, Reward]:
         raise TypeError(f"Expected combinator {name!r} with a dict from {known}, got {setting!r}")
     for key in arguments:
         if key not in known:
-            close = get_close_matches(str(key), known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(key, known)
             raise ValueError(f"Expected combinator {name!r} with keys from {known}, got {key!r}.{hint}")
     missing = [key for key in ("of", "reward", "by") if key in known and key not in arguments]
     if missing:
@@ -250,16 +254,40 @@ def _combined(name: str, setting: Any) -> tuple[Any, Reward]:
 
 def _by_name(name: Any, arguments: dict[str, Any] | None = None) -> Reward:
     if name not in _REWARDS:
-        close = get_close_matches(str(name), _REWARDS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"Expected a reward from {list_rewards()}, got {name!r}.{hint}")
+        raise ValueError(f"Expected a reward from {list_rewards()}, got {name!r}.{did_you_mean(name, _REWARDS)}")
+    factory, arguments = _REWARDS[name], arguments or {}
+    if _scores(factory, arguments):
+        return FunctionReward(partial(factory, **arguments) if arguments else factory, name)
+    check_arguments(f"reward {name!r}", factory, arguments)
     try:
-        made = _REWARDS[name](**(arguments or {}))
+        made = factory(**arguments)
     except TypeError as error:
-        raise TypeError(f"Reward {name!r} could not be made with arguments {arguments or {}}: {error}") from error
+        raise TypeError(f"Reward {name!r} could not be made with arguments {arguments}: {error}") from error
     if not isinstance(made, Reward):
-        raise TypeError(f"Expected the factory of reward {name!r} to return a Reward, got {type(made).__name__}")
+        raise TypeError(
+            f"Expected the factory of reward {name!r} to return a Reward, or to be a function f(example, response) -> "
+            f"float, got {type(made).__name__} without an example and a response"
+        )
     return made
+
+
+def _scores(function: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:
+    """Whether these arguments are not enough for a call, but with an example and a response before them they are."""
+    if isinstance(function, type):
+        return False
+    try:
+        takes = signature(function)
+    except (TypeError, ValueError):  # of some built-in functions nobody knows
+        return False
+
+    def binds(*before: None) -> bool:
+        try:
+            takes.bind(*before, **arguments)
+        except TypeError:
+            return False
+        return True
+
+    return binds(None, None) and not binds()
 
 
 __all__ = [

@@ -278,6 +278,58 @@ class TextScorer(Scorer):
         return scores
 
 
+class Wrapper(Reward):
+    """A reward that asks one of some others, and that changes over a training run as they do.
+
+    A subclass writes `score`, `scorer` and `wrapped`. What it asks has its parts under their own names.
+
+    Args:
+        inner: Name to reward.
+    """
+
+    def __init__(self, inner: Mapping[str, Reward]) -> None:
+        self.inner = dict(inner)
+
+    @abstractmethod
+    def wrapped(self, inner: Mapping[str, Reward]) -> Reward:
+        """This wrapper around a part of each reward.
+
+        Args:
+            inner: Name to the part of the reward that has this name.
+        """
+
+    @property
+    def parts(self) -> dict[str, Reward]:
+        """The parts that all of the rewards have, as they are scored here."""
+        first, *others = (reward.parts for reward in self.inner.values())
+        return {
+            part: self.wrapped({name: reward.parts[part] for name, reward in self.inner.items()})
+            for part in first
+            if all(part in other for other in others)
+        }
+
+    def update(self, *, progress: float | None = None, scores: PartScores | None = None) -> None:
+        """See `Reward.update`."""
+        for reward in dict.fromkeys(self.inner.values()):
+            reward.update(progress=progress, scores=scores)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Reward.state_dict`."""
+        return {name: state for name, reward in self.inner.items() if (state := reward.state_dict())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Reward.load_state_dict`."""
+        if set(state) - set(self.inner):
+            raise ValueError(f"Expected the state of reward {self.name!r}, like {self.state_dict()}, got {dict(state)}")
+        for name, reward in self.inner.items():
+            reward.load_state_dict(state.get(name, {}))
+
+    @property
+    def changing(self) -> dict[str, float]:
+        """See `Reward.changing`."""
+        return {f"{name}/{key}": one for name, reward in self.inner.items() for key, one in reward.changing.items()}
+
+
 class FunctionReward(Reward):
     """A user's plain function as a reward.
 
@@ -318,7 +370,7 @@ def checked_score(reward: Reward, example: Example, response: str) -> float:
         The score as a Python float.
 
     Raises:
-        RewardError: If the reward raises, or gives anything but one finite number.
+        RewardError: If the reward raises, or gives anything but one finite number. True counts 1, False 0.
     """
     try:
         score: Any = reward.score(example, response)
@@ -329,9 +381,9 @@ def checked_score(reward: Reward, example: Example, response: str) -> float:
         raise RewardError(reward.name, problem, example, response) from error
     if type(score) is float and math.isfinite(score):  # nearly always, and quick
         return score
-    if isinstance(score, (np.ndarray, np.generic)) and score.ndim == 0:
+    if getattr(score, "shape", None) == ():  # an array's or a tensor's one number
         score = score.item()
-    if isinstance(score, bool) or not isinstance(score, Real):
+    if not isinstance(score, Real):  # a bool is one: 0 or 1
         raise RewardError(reward.name, f"gave {score!r} of type {type(score).__name__}", example, response)
     try:
         value = float(score)

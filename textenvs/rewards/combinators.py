@@ -320,7 +320,7 @@ class Product(Combination):
 
     def combine(self, scores: Scores, coefficients: Scores) -> Scores:
         """See `Combination.combine`."""
-        phi: Scores = scores.prod(axis=0)
+        phi: Scores = scores.prod(axis=0) + 0.0  # no -0.0
         return phi
 
 
@@ -376,8 +376,13 @@ class MeanMinusStd(Combination):
 
     def combine(self, scores: Scores, coefficients: Scores) -> Scores:
         """See `Combination.combine`."""
-        phi: Scores = scores.mean(axis=0) - self.k * scores.std(axis=0)
-        return phi
+        mean, variance = np.zeros(scores.shape[1]), np.zeros(scores.shape[1])
+        for score in scores:  # one after another: numpy's own sums depend on how many lanes there are, in the last bit
+            mean += score
+        mean /= len(scores)
+        for score in scores:
+            variance += (score - mean) ** 2
+        return mean - self.k * np.sqrt(variance / len(scores))
 
 
 class Gate(Combination):
@@ -568,21 +573,26 @@ def sum_of(of: Sequence[Reward]) -> Reward:
     Returns:
         The sum.
     """
-    terms: list[tuple[str, Any, Reward]] = []
+    named: dict[str, tuple[Any, Reward]] = {}
     for reward in of:
         if isinstance(reward, WeightedSum):
-            terms += [(name, weight, part) for name, (weight, part) in reward.terms.items()]
+            terms: list[tuple[str, Any, Reward]] = [(name, *term) for name, term in reward.terms.items()]
         elif isinstance(reward, Scale) and not reward.offset:
             name, part = next(iter(reward.inputs.items()))
-            terms.append((name, reward.factor, part))
+            terms = [(name, reward.factor, part)]
         else:
-            terms.append((key_of(reward), 1.0, reward))
-    named: dict[str, tuple[Any, Reward]] = {}
-    for key, weight, reward in terms:
-        name, number = key, 2
-        while name in named:
-            name, number = f"{key}_{number}", number + 1
-        named[name] = (weight, reward)
+            terms = [(key_of(reward), 1.0, reward)]
+        names: dict[str, str] = {}
+        for key, weight, part in terms:
+            name, number = key, 2
+            while name in named:
+                name, number = f"{key}_{number}", number + 1
+            names[key] = name
+            named[name] = (weight, part)
+        for name in names.values():
+            weight, part = named[name]
+            if isinstance(weight, Constraint):
+                named[name] = (weight.renamed(names), part)
     return WeightedSum(named)
 
 

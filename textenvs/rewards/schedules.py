@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from itertools import pairwise
 from numbers import Real
 from typing import Any, TypeAlias
@@ -139,6 +140,22 @@ class Constraint:
         # Up for a mean below a floor, and (towards minus) down for one above a cap: the same formula.
         moved = self.value + self.rate * (self.bound - float(np.mean(scores)))
         self.value = min(max(moved, self.span[0]), self.span[1])
+
+    def renamed(self, names: Mapping[str, str]) -> Constraint:
+        """The same constraint where the terms of its sum have other names.
+
+        Args:
+            names: What each term is called now.
+
+        Returns:
+            This one, where it watches nothing by name or the name is the same; else a copy.
+        """
+        for old, new in names.items():
+            if self.part is not None and old != new and f"{self.part}/".startswith(f"{old}/"):
+                other = copy(self)
+                other.part = new + self.part.removeprefix(old)
+                return other
+        return self
 
     def __str__(self) -> str:
         """Its bound, for the name of a sum."""

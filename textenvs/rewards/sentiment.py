@@ -158,7 +158,7 @@ class Sentiment(UnitSums):
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `UnitSums.phi`."""
         words = np.maximum(sums[:, 1], self.min_words)
-        phi: NDArray[np.float64] = features[:, 0] * sums[:, 0] / (_MOST_VALENCE * words)
+        phi: NDArray[np.float64] = features[:, 0] * sums[:, 0] / (_MOST_VALENCE * words) + 0.0  # no -0.0
         return phi
 
 
@@ -173,4 +173,4 @@ class Vader(Reward):
 
     def score(self, example: Example, response: str) -> float:
         """See `Reward.score`."""
-        return float(mood_sign(example) * _analyzer().polarity_scores(response)["compound"])
+        return float(mood_sign(example) * _analyzer().polarity_scores(response)["compound"]) + 0.0  # no -0.0

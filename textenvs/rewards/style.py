@@ -18,7 +18,8 @@ from textenvs.rewards.ngrams import SPLITTER, Ids, NgramModel, load_ngrams
 from textenvs.rewards.units import Matches, UnitSums
 
 _LEXICON = Path(__file__).parent.parent / "data" / "formality.json"
-_APOSTROPHES = str.maketrans("’‘ʼ", "'''")  # noqa: RUF001 - what keyboards and typesetters make of an apostrophe
+_APOSTROPHE = "'’‘ʼ"  # noqa: RUF001 - and what keyboards and typesetters make of it
+_APOSTROPHES = str.maketrans(_APOSTROPHE, "'" * len(_APOSTROPHE))
 _CONTRACTION = re.compile(r".+(?:n't|'ll|'re|'ve|'m|'d)")
 _NO_BEGINNING = "xxxxx"  # of any word in the lexicon
 
@@ -47,15 +48,16 @@ class _FormalWords(Matches):
     """
 
     def __init__(self) -> None:
-        super().__init__(r"[\w'’‘ʼ]+", longest=None)  # noqa: RUF001
+        super().__init__(rf"[\w{_APOSTROPHE}]+", longest=None)
 
     def shorten(self, rest: str) -> str:
         """See `Splitter.shorten`."""
-        word = rest.casefold().translate(_APOSTROPHES)
-        bare = word.strip("'")
+        bare = rest.casefold().translate(_APOSTROPHES).strip("'")
         if len(bare) <= 3 or bare in _beginnings():
             return rest
-        return _NO_BEGINNING + bare[-3:] + word[len(word.rstrip("'")) :][:2]
+        # Of the characters as they were written: a folded one need not be a letter, and would be cut anew.
+        ends = rest.rstrip(_APOSTROPHE)
+        return _NO_BEGINNING + ends[-3:] + rest[len(ends) :][:2]
 
 
 @lru_cache(maxsize=1)
@@ -108,7 +110,7 @@ class Formality(UnitSums):
 
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `UnitSums.phi`."""
-        phi: NDArray[np.float64] = features[:, 0] * sums[:, 0] / np.maximum(sums[:, 1], self.min_marks)
+        phi: NDArray[np.float64] = features[:, 0] * sums[:, 0] / np.maximum(sums[:, 1], self.min_marks) + 0.0  # no -0.0
         return phi
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
+from textenvs.arguments import check_arguments, did_you_mean
 from textenvs.tasks.base import SHIFTED, SPLITS, Example, ReferenceScores, Task
 from textenvs.tasks.classification import Classify
 from textenvs.tasks.composed import Composed
@@ -88,7 +88,8 @@ def make_task(task: str | Task | Mapping[str, Mapping[str, Any]]) -> Task:
 
     Raises:
         ValueError: If no task has this name, or the dict has not exactly one entry.
-        TypeError: If it is of another type, or the factory does not return a task.
+        TypeError: If it is of another type, the task does not take an argument or misses one, or the factory does not
+            return a task.
     """
     if isinstance(task, Task):
         return task
@@ -103,9 +104,8 @@ def make_task(task: str | Task | Mapping[str, Mapping[str, Any]]) -> Task:
     if not isinstance(name, str):
         raise TypeError(f"Expected a task's name, a Task or {{name: arguments}}, got {type(name).__name__}")
     if name not in _FACTORIES:
-        close = get_close_matches(name, _FACTORIES, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"Expected a task from {list_tasks()}, got {name!r}.{hint}")
+        raise ValueError(f"Expected a task from {list_tasks()}, got {name!r}.{did_you_mean(name, _FACTORIES)}")
+    check_arguments(f"task {name!r}", _FACTORIES[name], arguments)
     made = _FACTORIES[name](**arguments)
     if not isinstance(made, Task):
         raise TypeError(f"Expected the factory of task {name!r} to return a Task, got {type(made).__name__}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -91,7 +91,8 @@ class Task(ABC):
             Where there are reference scores, it is their threshold.
         held_out_reward: A second score of the same quality, reported beside the reward but never trained on.
         max_turns: How often the agent speaks at most. With more than one, the task replies in between (see `reply`).
-        max_reply_tokens: The most tokens that a reply has; the observation has room for that many after each turn.
+        max_reply_tokens: The most tokens that a reply has. After each turn the observation has room for that many, and
+            for the longest of `replies`.
     """
 
     name: ClassVar[str]
@@ -215,6 +216,19 @@ class Task(ABC):
             The reply, with all that is to separate it from the turns around it; or None: the episode is over.
         """
         return None
+
+    def replies(self, example: Example) -> Iterable[str]:
+        """All that `reply` may say in an episode of this example, for tasks that can tell.
+
+        An environment makes tokens of them beforehand, so that there is room for each whatever the tokenizer.
+
+        Args:
+            example: What the episode is about.
+
+        Returns:
+            The replies; none where `max_reply_tokens` alone says how much room they need.
+        """
+        return ()
 
 
 def check_split(split: str, splits: Sequence[str] = SPLITS) -> None:

@@ -152,7 +152,11 @@ class Classify(Composed):
         read = example.metadata["shown"] + len(turns) - 1
         if self.read_cost is None or turns[-1].strip() != "more" or read >= len(sentences):
             return None
-        return f"\n{sentences[read]}\nTopic or more:"
+        return _further(sentences[read])
+
+    def replies(self, example: Example) -> list[str]:
+        """See `Task.replies`."""
+        return [_further(sentence) for sentence in example.metadata["sentences"][example.metadata["shown"] :]]
 
     def counterpart(self, example: Example) -> Example | None:
         """The same text about somebody of the other gender; None where what is shown names nobody."""
@@ -163,6 +167,10 @@ class Classify(Composed):
         sentences = [sentence.replace(name, other) for sentence in example.metadata["sentences"]]
         metadata = {**example.metadata, "name": other, "sentences": sentences}
         return Example(example.prompt.replace(name, other), example.references, metadata)
+
+
+def _further(sentence: str) -> str:
+    return f"\n{sentence}\nTopic or more:"
 
 
 def _sentences(topic: str, things: Sequence[str], count: int, name: str, dice: Dice) -> list[str]:

@@ -11,17 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.rewards.units import UnitSums
+from textenvs.rewards.units import Splitter, UnitSums
 from textenvs.tasks.base import Example
 from textenvs.tasks.composed import Composed, Composition
 from textenvs.tasks.dice import Dice, text_key
 from textenvs.tasks.stories import BOYS, COUNTERPARTS, GIRLS
-from textenvs.tasks.writing import Lines
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,23 @@ def _named(goal: str, turn: str) -> set[tuple[int, str]]:
     return named
 
 
+class _Turns(Splitter):
+    """Lines, empty ones among them. What follows the last newline is a turn as soon as there is something in it."""
+
+    def cut(self, text: str) -> tuple[list[str], str]:
+        """See `Splitter.cut`."""
+        *turns, rest = text.split("\n")
+        return turns, rest
+
+    def finish(self, rest: str) -> list[str]:
+        """See `Splitter.finish`."""
+        return [rest] if rest.strip() else []
+
+    def closes(self, character: str) -> bool:
+        """See `Splitter.closes`. A newline ends an empty turn, which the end of the text does not."""
+        return False
+
+
 class Booking(UnitSums):
     """How well a conversation goes: finding out counts 0.3, and the right booking 0.7, less after idle turns.
 
@@ -115,9 +132,11 @@ class Booking(UnitSums):
     - The booking: the share of the details of the user's goal that the agent's booking names; of several values for a
       detail the first one counts. There is one booking: the first turn with "book" or "booked" in it that is no
       question about something else; what is said after it does not count.
-    - Idle turns: those that neither book nor ask for something new. Each takes a tenth off what the booking is worth.
+    - Idle turns: those that neither book nor ask for something new, empty ones among them. Each takes a tenth off what
+      the booking is worth.
 
-    Nothing that was earned is ever taken back, and there are no fines: to be silent is not better than to try.
+    A turn is a line: a newline that the agent writes ends one, as EOS does. Nothing that was earned is ever taken back,
+    and there are no fines: to be silent is not better than to try.
 
     An example's metadata says what is wanted: `goal`, `details` (a value each) and `named` (the place of the one that
     the user named). From 0 to 1. The unfinished last turn is read as final. Cost: a turn is read again at each of its
@@ -126,7 +145,7 @@ class Booking(UnitSums):
 
     name = "booking"
     low, high = 0.0, 1.0
-    splitter = Lines()
+    splitter = _Turns()
     width = 2  # details found out, the booking
 
     def start(self, example: Example) -> Hashable:
@@ -192,26 +211,42 @@ class Dialogue(Composed):
         return Example(f"User: {opening}\nAgent:", (_conversation(goal, details, named),), metadata)
 
     def reply(self, example: Example, turns: Sequence[str]) -> str | None:
-        """What the user answers; nothing to a booking."""
-        goal, details = example.metadata["goal"], example.metadata["details"]
-        _, answered, told, puzzled = _PERSONAS[example.metadata["persona"]]
-        if _books(goal, turns[-1]):
+        """What the user answers, to all new questions of several lines; nothing to a booking."""
+        goal = example.metadata["goal"]
+        lines = turns[-1].split("\n")
+        if any(_books(goal, line) for line in lines):
             return None
-        asked = _asked(goal, turns[-1])
-        before = {example.metadata["named"], *(_asked(goal, turn) for turn in turns[:-1])}
-        if asked is None:
-            said = puzzled
-        elif asked in before:
-            said = f"{told} {_GOALS[goal][asked].answer.format(details[asked])}"
-        else:
-            said = answered.format(_GOALS[goal][asked].answer.format(details[asked]))
-        return f"\nUser: {said}\nAgent:"
+        asked = [place for line in lines if (place := _asked(goal, line)) is not None]
+        before = {example.metadata["named"], *(_asked(goal, line) for turn in turns[:-1] for line in turn.split("\n"))}
+        new = [place for place in dict.fromkeys(asked) if place not in before]
+        return _reply(example, new, asked[:1])
+
+    def replies(self, example: Example) -> list[str]:
+        """See `Task.replies`."""
+        places = range(len(example.metadata["details"]))
+        new = [place for place in places if place != example.metadata["named"]]
+        known = [_reply(example, [], told) for told in ([], *([place] for place in places))]
+        return known + [_reply(example, asked, []) for count in (1, 2) for asked in permutations(new, count)]
 
     def counterpart(self, example: Example) -> Example | None:
         """The same goal of a user of the other gender."""
         name = example.metadata["name"]
         other = COUNTERPARTS[name]
         return Example(example.prompt.replace(name, other, 1), example.references, {**example.metadata, "name": other})
+
+
+def _reply(example: Example, new: Sequence[int], told: Sequence[int]) -> str:
+    """What a user says to somebody who asks for new details, or, where there are none, for one that was told before."""
+    goal, details = example.metadata["goal"], example.metadata["details"]
+    _, answered, known, puzzled = _PERSONAS[example.metadata["persona"]]
+    answers = [_GOALS[goal][place].answer.format(details[place]) for place in new or told]
+    if not answers:
+        said = puzzled
+    elif not new:
+        said = f"{known} {answers[0]}"
+    else:
+        said = answered.format(answers[0]) if len(new) == 1 else " ".join(answers)
+    return f"\nUser: {said}\nAgent:"
 
 
 def _conversation(goal: str, details: Sequence[str], named: int) -> str:

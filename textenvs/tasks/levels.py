@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textenvs.rewards import Reward, make_reward
-from textenvs.rewards.base import Scorer
+from textenvs.rewards.base import Scorer, Wrapper
 from textenvs.tasks.base import SHIFTED, Example, ReferenceScores, Task, check_level, check_split
 from textenvs.tasks.diagnostic import Diagnostic
 from textenvs.tokenizer import Tokenizer
@@ -93,7 +93,7 @@ class Levels(Task):
             count = task.num_examples(split)
             if 0 <= rest < count:
                 found = task.example(split, rest)
-                return Example(found.prompt, found.references, {**found.metadata, "level": level})
+                return _at(level, found)
             rest -= count
         raise IndexError(f"Expected an index in [0, {self.num_examples(split)}), got {index}")
 
@@ -105,8 +105,10 @@ class Levels(Task):
         return self._task_of(example).demonstration(example)
 
     def counterpart(self, example: Example) -> Example | None:
-        """See `Task.counterpart`."""
-        return self._task_of(example).counterpart(example)
+        """See `Task.counterpart`. It is of the same level."""
+        level = level_of(example, self._levels)
+        found = self._levels[level].counterpart(example)
+        return None if found is None else _at(level, found)
 
     def allowed(self, example: Example, turns: Sequence[str]) -> Sequence[str] | Mapping[str, str] | None:
         """See `Task.allowed`."""
@@ -116,6 +118,10 @@ class Levels(Task):
         """See `Task.reply`."""
         task = self._task_of(example)
         return task.reply(example, turns) if len(turns) < task.max_turns else None
+
+    def replies(self, example: Example) -> Iterable[str]:
+        """See `Task.replies`."""
+        return self._task_of(example).replies(example)
 
     def reference_scores(self, split: str = "test") -> ReferenceScores | None:
         """See `Task.reference_scores`. Exact for diagnostic tasks, at the budget of the longest level; None for others.
@@ -131,21 +137,38 @@ class Levels(Task):
         return ReferenceScores(random=float(np.average(means, weights=counts)), demonstration=1.0, top=1.0)
 
 
-class ByLevel(Reward):
+def _at(level: int, example: Example) -> Example:
+    """An example of a level, with that in its metadata."""
+    return Example(example.prompt, example.references, {**example.metadata, "level": level})
+
+
+class ByLevel(Wrapper):
     """Another score for each level: that of the `level` in an example's metadata.
+
+    Parts are those that the scores of all levels have. Where scores change over a training run, each is told of all
+    episodes, whatever their level.
 
     Cost: that of the scores.
 
     Args:
         rewards: Level to reward.
+
+    Raises:
+        ValueError: If a reward changes over a training run, and others have not the same parts.
     """
 
     name = "by_level"
 
     def __init__(self, rewards: Mapping[int, Reward]) -> None:
+        super().__init__({f"level_{level}": reward for level, reward in rewards.items()})
         self.rewards = dict(rewards)
         self.low = min(one.low for one in self.rewards.values())
         self.high = max(one.high for one in self.rewards.values())
+        parts = {level: sorted(one.parts) for level, one in self.rewards.items()}
+        if self.changing and len(set(map(tuple, parts.values()))) > 1:
+            raise ValueError(
+                f"Expected the rewards of all levels to have the same parts, since they change over a run, got {parts}"
+            )
 
     def score(self, example: Example, response: str) -> float:
         """See `Reward.score`."""
@@ -155,28 +178,54 @@ class ByLevel(Reward):
         """See `Reward.scorer`. One for each level, over all lanes: a lane is in that of its example."""
         return _ByLevelScorer(self, num_lanes, tokenizer)
 
+    def wrapped(self, inner: Mapping[str, Reward]) -> Reward:
+        """See `Wrapper.wrapped`."""
+        return ByLevel(dict(zip(self.rewards, inner.values(), strict=True)))
+
 
 class _ByLevelScorer(Scorer):
     def __init__(self, reward: ByLevel, num_lanes: int, tokenizer: Tokenizer) -> None:
         super().__init__(reward)
         self._levels = reward.rewards
+        self._parts = list(reward.parts)
         self._scorers = {level: one.scorer(num_lanes, tokenizer) for level, one in reward.rewards.items()}
-        self._level = np.zeros(num_lanes, dtype=np.int64)
+        self._level = np.full(num_lanes, next(iter(self._levels)), dtype=np.int64)
+
+    def _rows(self, lanes: NDArray[np.intp]) -> Iterator[tuple[Scorer, NDArray[np.intp]]]:
+        """Each level's scorer, and the places in `lanes` that are at its level."""
+        for level, scorer in self._scorers.items():
+            rows = np.flatnonzero(self._level[lanes] == level)
+            if len(rows):
+                yield scorer, rows
 
     def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
         self._level[lanes] = [level_of(example, self._levels) for example in examples]
-        for level, scorer in self._scorers.items():
-            rows = np.flatnonzero(self._level[lanes] == level)
-            if len(rows):
-                scorer.reset(lanes[rows], [examples[row] for row in rows.tolist()])
+        for scorer, rows in self._rows(lanes):
+            scorer.reset(lanes[rows], [examples[row] for row in rows.tolist()])
 
     def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
         scores = np.empty(len(lanes))
-        for level, scorer in self._scorers.items():
-            rows = np.flatnonzero(self._level[lanes] == level)
-            if len(rows):
-                scores[rows] = scorer.push(lanes[rows], tokens[rows])
+        for scorer, rows in self._rows(lanes):
+            scores[rows] = scorer.push(lanes[rows], tokens[rows])
         return scores
+
+    def score_whole(
+        self, lanes: NDArray[np.intp], examples: Sequence[Example], responses: Sequence[str]
+    ) -> NDArray[np.float64]:
+        self._level[lanes] = [level_of(example, self._levels) for example in examples]
+        scores = np.empty(len(lanes))
+        for scorer, rows in self._rows(lanes):
+            at = rows.tolist()
+            scores[rows] = scorer.score_whole(lanes[rows], [examples[i] for i in at], [responses[i] for i in at])
+        return scores
+
+    def part_scores(self, lanes: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:
+        found = {name: np.empty(len(lanes)) for name in self._parts}
+        for scorer, rows in self._rows(lanes):
+            scores = scorer.part_scores(lanes[rows])
+            for name in found:
+                found[name][rows] = scores[name]
+        return found
 
 
 def level_of(example: Example, levels: Mapping[int, Any]) -> int:

@@ -305,13 +305,24 @@ class Translate(Composed):
 
     def reply(self, example: Example, turns: Sequence[str]) -> str | None:
         """What a teacher says to a translation: nothing to a right one, else the first word that is wrong."""
-        right = example.references[0].split() if self.target != "Chinese" else list(example.references[0].strip())
-        said = turns[-1].split() if self.target != "Chinese" else list(turns[-1].strip())
+        right, said = self._units(example.references[0]), self._units(turns[-1])
         if said == right:
             return None
         place = next((at for at, (one, two) in enumerate(zip(said, right, strict=False)) if one != two), None)
         if place is None:
             place = min(len(said), len(right))
+        return self._hint(right, place)
+
+    def replies(self, example: Example) -> list[str]:
+        """See `Task.replies`."""
+        right = self._units(example.references[0])
+        return [self._hint(right, place) for place in range(len(right) + 1)]
+
+    def _units(self, text: str) -> list[str]:
+        return text.split() if self.target != "Chinese" else list(text.strip())
+
+    def _hint(self, right: Sequence[str], place: int) -> str:
+        """What a teacher says of the first place that is wrong."""
         unit = "character" if self.target == "Chinese" else "word"
         hint = f"{unit} {place + 1} is {right[place]}" if place < len(right) else f"it ends after {unit} {place}"
         return f"\nNot yet: {hint}\n{self.target}:"
