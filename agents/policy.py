@@ -371,7 +371,8 @@ class Policy(nn.Module):
         Under adapters it is the same model with the adapters off, and not a copy of it.
         """
         if self.has_adapters:
-            base = copy.copy(self)  # shares its modules
+            base = copy.copy(self)  # shares its modules, in a dict of its own
+            base._modules = dict(self._modules)
             base.critic = None
             base._adapters_on = False
             return base

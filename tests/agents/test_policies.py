@@ -564,6 +564,12 @@ class TestLoRA:
         expected = base.context(5, 20).extend(rows(7), np.array([3, 2, 4, 5, 6]))
         torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
 
+    def test_the_reference_leaves_the_policy_its_critic(self):
+        policy = self.moved("llama")
+        critic = policy.separate_critic()
+        assert policy.frozen_copy().critic is None
+        assert policy.critic is critic
+
     def test_adapters_come_back_after_an_exception(self):
         from agents import adapters
 
@@ -606,11 +612,12 @@ class TestLoRA:
         assert sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors")) < 30_000
         assert Policy.from_pretrained(tmp_path, device="cpu").pretrained
 
-    def test_training_moves_adapters_and_goes_on_from_a_checkpoint(self, tmp_path):
+    @pytest.mark.parametrize("critic", ["shared", "separate"])
+    def test_training_moves_adapters_and_goes_on_from_a_checkpoint(self, critic, tmp_path):
         def agent():
             return PPO(
                 "tiny", "TextGen-v0", device="cpu", seed=1, env_kwargs={"max_new_tokens": 6}, num_envs=8,
-                episodes_per_update=8, learning_rate=0.01, policy_kwargs={"lora": 4},
+                episodes_per_update=8, learning_rate=0.01, policy_kwargs={"lora": 4}, critic=critic,
             )  # fmt: skip
 
         straight, stopped, rows_seen = agent(), agent(), []
@@ -623,6 +630,8 @@ class TestLoRA:
         stopped.learn(50, folder=tmp_path)
         assert not list(tmp_path.rglob("reference"))
         resumed = load(tmp_path, device="cpu")
+        for (name, one), other in zip(stopped.policy.named_parameters(), resumed.policy.parameters(), strict=True):
+            assert torch.equal(one, other), name
         resumed.learn(150)
         for (name, one), other in zip(straight.policy.named_parameters(), resumed.policy.parameters(), strict=True):
             assert torch.equal(one, other), name
