@@ -46,7 +46,9 @@ from agents.lane_cache import (
     EncoderDecoderContext,
     FullContext,
     LaneStore,
+    attention_window,
     decoder_start,
+    looked_at,
     trunk_states,
     whole_rows,
 )
@@ -422,8 +424,8 @@ class Policy(nn.Module):
                 f"Expected prompt and response to fit into the model's context of {limit} tokens, got {max_length}: "
                 "lower max_new_tokens or max_prompt_length"
             )
-        window = getattr(config, "sliding_window", None)
-        if self._cacheable and (window is None or window >= max_length):
+        # Not the text alone: GPT-Neo counts from the last place that it is shown, empty ones among them.
+        if self._cacheable and attention_window(self.model.config) >= looked_at(max_length):
             return self._fast_context(num_lanes, max_length)
         return FullContext(self.model, num_lanes, self._running)
 

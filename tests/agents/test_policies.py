@@ -82,9 +82,8 @@ def env_of(policy, num_envs=5, **kwargs):
     from agents.__main__ import _Prompts
 
     settings = {"task": _Prompts(WORDS), "reward": lambda example, response: response.count("a") / 4.0, **kwargs}
-    return TextGenVectorEnv(
-        num_envs, tokenizer=policy.tokenizer, max_new_tokens=6, autoreset_mode="Disabled", **settings
-    )
+    settings = {"max_new_tokens": 6, **settings}
+    return TextGenVectorEnv(num_envs, tokenizer=policy.tokenizer, autoreset_mode="Disabled", **settings)
 
 
 @pytest.mark.parametrize("kind", ["t5", "t5-gated", "bart", "pegasus", "lstm", "gemma2", "cohere"])
@@ -112,6 +111,32 @@ def test_a_step_costs_one_token_and_gives_what_whole_rows_give(kind):
     ids = np.concatenate([ids, rows(2, length=60)], axis=1)[[4, 0]]
     for lengths in (np.array([11, 13]), np.array([70, 14]), np.array([71, 15]), np.array([72, 80])):
         torch.testing.assert_close(fast.extend(ids, lengths), full.extend(ids, lengths), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "gpt_neo", "hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 20,
+         "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 64},
+        {"model_type": "mistral", **LLAMA, "num_key_value_heads": 2, "sliding_window": 20},
+    ],
+    ids=["gpt_neo", "mistral"],
+)  # fmt: skip
+@pytest.mark.parametrize("max_new_tokens", [16, 40])
+def test_text_beyond_a_models_window_is_out_of_its_sight_in_a_rollout_too(config, max_new_tokens):
+    policy = Policy.from_config({**config, "initializer_range": 0.2}, word_tokenizer(), device="cpu")
+    assert isinstance(policy.context(5, 16), CachedContext)
+    assert isinstance(policy.context(5, 17), FullContext)  # a step looks at 32 places then
+    env = env_of(policy, max_new_tokens=max_new_tokens)
+    rollout = collect(env, policy, 20, seed=0, generator=torch.Generator().manual_seed(0))
+    assert rollout.positions.max() > min(max_new_tokens, 24)
+    found = policy.evaluate(rollout.input_ids, rollout.positions, rollout.response_mask)
+    torch.testing.assert_close(found.log_probs, rollout.log_probs, atol=1e-4, rtol=1e-4)
+    row, place = int(rollout.positions.amax(dim=1).argmax()), int(rollout.positions.max())
+    logits = plain_logits(policy, rollout.input_ids[row], 1, place)[: policy.tokenizer.vocab_size]
+    step = int(rollout.positions[row].argmax())
+    expected = torch.log_softmax(logits, dim=-1)[rollout.input_ids[row, place]]
+    torch.testing.assert_close(rollout.log_probs[row, step], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ENCODER_DECODERS)
