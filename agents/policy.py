@@ -346,11 +346,12 @@ class Policy(nn.Module):
         """Write a folder that plain Transformers loads, with the value head and the rest of the policy beside it.
 
         A policy with adapters is the exception. Its folder holds the adapters, as peft writes them, and the name of the
-        model under them (or that model, where it has no name); `merge` makes a plain model of the two.
+        model under them (or that model, where it has no name); `merge` makes a plain model of the two. The reference of
+        such a policy is the plain model without them.
 
         Args:
             folder: Made if it does not exist.
-            merge: Adds the adapters to the weights, for good, in what is written.
+            merge: Adds the adapters to the weights, for good, in what is written: the model's, and the critic's.
 
         Raises:
             ValueError: If the tokenizer is an object that cannot be written.

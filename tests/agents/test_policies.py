@@ -630,6 +630,39 @@ class TestLoRA:
         stranger = auto.from_pretrained(tmp_path / "merged").eval()
         assert stranger.state_dict().keys() == make(kind).model.state_dict().keys()
 
+    @pytest.mark.parametrize("kind", ["llama", "gpt2", "t5"])
+    def test_the_critic_of_a_merged_policy_is_merged_too(self, kind, tmp_path):
+        policy = self.moved(kind)
+        policy.separate_critic()
+        generator = torch.Generator().manual_seed(4)
+        with torch.no_grad():
+            for name, parameter in policy.critic.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(0.0, 0.3, generator=generator)
+        ids = torch.from_numpy(rows(7))
+        values = policy.state_values(ids, POSITIONS, MASK)
+        assert not torch.allclose(values, self.moved(kind).state_values(ids, POSITIONS, MASK), atol=0.01)
+        policy.save_pretrained(tmp_path, merge=True)
+        plain = Policy.from_pretrained(tmp_path, device="cpu")
+        torch.testing.assert_close(plain.state_values(ids, POSITIONS, MASK), values, atol=1e-5, rtol=1e-5)
+        assert torch.equal(policy.state_values(ids, POSITIONS, MASK), values)
+
+    @pytest.mark.parametrize("kind", ["llama", "gpt2", "t5", "bart"])
+    def test_a_saved_reference_is_the_plain_base(self, kind, tmp_path):
+        base, policy = make(kind), self.moved(kind)
+        policy.frozen_copy().save_pretrained(tmp_path)
+        again = Policy.from_pretrained(tmp_path, device="cpu")
+        assert not again.has_adapters
+        assert torch.equal(self.log_probs(again), self.log_probs(base))
+        assert policy.has_adapters
+        assert not torch.allclose(self.log_probs(policy), self.log_probs(base), atol=0.01)
+
+    def test_loading_adapters_draws_nothing_from_the_global_generator(self, tmp_path):
+        self.moved("llama").save_pretrained(tmp_path)
+        before = torch.get_rng_state()
+        Policy.from_pretrained(tmp_path, device="cpu")
+        assert torch.equal(torch.get_rng_state(), before)
+
     def test_a_named_base_is_not_written_again(self, tmp_path):
         policy = Policy.from_pretrained("tiny", device="cpu").adapt(lora={"r": 2, "target_modules": ["q_proj"]})
         policy.save_pretrained(tmp_path)
