@@ -552,7 +552,7 @@ class Policy(nn.Module):
             truncation: Leaves unlikely tokens out. For evaluation only: see `agents.sampling`.
 
         Returns:
-            Actions, their log-probs under exactly the distribution that was sampled, and values.
+            Actions, their log-probs under exactly the distribution that was sampled (0 where none was), and values.
 
         Raises:
             ValueError: If a lane may take no token at all.
@@ -564,7 +564,7 @@ class Policy(nn.Module):
             logits = logits.masked_fill(~truncation.kept(logits), -torch.inf)
         if deterministic:
             actions = logits.argmax(dim=-1)
-            log_probs = torch.log_softmax(logits, dim=-1).gather(1, actions[:, None])[:, 0]
+            log_probs = torch.zeros_like(logits[:, 0])  # nothing else could have been taken
         else:
             uniforms = torch.rand(len(logits), 1, generator=generator, device=logits.device)
             actions, log_probs = _sampled(logits, uniforms)

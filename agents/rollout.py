@@ -40,7 +40,8 @@ class Rollout:
         positions: `(batch, time)` int64, where in its row each action stands; 1 at padding.
         response_mask: `(batch, time)` bool, True at actions, EOS included.
         rewards: `(batch, time)` float32, as the environment paid them. Never edited.
-        log_probs: `(batch, time)` float32, of the actions, under the distribution that they were sampled from.
+        log_probs: `(batch, time)` float32, of the actions, under the distribution that they were sampled from; 0 where
+            the likeliest were taken.
         values: `(batch, time)` float32, of the state before each action.
         terminated: `(batch,)` bool.
         truncated: `(batch,)` bool.

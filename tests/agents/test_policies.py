@@ -522,7 +522,10 @@ def test_training_refuses_truncation_with_the_reason(name):
 def test_evaluate_and_generate_truncate(capsys):
     agent = PPO("tiny", "TextGen-v0", device="cpu", env_kwargs={"max_new_tokens": 6}, num_envs=8, episodes_per_update=8)
     greedy = agent.evaluate(8, deterministic=True)
-    assert agent.evaluate(8, top_k=1).responses == greedy.responses
+    likeliest = agent.evaluate(8, top_k=1)
+    assert likeliest.responses == greedy.responses
+    assert likeliest.kl == pytest.approx(greedy.kl, abs=1e-4)
+    assert greedy.kl > 1, "a policy that takes one token alone is not the one that samples"
     assert agent.evaluate(8).responses != greedy.responses
     texts = []
     for option in ("--top-k=1", "--deterministic", "--top-p=0.9", "--min-p=0.1"):
