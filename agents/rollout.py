@@ -146,6 +146,9 @@ class Rollout:
             if value.ndim >= 2 and name != "input_ids":
                 picked[name] = value[:, : max(steps, 1)]
         picked["input_ids"] = picked["input_ids"][:, : last + 1]
+        if self.part_scores:
+            places = rows.cpu().numpy()
+            picked["part_scores"] = {name: scores[places] for name, scores in self.part_scores.items()}
         return replace(self, **picked)
 
 
