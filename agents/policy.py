@@ -371,7 +371,8 @@ class Policy(nn.Module):
     def frozen_copy(self) -> Policy:
         """This policy as it is now, for good: the reference that KL is measured against. It has no critic.
 
-        Under adapters it is the same model with the adapters off, and not a copy of it.
+        Under adapters it is the same model with the adapters off, and not a copy of it. Where they are already trained,
+        it is thus not this policy as it is now, but the one that they were put on.
         """
         if self.has_adapters:
             base = copy.copy(self)  # shares its modules, in a dict of its own
