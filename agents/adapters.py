@@ -15,12 +15,15 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 def _peft() -> Any:
@@ -63,7 +66,7 @@ def add(model: PreTrainedModel, lora: int | Mapping[str, Any], *, seed: int = 0)
             model.add_adapter(peft.LoraConfig(**{**defaults, **settings}))
         except ValueError as error:
             raise ValueError(f"Expected linear layers to put adapters beside, but peft says: {error}") from error
-    if not isinstance(model.get_output_embeddings(), torch.nn.Linear) or _is_layer(model.get_output_embeddings()):
+    if not isinstance(model.get_output_embeddings(), nn.Linear) or _is_layer(model.get_output_embeddings()):
         raise ValueError("Expected adapters on the trunk alone, got some on the head: leave it out of target_modules")
     model.eval()
 
@@ -92,7 +95,8 @@ def load(model: PreTrainedModel, folder: Path) -> None:
     peft = _peft()
     config = peft.PeftConfig.from_pretrained(str(folder))
     config.inference_mode = False
-    model.add_adapter(config)
+    with torch.random.fork_rng(devices=[]):  # peft draws what is then overwritten from the global generator
+        model.add_adapter(config)
     tensors = load_file(folder / "adapter_model.safetensors", device=str(model.device))
     peft.set_peft_model_state_dict(model, tensors)
     model.eval()
@@ -118,11 +122,11 @@ def off(model: PreTrainedModel) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
 
 
-def merged(model: PreTrainedModel) -> PreTrainedModel:
+def merged(model: _Model) -> _Model:
     """A copy of a model with its adapters added to its weights.
 
     Args:
-        model: A model with adapters; left as it is.
+        model: A model with adapters, or the trunk of one; left as it is.
 
     Returns:
         A plain Transformers model, with the same outputs up to rounding.
@@ -142,7 +146,7 @@ def stripped(model: PreTrainedModel) -> PreTrainedModel:
     return _plain(model, merge=False)
 
 
-def _plain(model: PreTrainedModel, merge: bool) -> PreTrainedModel:
+def _plain(model: _Model, merge: bool) -> _Model:
     plain: Any = copy.deepcopy(model)
     modules: list[tuple[str, Any]] = list(plain.named_modules())
     for name, module in modules:
@@ -151,7 +155,7 @@ def _plain(model: PreTrainedModel, merge: bool) -> PreTrainedModel:
                 module.merge(safe_merge=True)
             plain.set_submodule(name, module.get_base_layer())
     plain._hf_peft_config_loaded = False
-    del plain.peft_config
+    plain.__dict__.pop("peft_config", None)  # a trunk has none
     model = plain
     return model
 

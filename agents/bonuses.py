@@ -26,7 +26,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agents.lane_cache import whole_rows
 from agents.policy import Policy
 from agents.rollout import Rollout
 
@@ -266,8 +265,11 @@ def last_hidden_states(policy: Policy, rollout: Rollout, micro_batch_size: int =
     """
     found: list[Tensor] = []
     for rows in torch.arange(len(rollout), device=rollout.input_ids.device).split(micro_batch_size):
-        states = whole_rows(policy.model.base_model, rollout.input_ids[rows])
         positions = rollout.positions[rows]
+        ends = positions.amax(dim=1) + 1  # with the last action, whose state is the episode's last
+        if not policy.model.config.is_encoder_decoder:  # the same numbers whatever the micro-batch: no row is cut
+            ends = torch.full_like(ends, rollout.input_ids.shape[1])
+        states = policy.row_states(rollout.input_ids[rows], positions[:, 0], ends)
         places = positions[:, :, None].expand(*positions.shape, states.shape[-1])
         found.append(states.gather(1, places).float() * rollout.response_mask[rows][:, :, None])
     return torch.cat(found)

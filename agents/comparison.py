@@ -243,9 +243,11 @@ def compare(
     envs = {name: make_env(env, policy, **{**(env_kwargs or {}), "split": split}) for name, policy in models.items()}
     pool = envs[chosen].setting.pool
     places = [episode % len(pool) for episode in range(num_episodes)]
-    num_prompts = min(num_episodes, len(pool))
+    prompts = numbered([example.prompt for example in pool.examples])
+    num_prompts = max(prompts[place] for place in places) + 1
     if not 2 <= folds <= num_prompts:
-        raise ValueError(f"Expected folds in [2, {num_prompts}], as many as there are prompts, got {folds}")
+        raise ValueError(f"Expected folds in [2, {num_prompts}], as many as there are different prompts, got {folds}")
+    fold_of = [prompt % folds for prompt in prompts]
     examples = [pool.examples[place] for place in places]
     rollouts = {
         name: collect(
@@ -260,7 +262,7 @@ def compare(
         )
         for name, policy in models.items()
     }
-    valued = ReferenceValues.of(models[chosen], rollouts[chosen], value_function, folds, gamma)
+    valued = ReferenceValues.of(models[chosen], rollouts[chosen], value_function, fold_of, gamma)
     found = []
     for name, policy in models.items():
         rollout, played = rollouts[name], envs[name]
@@ -286,15 +288,17 @@ def compare(
                 returns=tuple(returns.tolist()),
                 difference=None
                 if name == chosen
-                else _difference(evaluation.scores, rollouts[chosen].scores.tolist(), places),
+                else _difference(
+                    evaluation.scores, rollouts[chosen].scores.tolist(), [prompts[place] for place in places]
+                ),
                 advantages=None if advantages is None else tuple(advantages.tolist()),
                 token_advantages=shares,
                 folds=tuple(
-                    float(np.mean([evaluation.scores[i] for i, place in enumerate(places) if place % folds == fold]))
+                    float(np.mean([evaluation.scores[i] for i, place in enumerate(places) if fold_of[place] == fold]))
                     for fold in range(folds)
                 ),
                 labels=label_scores(examples, evaluation.responses),
-                gap=_gap(policy, played, examples[:num_prompts]),
+                gap=_gap(policy, played, examples[: len(pool)]),
             )
         )
     return Comparison(
@@ -343,6 +347,7 @@ class ReferenceValues:
         policy: The reference.
         weights: `(folds, hidden + 1)` float64, a linear value function for each fold, fitted on the other folds, its
             constant last; None: the policy's own value head.
+        fold_of: `(examples,)` int64, the fold of each example of the pool.
         gamma: The discount of the returns that it was fitted to.
         first_values: `(episodes,)` float64, V of each episode's prompt, in the reference's own episodes.
         explained_variance: Share of the variance of the reference's returns that its values explain.
@@ -350,13 +355,14 @@ class ReferenceValues:
 
     policy: Policy
     weights: Tensor | None
+    fold_of: Tensor
     gamma: float
     first_values: NDArray[np.float64]
     explained_variance: float
 
     @classmethod
     def of(
-        cls, policy: Policy, rollout: Rollout, source: Literal["fitted", "head"], folds: int, gamma: float
+        cls, policy: Policy, rollout: Rollout, source: Literal["fitted", "head"], fold_of: Sequence[int], gamma: float
     ) -> ReferenceValues:
         """From the reference's own episodes.
 
@@ -364,7 +370,7 @@ class ReferenceValues:
             policy: The reference.
             rollout: Its episodes.
             source: "fitted" or "head".
-            folds: How many parts the prompts are divided into.
+            fold_of: The fold of each example of the pool, from 0 on. Examples with one prompt are in one.
             gamma: The discount.
 
         Returns:
@@ -373,16 +379,18 @@ class ReferenceValues:
         mask = rollout.response_mask
         returns = discounted_returns(rollout.rewards, mask, gamma=gamma).double()
         variance = returns[mask].var(unbiased=False)
+        which = torch.tensor(fold_of, device=mask.device)
         candidates: list[Tensor | None] = [None]
         features = None
         if source == "fitted":
             features = state_features(policy, rollout).double()
-            fold = (rollout.examples % folds)[:, None].expand_as(mask)
-            fitted = [ridge(features[mask & (fold != one)], returns[mask & (fold != one)]) for one in range(folds)]
+            fold = which[rollout.examples][:, None].expand_as(mask)
+            parts = range(max(fold_of) + 1)
+            fitted = [ridge(features[mask & (fold != one)], returns[mask & (fold != one)]) for one in parts]
             candidates = list(torch.stack(fitted, dim=1))
         best = None
         for weights in candidates:
-            made = cls(policy, weights, gamma, np.zeros(len(rollout)), 0.0)
+            made = cls(policy, weights, which, gamma, np.zeros(len(rollout)), 0.0)
             values = made.values(rollout, features)
             unexplained = (returns - values)[mask].var(unbiased=False)
             share = float(1 - unexplained / variance) if float(variance) > 0 else 0.0
@@ -404,7 +412,7 @@ class ReferenceValues:
         mask = rollout.response_mask
         if self.weights is None:
             return self.policy.state_values(rollout.input_ids, rollout.positions, mask).double()
-        weights = self.weights[rollout.examples % len(self.weights)]  # those that have not seen the episode's prompt
+        weights = self.weights[self.fold_of[rollout.examples]]  # those that have not seen the episode's prompt
         features = state_features(self.policy, rollout).double() if features is None else features
         values = (features @ weights[:, :-1, None])[..., 0] + weights[:, -1:]
         return torch.where(mask, values, 0.0)
@@ -551,7 +559,7 @@ def _gap(policy: Policy, env: TextGenVectorEnv, examples: Sequence[Example]) -> 
     pairs = [(one, other) for one in examples if (other := env.task.counterpart(one)) is not None]
     if not pairs:
         return None
-    setting = env.setting
+    setting, encoder = env.setting, env.setting.pool.encoder
     lanes = TextGenVectorEnv(
         min(2 * len(pairs), 64),
         task=_Given(env.task, [one for pair in pairs for one in pair]),
@@ -560,6 +568,12 @@ def _gap(policy: Policy, env: TextGenVectorEnv, examples: Sequence[Example]) -> 
         tokenizer=policy.tokenizer,
         max_new_tokens=setting.max_new_tokens,
         split="test",
+        max_prompt_length=encoder.max_length,
+        truncation_side=encoder.truncation_side,
+        min_new_tokens=setting.min_new_tokens,
+        stop=setting.stop,
+        action_mask=setting.action_mask,
+        chat_template=encoder.chat_template,
         autoreset_mode="Disabled",
         copy=False,
     )
@@ -592,11 +606,22 @@ def _exchanged(prompt: str, other: str) -> tuple[str, str]:
     return "", ""
 
 
-def _difference(scores: Sequence[float], reference: Sequence[float], places: Sequence[int]) -> Difference:
+def numbered(prompts: Sequence[str]) -> list[int]:
+    """A number for each prompt, from 0 on in the order they first come: equal prompts have equal numbers.
+
+    Example:
+        >>> numbered(["a", "b", "a", "c"])
+        [0, 1, 0, 2]
+    """
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(prompt, len(numbers)) for prompt in prompts]
+
+
+def _difference(scores: Sequence[float], reference: Sequence[float], prompts: Sequence[int]) -> Difference:
     """The means of each prompt, compared."""
     by_prompt: dict[int, list[float]] = {}
-    for place, one, other in zip(places, scores, reference, strict=True):
-        by_prompt.setdefault(place, []).append(one - other)
+    for prompt, one, other in zip(prompts, scores, reference, strict=True):
+        by_prompt.setdefault(prompt, []).append(one - other)
     found = np.array([np.mean(row) for _, row in sorted(by_prompt.items())])
     mean, low, high = confidence_interval(found)
     return Difference(
@@ -617,14 +642,16 @@ def named_sources(models: Sequence[str]) -> dict[str, str]:
     """A short name for each model of a command line.
 
     Args:
-        models: Names or folders, or `name=folder`.
+        models: Names or folders, or `name=folder`, at least two.
 
     Returns:
         Name to source: what stands before "=", or the last part of the path that is not a checkpoint's.
 
     Raises:
-        ValueError: If two have the same name.
+        ValueError: If two have the same name, or there are not two.
     """
+    if len(models) < 2:
+        raise ValueError(f"Expected at least two models to compare, got {list(models)}: see evaluate for one alone")
     found: dict[str, str] = {}
     for model in models:
         name, equals, source = model.partition("=")

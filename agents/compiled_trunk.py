@@ -28,7 +28,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import logging as transformers_logging
 
 from agents.decode import Library, first_line, loaded, weights_of
-from agents.lane_cache import whole_rows
+from agents.lane_cache import attention_window, whole_rows
 from agents.linear import compiling_rows
 
 _SHAPES = ((3, 13), (1, 30))
@@ -90,7 +90,7 @@ class CompiledTrunk:
             plain = not trained or any(module.training or _hooks(module) for module in trunk.modules())
             self._passes = None if plain else _checked(trunk)
         # A mask hides what is behind a model's window: what is compiled has none.
-        if self._passes is None or input_ids.shape[1] >= _window(trunk):
+        if self._passes is None or input_ids.shape[1] >= attention_window(trunk.config):
             return whole_rows(trunk, input_ids)
         states: Tensor = _Pass.apply(  # type: ignore[no-untyped-call]
             self._passes, input_ids.contiguous(), *self._weights
@@ -136,13 +136,6 @@ def _hooks(module: nn.Module) -> bool:
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
-
-
-def _window(trunk: Any) -> float:
-    """From how many tokens on a model looks at its last ones only."""
-    config = trunk.config.get_text_config()
-    found = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    return min((one for one in found if one is not None), default=float("inf"))
 
 
 def _checked(trunk: Any) -> Passes | None:

@@ -118,12 +118,14 @@ class Evaluation:
     Attributes:
         episodes: How many were played.
         score: Mean score.
-        score_low: Lower end of the mean's 95 % confidence interval.
+        score_low: Lower end of the mean's 95 % confidence interval. Episodes of one example count as one sample of it,
+            their mean.
         score_high: Its upper end.
         held_out: Mean of the held-out metric; None where there is none.
         held_out_low: Lower end of its interval.
         held_out_high: Upper end.
-        kl: KL to the reference policy in nats a response, estimated; None without a reference.
+        kl: KL to the reference policy in nats a response, estimated, of what was played: a greedy policy's is what its
+            tokens cost under the reference. None without a reference.
         distinct_2: Distinct word bigrams over all bigrams of the responses.
         response_length: Mean tokens a response.
         held_out_name: What the held-out metric is called.
@@ -206,17 +208,30 @@ class Evaluation:
         return [Segment(self.prompts[episode], "prompt"), *response]
 
 
-def confidence_interval(samples: np.ndarray[Any, Any]) -> tuple[float, float, float]:
-    """Mean of independent samples, with its 95 % interval.
+def confidence_interval(
+    samples: np.ndarray[Any, Any], clusters: Sequence[int] | None = None
+) -> tuple[float, float, float]:
+    """Mean of samples, with its 95 % interval.
 
     Args:
         samples: `(n,)` float.
+        clusters: `(n,)`, which samples belong together, as several episodes of one prompt do: those of different
+            clusters are independent. None: all are, as also where there is one cluster alone.
 
     Returns:
-        Mean, lower end, upper end: mean -+ 1.96 s / sqrt(n), the normal approximation, good from about 30 samples.
+        Mean, lower end, upper end: mean -+ 1.96 s / sqrt(n), the normal approximation, good from about 30 samples. Of
+        k clusters as large as each other it is mean -+ 1.96 s / sqrt(k), with s of their means.
+
+    Source: Liang & Zeger (1986), Longitudinal data analysis using generalized linear models, for clusters that differ
+    in size, scaled by k / (k - 1).
     """
-    mean = float(samples.mean())
-    margin = 1.96 * float(samples.std(ddof=1)) / math.sqrt(len(samples)) if len(samples) > 1 else math.inf
+    mean, count = float(samples.mean()), len(samples)
+    _, which = np.unique(np.arange(count) if clusters is None else np.asarray(clusters), return_inverse=True)
+    sums = np.bincount(which, samples - mean)
+    if 1 < len(sums) < count:
+        margin = 1.96 * math.sqrt(len(sums) / (len(sums) - 1) * float(np.square(sums).sum())) / count
+    else:
+        margin = 1.96 * float(samples.std(ddof=1)) / math.sqrt(count) if count > 1 else math.inf
     return mean, mean - margin, mean + margin
 
 
@@ -365,7 +380,7 @@ def describe(
     examples = [pool.examples[place] for place in places]
     responses = rollout.responses(policy)
     scores = rollout.scores.double().cpu().numpy()
-    score, low, high = confidence_interval(scores)
+    score, low, high = confidence_interval(scores, places)
     token_texts, token_rewards = _tokens(rollout, policy)
     second = held_out if held_out is not None else env.task.held_out_reward
     found: tuple[float | None, float | None, float | None] = (None, None, None)
@@ -374,7 +389,7 @@ def describe(
         metric = make_reward(second)
         name = metric.name
         held_outs = held_out_scores(metric, examples, responses, policy.tokenizer)
-        found = confidence_interval(held_outs)
+        found = confidence_interval(held_outs, places)
     kl = None
     if reference is not None:
         other = reference_log_probs(reference, rollout, temperature=temperature)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from agents.ahead import Arriving, Foreseen, Launched, on_device
@@ -77,6 +77,22 @@ def trunk_states(
     ).last_hidden_state
     places = (torch.arange(length, device=prompts.device) - prompts[:, None] + 1).clamp(0, steps - 1)
     return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def attention_window(config: PretrainedConfig) -> float:
+    """How many tokens a model looks back at, in the layer that looks back least: infinity, where all see all.
+
+    Args:
+        config: The model's: a sliding window, GPT-Neo's local one, or Llama 4's chunks.
+    """
+    text = config.get_text_config()
+    found = [getattr(text, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
+    return min((float(one) for one in found if one is not None), default=float("inf"))
+
+
+def looked_at(length: int) -> int:
+    """How many places of its cache a decode step looks at, whose longest text has `length` tokens."""
+    return -(-length // _LOOK_BY) * _LOOK_BY
 
 
 def decoder_start(trunk: Any) -> int:
@@ -617,7 +633,7 @@ class CachedContext:
 
     def _visible(self, positions: NDArray[np.int64]) -> int:
         """How much a decode step looks at: some more than was written, all hidden, so that it changes seldom."""
-        return -(-(int(positions.max()) + 1) // _LOOK_BY) * _LOOK_BY
+        return looked_at(int(positions.max()) + 1)
 
     def _forward(
         self,

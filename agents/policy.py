@@ -46,7 +46,9 @@ from agents.lane_cache import (
     EncoderDecoderContext,
     FullContext,
     LaneStore,
+    attention_window,
     decoder_start,
+    looked_at,
     trunk_states,
     whole_rows,
 )
@@ -344,11 +346,12 @@ class Policy(nn.Module):
         """Write a folder that plain Transformers loads, with the value head and the rest of the policy beside it.
 
         A policy with adapters is the exception. Its folder holds the adapters, as peft writes them, and the name of the
-        model under them (or that model, where it has no name); `merge` makes a plain model of the two.
+        model under them (or that model, where it has no name); `merge` makes a plain model of the two. The reference of
+        such a policy is the plain model without them.
 
         Args:
             folder: Made if it does not exist.
-            merge: Adds the adapters to the weights, for good, in what is written.
+            merge: Adds the adapters to the weights, for good, in what is written: the model's, and the critic's.
 
         Raises:
             ValueError: If the tokenizer is an object that cannot be written.
@@ -368,10 +371,12 @@ class Policy(nn.Module):
     def frozen_copy(self) -> Policy:
         """This policy as it is now, for good: the reference that KL is measured against. It has no critic.
 
-        Under adapters it is the same model with the adapters off, and not a copy of it.
+        Under adapters it is the same model with the adapters off, and not a copy of it. Where they are already trained,
+        it is thus not this policy as it is now, but the one that they were put on.
         """
         if self.has_adapters:
-            base = copy.copy(self)  # shares its modules
+            base = copy.copy(self)  # shares its modules, in a dict of its own
+            base._modules = dict(self._modules)
             base.critic = None
             base._adapters_on = False
             return base
@@ -421,8 +426,8 @@ class Policy(nn.Module):
                 f"Expected prompt and response to fit into the model's context of {limit} tokens, got {max_length}: "
                 "lower max_new_tokens or max_prompt_length"
             )
-        window = getattr(config, "sliding_window", None)
-        if self._cacheable and (window is None or window >= max_length):
+        # Not the text alone: GPT-Neo counts from the last place that it is shown, empty ones among them.
+        if self._cacheable and attention_window(self.model.config) >= looked_at(max_length):
             return self._fast_context(num_lanes, max_length)
         return FullContext(self.model, num_lanes, self._running)
 
@@ -548,7 +553,7 @@ class Policy(nn.Module):
             truncation: Leaves unlikely tokens out. For evaluation only: see `agents.sampling`.
 
         Returns:
-            Actions, their log-probs under exactly the distribution that was sampled, and values.
+            Actions, their log-probs under exactly the distribution that was sampled (0 where none was), and values.
 
         Raises:
             ValueError: If a lane may take no token at all.
@@ -560,7 +565,7 @@ class Policy(nn.Module):
             logits = logits.masked_fill(~truncation.kept(logits), -torch.inf)
         if deterministic:
             actions = logits.argmax(dim=-1)
-            log_probs = torch.log_softmax(logits, dim=-1).gather(1, actions[:, None])[:, 0]
+            log_probs = torch.zeros_like(logits[:, 0])  # nothing else could have been taken
         else:
             uniforms = torch.rand(len(logits), 1, generator=generator, device=logits.device)
             actions, log_probs = _sampled(logits, uniforms)

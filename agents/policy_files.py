@@ -140,21 +140,24 @@ def _passes(folder: Path, weights: Path) -> bool:
 def save(policy: Policy, folder: Path, *, merge: bool = False) -> None:
     """See `Policy.save_pretrained`."""
     folder.mkdir(parents=True, exist_ok=True)
-    apart = policy.has_adapters and not merge
+    apart = policy.has_adapters and not merge and not policy.is_adapters_off
+    plain = policy.has_adapters and not apart  # without adapters, where the policy has some
     with quiet_loading():
         if apart:
             adapters.save(policy.model, folder / ADAPTERS_FOLDER)
             if policy.source is None:
                 adapters.stripped(policy.model).save_pretrained(folder / _BASE_FOLDER)
+        elif plain:
+            without = adapters.stripped if policy.is_adapters_off else adapters.merged
+            without(policy.model).save_pretrained(folder)
         else:
-            model = adapters.merged(policy.model) if policy.has_adapters else policy.model
-            model.save_pretrained(folder)
+            policy.model.save_pretrained(folder)
     notes = {
         "pretrained": policy.pretrained,
         "precision": policy.precision,
         "gradient_checkpointing": policy.gradient_checkpointing,
         "compile": policy.compiled,
-        "frozen": [] if merge else [name for name, one in policy.named_parameters() if not one.requires_grad],
+        "frozen": [] if plain or merge else [name for name, one in policy.named_parameters() if not one.requires_grad],
         "base": policy.source if apart else None,
     }
     (folder / _POLICY_FILE).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
@@ -178,7 +181,8 @@ def save(policy: Policy, folder: Path, *, merge: bool = False) -> None:
         folder / _VALUE_HEAD_FILE,
     )
     if policy.critic is not None:
-        save_model(policy.critic, str(folder / _CRITIC_FILE))
+        critic = adapters.merged(policy.critic) if plain else policy.critic
+        save_model(critic, str(folder / _CRITIC_FILE))
 
 
 def config_of(settings: Mapping[str, Any], tokenizer: Tokenizer) -> PretrainedConfig:

@@ -40,7 +40,8 @@ class Rollout:
         positions: `(batch, time)` int64, where in its row each action stands; 1 at padding.
         response_mask: `(batch, time)` bool, True at actions, EOS included.
         rewards: `(batch, time)` float32, as the environment paid them. Never edited.
-        log_probs: `(batch, time)` float32, of the actions, under the distribution that they were sampled from.
+        log_probs: `(batch, time)` float32, of the actions, under the distribution that they were sampled from; 0 where
+            the likeliest were taken.
         values: `(batch, time)` float32, of the state before each action.
         terminated: `(batch,)` bool.
         truncated: `(batch,)` bool.
@@ -145,6 +146,9 @@ class Rollout:
             if value.ndim >= 2 and name != "input_ids":
                 picked[name] = value[:, : max(steps, 1)]
         picked["input_ids"] = picked["input_ids"][:, : last + 1]
+        if self.part_scores:
+            places = rows.cpu().numpy()
+            picked["part_scores"] = {name: scores[places] for name, scores in self.part_scores.items()}
         return replace(self, **picked)
 
 

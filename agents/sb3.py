@@ -270,6 +270,11 @@ class _LanguageModel:
                 if make_from_config
                 else Policy.from_pretrained(model, device="cpu")  # type: ignore[arg-type]
             )
+        if model.critic is not None:
+            raise ValueError(
+                "Expected a policy that reads values off its model's own trunk, whose states Stable-Baselines3 takes "
+                "for both, got one with a critic of its own: set policy.critic = None first"
+            )
         if not isinstance(action_space, spaces.Discrete) or action_space.n != model.tokenizer.vocab_size:
             raise ValueError(
                 f"Expected an environment with the model's tokenizer, Discrete({model.tokenizer.vocab_size}) actions, "
@@ -305,7 +310,7 @@ class TransformerPolicy(_LanguageModel, MultiInputActorCriticPolicy):
 
     Raises:
         TypeError: If there is no such argument.
-        ValueError: If the environment has another vocabulary.
+        ValueError: If the environment has another vocabulary, or the model a critic of its own.
     """
 
 

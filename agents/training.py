@@ -158,8 +158,8 @@ class Agent:
                 "The start model has random weights: kl_coef %s, entropy_coef %s, learning_rate %s",
                 *(config.kl_coef, config.entropy_coef, config.learning_rate),
             )
-        if getattr(config, "critic", "shared") == "separate":
-            policy.separate_critic()
+        if (critic := getattr(config, "critic", None)) is not None:  # what an algorithm without the setting has stays
+            policy.critic = policy.separate_critic() if critic == "separate" else None
         self.seed = seed
         self.env_id, self.env_kwargs = _describe_env(env, env_kwargs)
         if isinstance(env, TextGenVectorEnv):

@@ -15,6 +15,7 @@ from agents import PPO, REINFORCE, ActorCritic, Policy, load
 from agents.bonuses import BONUSES, Bonuses, last_hidden_states, self_bleu, text_hashes
 from agents.rollout import Rollout
 from agents.training import Algorithm
+from tests.agents.conftest import make_policy, word_tokenizer
 
 EOS, A, B, C, GOOD = 0, 3, 4, 5, 6
 
@@ -178,6 +179,39 @@ def test_states_are_those_after_the_actions(policy: Policy) -> None:
     assert torch.allclose(states[0], alone[0, 1:], atol=1e-5)
     assert not states[1, 1:].any()
     assert torch.allclose(states, last_hidden_states(policy, batch), atol=1e-5)
+
+
+def test_states_are_the_start_models_under_adapters_too() -> None:
+    pytest.importorskip("peft", reason="peft is not installed: pip install 'textenvs[agents,lora]'")
+    batch = rollout([[1, A, B, EOS], [1, C]])
+    start, policy = make_policy(), make_policy().adapt(lora=2)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.3)
+    assert not torch.allclose(last_hidden_states(policy, batch), last_hidden_states(start, batch), atol=0.01)
+    assert torch.equal(last_hidden_states(policy.frozen_copy(), batch), last_hidden_states(start, batch))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "t5", "d_model": 32, "d_ff": 32, "num_layers": 1, "num_heads": 2},
+        {"model_type": "bart", "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+         "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 6},
+    ],
+    ids=["t5", "bart"],
+)  # fmt: skip
+def test_states_of_an_encoder_decoder_are_its_decoders(config: dict) -> None:
+    policy = Policy.from_config(config, word_tokenizer(), device="cpu")
+    rows = [[1, A, B, C, GOOD, EOS], [1, A, B, C, 9]]
+    states = last_hidden_states(policy, rollout(rows, prompt=3))
+    start = policy.model.config.decoder_start_token_id
+    for row, found in zip(rows, states, strict=True):
+        read = {"input_ids": torch.tensor([row[:3]]), "decoder_input_ids": torch.tensor([[start, *row[3:]]])}
+        expected = policy.model(**read, output_hidden_states=True).decoder_hidden_states[-1][0, 1:]
+        torch.testing.assert_close(found[: len(expected)], expected, atol=1e-5, rtol=1e-5)
+    assert not states[1, 2:].any()
 
 
 def test_rnd_pays_less_for_what_it_has_seen(policy: Policy) -> None:

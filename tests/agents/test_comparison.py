@@ -14,12 +14,15 @@ from agents.__main__ import main
 from agents.advantages import cumulative_advantage, gae
 from agents.comparison import Labels, ReferenceValues, compare, label_scores, named_sources, normalised_score, ridge
 from agents.comparison_pages import as_text, chosen_episodes, write
+from agents.rollout import make_env
 from tests.agents.conftest import make_policy
 from tests.agents.test_rollout import count_good, lanes
 from textenvs import Example, Task, register_task
 from textenvs.tokenizer import decode
 
 EOS, BUDGET = 0, 3
+THIRDS = [place % 3 for place in range(len(lanes(1).setting.pool))]
+"""The fold of each example."""
 
 
 def random_episodes(seed=0, batch=6, time=5):
@@ -158,10 +161,10 @@ def test_the_fitted_values_explain_returns_that_depend_on_the_prompt():
     last = torch.zeros_like(rollout.rewards)
     last[:, 0] = (rollout.input_ids == 3).sum(dim=1).float()  # how often the text says " a"
     easy = dataclasses.replace(rollout, rewards=torch.where(rollout.response_mask, last, 0.0))
-    found = ReferenceValues.of(policy, easy, "fitted", 3, 1.0)
+    found = ReferenceValues.of(policy, easy, "fitted", THIRDS, 1.0)
     noise = dataclasses.replace(rollout, rewards=torch.randn(last.shape, generator=torch.Generator().manual_seed(0)))
     assert found.explained_variance > 0.1
-    assert found.explained_variance > ReferenceValues.of(policy, noise, "fitted", 3, 1.0).explained_variance
+    assert found.explained_variance > ReferenceValues.of(policy, noise, "fitted", THIRDS, 1.0).explained_variance
 
 
 # Comparisons ----------------------------------------------------------------------------------------------------------
@@ -240,8 +243,10 @@ def test_values_of_a_prompt_do_not_depend_on_its_own_episodes(monkeypatch):
     changed = rollout.rewards.clone()
     own = rollout.examples % 3 == 1
     changed[own] += 5.0
-    one = ReferenceValues.of(policy, rollout, "fitted", 3, 1.0).values(rollout)
-    two = ReferenceValues.of(policy, dataclasses.replace(rollout, rewards=changed), "fitted", 3, 1.0).values(rollout)
+    one = ReferenceValues.of(policy, rollout, "fitted", THIRDS, 1.0).values(rollout)
+    two = ReferenceValues.of(policy, dataclasses.replace(rollout, rewards=changed), "fitted", THIRDS, 1.0).values(
+        rollout
+    )
     torch.testing.assert_close(one[own], two[own])
     assert (one[~own] - two[~own]).abs().max() > 0.1
 
@@ -317,6 +322,78 @@ def test_the_gap_is_that_of_greedy_scores_and_0_for_who_does_not_look(comparison
     blind.model.lm_head = biased_head(blind, {6: 1000.0})
     found = compare({"blind": blind}, "TextGen-v0", num_episodes=10, env_kwargs=SETTINGS)
     assert (found.models[0].gap.mean, found.models[0].gap.changed) == (0, 0)
+
+
+def gap_and_its_episodes(monkeypatch, policy, env, **settings):
+    """A gap, and the rollout that it was found in: the last one that is played."""
+    played = []
+
+    def spy(*args, **kwargs):
+        played.append(collect(*args, **kwargs))
+        return played[-1]
+
+    monkeypatch.setattr(comparison_module, "collect", spy)
+    found = compare({"model": policy}, env, **settings)
+    return found.models[0].gap, played[-1]
+
+
+def test_the_gap_is_played_under_the_environments_masks(monkeypatch):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install textenvs[benchmarks]")
+    policy = Policy.from_pretrained("tiny", device="cpu")
+    settings = {"num_episodes": 6, "folds": 2, "env_kwargs": {"action_mask": "task"}}
+    gap, rollout = gap_and_its_episodes(monkeypatch, policy, "TextGen/Classify-v0", **settings)
+    assert len(rollout) == 2 * gap.pairs > 0
+    assert rollout.action_masks is not None
+    env = make_env("TextGen/Classify-v0", policy, split="test")
+    labels = {example.references[0].strip() for example in env.setting.pool.examples}
+    assert {response.strip() for response in rollout.responses(policy)} <= labels
+
+
+def test_the_gap_ends_and_cuts_as_the_environment_does(monkeypatch):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install textenvs[benchmarks]")
+    policy = make_policy(seed=1)
+    cut = {"max_prompt_length": 2, "truncation_side": "right"}
+    for settings in (cut, {"stop": " good", **cut}, {"min_new_tokens": 6}):
+        kwargs = {**SETTINGS, **settings}
+        _, rollout = gap_and_its_episodes(
+            monkeypatch, policy, "TextGen-v0", num_episodes=10, folds=2, env_kwargs=kwargs, split="train"
+        )
+        env = make_env("TextGen-v0", policy, split="train", **kwargs)
+        alone = collect(env, policy, 10, deterministic=True, examples=range(10))
+        assert rollout.responses(policy)[::2] == alone.responses(policy)
+        assert rollout.scores[::2].tolist() == alone.scores.tolist()
+
+
+def test_examples_with_one_prompt_are_one_prompt():
+    models = {name: make_policy(seed=2 if name == "pi" else 1) for name in ("mu", "pi")}
+    kwargs = {**SETTINGS, "task": "twins_for_comparison"}
+    with pytest.raises(ValueError, match=r"folds in \[2, 3\], as many as there are different prompts, got 4"):
+        compare(models, "TextGen-v0", num_episodes=12, env_kwargs=kwargs, folds=4)
+    mu, pi = compare(models, "TextGen-v0", num_episodes=12, env_kwargs=kwargs, folds=3).models
+    gaps = np.subtract(pi.evaluation.scores, mu.evaluation.scores).reshape(2, 2, 3)  # the six examples are played twice
+    np.testing.assert_allclose(pi.difference.by_prompt, gaps.mean(axis=(0, 1)), atol=1e-12)
+    np.testing.assert_allclose(mu.folds, np.reshape(mu.evaluation.scores, (4, 3)).mean(axis=0), atol=1e-12)
+    firsts = np.subtract(mu.returns, mu.advantages).reshape(4, 3)
+    np.testing.assert_allclose(firsts, np.tile(firsts[0], (4, 1)), atol=1e-5)  # one prompt, one value
+    two = compare(models, "TextGen-v0", num_episodes=12, env_kwargs=kwargs, folds=2).models[0]
+    scores = np.reshape(two.evaluation.scores, (4, 3))
+    np.testing.assert_allclose(two.folds, [scores[:, [0, 2]].mean(), scores[:, 1].mean()], atol=1e-12)
+
+
+class Twins(Task):
+    """Three prompts, of which each is that of two examples."""
+
+    name = "twins"
+    default_reward = "length"
+
+    def num_examples(self, split):
+        return 6
+
+    def example(self, split, index):
+        return Example(" a" + " c" * (index % 3))
+
+
+register_task("twins_for_comparison", Twins)
 
 
 class One(Task):
@@ -398,9 +475,10 @@ def test_the_command_compares_a_run_with_its_start(tmp_path, capsys):
     assert "Minus start, on the same prompts" in shown
     assert (tmp_path / "page" / "comparison.html").is_file()
     kept = json.loads((tmp_path / "page" / "comparison.json").read_text(encoding="utf-8"))
-    main(["compare", "--models", "tiny", *words[4:], "--output", str(tmp_path / "other"), "--json"])
-    (alone,) = json.loads(capsys.readouterr().out)["models"]
-    assert {**alone, "name": "start"} == kept["models"][0]
+    main(["compare", "--models", "tiny", "again=tiny", *words[4:], "--output", str(tmp_path / "other"), "--json"])
+    tiny, again = json.loads(capsys.readouterr().out)["models"]
+    assert {**tiny, "name": "start"} == kept["models"][0]
+    assert again["difference"]["mean"] == 0
 
 
 def test_names_of_models():
@@ -409,3 +487,5 @@ def test_names_of_models():
     }  # fmt: skip
     with pytest.raises(ValueError, match="twice"):
         named_sources(["runs/a", "other/a"])
+    with pytest.raises(ValueError, match=r"at least two models to compare, got \['tiny'\]"):
+        named_sources(["tiny"])

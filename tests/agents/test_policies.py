@@ -82,9 +82,8 @@ def env_of(policy, num_envs=5, **kwargs):
     from agents.__main__ import _Prompts
 
     settings = {"task": _Prompts(WORDS), "reward": lambda example, response: response.count("a") / 4.0, **kwargs}
-    return TextGenVectorEnv(
-        num_envs, tokenizer=policy.tokenizer, max_new_tokens=6, autoreset_mode="Disabled", **settings
-    )
+    settings = {"max_new_tokens": 6, **settings}
+    return TextGenVectorEnv(num_envs, tokenizer=policy.tokenizer, autoreset_mode="Disabled", **settings)
 
 
 @pytest.mark.parametrize("kind", ["t5", "t5-gated", "bart", "pegasus", "lstm", "gemma2", "cohere"])
@@ -112,6 +111,32 @@ def test_a_step_costs_one_token_and_gives_what_whole_rows_give(kind):
     ids = np.concatenate([ids, rows(2, length=60)], axis=1)[[4, 0]]
     for lengths in (np.array([11, 13]), np.array([70, 14]), np.array([71, 15]), np.array([72, 80])):
         torch.testing.assert_close(fast.extend(ids, lengths), full.extend(ids, lengths), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "gpt_neo", "hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 20,
+         "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 64},
+        {"model_type": "mistral", **LLAMA, "num_key_value_heads": 2, "sliding_window": 20},
+    ],
+    ids=["gpt_neo", "mistral"],
+)  # fmt: skip
+@pytest.mark.parametrize("max_new_tokens", [16, 40])
+def test_text_beyond_a_models_window_is_out_of_its_sight_in_a_rollout_too(config, max_new_tokens):
+    policy = Policy.from_config({**config, "initializer_range": 0.2}, word_tokenizer(), device="cpu")
+    assert isinstance(policy.context(5, 16), CachedContext)
+    assert isinstance(policy.context(5, 17), FullContext)  # a step looks at 32 places then
+    env = env_of(policy, max_new_tokens=max_new_tokens)
+    rollout = collect(env, policy, 20, seed=0, generator=torch.Generator().manual_seed(0))
+    assert rollout.positions.max() > min(max_new_tokens, 24)
+    found = policy.evaluate(rollout.input_ids, rollout.positions, rollout.response_mask)
+    torch.testing.assert_close(found.log_probs, rollout.log_probs, atol=1e-4, rtol=1e-4)
+    row, place = int(rollout.positions.amax(dim=1).argmax()), int(rollout.positions.max())
+    logits = plain_logits(policy, rollout.input_ids[row], 1, place)[: policy.tokenizer.vocab_size]
+    step = int(rollout.positions[row].argmax())
+    expected = torch.log_softmax(logits, dim=-1)[rollout.input_ids[row, place]]
+    torch.testing.assert_close(rollout.log_probs[row, step], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ENCODER_DECODERS)
@@ -497,7 +522,10 @@ def test_training_refuses_truncation_with_the_reason(name):
 def test_evaluate_and_generate_truncate(capsys):
     agent = PPO("tiny", "TextGen-v0", device="cpu", env_kwargs={"max_new_tokens": 6}, num_envs=8, episodes_per_update=8)
     greedy = agent.evaluate(8, deterministic=True)
-    assert agent.evaluate(8, top_k=1).responses == greedy.responses
+    likeliest = agent.evaluate(8, top_k=1)
+    assert likeliest.responses == greedy.responses
+    assert likeliest.kl == pytest.approx(greedy.kl, abs=1e-4)
+    assert greedy.kl > 1, "a policy that takes one token alone is not the one that samples"
     assert agent.evaluate(8).responses != greedy.responses
     texts = []
     for option in ("--top-k=1", "--deterministic", "--top-p=0.9", "--min-p=0.1"):
@@ -564,6 +592,12 @@ class TestLoRA:
         expected = base.context(5, 20).extend(rows(7), np.array([3, 2, 4, 5, 6]))
         torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
 
+    def test_the_reference_leaves_the_policy_its_critic(self):
+        policy = self.moved("llama")
+        critic = policy.separate_critic()
+        assert policy.frozen_copy().critic is None
+        assert policy.critic is critic
+
     def test_adapters_come_back_after_an_exception(self):
         from agents import adapters
 
@@ -599,6 +633,39 @@ class TestLoRA:
         stranger = auto.from_pretrained(tmp_path / "merged").eval()
         assert stranger.state_dict().keys() == make(kind).model.state_dict().keys()
 
+    @pytest.mark.parametrize("kind", ["llama", "gpt2", "t5"])
+    def test_the_critic_of_a_merged_policy_is_merged_too(self, kind, tmp_path):
+        policy = self.moved(kind)
+        policy.separate_critic()
+        generator = torch.Generator().manual_seed(4)
+        with torch.no_grad():
+            for name, parameter in policy.critic.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(0.0, 0.3, generator=generator)
+        ids = torch.from_numpy(rows(7))
+        values = policy.state_values(ids, POSITIONS, MASK)
+        assert not torch.allclose(values, self.moved(kind).state_values(ids, POSITIONS, MASK), atol=0.01)
+        policy.save_pretrained(tmp_path, merge=True)
+        plain = Policy.from_pretrained(tmp_path, device="cpu")
+        torch.testing.assert_close(plain.state_values(ids, POSITIONS, MASK), values, atol=1e-5, rtol=1e-5)
+        assert torch.equal(policy.state_values(ids, POSITIONS, MASK), values)
+
+    @pytest.mark.parametrize("kind", ["llama", "gpt2", "t5", "bart"])
+    def test_a_saved_reference_is_the_plain_base(self, kind, tmp_path):
+        base, policy = make(kind), self.moved(kind)
+        policy.frozen_copy().save_pretrained(tmp_path)
+        again = Policy.from_pretrained(tmp_path, device="cpu")
+        assert not again.has_adapters
+        assert torch.equal(self.log_probs(again), self.log_probs(base))
+        assert policy.has_adapters
+        assert not torch.allclose(self.log_probs(policy), self.log_probs(base), atol=0.01)
+
+    def test_loading_adapters_draws_nothing_from_the_global_generator(self, tmp_path):
+        self.moved("llama").save_pretrained(tmp_path)
+        before = torch.get_rng_state()
+        Policy.from_pretrained(tmp_path, device="cpu")
+        assert torch.equal(torch.get_rng_state(), before)
+
     def test_a_named_base_is_not_written_again(self, tmp_path):
         policy = Policy.from_pretrained("tiny", device="cpu").adapt(lora={"r": 2, "target_modules": ["q_proj"]})
         policy.save_pretrained(tmp_path)
@@ -606,11 +673,12 @@ class TestLoRA:
         assert sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors")) < 30_000
         assert Policy.from_pretrained(tmp_path, device="cpu").pretrained
 
-    def test_training_moves_adapters_and_goes_on_from_a_checkpoint(self, tmp_path):
+    @pytest.mark.parametrize("critic", ["shared", "separate"])
+    def test_training_moves_adapters_and_goes_on_from_a_checkpoint(self, critic, tmp_path):
         def agent():
             return PPO(
                 "tiny", "TextGen-v0", device="cpu", seed=1, env_kwargs={"max_new_tokens": 6}, num_envs=8,
-                episodes_per_update=8, learning_rate=0.01, policy_kwargs={"lora": 4},
+                episodes_per_update=8, learning_rate=0.01, policy_kwargs={"lora": 4}, critic=critic,
             )  # fmt: skip
 
         straight, stopped, rows_seen = agent(), agent(), []
@@ -623,6 +691,8 @@ class TestLoRA:
         stopped.learn(50, folder=tmp_path)
         assert not list(tmp_path.rglob("reference"))
         resumed = load(tmp_path, device="cpu")
+        for (name, one), other in zip(stopped.policy.named_parameters(), resumed.policy.parameters(), strict=True):
+            assert torch.equal(one, other), name
         resumed.learn(150)
         for (name, one), other in zip(straight.policy.named_parameters(), resumed.policy.parameters(), strict=True):
             assert torch.equal(one, other), name

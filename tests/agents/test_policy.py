@@ -123,6 +123,7 @@ def test_deterministic_takes_the_likeliest(policy):
     hidden = torch.randn(20, 32)
     step = policy.act(hidden, deterministic=True)
     assert torch.equal(step.actions, policy.model.lm_head(hidden).argmax(dim=-1))
+    assert not step.log_probs.any(), "of the policy that takes them, which takes no others"
 
 
 def test_dropout_is_off_everywhere():

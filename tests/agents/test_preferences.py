@@ -164,6 +164,22 @@ def test_dpo_starts_at_margins_of_zero_and_keeps_its_reference():
     assert all(torch.equal(start[name], tensor) for name, tensor in found.reference.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["tiny", None])
+def test_dpo_of_adapters_is_scored_against_the_model_under_them(tmp_path, name):
+    pytest.importorskip("peft", reason="peft is not installed: pip install 'textenvs[agents,lora]'")
+    policy = make_policy(seed=1, spread=0.1) if name is None else Policy.from_pretrained(name, device="cpu")
+    pairs = noisy_pairs(20, seed=2)
+    config = PreferenceConfig(method="dpo", epochs=1, learning_rate=0.01, batch_size=8)
+    found = train(policy.adapt(lora=4), pairs[:16], pairs[16:], config)
+    reward = make_reward({"dpo": {"model": str(save(tmp_path, policy, found)), "device": "cpu"}})
+    expected = margins(policy, pairs[:4], found)
+    assert np.abs(expected).max() > 0.01
+    for pair, margin in zip(pairs, expected, strict=False):
+        example = Example(pair.prompt)
+        gap = reward.score(example, pair.chosen) - reward.score(example, pair.rejected)
+        assert gap * found.temperature == pytest.approx(margin, abs=1e-3)
+
+
 def test_a_value_head_that_a_critic_left_is_not_a_start():
     policy = make_policy(seed=1, spread=0.1)
     torch.nn.init.constant_(policy.value_head.bias, 7.0)

@@ -139,6 +139,8 @@ def test_select_trims_and_minibatches_cover_every_row_once():
     assert part.ref_log_probs is None
     with pytest.raises(ValueError, match="Expected ref_log_probs, got None"):
         part.kl("k1")
+    parts = replace(rollout, part_scores={"length": np.arange(9.0)}).select(torch.tensor([7, 2])).part_scores
+    assert parts["length"].tolist() == [7, 2]
     batches = minibatches(rollout, 4, torch.Generator().manual_seed(0))
     assert len(batches) == 3
     assert sorted(torch.cat(batches).tolist()) == list(range(9))

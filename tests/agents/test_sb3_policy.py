@@ -128,6 +128,10 @@ def test_it_is_saved_and_loaded_as_sb3_does(tmp_path):
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="model's tokenizer"):
         sb3.PPO(TransformerPolicy, make_envs(4), policy_kwargs={"model": "tiny"}, n_steps=4, batch_size=8, device="cpu")
+    with_critic = Policy.from_config(fresh()["model"], word_tokenizer(), device="cpu")
+    with_critic.separate_critic()
+    with pytest.raises(ValueError, match="a critic of its own"):
+        sb3.PPO(TransformerPolicy, make_envs(4), policy_kwargs={"model": with_critic}, device="cpu")
     with pytest.raises(TypeError, match="net_arch"):
         sb3.PPO(
             TransformerPolicy, make_envs(4), policy_kwargs={**fresh(), "net_arch": [8]}, n_steps=4, batch_size=8,

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from agents import PPO, REINFORCE, Agent, Policy, load, training
+from agents import PPO, REINFORCE, Agent, BestOfN, Policy, load, training
 from agents.optimization import adapted_kl_coef, limited_kl_coef
 from agents.training import ALARM_WINDOW, Algorithm
 from tests.agents.conftest import make_policy
@@ -325,6 +325,24 @@ def test_evaluate_is_reproducible_and_on_the_named_split():
     test = agent.make_env(1, split="test").setting.pool
     assert one.prompts == tuple(example.prompt for example in test.examples[:20])
     assert agent.evaluate(20, split="validation").prompts != one.prompts
+
+
+def test_the_run_says_whether_values_have_a_trunk_of_their_own(tmp_path):
+    policy = make_stories_policy()
+    critic = policy.separate_critic()
+    agent = PPO(policy, "TextGen-v0", env_kwargs=KWARGS, critic="separate", **SMALL)
+    assert agent.policy.critic is critic
+    agent.save(tmp_path)
+    again = load(tmp_path, device="cpu")
+    assert torch.equal(weights(again), weights(agent))
+    assert again.policy.critic is not None
+    settings = {"env_kwargs": KWARGS, "num_envs": 8}
+    assert BestOfN(policy, "TextGen-v0", **settings).policy.critic is critic, "it has no such setting"
+    shared = PPO(policy, "TextGen-v0", env_kwargs=KWARGS, **SMALL)
+    assert shared.policy.critic is None
+    assert not {id(one) for one in critic.parameters()} & {
+        id(one) for group in shared.optimizer.param_groups for one in group["params"]
+    }
 
 
 def test_a_new_algorithm_is_a_config_and_an_update():
