@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from agents import checkpoints, processes, sharding, zero
+from agents import checkpoints, environments, processes, sharding, zero
 from agents.bonuses import Bonuses
 from agents.config import RunConfig
 from agents.evaluation import Evaluation, EvaluationPlan, evaluate, held_out_scores, prompt_texts, reference_log_probs
@@ -38,7 +38,7 @@ from agents.policy import Policy
 from agents.rollout import Rollout, collect, make_env
 from agents.run_folder import RunFolder
 from agents.steps import NonFiniteError, skipped, streak
-from textenvs import Reward, TextGenEnv, TextGenVectorEnv, make_reward, make_tokenizer
+from textenvs import Reward, TextGenVectorEnv, make_reward, make_tokenizer
 from textenvs.rewards import make_payout
 from textenvs.tokenizer import fingerprint
 
@@ -94,7 +94,7 @@ class Algorithm:
             policy: A policy, or what `Policy.from_pretrained` takes. "tiny" is the bundled language model where the
                 environment speaks its tokenizer by default, and else a small model with random weights. A dict is the
                 config of a new model, see `Policy.from_config`.
-            env: A registered id, or an environment whose tokenizer is the policy's.
+            env: A registered id, or an environment without wrappers whose tokenizer is the policy's.
             seed: Decides everything that is random.
             env_kwargs: Arguments of the environment, with an id.
             policy_kwargs: Arguments of `Policy.adapt`, where the policy is made here: `{"lora": 8}`, say.
@@ -161,7 +161,7 @@ class Agent:
         if getattr(config, "critic", "shared") == "separate":
             policy.separate_critic()
         self.seed = seed
-        self.env_id, self.env_kwargs = _describe_env(env, env_kwargs)
+        self.env_id, self.env_kwargs = environments.described(env, env_kwargs, policy.tokenizer)
         if isinstance(env, TextGenVectorEnv):
             if env.group_size != config.group_size:
                 raise ValueError(
@@ -224,7 +224,7 @@ class Agent:
             A vector environment that leaves resets to its user.
 
         Raises:
-            ValueError: If the agent was made with an environment object, which has no id to make another from.
+            ValueError: If the agent was made with lanes that have no id to make others from.
         """
         envs = self._new_env(num_envs, **changes)
         if "reward" not in changes:
@@ -235,7 +235,7 @@ class Agent:
 
     def _new_env(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
         if self.env_id is None:
-            raise ValueError("Expected an agent made with an environment's id, got one made with an environment object")
+            raise ValueError(environments.NO_ID)
         return make_env(self.env_id, self.policy, num_envs, **{**self.env_kwargs, **changes})
 
     def learn(
@@ -691,8 +691,10 @@ def start_policy(
     """
     if not isinstance(source, Mapping) and source != "tiny":
         return Policy.from_pretrained(source, device=device)
+    if isinstance(env, str):
+        environments.check_arguments(env, env_kwargs or {})
     made = gym.make_vec(env, num_envs=1, **(env_kwargs or {})) if isinstance(env, str) else env
-    if not isinstance(made, (gym.Env, TextGenVectorEnv)):
+    if not isinstance(made, (gym.Env, gym.vector.VectorEnv)):
         raise TypeError(f"Expected the id of an environment, or an environment, got {env!r:.200}")
     tokenizer = getattr(made.unwrapped, "tokenizer", None)
     bundled = make_tokenizer("stories")
@@ -768,23 +770,6 @@ def load(
     except (KeyError, OSError, SafetensorError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(found)!r}, but it is damaged: {error!r}") from error
     return agent
-
-
-def _describe_env(
-    env: str | gym.Env[Any, Any] | TextGenVectorEnv, env_kwargs: Mapping[str, Any] | None
-) -> tuple[str | None, dict[str, Any]]:
-    """The id and arguments of an environment, so that others like it can be made."""
-    if isinstance(env, str):
-        return env, dict(env_kwargs or {})
-    if env_kwargs:
-        raise ValueError("Expected env_kwargs only with an environment id, got them with an environment object")
-    if not isinstance(env.unwrapped, (TextGenEnv, TextGenVectorEnv)):
-        raise ValueError(f"Expected a textenvs environment or the id of one, got {env!r}")
-    spec = env.unwrapped.spec
-    kwargs = {} if spec is None else dict(spec.kwargs)
-    for name in ("num_envs", "vectorization_mode", "autoreset_mode", "copy", "group_size", "render_mode", "tokenizer"):
-        kwargs.pop(name, None)
-    return (None if spec is None else spec.id), kwargs
 
 
 def _jsonable(kwargs: dict[str, Any]) -> dict[str, Any] | None:

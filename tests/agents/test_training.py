@@ -17,7 +17,7 @@ from agents.training import ALARM_WINDOW, Algorithm
 from tests.agents.conftest import make_policy
 from tests.agents.test_checkpoints import change
 from tests.agents.test_rollout import lanes
-from textenvs import RewardError, make_tokenizer
+from textenvs import RewardError, TextGenEnv, make_tokenizer
 
 SMALL = {"num_envs": 8, "episodes_per_update": 8}
 KWARGS = {"max_new_tokens": 6}
@@ -313,6 +313,36 @@ def test_an_environment_object_is_as_good_as_its_id():
     assert agent.env.num_envs == 8
     assert agent.env_kwargs["payout"] == "sparse"
     assert agent.env.setting.max_new_tokens == 6
+
+
+def test_an_environment_that_its_id_does_not_make_is_refused():
+    """The agent plays lanes made by the id: a wrapper, or another tokenizer, would be dropped without a word."""
+    policy = Policy.from_pretrained("tiny", device="cpu")
+    stories = gym.make("TextGen-v0", **KWARGS)
+    limited = gym.make("TextGen-v0", max_episode_steps=2)
+    paid_more = gym.wrappers.TransformReward(stories, lambda reward: reward + 1000)
+    bare = gym.make_vec("TextGen-v0", num_envs=8, autoreset_mode="Disabled", **KWARGS)
+    lanes_paid_more = gym.wrappers.vector.TransformReward(bare, lambda reward: reward + 1000)
+    for env, name in ((limited, "TimeLimit"), (paid_more, "TransformReward"), (lanes_paid_more, "TransformReward")):
+        with pytest.raises(ValueError, match=f"without wrappers, which an agent would not use, got {name}"):
+            PPO(policy, env, **SMALL)
+        with pytest.raises(ValueError, match=f"without wrappers, which an agent would not use, got {name}"):
+            PPO("tiny", env, device="cpu", **SMALL)
+    for env in (gym.make("TextGen/Copy-v0"), gym.make_vec("TextGen/Copy-v0", num_envs=8, autoreset_mode="Disabled")):
+        with pytest.raises(ValueError, match=r"policy's tokenizer .* pass the environment's id"):
+            PPO(policy, env, **SMALL)
+    with pytest.raises(ValueError, match="class was called by hand: it has no spec"):
+        PPO(policy, TextGenEnv(max_new_tokens=4), **SMALL)
+    assert PPO(policy, gym.make("TextGen-v0", tokenizer="stories"), **SMALL).env_id == "TextGen-v0"
+    assert PPO(policy, gym.make("TextGen-v0", render_mode="ansi_list"), **SMALL).env_id == "TextGen-v0"
+
+
+def test_an_argument_that_an_environment_does_not_have_is_refused():
+    for policy in ("tiny", make_stories_policy()):
+        with pytest.raises(TypeError, match=r"got 'rewad'. Did you mean 'reward'\?"):
+            PPO(policy, "TextGen-v0", env_kwargs={"rewad": 3}, **SMALL)
+        with pytest.raises(TypeError, match="Expected env_kwargs without 'tokenizer', which the agent decides"):
+            PPO(policy, "TextGen-v0", env_kwargs={"tokenizer": "stories"}, **SMALL)
 
 
 def test_evaluate_is_reproducible_and_on_the_named_split():
