@@ -429,11 +429,7 @@ def _start(arguments: Any, device: str | None) -> tuple[Path, Agent]:
     )
     if processes.rank() > 0:  # it neither looks into the folder nor writes there
         return folder, _new_agent(arguments, device)
-    if any((folder / name).exists() for name in (run_folder.METRICS, CONFIG, checkpoints.FOLDER)):
-        raise ValueError(
-            f"Expected a new folder for this run, got {str(folder)!r}, which holds another run: choose another, or go "
-            f"on with --resume {folder}"
-        )
+    run_folder.check_new(folder, goes_on=f"--resume {folder}", files=(CONFIG,))
     agent = _new_agent(arguments, device)
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(folder / CONFIG, arguments, agent)
@@ -457,6 +453,8 @@ def _go_on(arguments: Any, device: str | None) -> tuple[Path, Agent]:
         run_folder.FolderLock(folder).release()  # refuses a folder in use before anything in it is touched
     agent = load(folder, device=device) if checkpoints.numbers(folder) else _new_agent(arguments, device)
     if processes.rank() == 0:
+        if not checkpoints.numbers(folder):
+            run_folder.begin_again(folder)
         _write_config(folder / CONFIG, arguments, agent)
     return folder, agent
 

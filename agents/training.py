@@ -36,7 +36,7 @@ from agents.metrics import distinct_n, parted
 from agents.optimization import adapted_kl_coef, limited_kl_coef, make_optimizer, schedule, set_learning_rate
 from agents.policy import Policy
 from agents.rollout import Rollout, collect, make_env
-from agents.run_folder import RunFolder
+from agents.run_folder import RunFolder, check_new
 from agents.steps import NonFiniteError, skipped, streak
 from textenvs import Reward, TextGenVectorEnv, make_reward, make_tokenizer
 from textenvs.rewards import make_payout
@@ -197,6 +197,7 @@ class Agent:
         self.seconds = 0.0
         self._whole = True  # False from the first change that an update makes to its last
         self._saved: tuple[int, int | None] | None = None  # which state the last checkpoint holds
+        self._folders: set[Path] = set()  # its own run's
         self.bonuses = Bonuses(config.bonuses, self.reference, seed)
         # Random weights at no price: nobody asks how far they have moved, and a fifth of the time is saved.
         self._compares = bool(
@@ -260,7 +261,8 @@ class Agent:
         Args:
             total_timesteps: Tokens (actions) in all; the update that crosses the mark is finished. Schedules reach
                 their end there.
-            folder: Where checkpoints, logs and samples go, see `agents.run_folder`; None keeps nothing.
+            folder: Where checkpoints, logs and samples go, see `agents.run_folder`; None keeps nothing. A new one, or
+                the run's own: one that this agent was loaded from, or has learned or saved in before.
             evaluation: When to evaluate, and how; None: never.
             progress_bar: Show one.
             checkpoint_seconds: Seconds between checkpoints. One is also written when an evaluation is the best so far,
@@ -281,12 +283,14 @@ class Agent:
             RewardError: If the reward fails; what was learned before is in the checkpoint.
             NonFiniteError: If loss or gradient are NaN or infinite too often in a row.
             SaveError: If a checkpoint cannot be written; the one before is whole.
-            ValueError: If another process trains in the folder, or a number is out of range.
+            ValueError: If the folder holds another run, or another process trains in it, or a number is out of range.
         """
         for name, count in (("total_timesteps", total_timesteps), ("keep_checkpoints", keep_checkpoints)):
             if count < 1:
                 raise ValueError(f"Expected {name} to be at least 1, got {count}")
         first = processes.rank() == 0  # of several processes, the others only play and learn
+        if folder is not None and first and Path(folder).resolve() not in self._folders:
+            check_new(Path(folder), goes_on=f"agents.load({str(folder)!r})")
         started = saved = time.perf_counter()
         with (
             self._open(Path(folder), wandb_project) if folder is not None and first else nullcontext() as run,
@@ -333,7 +337,9 @@ class Agent:
 
     def _open(self, folder: Path, wandb_project: str | None) -> RunFolder:
         evaluated = self.memory.get("evaluated", {}).get("timesteps", -1)
-        return RunFolder(folder, timesteps=self.timesteps, evaluated=evaluated, wandb_project=wandb_project)
+        run = RunFolder(folder, timesteps=self.timesteps, evaluated=evaluated, wandb_project=wandb_project)
+        self._folders.add(folder.resolve())
+        return run
 
     def _save(self, run: RunFolder | None, keep: int) -> None:
         """A checkpoint of this very state, unless there is one, or the state is that of the middle of an update.
@@ -633,6 +639,7 @@ class Agent:
             SaveError: If it cannot be written.
         """
         evaluated = self.memory.get("evaluated", {})
+        self._folders.add(Path(folder).resolve())
         return checkpoints.write(
             Path(folder),
             self._fill,
@@ -767,6 +774,7 @@ def load(
         if env is None and agent.env.curriculum is not None:
             agent.env.curriculum.load_state_dict(state["curriculum"])
         agent._limit_lanes()
+        agent._folders.add((found.parent.parent if found.parent.name == checkpoints.FOLDER else found).resolve())
     except (KeyError, OSError, SafetensorError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(found)!r}, but it is damaged: {error!r}") from error
     return agent

@@ -82,6 +82,29 @@ def test_learn_save_load_predict(tmp_path):
     assert again.predict(batch, deterministic=True)[0].tolist() == [action, action]
 
 
+def test_the_folder_of_another_run_is_left_as_it_is(tmp_path):
+    """Its logs and checkpoints stay; the run's own agent goes on in it: the same one, a loaded one, one that saved."""
+    folder = tmp_path / "run"
+    mine = small_agent(seed=3).learn(20, folder=folder)
+    mine.learn(mine.timesteps + 1, folder=folder)
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for other in (small_agent(seed=4), load(folder, device="cpu").algorithm("tiny", device="cpu", **SMALL)):
+        with pytest.raises(ValueError, match=r"which holds another run: choose another, or go on with agents.load\("):
+            other.learn(10**6, folder=folder)
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(ValueError, match="which holds another run"):
+        small_agent(seed=4).learn(10**6, folder=tmp_path / "link")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+    for place in (folder, folder / "checkpoints" / "00002"):
+        again = load(place, device="cpu")
+        again.learn(again.timesteps + 1, folder=folder)
+    rows = [json.loads(line)["timesteps"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows == sorted(set(rows))
+    saved = small_agent(seed=4)
+    saved.save(tmp_path / "saved")
+    saved.learn(1, folder=tmp_path / "saved")
+
+
 def test_a_run_that_goes_on_is_the_run_that_never_stopped(tmp_path):
     straight, stopped = small_agent(seed=1), small_agent(seed=1)
     rows_straight, rows_resumed = [], []
