@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -96,3 +98,57 @@ def check_arguments(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
             close = get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise TypeError(f"Expected arguments of {env_id!r} from {known}, got {name!r}.{hint}")
+
+
+def saved(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint holds of an environment's arguments.
+
+    Args:
+        env_kwargs: The arguments.
+
+    Returns:
+        `env_kwargs`, those that JSON can hold, and `env_objects`, the names of the others.
+
+    Example:
+        >>> saved({"max_new_tokens": 6, "reward": len})
+        {'env_kwargs': {'max_new_tokens': 6}, 'env_objects': ['reward']}
+    """
+    plain: dict[str, Any] = {}
+    objects = []
+    for name, value in env_kwargs.items():
+        try:
+            plain[name] = json.loads(json.dumps(value))
+        except TypeError:
+            objects.append(name)
+    return {"env_kwargs": plain, "env_objects": objects}
+
+
+def restored(state: Mapping[str, Any], env_kwargs: Mapping[str, Any], folder: str | Path) -> tuple[str, dict[str, Any]]:
+    """The id and arguments of a checkpoint's environment.
+
+    Args:
+        state: What the checkpoint says.
+        env_kwargs: What the user says, which is laid over the saved ones.
+        folder: The run's, for the message.
+
+    Returns:
+        Id and arguments.
+
+    Raises:
+        ValueError: If the checkpoint cannot hold what is needed, and the user does not say it.
+    """
+    if state["env_id"] is None:
+        raise ValueError(f"Expected env=, the environment of {str(folder)!r}, which was made without an id, got none")
+    if state["env_kwargs"] is None and not env_kwargs:  # of a version that saved all of them or none
+        raise ValueError(
+            f"Expected env_kwargs with the arguments of the run's environment, which {str(folder)!r} does not hold, "
+            f"got none: load({str(folder)!r}, env_kwargs={{...}})"
+        )
+    missing = [name for name in state.get("env_objects", ()) if name not in env_kwargs]
+    if missing:
+        call = ", ".join(f"{name!r}: ..." for name in missing)
+        raise ValueError(
+            f"Expected env_kwargs with {', '.join(map(repr, missing))}, which the run in {str(folder)!r} had as "
+            f"objects that no checkpoint can hold: load({str(folder)!r}, env_kwargs={{{call}}})"
+        )
+    return state["env_id"], {**(state["env_kwargs"] or {}), **env_kwargs}

@@ -662,7 +662,7 @@ class Agent:
             "config": self.config.to_dict(),
             "seed": self.seed,
             "env_id": self.env_id,
-            "env_kwargs": _jsonable(self.env_kwargs),
+            **environments.saved(self.env_kwargs),
             "timesteps": self.timesteps,
             "updates": self.updates,
             "seconds": self.seconds,
@@ -726,17 +726,18 @@ def load(
         folder: What `Agent.save` or `Agent.learn` wrote, the run or one of its checkpoints.
         which: Which checkpoint of a run: "last", "best" (by validation score) or a number. Where the last is damaged,
             the one before it is taken, with a warning.
-        env: Another environment than the saved one. Needed where that one was an object or had objects as arguments.
-            Where its reward has the parts of the saved one's, their schedules and normalisers go on. A curriculum
-            begins anew.
-        env_kwargs: Arguments for it, with an id.
+        env: Another environment than the saved one, with `env_kwargs` alone. Where its reward has the parts of the
+            saved one's, their schedules and normalisers go on. A curriculum begins anew.
+        env_kwargs: Arguments of the environment, laid over the saved ones: needed for those that no checkpoint can
+            hold, a function as the reward, say.
         device: Where to put the policy; None chooses.
 
     Returns:
         The agent.
 
     Raises:
-        ValueError: If there is no checkpoint, or it is damaged, of another version or of an unknown algorithm.
+        ValueError: If there is no checkpoint, or it is damaged, of another version or of an unknown algorithm; or if
+            an argument of the environment is missing.
     """
     found = checkpoints.find(folder, which).path
     state = read_json(found / "agent.json")
@@ -748,10 +749,10 @@ def load(
                 "defines it first"
             )
         algorithm = Algorithm.known[name]
-        if env is None and state["env_kwargs"] is None:
-            raise ValueError(
-                f"The environment of {str(found)!r} had arguments that cannot be saved: load(..., env=, env_kwargs=)"
-            )
+        given = dict(env_kwargs or {})
+        same = env is None
+        if same:
+            env, env_kwargs = environments.restored(state, given, folder)
         reference: Policy | None = None
         if (found / "reference").is_dir():
             reference = Policy.from_pretrained(found / "reference", device=device)
@@ -759,10 +760,10 @@ def load(
         agent = Agent(
             algorithm,
             Policy.from_pretrained(found / "policy", device=device),
-            state["env_id"] if env is None else env,
+            env,
             algorithm.config.of(state["config"]),
             seed=state["seed"],
-            env_kwargs=state["env_kwargs"] if env is None else env_kwargs,
+            env_kwargs=env_kwargs,
             reference=reference,
         )
         tensors = load_file(found / "optimizer.safetensors")
@@ -770,23 +771,16 @@ def load(
         agent.timesteps, agent.updates, agent.seconds = state["timesteps"], state["updates"], state["seconds"]
         agent.memory = state["memory"]
         agent.bonuses.load_state_dict(load_file(found / "bonuses.safetensors"))
-        _restore_reward(agent.env.setting.reward, state["reward"], required=env is None)
-        if env is None and agent.env.curriculum is not None:
+        _restore_reward(
+            agent.env.setting.reward, state["reward"], required=same and not given.keys() & {"reward", "task"}
+        )
+        if same and not given.keys() & {"curriculum", "task"} and agent.env.curriculum is not None:
             agent.env.curriculum.load_state_dict(state["curriculum"])
         agent._limit_lanes()
         agent._folders.add((found.parent.parent if found.parent.name == checkpoints.FOLDER else found).resolve())
     except (KeyError, OSError, SafetensorError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(found)!r}, but it is damaged: {error!r}") from error
     return agent
-
-
-def _jsonable(kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """The arguments, or None where they hold objects that JSON cannot."""
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(kwargs))
-    except TypeError:
-        return None
-    return plain
 
 
 def _restore_reward(reward: Reward, state: dict[str, Any], *, required: bool) -> None:

@@ -200,8 +200,31 @@ def test_a_reward_that_fails_in_mid_run_leaves_a_usable_checkpoint(tmp_path, fai
     assert again.updates == agent.updates
     assert torch.equal(weights(again), weights(agent)), "nothing that was learned is lost"
     again.learn(again.timesteps + 1)
-    with pytest.raises(ValueError, match="cannot be saved"):
+    with pytest.raises(ValueError, match=r"Expected env_kwargs with 'reward', .*, env_kwargs={'reward': ...}\)"):
         load(tmp_path)
+
+
+def test_arguments_that_no_checkpoint_can_hold_are_given_again(tmp_path):
+    """The others come back by themselves, and a checkpoint of the version that saved all or none still loads."""
+
+    def sea(example, response):
+        return float("sea" in response)
+
+    env_kwargs = {**KWARGS, "payout": "sparse", "reward": sea}
+    agent = REINFORCE(make_stories_policy(), env_kwargs=env_kwargs, **SMALL)
+    checkpoint = agent.save(tmp_path)
+    assert load(tmp_path, env_kwargs={"reward": sea}, device="cpu").env_kwargs == env_kwargs
+    again = load(tmp_path, env_kwargs={"reward": "length", "max_new_tokens": 3}, device="cpu")
+    assert again.env_kwargs == {"max_new_tokens": 3, "payout": "sparse", "reward": "length"}
+    with pytest.raises(ValueError, match=r"Expected env_kwargs with 'reward'"):
+        load(tmp_path, env_kwargs={"max_new_tokens": 3}, device="cpu")
+    change(checkpoint, env_kwargs=None, env_objects=[])
+    assert load(tmp_path, env_kwargs={"reward": sea}, device="cpu").env_kwargs == {"reward": sea}
+    with pytest.raises(ValueError, match=r"Expected env_kwargs with the arguments of the run's environment"):
+        load(tmp_path, device="cpu")
+    change(checkpoint, env_id=None)
+    with pytest.raises(ValueError, match=r"Expected env=, the environment of"):
+        load(tmp_path, device="cpu")
 
 
 CHANGING = {
