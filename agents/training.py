@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from agents import checkpoints, environments, processes, sharding, zero
 from agents.bonuses import Bonuses
-from agents.config import RunConfig
+from agents.config import RunConfig, whole_number
 from agents.evaluation import Evaluation, EvaluationPlan, evaluate, held_out_scores, prompt_texts, reference_log_probs
 from agents.files import read_json
 from agents.interrupts import Interrupts
@@ -106,13 +106,53 @@ class Algorithm:
 
         Raises:
             TypeError: If a setting is unknown.
-            ValueError: If a value is out of range, or policy and environment do not fit.
+            ValueError: If a value is out of range, or policy and environment do not fit, or come in the other order.
         """
+        seed = whole_number("seed", seed)
+        if isinstance(policy, (gym.Env, gym.vector.VectorEnv)) or (
+            isinstance(policy, str) and policy in gym.registry and not Path(policy).exists()
+        ):
+            raise ValueError(
+                f"Expected a policy first and then an environment, got the environment {policy!r:.200} first: "
+                f"{self.name}('tiny', 'TextGen-v0'), say"
+            )
         if not isinstance(policy, Policy):
             policy = start_policy(policy, env, env_kwargs, seed=seed, device=device).adapt(**(policy_kwargs or {}))
         elif policy_kwargs:
             raise ValueError("Expected policy_kwargs with a policy's name, got them with a policy: call its adapt()")
         return Agent(self, policy, env, self.config.of(settings), seed=seed, env_kwargs=env_kwargs)
+
+    def load(
+        self,
+        folder: str | Path,
+        which: str | int = "last",
+        *,
+        env: Any = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        device: str | None = None,
+    ) -> Agent:
+        """An agent of this algorithm from a run's folder: `agents.load`, which takes that of any.
+
+        Args:
+            folder: See `agents.load`, as for the other arguments.
+            which: Which checkpoint.
+            env: Another environment.
+            env_kwargs: Arguments of the environment.
+            device: Where to put the policy.
+
+        Returns:
+            The agent.
+
+        Raises:
+            ValueError: If there is no checkpoint, or it is damaged, or of another algorithm.
+        """
+        agent = load(folder, which, env=env, env_kwargs=env_kwargs, device=device)
+        if agent.algorithm is not self:
+            raise ValueError(
+                f"Expected a run of {self.name} in {str(folder)!r}, got one of {agent.algorithm.name}: agents.load() "
+                "takes any"
+            )
+        return agent
 
 
 class Agent:
@@ -147,8 +187,6 @@ class Agent:
         env_kwargs: Mapping[str, Any] | None = None,
         reference: Policy | None = None,
     ) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"Expected seed to be a whole number of at least 0, got {seed!r}")
         self.algorithm = algorithm
         self.policy = policy
         self.reference = policy.frozen_copy() if reference is None else reference
@@ -160,7 +198,7 @@ class Agent:
             )
         if getattr(config, "critic", "shared") == "separate":
             policy.separate_critic()
-        self.seed = seed
+        self.seed = whole_number("seed", seed)
         self.env_id, self.env_kwargs = environments.described(env, env_kwargs, policy.tokenizer)
         if isinstance(env, TextGenVectorEnv):
             if env.group_size != config.group_size:
@@ -241,7 +279,7 @@ class Agent:
 
     def learn(
         self,
-        total_timesteps: int,
+        total_timesteps: float,
         *,
         folder: str | Path | None = None,
         evaluation: EvaluationPlan | None = None,
@@ -285,9 +323,9 @@ class Agent:
             SaveError: If a checkpoint cannot be written; the one before is whole.
             ValueError: If the folder holds another run, or another process trains in it, or a number is out of range.
         """
-        for name, count in (("total_timesteps", total_timesteps), ("keep_checkpoints", keep_checkpoints)):
-            if count < 1:
-                raise ValueError(f"Expected {name} to be at least 1, got {count}")
+        whole = isinstance(total_timesteps, float) and total_timesteps.is_integer()  # 1e6
+        total_timesteps = whole_number("total_timesteps", int(total_timesteps) if whole else total_timesteps, least=1)
+        keep_checkpoints = whole_number("keep_checkpoints", keep_checkpoints, least=1)
         first = processes.rank() == 0  # of several processes, the others only play and learn
         if folder is not None and first and Path(folder).resolve() not in self._folders:
             check_new(Path(folder), goes_on=f"agents.load({str(folder)!r})")
@@ -582,20 +620,29 @@ class Agent:
     def predict(
         self,
         observation: Mapping[str, NDArray[Any]],
-        *,
+        state: None = None,
+        episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
+        *,
         action_masks: NDArray[Any] | None = None,
     ) -> tuple[NDArray[np.int64] | int, None]:
         """The next token of an observation, or of a batch of them. As in Stable-Baselines3.
 
         Args:
             observation: What `TextGenEnv` gives, or `TextGenVectorEnv`.
+            state: For Stable-Baselines3's `evaluate_policy`; there is none.
+            episode_start: Likewise, and not read: an observation is the whole episode so far.
             deterministic: The likeliest token instead of a sample.
             action_masks: What may be taken, `info["action_mask"]` of the environment, as in sb3-contrib.
 
         Returns:
             A token id, or `(lanes,)` of them, and None (there is no hidden state).
+
+        Raises:
+            TypeError: If the observation is no mapping.
+            ValueError: If it is none of an environment with the policy's tokenizer.
         """
+        _check_observation(observation, self.policy.tokenizer.vocab_size)
         single = np.ndim(observation["input_ids"]) == 1
         batch = {key: np.asarray(value)[None] for key, value in observation.items()} if single else observation
         masks = np.asarray(action_masks)[None] if single and action_masks is not None else action_masks
@@ -672,6 +719,28 @@ class Agent:
             "optimizer": numbers,
         }
         (folder / "agent.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_observation(observation: Any, vocab_size: int) -> None:
+    """Raise unless this is an observation, or a batch of them, over a vocabulary of that size."""
+    names = ("input_ids", "attention_mask", "response_mask")
+    if not isinstance(observation, Mapping):
+        raise TypeError(
+            f"Expected an observation, a mapping with {', '.join(names)}, got {type(observation).__name__}: pass what "
+            "reset and step of a textenvs environment return first"
+        )
+    if missing := [name for name in names if name not in observation]:
+        raise ValueError(f"Expected an observation with {', '.join(names)}, got none of {', '.join(missing)}")
+    shapes = {name: np.shape(observation[name]) for name in names}
+    if len(set(shapes.values())) > 1 or len(shapes["input_ids"]) not in (1, 2):
+        raise ValueError(f"Expected arrays (length,) or (lanes, length), of one shape, got {shapes}")
+    ids = np.asarray(observation["input_ids"])
+    if ids.dtype.kind not in "iu" or (ids.size and (ids.min() < 0 or ids.max() >= vocab_size)):
+        shown = f"{ids.min()} to {ids.max()}" if ids.dtype.kind in "iu" else f"{ids.dtype}"
+        raise ValueError(
+            f"Expected input_ids in [0, {vocab_size}), the ids of the policy's tokenizer, got {shown}: make the "
+            "environment with tokenizer=agent.policy.tokenizer"
+        )
 
 
 def start_policy(
@@ -761,7 +830,7 @@ def load(
             algorithm,
             Policy.from_pretrained(found / "policy", device=device),
             env,
-            algorithm.config.of(state["config"]),
+            algorithm.config.of(_meant(state["config"])),
             seed=state["seed"],
             env_kwargs=env_kwargs,
             reference=reference,
@@ -781,6 +850,11 @@ def load(
     except (KeyError, OSError, SafetensorError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(found)!r}, but it is damaged: {error!r}") from error
     return agent
+
+
+def _meant(settings: dict[str, Any]) -> dict[str, Any]:
+    """A saved config as it was meant: kl_target moved no price of 0, and is refused with one now."""
+    return {**settings, "kl_target": None} if settings.get("kl_coef") == 0 else settings
 
 
 def _restore_reward(reward: Reward, state: dict[str, Any], *, required: bool) -> None:

@@ -346,8 +346,12 @@ def test_environments_and_policies_that_do_not_fit_are_refused():
     PPO("tiny", "TextGen-v0", env_kwargs={"payout": {"shaped": {"gamma": 0.9}}}, gamma=0.9, device="cpu", **SMALL)
     with pytest.raises(ValueError, match="textenvs environment"):
         PPO("tiny", gym.make("CartPole-v1"), device="cpu")
-    with pytest.raises(ValueError, match="seed"):
-        PPO("tiny", seed=-1, device="cpu")
+    for seed in (-1, True, np.bool_(1), 1.5, "1"):
+        with pytest.raises(ValueError, match="Expected seed to be a whole number of at least 0"):
+            PPO("tiny", seed=seed, device="cpu")
+    for first in ("TextGen-v0", gym.make("TextGen-v0")):
+        with pytest.raises(ValueError, match="Expected a policy first and then an environment"):
+            PPO(first, "tiny")
     with pytest.raises(TypeError, match="Did you mean 'gae_lambda'"):
         PPO("tiny", gae_lamda=0.9, device="cpu")
 
@@ -389,6 +393,62 @@ def test_an_argument_that_an_environment_does_not_have_is_refused():
             PPO(policy, "TextGen-v0", env_kwargs={"rewad": 3}, **SMALL)
         with pytest.raises(TypeError, match="Expected env_kwargs without 'tokenizer', which the agent decides"):
             PPO(policy, "TextGen-v0", env_kwargs={"tokenizer": "stories"}, **SMALL)
+
+
+def test_numbers_of_numpy_count_as_numbers(tmp_path):
+    agent = small_agent(seed=np.int64(3))
+    agent.learn(np.int32(1), keep_checkpoints=np.int64(1), folder=tmp_path)
+    assert agent.updates == 1
+    assert torch.equal(weights(small_agent(seed=3).learn(1.0)), weights(agent))
+    assert type(load(tmp_path, device="cpu").seed) is int
+    for total in ("100", 0, True, 1.5, None):
+        with pytest.raises(ValueError, match="Expected total_timesteps to be a whole number of at least 1"):
+            agent.learn(total)
+
+
+def test_an_algorithm_loads_its_own_runs(tmp_path):
+    agent = small_agent(seed=3)
+    agent.save(tmp_path)
+    assert torch.equal(weights(PPO.load(tmp_path, device="cpu")), weights(agent))
+    with pytest.raises(
+        ValueError, match=r"Expected a run of reinforce in .*, got one of ppo: agents.load\(\) takes any"
+    ):
+        REINFORCE.load(tmp_path, device="cpu")
+
+
+def test_predict_says_what_an_observation_is():
+    agent = small_agent()
+    observation, _ = gym.make("TextGen-v0").reset(seed=0)
+    for wrong, error, message in (
+        (observation["input_ids"], TypeError, "Expected an observation, a mapping with input_ids, .*, got ndarray"),
+        ({"input_ids": observation["input_ids"]}, ValueError, "got none of attention_mask, response_mask"),
+        ({**observation, "input_ids": observation["input_ids"] + 10**6}, ValueError, r"Expected input_ids in \[0, "),
+        ({**observation, "input_ids": observation["input_ids"] - 10**6}, ValueError, r"Expected input_ids in \[0, "),
+        ({**observation, "input_ids": observation["input_ids"] + 0.5}, ValueError, r"Expected input_ids in .* float64"),
+        ({**observation, "input_ids": observation["input_ids"][1:]}, ValueError, "of one shape"),
+    ):
+        with pytest.raises(error, match=message):
+            agent.predict(wrong)
+
+
+def test_stable_baselines3_evaluates_an_agent():
+    """Its mean return of greedy episodes is the one that a loop over the environment adds up."""
+    evaluation = pytest.importorskip("stable_baselines3.common.evaluation")
+    agent = small_agent()
+    env = gym.make("TextGen-v0", **KWARGS)
+    env.reset(seed=5)
+    mean, _ = evaluation.evaluate_policy(agent, env, n_eval_episodes=3, warn=False)
+    plain, returns = gym.make("TextGen-v0", **KWARGS), []
+    plain.reset(seed=5)
+    for _ in range(3):
+        observation, _ = plain.reset()
+        returns.append(0.0)
+        terminated = False
+        while not terminated:
+            action, _ = agent.predict(observation, deterministic=True)
+            observation, reward, terminated, _, _ = plain.step(action)
+            returns[-1] += reward
+    assert mean == pytest.approx(np.mean(returns))
 
 
 def test_evaluate_is_reproducible_and_on_the_named_split():
@@ -446,6 +506,22 @@ def test_the_adaptive_price_is_ziegler_s_controller():
         kl = row["kl"] / row["response_length"]
         assert row["kl_coef"] == pytest.approx(adapted_kl_coef(before["kl_coef"], kl, 0.1))
     assert agent.memory["kl_coef"] == rows[-1]["kl_coef"]
+
+
+def test_a_target_begins_at_a_price_that_its_factors_can_move(tmp_path):
+    """Also from random weights, whose price is 0 unless a target asks for one."""
+    assert PPO(make_policy(), lanes(8), kl_target=0.1, **SMALL).config.kl_coef == 0.015
+    assert PPO(make_policy(), lanes(8), kl_target=0.1, kl_coef=0.3, **SMALL).config.kl_coef == 0.3
+    assert small_agent(kl_target=0.1).config.kl_coef == 0.015
+    rows = []
+    run(PPO(make_policy(), lanes(8), kl_target=1e-6, learning_rate=0.01, **SMALL), 3, rows)
+    assert rows[-1]["kl_coef"] == pytest.approx(0.015 * 0.98 * 1.02**2), "cheaper where nothing has moved, then dearer"
+    with pytest.raises(ValueError, match="Expected kl_coef above 0 with kl_target"):
+        small_agent(kl_target=0.1, kl_coef=0.0)
+    agent = small_agent(kl_coef=0.0)
+    checkpoint = agent.save(tmp_path)
+    change(checkpoint, config={**agent.config.to_dict(), "kl_target": 0.1})
+    assert load(tmp_path, device="cpu").config == agent.config, "of a version in which such a target did nothing"
 
 
 def test_random_weights_are_no_start_model_to_stay_near(tmp_path):
