@@ -44,6 +44,7 @@ from agents.sampling import Truncation
 from agents.steps import NonFiniteError
 from agents.training import start_policy
 from textenvs import Example, RewardError, Task, TextGenVectorEnv, render
+from textenvs.commands import chosen
 from textenvs.tasks.base import check_split
 
 CONFIG = "config.json"
@@ -855,12 +856,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "generate": lambda rest: generate(tyro.cli(Generate, args=rest, prog="python -m agents generate")),
         "reward-model": lambda rest: reward_model(_reward_model_arguments(rest)),
     }
-    if not words or words[0] not in commands:
-        asked = bool(words) and words[0] in ("-h", "--help")
-        print(f"usage: python -m agents {{{','.join(commands)}}} [--help]", file=sys.stdout if asked else sys.stderr)
-        raise SystemExit(0 if asked else 2)
+    kinds = (Train, SFT, Evaluate, Compare, Generate, RewardModel)
+    lines = {name: (kind.__doc__ or "").partition("\n")[0] for name, kind in zip(commands, kinds, strict=True)}
+    command = commands[chosen("python -m agents", lines, words)]
     try:
-        commands[words[0]](words[1:])
+        command(words[1:])
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         raise SystemExit(130) from None

@@ -151,7 +151,19 @@ def test_no_command_shows_the_commands(capsys):
     with pytest.raises(SystemExit) as stopped:
         main([])
     assert stopped.value.code == 2
-    assert "train,sft,evaluate,compare,generate" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "train,sft,evaluate,compare,generate" in shown
+    assert "error: Expected a command of python -m agents, got none." in shown
+    for line in ("  train         Train a language model in an environment.", "  generate      Print continuations."):
+        assert line in shown
+    with pytest.raises(SystemExit) as stopped:
+        main(["evalute"])
+    assert stopped.value.code == 2
+    assert "got 'evalute'. Did you mean 'evaluate'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "error" not in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
