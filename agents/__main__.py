@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -44,6 +44,7 @@ from agents.sampling import Truncation
 from agents.steps import NonFiniteError
 from agents.training import start_policy
 from textenvs import Example, RewardError, Task, TextGenVectorEnv, render
+from textenvs.commands import chosen
 from textenvs.tasks.base import check_split
 
 CONFIG = "config.json"
@@ -187,17 +188,18 @@ class Evaluate(EnvironmentArguments):
     """Mean score of a run or a model on held-out examples, with a 95 % confidence interval."""
 
     run: Path | None = None
-    """A run's folder. Its own environment is used, and the options for another are left aside."""
+    """A run's folder. It is evaluated in its own environment; options for the environment change that one, and --env
+    takes another."""
     checkpoint: str = "last"
     """Which checkpoint of --run: last, best (by validation score) or a number."""
     model: str = "tiny"
-    """What to evaluate where there is no --run: tiny, a folder, or a hub id."""
+    """What to evaluate where there is no --run: tiny, a folder of a model or of sft, or a hub id."""
     split: Literal["train", "validation", "test", "shifted"] = "test"
     """Which examples."""
     episodes: int = 300
     """How many."""
-    temperature: float = 1.0
-    """What logits are divided by."""
+    temperature: float | None = None
+    """What logits are divided by. Default: with a run, as in its training; else 1."""
     deterministic: bool = False
     """The likeliest token at every step instead of a sample."""
     top_k: int | None = None
@@ -237,8 +239,8 @@ class Compare(EnvironmentArguments):
     """The reference's value function: fitted to its episodes, or the value head that reinforcement learning trained."""
     folds: int = 5
     """How many parts the prompts are divided into, for the spread and for fitting values."""
-    temperature: float = 1.0
-    """What logits are divided by."""
+    temperature: float | None = None
+    """What logits are divided by. Default: as in the training of the runs among the models; else 1."""
     deterministic: bool = False
     """The likeliest token at every step instead of a sample."""
     output: Path | None = None
@@ -258,17 +260,17 @@ class Generate:
     prompt: tyro.conf.Positional[tuple[str, ...]] = ()
     """Texts to continue. None: prompts of TextGen-v0's test split."""
     run: Path | None = None
-    """A run's folder."""
+    """A run's folder, of train or of sft."""
     checkpoint: str = "last"
     """Which checkpoint of --run: last, best (by validation score) or a number."""
     model: str = "tiny"
-    """Who writes where there is no --run: tiny, a folder, or a hub id."""
+    """Who writes where there is no --run: tiny, a folder of a model or of a run, or a hub id."""
     number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 3
     """Continuations of each prompt."""
     max_new_tokens: int = 32
     """Tokens of each."""
-    temperature: float = 1.0
-    """What logits are divided by."""
+    temperature: float | None = None
+    """What logits are divided by. Default: with a run, as in its training; else 1."""
     deterministic: bool = False
     """The likeliest token at every step instead of a sample."""
     top_k: int | None = None
@@ -323,7 +325,7 @@ def reward_model(arguments: Any) -> None:
             rejected=arguments.rejected_field,
         )
     )
-    policy = Policy.from_pretrained(arguments.model, device=device)
+    policy = Policy.from_pretrained(_model(arguments.model), device=device)
     config: preferences.PreferenceConfig = arguments.config
     sizes = ", ".join(f"{len(pairs):,} {split}" for split, pairs in splits.items())
     if not arguments.json:
@@ -429,11 +431,7 @@ def _start(arguments: Any, device: str | None) -> tuple[Path, Agent]:
     )
     if processes.rank() > 0:  # it neither looks into the folder nor writes there
         return folder, _new_agent(arguments, device)
-    if any((folder / name).exists() for name in (run_folder.METRICS, CONFIG, checkpoints.FOLDER)):
-        raise ValueError(
-            f"Expected a new folder for this run, got {str(folder)!r}, which holds another run: choose another, or go "
-            f"on with --resume {folder}"
-        )
+    run_folder.check_new(folder, goes_on=f"--resume {folder}", files=(CONFIG,))
     agent = _new_agent(arguments, device)
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(folder / CONFIG, arguments, agent)
@@ -457,6 +455,8 @@ def _go_on(arguments: Any, device: str | None) -> tuple[Path, Agent]:
         run_folder.FolderLock(folder).release()  # refuses a folder in use before anything in it is touched
     agent = load(folder, device=device) if checkpoints.numbers(folder) else _new_agent(arguments, device)
     if processes.rank() == 0:
+        if not checkpoints.numbers(folder):
+            run_folder.begin_again(folder)
         _write_config(folder / CONFIG, arguments, agent)
     return folder, agent
 
@@ -465,7 +465,11 @@ def _new_agent(arguments: Any, device: str | None) -> Agent:
     settings = arguments.settings.to_dict()
     if arguments.bonuses is not None:
         settings["bonuses"] = _name_or_json(arguments.bonuses)
-    source = _name_or_json(arguments.model) if arguments.init is None else _policy_folder(arguments.init)
+    if arguments.init is not None:
+        source: Any = _policy_folder(arguments.init)
+    else:
+        given = _name_or_json(arguments.model)
+        source = _model(given) if isinstance(given, str) else given
     policy_kwargs = {
         "lora": arguments.lora,
         "freeze": int(arguments.freeze) if (arguments.freeze or "").isdecimal() else arguments.freeze,
@@ -484,15 +488,29 @@ def _new_agent(arguments: Any, device: str | None) -> Agent:
     )
 
 
-def _policy_folder(run: Path) -> Path:
-    """Where a run, of sft or of train, keeps its policy."""
-    for place in (run / "policy", run):
-        if (place / "policy.json").is_file() or (place / "model.safetensors").is_file():
-            return place
+def _policy_folder(run: Path, which: str = "last") -> Path:
+    """Where a run, of sft or of train, keeps its policy; of train, that of a checkpoint."""
+    if not (checkpoints.numbers(run) or (run / checkpoints.MANIFEST).is_file()):
+        for place in (run / "policy", run):
+            if (place / "policy.json").is_file() or (place / "model.safetensors").is_file():
+                return place
     try:
-        return checkpoints.find(run).path / "policy"
+        return checkpoints.find(run, which).path / "policy"
     except ValueError as error:
         raise ValueError(f"Expected the folder of a run, with a policy in it, got {str(run)!r}: {error}") from error
+
+
+def _model(source: str) -> str | Path:
+    """What `Policy.from_pretrained` takes: a model's name or folder as it is, the policy of a run's folder."""
+    folder = Path(source)
+    holds_run = checkpoints.numbers(folder) or (folder / "policy" / "policy.json").is_file()
+    return _policy_folder(folder) if holds_run else source
+
+
+def _temperature_of(source: str | Path) -> float | None:
+    """The temperature that a policy was trained at, where it lies in a checkpoint of a run."""
+    file = Path(source).parent / "agent.json"
+    return float(read_json(file)["config"]["temperature"]) if file.is_file() else None
 
 
 def _write_config(file: Path, arguments: Train, agent: Agent) -> None:
@@ -520,7 +538,8 @@ def sft(arguments: SFT) -> None:
         f"sft-{arguments.env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
     device = _start_processes(arguments.device, pieces=False)
-    policy = start_policy(arguments.model, arguments.env, arguments.kwargs(), seed=arguments.seed, device=device)
+    source = _model(arguments.model)
+    policy = start_policy(source, arguments.env, arguments.kwargs(), seed=arguments.seed, device=device)
 
     def show(row: dict[str, float]) -> None:
         parts = [f"epoch {row['epoch']:.0f}: perplexity {row['validation_perplexity']:.3f}"]
@@ -566,22 +585,34 @@ def _write_results(folder: Path, agent: Agent, samples: int) -> None:
     print(f"{agent.seconds:.0f} s of training. Curve, samples, metrics and checkpoints: {folder}")
 
 
-def evaluate(arguments: Evaluate) -> None:
-    """Print how good a run or a model is."""
+def evaluate(arguments: Evaluate, said: Container[str]) -> None:
+    """Print how good a run or a model is.
+
+    Args:
+        arguments: The options.
+        said: Which options for the environment the command line gives.
+    """
     if arguments.run is not None:
-        agent = load(arguments.run, arguments.checkpoint, device=arguments.device)
+        agent = _load_run(arguments.run, arguments, said)
         # As many lanes as the run has: the numbers are then those of its own evaluations.
         env = agent.make_env(agent.config.num_envs, split=arguments.split)
-        policy, reference = agent.policy, agent.reference
+        policy, reference, name, own = agent.policy, agent.reference, agent.env_id, agent.config.temperature
     else:
-        policy, reference = Policy.from_pretrained(arguments.model, device=arguments.device), None
+        if checkpoints.numbers(Path(arguments.model)):
+            raise ValueError(
+                f"Expected --model with the folder of a model, got {arguments.model!r}, which is the folder of a run: "
+                f"--run {arguments.model} evaluates it in its own environment, with --env in another"
+            )
+        policy, reference = Policy.from_pretrained(_model(arguments.model), device=arguments.device), None
         env = make_env(arguments.env, policy, split=arguments.split, **arguments.kwargs())
+        name, own = arguments.env, 1.0
+    temperature = own if arguments.temperature is None else arguments.temperature
     found = evaluate_policy(
         policy,
         env,
         arguments.episodes,
         reference=reference,
-        temperature=arguments.temperature,
+        temperature=temperature,
         deterministic=arguments.deterministic,
         top_k=arguments.top_k,
         top_p=arguments.top_p,
@@ -590,14 +621,47 @@ def evaluate(arguments: Evaluate) -> None:
     )
     if arguments.output is not None:
         write_text(arguments.output, "".join(json.dumps(row) + "\n" for row in found.samples()))
-    print(json.dumps(found.summary()) if arguments.json else _line(arguments.split, found))
+    if arguments.json:
+        where = {"env": name, "task": env.task.name, "split": arguments.split, "temperature": temperature}
+        print(json.dumps({**where, **found.summary()}))
+    else:
+        print(_line(f"{name} ({env.task.name}), {arguments.split}", found))
+
+
+def _load_run(run: Path, arguments: Evaluate, said: Container[str]) -> Agent:
+    """A run's agent, in its own environment as far as the options do not say otherwise."""
+    if not checkpoints.numbers(run) and (run / "sft.json").is_file():
+        raise ValueError(
+            f"Expected --run with the folder of a run of train, got {str(run)!r}, which is one of sft: --model {run}"
+        )
+    changes = arguments.kwargs()
+    if "payout" not in said:
+        del changes["payout"]
+    env = arguments.env if "env" in said else None
+    if env is not None:
+        found = checkpoints.find(run, arguments.checkpoint).path
+        if env == read_json(found / "agent.json")["env_id"]:
+            env = None
+    return load(run, arguments.checkpoint, env=env, env_kwargs=changes, device=arguments.device)
+
+
+def _said(argv: Sequence[str]) -> set[str]:
+    """Which options for the environment a command line gives."""
+    given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in argv if word.startswith("--")}
+    return given & {one.name for one in fields(EnvironmentArguments)}
 
 
 def compare(arguments: Compare) -> None:
     """Print the comparison of some models, and write its page."""
+    places = {name: _model(source) for name, source in named_sources(arguments.models).items()}
+    temperature = arguments.temperature
+    if temperature is None:
+        trained = {name: own for name, place in places.items() if (own := _temperature_of(place)) is not None}
+        if len(set(trained.values())) > 1:
+            raise ValueError(f"Expected --temperature for runs that were trained at different ones, {trained}")
+        temperature = next(iter(trained.values()), 1.0)
     policies = {}
-    for name, source in named_sources(arguments.models).items():
-        place = _policy_folder(Path(source)) if Path(source).is_dir() else source
+    for name, place in places.items():
         policies[name] = start_policy(
             place, arguments.env, arguments.kwargs(), seed=arguments.seed, device=arguments.device
         )
@@ -612,7 +676,7 @@ def compare(arguments: Compare) -> None:
         gae_lambda=arguments.gae_lambda,
         value_function=arguments.value_function,
         folds=arguments.folds,
-        temperature=arguments.temperature,
+        temperature=temperature,
         deterministic=arguments.deterministic,
         seed=arguments.seed,
     )
@@ -646,9 +710,14 @@ class _Prompts(Task):
 def generate(arguments: Generate) -> None:
     """Print continuations of prompts."""
     if arguments.run is not None:
-        policy = load(arguments.run, arguments.checkpoint, device=arguments.device).policy
+        source: str | Path = _policy_folder(arguments.run, arguments.checkpoint)
     else:
-        policy = Policy.from_pretrained(arguments.model, device=arguments.device)
+        source = _model(arguments.model)
+    policy = Policy.from_pretrained(source, device=arguments.device)
+    temperature = arguments.temperature
+    if temperature is None:
+        own = _temperature_of(source)
+        temperature = 1.0 if own is None else own
     prompts = list(arguments.prompt)
     if not prompts:
         task = gym.make("TextGen-v0").unwrapped.task  # type: ignore[attr-defined]
@@ -666,7 +735,7 @@ def generate(arguments: Generate) -> None:
         env,
         policy,
         len(examples),
-        temperature=arguments.temperature,
+        temperature=temperature,
         deterministic=arguments.deterministic,
         generator=torch.Generator(policy.device).manual_seed(arguments.seed),
         examples=examples,
@@ -782,17 +851,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "train": lambda rest: train(_train_arguments(rest)),
         "sft": lambda rest: sft(tyro.cli(SFT, args=rest, prog="python -m agents sft")),
-        "evaluate": lambda rest: evaluate(tyro.cli(Evaluate, args=rest, prog="python -m agents evaluate")),
+        "evaluate": lambda rest: evaluate(tyro.cli(Evaluate, args=rest, prog="python -m agents evaluate"), _said(rest)),
         "compare": lambda rest: compare(tyro.cli(Compare, args=rest, prog="python -m agents compare")),
         "generate": lambda rest: generate(tyro.cli(Generate, args=rest, prog="python -m agents generate")),
         "reward-model": lambda rest: reward_model(_reward_model_arguments(rest)),
     }
-    if not words or words[0] not in commands:
-        asked = bool(words) and words[0] in ("-h", "--help")
-        print(f"usage: python -m agents {{{','.join(commands)}}} [--help]", file=sys.stdout if asked else sys.stderr)
-        raise SystemExit(0 if asked else 2)
+    kinds = (Train, SFT, Evaluate, Compare, Generate, RewardModel)
+    lines = {name: (kind.__doc__ or "").partition("\n")[0] for name, kind in zip(commands, kinds, strict=True)}
+    command = commands[chosen("python -m agents", lines, words)]
     try:
-        commands[words[0]](words[1:])
+        command(words[1:])
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         raise SystemExit(130) from None

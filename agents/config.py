@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, Self, get_args
 
+import numpy as np
+
 from agents.sampling import TRUNCATIONS
+
+
+def whole_number(name: str, value: Any, least: int = 0) -> int:
+    """A whole number, of Python's or of NumPy's type, as one of Python's.
+
+    Args:
+        name: What it is called, for the message.
+        value: The number.
+        least: The smallest that is allowed.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: If it is not whole, or less.
+
+    Example:
+        >>> whole_number("seed", np.int64(3))
+        3
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if number < least or isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"Expected {name} to be a whole number of at least {least}, got {value!r:.200}")
+    return number
+
 
 Schedule = Literal["constant", "linear", "exponential", "inverse", "cosine", "stepwise"]
 """How a number goes from 1 to its final share: see `agents.optimization.schedule`."""
@@ -135,15 +166,26 @@ class OptimizerConfig:
             pretrained: Whether the start model was trained before, rather than drawn at random.
 
         Returns:
-            The config, each field that was None and has an entry in `IF_PRETRAINED` or `IF_FRESH` at that entry.
+            The config, each field that was None and has an entry in `defaults` at that entry.
 
         Example:
             >>> RunConfig(kl_coef=0.1).filled_in(pretrained=False).kl_coef, RunConfig().filled_in(False).kl_coef
             (0.1, 0.0)
         """
-        defaults = self.IF_PRETRAINED if pretrained else self.IF_FRESH
+        defaults = self.defaults(pretrained)
         changes: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return replace(self, **changes)
+
+    def defaults(self, pretrained: bool) -> Mapping[str, Any]:
+        """What open fields become, by name.
+
+        Args:
+            pretrained: Whether the start model was trained before.
+
+        Returns:
+            `IF_PRETRAINED` or `IF_FRESH`, with what other fields change in it.
+        """
+        return self.IF_PRETRAINED if pretrained else self.IF_FRESH
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -188,7 +230,8 @@ class RunConfig(OptimizerConfig):
     square of the distance, which catches a policy that runs away. None keeps the price as it is."""
     kl_target: float | None = None
     """Nats a token to hold the policy at, by raising and lowering the price from update to update (Ziegler et al. 2019,
-    section 2.2). Takes the place of kl_limit. None: the price does not depend on the past."""
+    section 2.2). Takes the place of kl_limit. It moves the price by factors, from kl_coef on, which is 0.015 if left
+    open. None: the price does not depend on the past."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
     """How a token's KL is estimated, see `agents.losses.kl_estimate`."""
     kl_credit: Literal["token", "return", "loss"] = "token"
@@ -218,6 +261,11 @@ class RunConfig(OptimizerConfig):
         for name in ("kl_limit", "kl_target"):
             self.check_number(name, low=0.0, open_low=True, optional=True)
         self.check_number("kl_coef", low=0.0, optional=True)
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError(
+                "Expected kl_coef above 0 with kl_target, which moves that price by factors, got 0: leave kl_coef out, "
+                "or kl_target"
+            )
         self.check_number("entropy_coef", low=0.0, optional=True)
         self.check_number("entropy_final", low=0.0, high=1.0, open_low=True)
         self.check_choice("entropy_schedule", *get_args(Schedule), optional=True)
@@ -239,3 +287,8 @@ class RunConfig(OptimizerConfig):
                     f"Expected episodes_per_update to be a multiple of num_envs={self.num_envs}, so that every group "
                     f"is filled, got {self.episodes_per_update}"
                 )
+
+    def defaults(self, pretrained: bool) -> Mapping[str, Any]:
+        """As in `OptimizerConfig`; with kl_target, a price that its factors can move, also for random weights."""
+        defaults = super().defaults(pretrained)
+        return defaults if self.kl_target is None else {**defaults, "kl_coef": self.IF_PRETRAINED["kl_coef"]}

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from agents import checkpoints
 from agents.evaluation import Evaluation
 from agents.files import sync_file, write_text
 from agents.metrics import MetricsLog
@@ -175,6 +176,36 @@ class RunFolder:
             self._metrics.close()
         finally:
             self._lock.release()
+
+
+def check_new(folder: Path, *, goes_on: str, files: tuple[str, ...] = ()) -> None:
+    """Raise if a folder holds a run, whose logs and checkpoints another one would replace.
+
+    Args:
+        folder: The folder, which need not exist.
+        goes_on: How to go on with that run, for the message.
+        files: What else says that it holds one.
+
+    Raises:
+        ValueError: If it holds one.
+    """
+    logs = [folder / name for name in (METRICS, EVALUATIONS)]
+    logged = any(log.is_file() and log.stat().st_size > 0 for log in logs)
+    if logged or checkpoints.numbers(folder) or any((folder / name).exists() for name in files):
+        raise ValueError(
+            f"Expected a new folder for this run, got {str(folder)!r}, which holds another run: choose another, or go "
+            f"on with {goes_on}"
+        )
+
+
+def begin_again(folder: Path) -> None:
+    """Empty the logs of a run that was stopped before its first checkpoint.
+
+    Args:
+        folder: The run's folder.
+    """
+    for name in (METRICS, EVALUATIONS):
+        cut_back(folder / name, lambda row: False)
 
 
 def samples_file(run: Path, split: str, timesteps: int) -> Path:

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from agents import checkpoints, processes, sharding, zero
+from agents import checkpoints, environments, processes, sharding, zero
 from agents.bonuses import Bonuses
-from agents.config import RunConfig
+from agents.config import RunConfig, whole_number
 from agents.evaluation import Evaluation, EvaluationPlan, evaluate, held_out_scores, prompt_texts, reference_log_probs
 from agents.files import read_json
 from agents.interrupts import Interrupts
@@ -36,9 +36,9 @@ from agents.metrics import distinct_n, parted
 from agents.optimization import adapted_kl_coef, limited_kl_coef, make_optimizer, schedule, set_learning_rate
 from agents.policy import Policy
 from agents.rollout import Rollout, collect, make_env
-from agents.run_folder import RunFolder
+from agents.run_folder import RunFolder, check_new
 from agents.steps import NonFiniteError, skipped, streak
-from textenvs import Reward, TextGenEnv, TextGenVectorEnv, make_reward, make_tokenizer
+from textenvs import Reward, TextGenVectorEnv, make_reward, make_tokenizer
 from textenvs.rewards import make_payout
 from textenvs.tokenizer import fingerprint
 
@@ -94,7 +94,7 @@ class Algorithm:
             policy: A policy, or what `Policy.from_pretrained` takes. "tiny" is the bundled language model where the
                 environment speaks its tokenizer by default, and else a small model with random weights. A dict is the
                 config of a new model, see `Policy.from_config`.
-            env: A registered id, or an environment whose tokenizer is the policy's.
+            env: A registered id, or an environment without wrappers whose tokenizer is the policy's.
             seed: Decides everything that is random.
             env_kwargs: Arguments of the environment, with an id.
             policy_kwargs: Arguments of `Policy.adapt`, where the policy is made here: `{"lora": 8}`, say.
@@ -106,13 +106,53 @@ class Algorithm:
 
         Raises:
             TypeError: If a setting is unknown.
-            ValueError: If a value is out of range, or policy and environment do not fit.
+            ValueError: If a value is out of range, or policy and environment do not fit, or come in the other order.
         """
+        seed = whole_number("seed", seed)
+        if isinstance(policy, (gym.Env, gym.vector.VectorEnv)) or (
+            isinstance(policy, str) and policy in gym.registry and not Path(policy).exists()
+        ):
+            raise ValueError(
+                f"Expected a policy first and then an environment, got the environment {policy!r:.200} first: "
+                f"{self.name}('tiny', 'TextGen-v0'), say"
+            )
         if not isinstance(policy, Policy):
             policy = start_policy(policy, env, env_kwargs, seed=seed, device=device).adapt(**(policy_kwargs or {}))
         elif policy_kwargs:
             raise ValueError("Expected policy_kwargs with a policy's name, got them with a policy: call its adapt()")
         return Agent(self, policy, env, self.config.of(settings), seed=seed, env_kwargs=env_kwargs)
+
+    def load(
+        self,
+        folder: str | Path,
+        which: str | int = "last",
+        *,
+        env: Any = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        device: str | None = None,
+    ) -> Agent:
+        """An agent of this algorithm from a run's folder: `agents.load`, which takes that of any.
+
+        Args:
+            folder: See `agents.load`, as for the other arguments.
+            which: Which checkpoint.
+            env: Another environment.
+            env_kwargs: Arguments of the environment.
+            device: Where to put the policy.
+
+        Returns:
+            The agent.
+
+        Raises:
+            ValueError: If there is no checkpoint, or it is damaged, or of another algorithm.
+        """
+        agent = load(folder, which, env=env, env_kwargs=env_kwargs, device=device)
+        if agent.algorithm is not self:
+            raise ValueError(
+                f"Expected a run of {self.name} in {str(folder)!r}, got one of {agent.algorithm.name}: agents.load() "
+                "takes any"
+            )
+        return agent
 
 
 class Agent:
@@ -147,8 +187,6 @@ class Agent:
         env_kwargs: Mapping[str, Any] | None = None,
         reference: Policy | None = None,
     ) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"Expected seed to be a whole number of at least 0, got {seed!r}")
         self.algorithm = algorithm
         self.policy = policy
         self.reference = policy.frozen_copy() if reference is None else reference
@@ -160,8 +198,8 @@ class Agent:
             )
         if (critic := getattr(config, "critic", None)) is not None:  # what an algorithm without the setting has stays
             policy.critic = policy.separate_critic() if critic == "separate" else None
-        self.seed = seed
-        self.env_id, self.env_kwargs = _describe_env(env, env_kwargs)
+        self.seed = whole_number("seed", seed)
+        self.env_id, self.env_kwargs = environments.described(env, env_kwargs, policy.tokenizer)
         if isinstance(env, TextGenVectorEnv):
             if env.group_size != config.group_size:
                 raise ValueError(
@@ -197,6 +235,7 @@ class Agent:
         self.seconds = 0.0
         self._whole = True  # False from the first change that an update makes to its last
         self._saved: tuple[int, int | None] | None = None  # which state the last checkpoint holds
+        self._folders: set[Path] = set()  # its own run's
         self.bonuses = Bonuses(config.bonuses, self.reference, seed)
         # Random weights at no price: nobody asks how far they have moved, and a fifth of the time is saved.
         self._compares = bool(
@@ -224,7 +263,7 @@ class Agent:
             A vector environment that leaves resets to its user.
 
         Raises:
-            ValueError: If the agent was made with an environment object, which has no id to make another from.
+            ValueError: If the agent was made with lanes that have no id to make others from.
         """
         envs = self._new_env(num_envs, **changes)
         if "reward" not in changes:
@@ -235,12 +274,12 @@ class Agent:
 
     def _new_env(self, num_envs: int, **changes: Any) -> TextGenVectorEnv:
         if self.env_id is None:
-            raise ValueError("Expected an agent made with an environment's id, got one made with an environment object")
+            raise ValueError(environments.NO_ID)
         return make_env(self.env_id, self.policy, num_envs, **{**self.env_kwargs, **changes})
 
     def learn(
         self,
-        total_timesteps: int,
+        total_timesteps: float,
         *,
         folder: str | Path | None = None,
         evaluation: EvaluationPlan | None = None,
@@ -260,7 +299,8 @@ class Agent:
         Args:
             total_timesteps: Tokens (actions) in all; the update that crosses the mark is finished. Schedules reach
                 their end there.
-            folder: Where checkpoints, logs and samples go, see `agents.run_folder`; None keeps nothing.
+            folder: Where checkpoints, logs and samples go, see `agents.run_folder`; None keeps nothing. A new one, or
+                the run's own: one that this agent was loaded from, or has learned or saved in before.
             evaluation: When to evaluate, and how; None: never.
             progress_bar: Show one.
             checkpoint_seconds: Seconds between checkpoints. One is also written when an evaluation is the best so far,
@@ -281,12 +321,14 @@ class Agent:
             RewardError: If the reward fails; what was learned before is in the checkpoint.
             NonFiniteError: If loss or gradient are NaN or infinite too often in a row.
             SaveError: If a checkpoint cannot be written; the one before is whole.
-            ValueError: If another process trains in the folder, or a number is out of range.
+            ValueError: If the folder holds another run, or another process trains in it, or a number is out of range.
         """
-        for name, count in (("total_timesteps", total_timesteps), ("keep_checkpoints", keep_checkpoints)):
-            if count < 1:
-                raise ValueError(f"Expected {name} to be at least 1, got {count}")
+        whole = isinstance(total_timesteps, float) and total_timesteps.is_integer()  # 1e6
+        total_timesteps = whole_number("total_timesteps", int(total_timesteps) if whole else total_timesteps, least=1)
+        keep_checkpoints = whole_number("keep_checkpoints", keep_checkpoints, least=1)
         first = processes.rank() == 0  # of several processes, the others only play and learn
+        if folder is not None and first and Path(folder).resolve() not in self._folders:
+            check_new(Path(folder), goes_on=f"agents.load({str(folder)!r})")
         started = saved = time.perf_counter()
         with (
             self._open(Path(folder), wandb_project) if folder is not None and first else nullcontext() as run,
@@ -333,7 +375,9 @@ class Agent:
 
     def _open(self, folder: Path, wandb_project: str | None) -> RunFolder:
         evaluated = self.memory.get("evaluated", {}).get("timesteps", -1)
-        return RunFolder(folder, timesteps=self.timesteps, evaluated=evaluated, wandb_project=wandb_project)
+        run = RunFolder(folder, timesteps=self.timesteps, evaluated=evaluated, wandb_project=wandb_project)
+        self._folders.add(folder.resolve())
+        return run
 
     def _save(self, run: RunFolder | None, keep: int) -> None:
         """A checkpoint of this very state, unless there is one, or the state is that of the middle of an update.
@@ -576,20 +620,29 @@ class Agent:
     def predict(
         self,
         observation: Mapping[str, NDArray[Any]],
-        *,
+        state: None = None,
+        episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
+        *,
         action_masks: NDArray[Any] | None = None,
     ) -> tuple[NDArray[np.int64] | int, None]:
         """The next token of an observation, or of a batch of them. As in Stable-Baselines3.
 
         Args:
             observation: What `TextGenEnv` gives, or `TextGenVectorEnv`.
+            state: For Stable-Baselines3's `evaluate_policy`; there is none.
+            episode_start: Likewise, and not read: an observation is the whole episode so far.
             deterministic: The likeliest token instead of a sample.
             action_masks: What may be taken, `info["action_mask"]` of the environment, as in sb3-contrib.
 
         Returns:
             A token id, or `(lanes,)` of them, and None (there is no hidden state).
+
+        Raises:
+            TypeError: If the observation is no mapping.
+            ValueError: If it is none of an environment with the policy's tokenizer.
         """
+        _check_observation(observation, self.policy.tokenizer.vocab_size)
         single = np.ndim(observation["input_ids"]) == 1
         batch = {key: np.asarray(value)[None] for key, value in observation.items()} if single else observation
         masks = np.asarray(action_masks)[None] if single and action_masks is not None else action_masks
@@ -633,6 +686,7 @@ class Agent:
             SaveError: If it cannot be written.
         """
         evaluated = self.memory.get("evaluated", {})
+        self._folders.add(Path(folder).resolve())
         return checkpoints.write(
             Path(folder),
             self._fill,
@@ -655,7 +709,7 @@ class Agent:
             "config": self.config.to_dict(),
             "seed": self.seed,
             "env_id": self.env_id,
-            "env_kwargs": _jsonable(self.env_kwargs),
+            **environments.saved(self.env_kwargs),
             "timesteps": self.timesteps,
             "updates": self.updates,
             "seconds": self.seconds,
@@ -665,6 +719,28 @@ class Agent:
             "optimizer": numbers,
         }
         (folder / "agent.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_observation(observation: Any, vocab_size: int) -> None:
+    """Raise unless this is an observation, or a batch of them, over a vocabulary of that size."""
+    names = ("input_ids", "attention_mask", "response_mask")
+    if not isinstance(observation, Mapping):
+        raise TypeError(
+            f"Expected an observation, a mapping with {', '.join(names)}, got {type(observation).__name__}: pass what "
+            "reset and step of a textenvs environment return first"
+        )
+    if missing := [name for name in names if name not in observation]:
+        raise ValueError(f"Expected an observation with {', '.join(names)}, got none of {', '.join(missing)}")
+    shapes = {name: np.shape(observation[name]) for name in names}
+    if len(set(shapes.values())) > 1 or len(shapes["input_ids"]) not in (1, 2):
+        raise ValueError(f"Expected arrays (length,) or (lanes, length), of one shape, got {shapes}")
+    ids = np.asarray(observation["input_ids"])
+    if ids.dtype.kind not in "iu" or (ids.size and (ids.min() < 0 or ids.max() >= vocab_size)):
+        shown = f"{ids.min()} to {ids.max()}" if ids.dtype.kind in "iu" else f"{ids.dtype}"
+        raise ValueError(
+            f"Expected input_ids in [0, {vocab_size}), the ids of the policy's tokenizer, got {shown}: make the "
+            "environment with tokenizer=agent.policy.tokenizer"
+        )
 
 
 def start_policy(
@@ -691,8 +767,10 @@ def start_policy(
     """
     if not isinstance(source, Mapping) and source != "tiny":
         return Policy.from_pretrained(source, device=device)
+    if isinstance(env, str):
+        environments.check_arguments(env, env_kwargs or {})
     made = gym.make_vec(env, num_envs=1, **(env_kwargs or {})) if isinstance(env, str) else env
-    if not isinstance(made, (gym.Env, TextGenVectorEnv)):
+    if not isinstance(made, (gym.Env, gym.vector.VectorEnv)):
         raise TypeError(f"Expected the id of an environment, or an environment, got {env!r:.200}")
     tokenizer = getattr(made.unwrapped, "tokenizer", None)
     bundled = make_tokenizer("stories")
@@ -717,17 +795,18 @@ def load(
         folder: What `Agent.save` or `Agent.learn` wrote, the run or one of its checkpoints.
         which: Which checkpoint of a run: "last", "best" (by validation score) or a number. Where the last is damaged,
             the one before it is taken, with a warning.
-        env: Another environment than the saved one. Needed where that one was an object or had objects as arguments.
-            Where its reward has the parts of the saved one's, their schedules and normalisers go on. A curriculum
-            begins anew.
-        env_kwargs: Arguments for it, with an id.
+        env: Another environment than the saved one, with `env_kwargs` alone. Where its reward has the parts of the
+            saved one's, their schedules and normalisers go on. A curriculum begins anew.
+        env_kwargs: Arguments of the environment, laid over the saved ones: needed for those that no checkpoint can
+            hold, a function as the reward, say.
         device: Where to put the policy; None chooses.
 
     Returns:
         The agent.
 
     Raises:
-        ValueError: If there is no checkpoint, or it is damaged, of another version or of an unknown algorithm.
+        ValueError: If there is no checkpoint, or it is damaged, of another version or of an unknown algorithm; or if
+            an argument of the environment is missing.
     """
     found = checkpoints.find(folder, which).path
     state = read_json(found / "agent.json")
@@ -739,10 +818,10 @@ def load(
                 "defines it first"
             )
         algorithm = Algorithm.known[name]
-        if env is None and state["env_kwargs"] is None:
-            raise ValueError(
-                f"The environment of {str(found)!r} had arguments that cannot be saved: load(..., env=, env_kwargs=)"
-            )
+        given = dict(env_kwargs or {})
+        same = env is None
+        if same:
+            env, env_kwargs = environments.restored(state, given, folder)
         reference: Policy | None = None
         if (found / "reference").is_dir():
             reference = Policy.from_pretrained(found / "reference", device=device)
@@ -750,10 +829,10 @@ def load(
         agent = Agent(
             algorithm,
             Policy.from_pretrained(found / "policy", device=device),
-            state["env_id"] if env is None else env,
-            algorithm.config.of(state["config"]),
+            env,
+            algorithm.config.of(_meant(state["config"])),
             seed=state["seed"],
-            env_kwargs=state["env_kwargs"] if env is None else env_kwargs,
+            env_kwargs=env_kwargs,
             reference=reference,
         )
         tensors = load_file(found / "optimizer.safetensors")
@@ -761,39 +840,21 @@ def load(
         agent.timesteps, agent.updates, agent.seconds = state["timesteps"], state["updates"], state["seconds"]
         agent.memory = state["memory"]
         agent.bonuses.load_state_dict(load_file(found / "bonuses.safetensors"))
-        _restore_reward(agent.env.setting.reward, state["reward"], required=env is None)
-        if env is None and agent.env.curriculum is not None:
+        _restore_reward(
+            agent.env.setting.reward, state["reward"], required=same and not given.keys() & {"reward", "task"}
+        )
+        if same and not given.keys() & {"curriculum", "task"} and agent.env.curriculum is not None:
             agent.env.curriculum.load_state_dict(state["curriculum"])
         agent._limit_lanes()
+        agent._folders.add((found.parent.parent if found.parent.name == checkpoints.FOLDER else found).resolve())
     except (KeyError, OSError, SafetensorError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(found)!r}, but it is damaged: {error!r}") from error
     return agent
 
 
-def _describe_env(
-    env: str | gym.Env[Any, Any] | TextGenVectorEnv, env_kwargs: Mapping[str, Any] | None
-) -> tuple[str | None, dict[str, Any]]:
-    """The id and arguments of an environment, so that others like it can be made."""
-    if isinstance(env, str):
-        return env, dict(env_kwargs or {})
-    if env_kwargs:
-        raise ValueError("Expected env_kwargs only with an environment id, got them with an environment object")
-    if not isinstance(env.unwrapped, (TextGenEnv, TextGenVectorEnv)):
-        raise ValueError(f"Expected a textenvs environment or the id of one, got {env!r}")
-    spec = env.unwrapped.spec
-    kwargs = {} if spec is None else dict(spec.kwargs)
-    for name in ("num_envs", "vectorization_mode", "autoreset_mode", "copy", "group_size", "render_mode", "tokenizer"):
-        kwargs.pop(name, None)
-    return (None if spec is None else spec.id), kwargs
-
-
-def _jsonable(kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """The arguments, or None where they hold objects that JSON cannot."""
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(kwargs))
-    except TypeError:
-        return None
-    return plain
+def _meant(settings: dict[str, Any]) -> dict[str, Any]:
+    """A saved config as it was meant: kl_target moved no price of 0, and is refused with one now."""
+    return {**settings, "kl_target": None} if settings.get("kl_coef") == 0 else settings
 
 
 def _restore_reward(reward: Reward, state: dict[str, Any], *, required: bool) -> None:

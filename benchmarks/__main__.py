@@ -1,7 +1,11 @@
 """python -m benchmarks NAME --help: run one measurement."""
 
+import ast
 import sys
 from importlib import import_module
+from pathlib import Path
+
+from textenvs.commands import chosen
 
 # Each is a module with a `main`, loaded when it is asked for: some need torch.
 COMMANDS = (
@@ -26,15 +30,17 @@ COMMANDS = (
 )
 
 
+def about(name: str) -> str:
+    """The first line of a measurement's docstring, read without loading it."""
+    source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
 def main() -> None:
     """Run one measurement."""
     words = sys.argv[1:]
-    if not words or words[0] not in COMMANDS:
-        asked = bool(words) and words[0] in ("-h", "--help")
-        usage = f"usage: python -m benchmarks {{{','.join(COMMANDS)}}} [--help]"
-        print(usage, file=sys.stdout if asked else sys.stderr)
-        raise SystemExit(0 if asked else 2)
-    import_module(f"benchmarks.{words[0]}").main(words[1:])
+    name = chosen("python -m benchmarks", {one: about(one) for one in COMMANDS}, words)
+    import_module(f"benchmarks.{name}").main(words[1:])
 
 
 if __name__ == "__main__":

@@ -57,6 +57,51 @@ def test_evaluate_and_generate_read_a_run(run, capsys):
     assert capsys.readouterr().out == printed, "the same seed writes the same"
 
 
+def test_a_run_is_evaluated_in_its_environment_at_its_temperature_unless_options_say_otherwise(tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = ["--temperature", "0.3", "--payout", "sparse", "--reward", "sentiment", *SMALL]
+    main(["train", "--total-timesteps", "40", "--samples", "0", "--output", str(folder), *words])
+    own = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
+    assert (own["split"], own["sampling"]["temperature"]) == ("test", 0.3)
+    capsys.readouterr()
+
+    def found(*more):
+        main(["evaluate", "--run", str(folder), "--episodes", "10", "--device", "cpu", "--json", *more])
+        return json.loads(capsys.readouterr().out)
+
+    plain = found()
+    assert (plain["env"], plain["task"], plain["split"], plain["temperature"]) == ("TextGen-v0", "stories", "test", 0.3)
+    assert plain["score"] == own["score"]
+    assert found("--env", "TextGen-v0") == plain
+    warmer = found("--temperature", "1.0")
+    assert (warmer["temperature"], warmer["response_length"]) == (1.0, 6.0)
+    assert warmer["score"] != plain["score"]
+    assert found("--max-new-tokens=3")["response_length"] <= 3.0
+    assert 0 <= found("--reward", "length")["score"] <= 1
+    other = found("--env", "TextGen/Sentiment-v0", "--max-new-tokens", "3")
+    assert (other["env"], other["task"]) == ("TextGen/Sentiment-v0", "sentiment")
+    main(["evaluate", "--run", str(folder), "--episodes", "10", "--device", "cpu"])
+    assert "TextGen-v0 (stories), test: score" in capsys.readouterr().out
+    once = ["--run", str(folder), "-n", "1", "--max-new-tokens", "5", "--device", "cpu", "Once"]
+    printed = []
+    for more in ([], ["--temperature", "0.3"], ["--temperature", "1.0"]):
+        main(["generate", *once, *more])
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != printed[2]
+    main(["generate", "--model", *once[1:]])
+    assert capsys.readouterr().out == printed[0], "a run's folder is a model, too"
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--model", str(folder)])
+    assert f"which is the folder of a run: --run {folder}" in capsys.readouterr().err
+    compared = ["compare", "--episodes", "10", "--folds", "2", "--max-new-tokens", "4", "--json", "--device", "cpu"]
+    compared += ["--output", str(tmp_path / "compared"), "--models", "tiny", str(folder)]
+    tables = []
+    for more in ([], ["--temperature", "0.3"], ["--temperature", "1.0"]):
+        main([*compared, *more])
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1] != tables[2]
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".txt"])
 def test_a_prompts_file(tmp_path, suffix, capsys):
     texts = [f"Fox {number} went to the river one day and had a lot of fun there." for number in range(100)]
@@ -106,7 +151,19 @@ def test_no_command_shows_the_commands(capsys):
     with pytest.raises(SystemExit) as stopped:
         main([])
     assert stopped.value.code == 2
-    assert "train,sft,evaluate,compare,generate" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "train,sft,evaluate,compare,generate" in shown
+    assert "error: Expected a command of python -m agents, got none." in shown
+    for line in ("  train         Train a language model in an environment.", "  generate      Print continuations."):
+        assert line in shown
+    with pytest.raises(SystemExit) as stopped:
+        main(["evalute"])
+    assert stopped.value.code == 2
+    assert "got 'evalute'. Did you mean 'evaluate'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "error" not in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
@@ -174,6 +231,14 @@ def test_sft_and_then_train(tmp_path, capsys):
         ["train", "--init", str(tmp_path / "run"), "--total-timesteps", "40", "--output", str(tmp_path / "on"), *SMALL]
     )
     assert json.loads((tmp_path / "on" / "config.json").read_text())["init"] == str(tmp_path / "run")
+    capsys.readouterr()
+    main(["generate", "--run", str(folder), "-n", "1", "--max-new-tokens", "4", "--device", "cpu", "Once upon a time"])
+    assert "Once upon a time" in capsys.readouterr().out
+    main(["evaluate", "--model", str(folder), "--episodes", "10", "--device", "cpu"])
+    assert "TextGen-v0 (stories), test: score" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--run", str(folder)])
+    assert f"which is one of sft: --model {folder}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from agents.training import ALARM_WINDOW, Algorithm
 from tests.agents.conftest import make_policy
 from tests.agents.test_checkpoints import change
 from tests.agents.test_rollout import lanes
-from textenvs import RewardError, make_tokenizer
+from textenvs import RewardError, TextGenEnv, make_tokenizer
 
 SMALL = {"num_envs": 8, "episodes_per_update": 8}
 KWARGS = {"max_new_tokens": 6}
@@ -80,6 +80,29 @@ def test_learn_save_load_predict(tmp_path):
     assert action == int(logits[0, -1].argmax())
     batch = {key: np.stack([value, value]) for key, value in observation.items()}
     assert again.predict(batch, deterministic=True)[0].tolist() == [action, action]
+
+
+def test_the_folder_of_another_run_is_left_as_it_is(tmp_path):
+    """Its logs and checkpoints stay; the run's own agent goes on in it: the same one, a loaded one, one that saved."""
+    folder = tmp_path / "run"
+    mine = small_agent(seed=3).learn(20, folder=folder)
+    mine.learn(mine.timesteps + 1, folder=folder)
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for other in (small_agent(seed=4), load(folder, device="cpu").algorithm("tiny", device="cpu", **SMALL)):
+        with pytest.raises(ValueError, match=r"which holds another run: choose another, or go on with agents.load\("):
+            other.learn(10**6, folder=folder)
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(ValueError, match="which holds another run"):
+        small_agent(seed=4).learn(10**6, folder=tmp_path / "link")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+    for place in (folder, folder / "checkpoints" / "00002"):
+        again = load(place, device="cpu")
+        again.learn(again.timesteps + 1, folder=folder)
+    rows = [json.loads(line)["timesteps"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows == sorted(set(rows))
+    saved = small_agent(seed=4)
+    saved.save(tmp_path / "saved")
+    saved.learn(1, folder=tmp_path / "saved")
 
 
 def test_a_run_that_goes_on_is_the_run_that_never_stopped(tmp_path):
@@ -177,8 +200,31 @@ def test_a_reward_that_fails_in_mid_run_leaves_a_usable_checkpoint(tmp_path, fai
     assert again.updates == agent.updates
     assert torch.equal(weights(again), weights(agent)), "nothing that was learned is lost"
     again.learn(again.timesteps + 1)
-    with pytest.raises(ValueError, match="cannot be saved"):
+    with pytest.raises(ValueError, match=r"Expected env_kwargs with 'reward', .*, env_kwargs={'reward': ...}\)"):
         load(tmp_path)
+
+
+def test_arguments_that_no_checkpoint_can_hold_are_given_again(tmp_path):
+    """The others come back by themselves, and a checkpoint of the version that saved all or none still loads."""
+
+    def sea(example, response):
+        return float("sea" in response)
+
+    env_kwargs = {**KWARGS, "payout": "sparse", "reward": sea}
+    agent = REINFORCE(make_stories_policy(), env_kwargs=env_kwargs, **SMALL)
+    checkpoint = agent.save(tmp_path)
+    assert load(tmp_path, env_kwargs={"reward": sea}, device="cpu").env_kwargs == env_kwargs
+    again = load(tmp_path, env_kwargs={"reward": "length", "max_new_tokens": 3}, device="cpu")
+    assert again.env_kwargs == {"max_new_tokens": 3, "payout": "sparse", "reward": "length"}
+    with pytest.raises(ValueError, match=r"Expected env_kwargs with 'reward'"):
+        load(tmp_path, env_kwargs={"max_new_tokens": 3}, device="cpu")
+    change(checkpoint, env_kwargs=None, env_objects=[])
+    assert load(tmp_path, env_kwargs={"reward": sea}, device="cpu").env_kwargs == {"reward": sea}
+    with pytest.raises(ValueError, match=r"Expected env_kwargs with the arguments of the run's environment"):
+        load(tmp_path, device="cpu")
+    change(checkpoint, env_id=None)
+    with pytest.raises(ValueError, match=r"Expected env=, the environment of"):
+        load(tmp_path, device="cpu")
 
 
 CHANGING = {
@@ -300,8 +346,12 @@ def test_environments_and_policies_that_do_not_fit_are_refused():
     PPO("tiny", "TextGen-v0", env_kwargs={"payout": {"shaped": {"gamma": 0.9}}}, gamma=0.9, device="cpu", **SMALL)
     with pytest.raises(ValueError, match="textenvs environment"):
         PPO("tiny", gym.make("CartPole-v1"), device="cpu")
-    with pytest.raises(ValueError, match="seed"):
-        PPO("tiny", seed=-1, device="cpu")
+    for seed in (-1, True, np.bool_(1), 1.5, "1"):
+        with pytest.raises(ValueError, match="Expected seed to be a whole number of at least 0"):
+            PPO("tiny", seed=seed, device="cpu")
+    for first in ("TextGen-v0", gym.make("TextGen-v0")):
+        with pytest.raises(ValueError, match="Expected a policy first and then an environment"):
+            PPO(first, "tiny")
     with pytest.raises(TypeError, match="Did you mean 'gae_lambda'"):
         PPO("tiny", gae_lamda=0.9, device="cpu")
 
@@ -313,6 +363,92 @@ def test_an_environment_object_is_as_good_as_its_id():
     assert agent.env.num_envs == 8
     assert agent.env_kwargs["payout"] == "sparse"
     assert agent.env.setting.max_new_tokens == 6
+
+
+def test_an_environment_that_its_id_does_not_make_is_refused():
+    """The agent plays lanes made by the id: a wrapper, or another tokenizer, would be dropped without a word."""
+    policy = Policy.from_pretrained("tiny", device="cpu")
+    stories = gym.make("TextGen-v0", **KWARGS)
+    limited = gym.make("TextGen-v0", max_episode_steps=2)
+    paid_more = gym.wrappers.TransformReward(stories, lambda reward: reward + 1000)
+    bare = gym.make_vec("TextGen-v0", num_envs=8, autoreset_mode="Disabled", **KWARGS)
+    lanes_paid_more = gym.wrappers.vector.TransformReward(bare, lambda reward: reward + 1000)
+    for env, name in ((limited, "TimeLimit"), (paid_more, "TransformReward"), (lanes_paid_more, "TransformReward")):
+        with pytest.raises(ValueError, match=f"without wrappers, which an agent would not use, got {name}"):
+            PPO(policy, env, **SMALL)
+        with pytest.raises(ValueError, match=f"without wrappers, which an agent would not use, got {name}"):
+            PPO("tiny", env, device="cpu", **SMALL)
+    for env in (gym.make("TextGen/Copy-v0"), gym.make_vec("TextGen/Copy-v0", num_envs=8, autoreset_mode="Disabled")):
+        with pytest.raises(ValueError, match=r"policy's tokenizer .* pass the environment's id"):
+            PPO(policy, env, **SMALL)
+    with pytest.raises(ValueError, match="class was called by hand: it has no spec"):
+        PPO(policy, TextGenEnv(max_new_tokens=4), **SMALL)
+    assert PPO(policy, gym.make("TextGen-v0", tokenizer="stories"), **SMALL).env_id == "TextGen-v0"
+    assert PPO(policy, gym.make("TextGen-v0", render_mode="ansi_list"), **SMALL).env_id == "TextGen-v0"
+
+
+def test_an_argument_that_an_environment_does_not_have_is_refused():
+    for policy in ("tiny", make_stories_policy()):
+        with pytest.raises(TypeError, match=r"got 'rewad'. Did you mean 'reward'\?"):
+            PPO(policy, "TextGen-v0", env_kwargs={"rewad": 3}, **SMALL)
+        with pytest.raises(TypeError, match="Expected env_kwargs without 'tokenizer', which the agent decides"):
+            PPO(policy, "TextGen-v0", env_kwargs={"tokenizer": "stories"}, **SMALL)
+
+
+def test_numbers_of_numpy_count_as_numbers(tmp_path):
+    agent = small_agent(seed=np.int64(3))
+    agent.learn(np.int32(1), keep_checkpoints=np.int64(1), folder=tmp_path)
+    assert agent.updates == 1
+    assert torch.equal(weights(small_agent(seed=3).learn(1.0)), weights(agent))
+    assert type(load(tmp_path, device="cpu").seed) is int
+    for total in ("100", 0, True, 1.5, None):
+        with pytest.raises(ValueError, match="Expected total_timesteps to be a whole number of at least 1"):
+            agent.learn(total)
+
+
+def test_an_algorithm_loads_its_own_runs(tmp_path):
+    agent = small_agent(seed=3)
+    agent.save(tmp_path)
+    assert torch.equal(weights(PPO.load(tmp_path, device="cpu")), weights(agent))
+    with pytest.raises(
+        ValueError, match=r"Expected a run of reinforce in .*, got one of ppo: agents.load\(\) takes any"
+    ):
+        REINFORCE.load(tmp_path, device="cpu")
+
+
+def test_predict_says_what_an_observation_is():
+    agent = small_agent()
+    observation, _ = gym.make("TextGen-v0").reset(seed=0)
+    for wrong, error, message in (
+        (observation["input_ids"], TypeError, "Expected an observation, a mapping with input_ids, .*, got ndarray"),
+        ({"input_ids": observation["input_ids"]}, ValueError, "got none of attention_mask, response_mask"),
+        ({**observation, "input_ids": observation["input_ids"] + 10**6}, ValueError, r"Expected input_ids in \[0, "),
+        ({**observation, "input_ids": observation["input_ids"] - 10**6}, ValueError, r"Expected input_ids in \[0, "),
+        ({**observation, "input_ids": observation["input_ids"] + 0.5}, ValueError, r"Expected input_ids in .* float64"),
+        ({**observation, "input_ids": observation["input_ids"][1:]}, ValueError, "of one shape"),
+    ):
+        with pytest.raises(error, match=message):
+            agent.predict(wrong)
+
+
+def test_stable_baselines3_evaluates_an_agent():
+    """Its mean return of greedy episodes is the one that a loop over the environment adds up."""
+    evaluation = pytest.importorskip("stable_baselines3.common.evaluation")
+    agent = small_agent()
+    env = gym.make("TextGen-v0", **KWARGS)
+    env.reset(seed=5)
+    mean, _ = evaluation.evaluate_policy(agent, env, n_eval_episodes=3, warn=False)
+    plain, returns = gym.make("TextGen-v0", **KWARGS), []
+    plain.reset(seed=5)
+    for _ in range(3):
+        observation, _ = plain.reset()
+        returns.append(0.0)
+        terminated = False
+        while not terminated:
+            action, _ = agent.predict(observation, deterministic=True)
+            observation, reward, terminated, _, _ = plain.step(action)
+            returns[-1] += reward
+    assert mean == pytest.approx(np.mean(returns))
 
 
 def test_evaluate_is_reproducible_and_on_the_named_split():
@@ -388,6 +524,22 @@ def test_the_adaptive_price_is_ziegler_s_controller():
         kl = row["kl"] / row["response_length"]
         assert row["kl_coef"] == pytest.approx(adapted_kl_coef(before["kl_coef"], kl, 0.1))
     assert agent.memory["kl_coef"] == rows[-1]["kl_coef"]
+
+
+def test_a_target_begins_at_a_price_that_its_factors_can_move(tmp_path):
+    """Also from random weights, whose price is 0 unless a target asks for one."""
+    assert PPO(make_policy(), lanes(8), kl_target=0.1, **SMALL).config.kl_coef == 0.015
+    assert PPO(make_policy(), lanes(8), kl_target=0.1, kl_coef=0.3, **SMALL).config.kl_coef == 0.3
+    assert small_agent(kl_target=0.1).config.kl_coef == 0.015
+    rows = []
+    run(PPO(make_policy(), lanes(8), kl_target=1e-6, learning_rate=0.01, **SMALL), 3, rows)
+    assert rows[-1]["kl_coef"] == pytest.approx(0.015 * 0.98 * 1.02**2), "cheaper where nothing has moved, then dearer"
+    with pytest.raises(ValueError, match="Expected kl_coef above 0 with kl_target"):
+        small_agent(kl_target=0.1, kl_coef=0.0)
+    agent = small_agent(kl_coef=0.0)
+    checkpoint = agent.save(tmp_path)
+    change(checkpoint, config={**agent.config.to_dict(), "kl_target": 0.1})
+    assert load(tmp_path, device="cpu").config == agent.config, "of a version in which such a target did nothing"
 
 
 def test_random_weights_are_no_start_model_to_stay_near(tmp_path):

@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from benchmarks.__main__ import COMMANDS, about, main
 from benchmarks.measure import Ledger, costs_section
 
 
@@ -42,3 +45,14 @@ def test_costs_stand_beside_the_other_s_in_microseconds():
     lines = costs_section(costs, "other")
     assert "Microseconds of the processor a token, ours / other:" in lines
     assert lines[-4:-1] == ["| lanes | 8 | 32 |", "| --- | --- | --- |", "|  | 5 / 7 | 3 / 9 |"]
+
+
+def test_the_commands_say_what_they_measure(monkeypatch, capsys):
+    assert all(len(about(name)) > 20 for name in COMMANDS)
+    monkeypatch.setattr("sys.argv", ["benchmarks", "lern"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    shown = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert "  learn        Train agents on a suite" in shown
+    assert "got 'lern'. Did you mean 'learn'?" in shown
