@@ -192,7 +192,7 @@ def compared(cases: Sequence[Case], rounds: int, seconds: float, base: str) -> l
             "to": base,
         }
         print(f"{row}", flush=True)
-        append_rows(row)
+        rows.append(row)
     return rows
 
 

@@ -132,9 +132,8 @@ class Pool:
 def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
     """Tokenise every split of a task, so that all its environments have the same observation space.
 
-    A prompt that is cut, or that the tokenizer cannot write whole, may come to equal another split's prompt. Such
-    examples are left out of the later split (train, validation, test, shifted), so that no prompt is in two because of
-    its tokens. A task that has one text in two splits has it so.
+    A prompt that is cut may come to equal another split's prompt. Such examples are left out of the later split
+    (train, validation, test, shifted), so that no prompt is ever in two.
 
     Args:
         task: Where the examples come from.
@@ -148,7 +147,6 @@ def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
     """
     encoded: dict[str, tuple[list[Example], list[list[int]], Sequence[float] | None]] = {}
     seen: set[tuple[int, ...]] = set()
-    texts: set[str] = set()
     for split in task.splits:
         examples = [task.example(split, index) for index in range(task.num_examples(split))]
         if not examples:
@@ -157,13 +155,8 @@ def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
         weights = task.weights(split)
         if weights is not None:
             _check_weights(task, split, weights, len(examples))
-        kept = [
-            row
-            for row, (example, prompt) in enumerate(zip(examples, prompts, strict=True))
-            if tuple(prompt) not in seen or example.prompt in texts
-        ]
-        texts.update(example.prompt for example in examples)
-        if len(kept) < len(prompts):
+        if encoder.max_length is not None and any(len(prompt) == encoder.max_length for prompt in prompts):
+            kept = [row for row, prompt in enumerate(prompts) if tuple(prompt) not in seen]
             examples, prompts = [examples[row] for row in kept], [prompts[row] for row in kept]
             weights = None if weights is None else [weights[row] for row in kept]
         seen.update(map(tuple, prompts))

@@ -9,7 +9,6 @@ from tests.textenvs.toys import BOS, E_ACUTE, EOS, FIRST, PAD, SPECIAL, Letters,
 from textenvs import Example, RewardError, make_reward
 from textenvs.lanes import Lanes, PromptEncoder, alias_table, build_pools, check_count, episode_random, seeds_of
 from textenvs.rewards import UnitSums, Words
-from textenvs.tokenizer import symbol_tokenizer
 
 LETTERS = Letters()
 A, B = FIRST["a"], FIRST["b"]
@@ -300,18 +299,6 @@ class TestPools:
         assert test
         assert not train & test
         assert [len(pool.examples) == len(pool.prompts) == len(pool.lengths) for pool in pools.values()] == [True, True]
-
-    def test_splits_never_share_a_prompt_that_the_tokenizer_cannot_write_whole(self) -> None:
-        task = Toy(train=("ab!", "c"), test=("ab", "?a", "b"))
-        pools = build_pools(task, PromptEncoder(symbol_tokenizer("abc")))
-        assert [one.prompt for one in pools["train"].examples] == ["ab!", "c"]
-        assert [one.prompt for one in pools["test"].examples] == ["?a", "b"]
-        assert pools["test"].prompts.tolist() == [[1, 0], [2, 0]]
-
-    @pytest.mark.parametrize("length", [None, 1])
-    def test_a_text_that_a_task_has_in_two_splits_stays_in_both(self, length: int | None) -> None:
-        pools = build_pools(Toy(train=("ab", "c"), test=("ab",)), PromptEncoder(LETTERS, length))
-        assert [[one.prompt for one in pool.examples] for pool in pools.values()] == [["ab", "c"], ["ab"]]
 
     def test_a_prompt_that_a_tokenizer_makes_nothing_of_is_bos(self) -> None:
         tokenizer = Letters()
