@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.advantages import cumulative_advantage, discounted_returns
+from agents.advantages import cumulative_advantage, discounted_returns, per_step_means
 from agents.evaluation import Evaluation, confidence_interval, describe
 from agents.policy import Policy
 from agents.rollout import Rollout, collect, make_env
@@ -217,8 +217,9 @@ def compare(
         reference: The model that the others are compared with; None: the first one.
         gamma: Discount of returns, and of the advantages' sum.
         gae_lambda: Of the advantages. 0 sums TD errors.
-        value_function: "fitted": a ridge regression on the reference's states, cross-fitted over folds. "head": the
-            reference's own value head, as reinforcement learning has trained it.
+        value_function: "fitted": a ridge regression on the reference's states. "head": the reference's own value head,
+            as reinforcement learning has trained it. Either is added to the mean at each step of what it leaves of the
+            returns, and cross-fitted over folds.
         folds: How many parts the prompts are divided into.
         temperature: What logits are divided by.
         deterministic: The likeliest token instead of a sample.
@@ -347,6 +348,8 @@ class ReferenceValues:
         policy: The reference.
         weights: `(folds, hidden + 1)` float64, a linear value function for each fold, fitted on the other folds, its
             constant last; None: the policy's own value head.
+        steps: `(folds, time)` float64, what that is added to: for each fold, the mean at each step of what it leaves of
+            the returns of the other folds. How much of an episode is left, a hidden state hardly says.
         fold_of: `(examples,)` int64, the fold of each example of the pool.
         gamma: The discount of the returns that it was fitted to.
         first_values: `(episodes,)` float64, V of each episode's prompt, in the reference's own episodes.
@@ -355,6 +358,7 @@ class ReferenceValues:
 
     policy: Policy
     weights: Tensor | None
+    steps: Tensor
     fold_of: Tensor
     gamma: float
     first_values: NDArray[np.float64]
@@ -380,17 +384,20 @@ class ReferenceValues:
         returns = discounted_returns(rollout.rewards, mask, gamma=gamma).double()
         variance = returns[mask].var(unbiased=False)
         which = torch.tensor(fold_of, device=mask.device)
-        candidates: list[Tensor | None] = [None]
-        features = None
+        fold, parts = which[rollout.examples][:, None].expand_as(mask), range(max(fold_of) + 1)
+        features, candidates = None, list[Tensor | None]([None])
         if source == "fitted":
-            features = state_features(policy, rollout).double()
-            fold = which[rollout.examples][:, None].expand_as(mask)
-            parts = range(max(fold_of) + 1)
-            fitted = [ridge(features[mask & (fold != one)], returns[mask & (fold != one)]) for one in parts]
+            features, left = state_features(policy, rollout).double(), returns
+        else:
+            left = returns - policy.state_values(rollout.input_ids, rollout.positions, mask)
+        steps = torch.stack([_step_means(left, mask & (fold != one)) for one in parts])
+        if features is not None:
+            seen = [mask & (fold != one) for one in parts]
+            fitted = [ridge(features[seen[one]], (returns - steps[one])[seen[one]]) for one in parts]
             candidates = list(torch.stack(fitted, dim=1))
         best = None
         for weights in candidates:
-            made = cls(policy, weights, which, gamma, np.zeros(len(rollout)), 0.0)
+            made = cls(policy, weights, steps, which, gamma, np.zeros(len(rollout)), 0.0)
             values = made.values(rollout, features)
             unexplained = (returns - values)[mask].var(unbiased=False)
             share = float(1 - unexplained / variance) if float(variance) > 0 else 0.0
@@ -410,12 +417,14 @@ class ReferenceValues:
             `(batch, time)` float64, zeros at padding.
         """
         mask = rollout.response_mask
+        fold = self.fold_of[rollout.examples]  # whose values have not seen the episode's prompt
         if self.weights is None:
-            return self.policy.state_values(rollout.input_ids, rollout.positions, mask).double()
-        weights = self.weights[self.fold_of[rollout.examples]]  # those that have not seen the episode's prompt
-        features = state_features(self.policy, rollout).double() if features is None else features
-        values = (features @ weights[:, :-1, None])[..., 0] + weights[:, -1:]
-        return torch.where(mask, values, 0.0)
+            values = self.policy.state_values(rollout.input_ids, rollout.positions, mask).double()
+        else:
+            features = state_features(self.policy, rollout).double() if features is None else features
+            values = (features @ self.weights[fold, :-1, None])[..., 0] + self.weights[fold, -1:]
+        steps = torch.arange(mask.shape[1], device=mask.device).clamp(max=self.steps.shape[1] - 1)
+        return torch.where(mask, values + self.steps[fold][:, steps], 0.0)
 
     def advantages(self, rollout: Rollout, gae_lambda: float) -> tuple[NDArray[np.float64], Tensor]:
         """Cumulative advantage of episodes.
@@ -437,6 +446,13 @@ class ReferenceValues:
             gae_lambda=gae_lambda,
         )
         return totals.cpu().numpy(), shares
+
+
+def _step_means(returns: Tensor, mask: Tensor) -> Tensor:
+    """The mean return at each step, `(time,)` float64; where no row is alive, that of the last step before it."""
+    means, alive = per_step_means(returns, mask)
+    last = torch.where(alive, torch.arange(len(alive), device=mask.device), 0).cummax(dim=0).values
+    return means[last]
 
 
 def ridge(features: Tensor, targets: Tensor, penalties: Sequence[float] = PENALTIES) -> Tensor:

@@ -42,9 +42,10 @@ def notes(comparison: Comparison) -> list[str]:
         "late tokens weigh more. It is not the return minus V of the prompt; lambda 0 is."
     )
     kind = {
-        "fitted": "The value function is a ridge regression from the reference's hidden states to its own returns; "
-        "the values of a prompt are fitted without that prompt's episodes.",
-        "head": "The value function is the reference's own value head.",
+        "fitted": "The value function is the mean of the reference's returns at each step, and a ridge regression from "
+        "its hidden states to the rest; the values of a prompt are fitted without that prompt's episodes.",
+        "head": "The value function is the reference's own value head, and the mean at each step of what that leaves "
+        "of its returns.",
     }[comparison.value_function]
     return [
         ahead,

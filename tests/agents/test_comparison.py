@@ -251,6 +251,29 @@ def test_values_of_a_prompt_do_not_depend_on_its_own_episodes(monkeypatch):
     assert (one[~own] - two[~own]).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("source", ["fitted", "head"])
+def test_what_the_step_alone_says_is_in_the_values(source):
+    """Every token pays 1: how many are left, no function of the state has to tell."""
+    policy = make_policy(seed=1)
+    torch.nn.init.zeros_(policy.value_head.weight)
+    rollout = collect(lanes(4), policy, 8, seed=0, generator=torch.Generator().manual_seed(0), examples=[*range(4)] * 2)
+    steps = 3
+    mask = torch.ones(8, steps, dtype=torch.bool)
+    pays = dataclasses.replace(
+        rollout,
+        input_ids=rollout.input_ids[:, :1].expand(-1, 8),
+        positions=torch.arange(1, steps + 1).expand(8, -1),
+        response_mask=mask,
+        rewards=torch.ones(8, steps),
+    )
+    found = ReferenceValues.of(policy, pays, source, [0, 1, 0, 1], 1.0)
+    assert found.values(pays).round(decimals=5).tolist() == [[3.0, 2.0, 1.0]] * 8
+    assert found.explained_variance == pytest.approx(1)
+    five = torch.ones(8, 5, dtype=torch.bool)
+    longer = dataclasses.replace(pays, positions=torch.arange(1, 6).expand(8, -1), response_mask=five)
+    assert found.values(longer)[0, 2:].round(decimals=5).tolist() == [1.0] * 3, "where the reference never got to"
+
+
 def test_the_value_head_may_be_the_value_function():
     found = small_comparison(value_function="head")
     policy = make_policy(seed=1)
