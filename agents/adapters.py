@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +21,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from textenvs.arguments import did_you_mean
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -55,8 +56,7 @@ def add(model: PreTrainedModel, lora: int | Mapping[str, Any], *, seed: int = 0)
     known = peft.LoraConfig.__dataclass_fields__
     for name in settings:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, known)
             raise TypeError(f"Expected a setting of peft.LoraConfig, got {name!r}.{hint}")
     transposed = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2 keeps its weights that way
     defaults = {"lora_alpha": 2 * rank, "target_modules": "all-linear", "fan_in_fan_out": transposed}

@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from inspect import signature
 from numbers import Real
 from typing import Any, ClassVar
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 
 from agents.policy import Policy
 from agents.rollout import Rollout
+from textenvs.arguments import did_you_mean
 
 
 class Bonus(ABC):
@@ -429,8 +429,7 @@ class Bonuses:
         self._bonuses: dict[str, tuple[float, Bonus]] = {}
         for place, (name, setting) in enumerate(sorted(settings.items())):
             if name not in BONUSES:
-                close = get_close_matches(str(name), BONUSES, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
+                hint = did_you_mean(name, BONUSES)
                 raise ValueError(f"Expected a bonus from {sorted(BONUSES)}, got {name!r}.{hint}")
             arguments = dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
             weight = arguments.pop("weight", 1.0)

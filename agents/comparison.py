@@ -384,16 +384,16 @@ class ReferenceValues:
         returns = discounted_returns(rollout.rewards, mask, gamma=gamma).double()
         variance = returns[mask].var(unbiased=False)
         which = torch.tensor(fold_of, device=mask.device)
-        fold, parts = which[rollout.examples][:, None].expand_as(mask), range(max(fold_of) + 1)
+        fold = which[rollout.examples][:, None].expand_as(mask)
         features, candidates = None, list[Tensor | None]([None])
         if source == "fitted":
             features, left = state_features(policy, rollout).double(), returns
         else:
             left = returns - policy.state_values(rollout.input_ids, rollout.positions, mask)
-        steps = torch.stack([_step_means(left, mask & (fold != one)) for one in parts])
+        seen = [mask & (fold != one) for one in range(max(fold_of) + 1)]
+        steps = torch.stack([_step_means(left, one) for one in seen])
         if features is not None:
-            seen = [mask & (fold != one) for one in parts]
-            fitted = [ridge(features[seen[one]], (returns - steps[one])[seen[one]]) for one in parts]
+            fitted = [ridge(features[one], (returns - means)[one]) for one, means in zip(seen, steps, strict=True)]
             candidates = list(torch.stack(fitted, dim=1))
         best = None
         for weights in candidates:

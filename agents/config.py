@@ -6,12 +6,12 @@ import json
 import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 
 from agents.sampling import TRUNCATIONS
+from textenvs.arguments import did_you_mean
 
 
 def whole_number(name: str, value: Any, least: int = 0) -> int:
@@ -154,8 +154,7 @@ class OptimizerConfig:
                     "a sampled token out of a truncated one, its log-prob is -inf. Pass it to evaluate()"
                 )
             if name not in known:
-                close = get_close_matches(name, known, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
+                hint = did_you_mean(name, known)
                 raise TypeError(f"Expected settings from {known}, got {name!r}.{hint}")
         return cls(**settings)
 

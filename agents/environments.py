@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
 from textenvs import TextGenEnv, TextGenVectorEnv, Tokenizer
+from textenvs.arguments import did_you_mean
 from textenvs.tokenizer import fingerprint
 
 _OWN = ("num_envs", "autoreset_mode", "copy", "group_size", "tokenizer")
@@ -95,8 +95,7 @@ def check_arguments(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
                 f"Expected env_kwargs without {name!r}, which the agent decides by its policy and its settings"
             )
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, known)
             raise TypeError(f"Expected arguments of {env_id!r} from {known}, got {name!r}.{hint}")
 
 

@@ -14,7 +14,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +34,7 @@ from transformers.utils import logging as transformers_logging
 from agents import adapters
 from agents.files import read_json
 from textenvs import Tokenizer
+from textenvs.arguments import did_you_mean
 from textenvs.tokenizer import SubwordTokenizer
 
 if TYPE_CHECKING:
@@ -200,8 +200,7 @@ def config_of(settings: Mapping[str, Any], tokenizer: Tokenizer) -> PretrainedCo
     known = {*default.to_dict(), *default.attribute_map}
     for name in settings:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, known)
             raise TypeError(f"Expected a setting of {type(default).__name__}, got {name!r}.{hint}")
     ours: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size,

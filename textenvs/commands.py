@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+
+from textenvs.arguments import did_you_mean
 
 
 def chosen(prog: str, commands: Mapping[str, str], words: Sequence[str]) -> str:
@@ -33,8 +34,7 @@ def chosen(prog: str, commands: Mapping[str, str], words: Sequence[str]) -> str:
     lines += [f"  {name:<{width}}  {line}" for name, line in commands.items()]
     lines += ["", f"{prog} COMMAND --help shows the options of one."]
     if words and not asked:
-        close = get_close_matches(words[0], commands, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(words[0], commands)
         lines += ["", f"error: Expected a command of {prog}, got {words[0]!r}.{hint}"]
     elif not asked:
         lines += ["", f"error: Expected a command of {prog}, got none."]
