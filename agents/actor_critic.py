@@ -15,9 +15,10 @@ each token pays for its KL to the start model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -37,8 +38,12 @@ from agents.training import Algorithm
 class ActorCriticConfig(RunConfig):
     """Settings of ActorCritic."""
 
-    gae_lambda: float = 1.0
-    """Between 0 (one-step temporal differences) and 1 (Monte Carlo)."""
+    IF_PAID_AT_ONCE: ClassVar[Mapping[str, Any]] = {"gae_lambda": 0.8}
+    IF_PAID_LATER: ClassVar[Mapping[str, Any]] = {"gae_lambda": 1.0}
+
+    gae_lambda: float | None = None
+    """Between 0 (one-step temporal differences) and 1 (Monte Carlo). None: 0.8 where the payout pays each token for
+    what it added ("immediate", "shaped"), and 1 where it pays later."""
     n_steps: int | None = None
     """Rewards before the value that stands for the rest, in place of gae_lambda's average over all numbers of steps."""
     value_coef: float = 0.5
@@ -54,7 +59,7 @@ class ActorCriticConfig(RunConfig):
     def __post_init__(self) -> None:
         """Check every field."""
         super().__post_init__()
-        self.check_number("gae_lambda", low=0.0, high=1.0)
+        self.check_number("gae_lambda", low=0.0, high=1.0, optional=True)
         self.check_number("value_coef", low=0.0)
         self.check_choice("critic", "shared", "separate")
         if self.n_steps is not None:
@@ -92,7 +97,7 @@ def update(
             values,
             *ends,
             gamma=config.gamma,
-            gae_lambda=config.gae_lambda,
+            gae_lambda=1.0 if config.gae_lambda is None else config.gae_lambda,
             last_values=last_values,
         )
     else:

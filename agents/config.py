@@ -49,13 +49,17 @@ Schedule = Literal["constant", "linear", "exponential", "inverse", "cosine", "st
 class OptimizerConfig:
     """Settings of whatever is trained by gradients: reinforcement learning, and a warm start on demonstrations.
 
-    A field that is None is left open: what it means depends on the start model, and `filled_in` says what.
+    A field that is None is left open: what it means depends on the start model or the payout, and `filled_in` says what.
     """
 
     IF_PRETRAINED: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-4}
     """Open fields, where the start model was trained before: small steps, which leave it what it knows."""
     IF_FRESH: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-3}
     """Open fields, where its weights are random."""
+    IF_PAID_AT_ONCE: ClassVar[Mapping[str, Any]] = {}
+    """Open fields, where the payout pays each token for what it added itself."""
+    IF_PAID_LATER: ClassVar[Mapping[str, Any]] = {}
+    """Open fields, where what a token is paid may be the work of tokens before it."""
 
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     """Which of torch's optimisers takes the steps."""
@@ -158,11 +162,12 @@ class OptimizerConfig:
                 raise TypeError(f"Expected settings from {known}, got {name!r}.{hint}")
         return cls(**settings)
 
-    def filled_in(self, pretrained: bool) -> Self:
+    def filled_in(self, pretrained: bool, paid_at_once: bool = False) -> Self:
         """The config with nothing left open.
 
         Args:
             pretrained: Whether the start model was trained before, rather than drawn at random.
+            paid_at_once: Whether the payout pays each token for what it added itself, see `Payout.at_once`.
 
         Returns:
             The config, each field that was None and has an entry in `defaults` at that entry.
@@ -171,20 +176,22 @@ class OptimizerConfig:
             >>> RunConfig(kl_coef=0.1).filled_in(pretrained=False).kl_coef, RunConfig().filled_in(False).kl_coef
             (0.1, 0.0)
         """
-        defaults = self.defaults(pretrained)
+        defaults = self.defaults(pretrained, paid_at_once)
         changes: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return replace(self, **changes)
 
-    def defaults(self, pretrained: bool) -> Mapping[str, Any]:
+    def defaults(self, pretrained: bool, paid_at_once: bool = False) -> Mapping[str, Any]:
         """What open fields become, by name.
 
         Args:
-            pretrained: Whether the start model was trained before.
+            pretrained: See `filled_in`.
+            paid_at_once: See there.
 
         Returns:
-            `IF_PRETRAINED` or `IF_FRESH`, with what other fields change in it.
+            `IF_PRETRAINED` or `IF_FRESH`, and `IF_PAID_AT_ONCE` or `IF_PAID_LATER`, with what other fields change.
         """
-        return self.IF_PRETRAINED if pretrained else self.IF_FRESH
+        of_model = self.IF_PRETRAINED if pretrained else self.IF_FRESH
+        return {**of_model, **(self.IF_PAID_AT_ONCE if paid_at_once else self.IF_PAID_LATER)}
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -287,7 +294,7 @@ class RunConfig(OptimizerConfig):
                     f"is filled, got {self.episodes_per_update}"
                 )
 
-    def defaults(self, pretrained: bool) -> Mapping[str, Any]:
+    def defaults(self, pretrained: bool, paid_at_once: bool = False) -> Mapping[str, Any]:
         """As in `OptimizerConfig`; with kl_target, a price that its factors can move, also for random weights."""
-        defaults = super().defaults(pretrained)
+        defaults = super().defaults(pretrained, paid_at_once)
         return defaults if self.kl_target is None else {**defaults, "kl_coef": self.IF_PRETRAINED["kl_coef"]}

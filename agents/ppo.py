@@ -44,6 +44,9 @@ class PPOConfig(RunConfig):
     IF_PRETRAINED: ClassVar[Mapping[str, Any]] = {**RunConfig.IF_PRETRAINED, "learning_rate": 3e-4}
     IF_FRESH: ClassVar[Mapping[str, Any]] = {**RunConfig.IF_FRESH, "learning_rate": 1e-3}
 
+    IF_PAID_AT_ONCE: ClassVar[Mapping[str, Any]] = {"gae_lambda": 0.8}
+    IF_PAID_LATER: ClassVar[Mapping[str, Any]] = {"gae_lambda": 1.0}
+
     learning_rate: float | None = None
     """Step size at the start; smaller than its siblings', since each batch is used for several steps. None: 3e-4 where
     the start model was pretrained, 1e-3 where its weights are random."""
@@ -53,8 +56,9 @@ class PPOConfig(RunConfig):
     """Episodes in a minibatch, on average: they are cut so that each optimiser step has about as many tokens."""
     minibatch_tokens: int | None = None
     """Tokens in a minibatch, on average; takes the place of minibatch_size, and stays when responses get longer."""
-    gae_lambda: float = 1.0
-    """Between 0 (one-step temporal differences) and 1 (Monte Carlo)."""
+    gae_lambda: float | None = None
+    """Between 0 (one-step temporal differences) and 1 (Monte Carlo). None: 0.8 where the payout pays each token for
+    what it added ("immediate", "shaped"), and 1 where it pays later."""
     clip_range: float = 0.2
     """How far the ratio may move from 1 before its gradient stops."""
     clip_range_high: float | None = None
@@ -80,7 +84,7 @@ class PPOConfig(RunConfig):
         self.check_count("minibatch_size")
         if self.minibatch_tokens is not None:
             self.check_count("minibatch_tokens")
-        self.check_number("gae_lambda", low=0.0, high=1.0)
+        self.check_number("gae_lambda", low=0.0, high=1.0, optional=True)
         self.check_number("clip_range", low=0.0, open_low=True)
         self.check_number("value_coef", low=0.0)
         self.check_choice("critic", "shared", "separate")
@@ -119,7 +123,7 @@ def update(
         rollout.truncated,
         mask,
         gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
+        gae_lambda=1.0 if config.gae_lambda is None else config.gae_lambda,
         last_values=last_values,
     )
     meter = Meter()

@@ -190,12 +190,6 @@ class Agent:
         self.algorithm = algorithm
         self.policy = policy
         self.reference = policy.frozen_copy() if reference is None else reference
-        self.config = config = config.filled_in(self.reference.pretrained)
-        if not self.reference.pretrained:
-            _LOG.info(
-                "The start model has random weights: kl_coef %s, entropy_coef %s, learning_rate %s",
-                *(config.kl_coef, config.entropy_coef, config.learning_rate),
-            )
         if (critic := getattr(config, "critic", None)) is not None:  # what an algorithm without the setting has stays
             policy.critic = policy.separate_critic() if critic == "separate" else None
         self.seed = whole_number("seed", seed)
@@ -208,11 +202,17 @@ class Agent:
             self.env = env
         else:
             self.env = self._new_env(self._own(config.num_envs, "num_envs"), group_size=config.group_size)
-        gamma = make_payout(self.env.setting.payout, 1, policy.tokenizer).gamma
-        if gamma is not None and gamma != config.gamma:
+        payout = make_payout(self.env.setting.payout, 1, policy.tokenizer)
+        if payout.gamma is not None and payout.gamma != config.gamma:
             raise ValueError(
-                f"Expected the agent's gamma to be the shaped payout's, {gamma}, got {config.gamma}: shaping leaves "
-                "the best policy as it is only where the two agree"
+                f"Expected the agent's gamma to be the shaped payout's, {payout.gamma}, got {config.gamma}: shaping "
+                "leaves the best policy as it is only where the two agree"
+            )
+        self.config = config = config.filled_in(self.reference.pretrained, payout.at_once)
+        if not self.reference.pretrained:
+            _LOG.info(
+                "The start model has random weights: kl_coef %s, entropy_coef %s, learning_rate %s",
+                *(config.kl_coef, config.entropy_coef, config.learning_rate),
             )
         if self.env.curriculum is not None and config.episodes_per_update < self.env.num_envs:
             raise ValueError(  # lanes that idle in a rollout would count as failures

@@ -177,6 +177,26 @@ def test_what_is_left_open_depends_on_the_start_model(algorithm, pretrained, fre
         assert of(said.config) == (0.25, 0.5, 0.75, "cosine"), "what the user says stays"
 
 
+@pytest.mark.parametrize("algorithm", [PPO, ActorCritic])
+@pytest.mark.parametrize(
+    ("payout", "expected"),
+    [
+        ("immediate", 0.8),
+        ({"shaped": {"gamma": 1.0}}, 0.8),
+        ("sparse", 1.0),
+        ("word", 1.0),
+        ("sentence", 1.0),
+        ({"every": 2}, 1.0),
+        ({"delayed": 2}, 1.0),
+    ],
+)
+def test_lambda_that_is_left_open_depends_on_the_payout(algorithm, payout, expected):
+    policy = make_policy()
+    assert algorithm(policy, lanes(4, payout=payout)).config.gae_lambda == expected
+    assert algorithm(policy, lanes(4, payout=payout), gae_lambda=0.25).config.gae_lambda == 0.25
+    assert algorithm.config().filled_in(False, paid_at_once=expected < 1).gae_lambda == expected
+
+
 def test_a_step_size_that_is_left_open_is_refused_where_it_is_needed():
     optimizer = make_optimizer(make_policy(), PPO.config())
     with pytest.raises(ValueError, match="Expected a config with a learning_rate, got None"):

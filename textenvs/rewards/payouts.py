@@ -42,10 +42,12 @@ class Payout(ABC):
 
     Attributes:
         every_step: Whether it needs Phi at every step, or only at the end of an episode.
+        at_once: Whether each token's own reward is what it added to Phi, rather than that of tokens before it.
         gamma: The discount that it was built for, or None where any will do.
     """
 
     every_step: ClassVar[bool] = True
+    at_once: ClassVar[bool] = False
     gamma: float | None = None
 
     def __init__(self, num_lanes: int, tokenizer: Tokenizer) -> None:
@@ -90,6 +92,8 @@ class Sparse(Payout):
 class Immediate(Payout):
     """What each token added."""
 
+    at_once = True
+
     def pay(self, lanes: Lanes, phi: Scores, terminated: Flags, tokens: Tokens) -> Scores:
         """See `Payout.pay`."""
         return self._pay_up_to(lanes, phi)
@@ -105,6 +109,8 @@ class Shaped(Payout):
 
     Source: Ng, Harada & Russell (1999), Policy invariance under reward transformations, Theorem 1.
     """
+
+    at_once = True
 
     def __init__(self, num_lanes: int, tokenizer: Tokenizer, gamma: float) -> None:
         super().__init__(num_lanes, tokenizer)
