@@ -30,6 +30,7 @@ h1, h2 { line-height: 1.25; font-weight: 600; } h1 { font-size: 1.6rem; } h2 { f
 table { border-collapse: collapse; margin: .75rem 0; font-variant-numeric: tabular-nums; font-size: 14px; }
 th, td { padding: .22rem .7rem; border-bottom: 1px solid #dcdfe6; text-align: right; }
 td { white-space: nowrap; } td.text, th.text { text-align: left; } th { font-weight: 600; vertical-align: bottom; }
+td.text { white-space: normal; min-width: 9rem; }
 tr:hover td { background: #f6f7f9; } img { max-width: 100%; height: auto; } .wide { overflow-x: auto; }
 p { max-width: 46rem; } .note { color: #5b606b; } code { font-size: 13px; overflow-wrap: anywhere; }
 """
@@ -380,7 +381,9 @@ def _html_table(table: list[list[str]]) -> str:
     texts = [name in _TEXTS for name in table[0]]
 
     def line(cells: list[str], tag: str) -> str:
-        parts = [f"<{tag}{' class=text' if texts[i] else ''}>{escape(cell)}</{tag}>" for i, cell in enumerate(cells)]
+        # An agent with many settings may break between two of them.
+        broken = [escape(cell).replace(";", ";<wbr>").replace("[", "<wbr>[") for cell in cells]
+        parts = [f"<{tag}{' class=text' if texts[i] else ''}>{cell}</{tag}>" for i, cell in enumerate(broken)]
         return "<tr>" + "".join(parts) + "</tr>"
 
     return "<table>" + line(table[0], "th") + "".join(line(row, "td") for row in table[1:]) + "</table>"
