@@ -49,7 +49,8 @@ Schedule = Literal["constant", "linear", "exponential", "inverse", "cosine", "st
 class OptimizerConfig:
     """Settings of whatever is trained by gradients: reinforcement learning, and a warm start on demonstrations.
 
-    A field that is None is left open: what it means depends on the start model or the payout, and `filled_in` says what.
+    A field that is None is left open: what it means depends on the start model or on the payout, and `filled_in` says
+    what.
     """
 
     IF_PRETRAINED: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-4}
