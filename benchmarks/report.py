@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tyro
@@ -37,6 +37,7 @@ p { max-width: 46rem; } .note { color: #5b606b; } code { font-size: 13px; overfl
 
 
 _DASHES = (("immediate", "-"), ("sparse", "--"))
+Styles: TypeAlias = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,17 +80,18 @@ def sections(rows: Sequence[Row]) -> list[Section]:
     """
     found = analysis.matrices(rows)
     grid = analysis.cells(rows)
+    styles = _styles(analysis.names(rows, "agent"))
     parts = [Section("Notes", notes)] if (notes := _notes(rows)) else []
     if found.scores:
-        parts += [_headline(rows), _aggregates(found), _improvements(found), _profiles(found)]
+        parts += [_headline(rows, styles), _aggregates(found, styles), _improvements(found), _profiles(found, styles)]
     elif found.left_out:
         reasons = "; ".join(f"{agent}: {reason}" for agent, reason in found.left_out.items())
         parts.append(Section("Aggregates", (f"None. {reasons}.",)))
     parts += [_payouts(grid), _tasks(grid, rows)]
     trained = [row for row in rows if row["status"] == "ok" and row["curve"]]
     if trained:
-        parts.append(_curves(trained, 0, "tokens", "Learning curves, by environment tokens"))
-        parts.append(_curves(trained, 1, "CPU-seconds", "Learning curves, by CPU-seconds"))
+        parts.append(_curves(trained, styles, 0, "tokens", "Learning curves, by environment tokens"))
+        parts.append(_curves(trained, styles, 1, "CPU-seconds", "Learning curves, by CPU-seconds"))
     return [*parts, _failures(rows)]
 
 
@@ -111,7 +113,7 @@ def _notes(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _headline(rows: Sequence[Row]) -> Section:
+def _headline(rows: Sequence[Row], styles: Styles) -> Section:
     """Each payout's interquartile means, and how they were reached: the figure for a README."""
     by_payout = {payout: analysis.matrices(analysis.chosen(rows, payout=payout)).scores for payout, _ in _DASHES}
     means = {payout: analysis.aggregates(scores) for payout, scores in by_payout.items() if scores}
@@ -125,7 +127,6 @@ def _headline(rows: Sequence[Row]) -> Section:
         figure, (left, right) = plt.subplots(
             1, 2, figsize=(10, max(3.2, 0.36 * len(agents) + 1.2)), layout="constrained"
         )
-        styles = _styles(agents)
         for place, agent in enumerate(agents):
             for shift, (payout, dash) in zip((-0.15, 0.15), _DASHES, strict=True):
                 one = means.get(payout, {}).get(agent)
@@ -156,7 +157,7 @@ def _headline(rows: Sequence[Row]) -> Section:
     return Section("At a glance", (text,), table, _png(draw))
 
 
-def _aggregates(found: analysis.Matrices) -> Section:
+def _aggregates(found: analysis.Matrices, styles: Styles) -> Section:
     values = analysis.aggregates(found.scores)
     order = sorted(values, key=lambda agent: -values[agent]["IQM"].value)
     table = [["agent", *analysis.MEASURES, "runs a task"]]
@@ -172,7 +173,7 @@ def _aggregates(found: analysis.Matrices) -> Section:
         text.append("Few runs a task: intervals say little, and with one run they are a point.")
     if found.left_out:
         text.append("Not in here: " + "; ".join(f"{a} ({reason})" for a, reason in found.left_out.items()) + ".")
-    return Section("Aggregates", tuple(text), table, _interval_plot(values, order))
+    return Section("Aggregates", tuple(text), table, _interval_plot(values, order, styles))
 
 
 def _improvements(found: analysis.Matrices) -> Section:
@@ -185,14 +186,14 @@ def _improvements(found: analysis.Matrices) -> Section:
     return Section("Probability of improvement", (text,), table)
 
 
-def _profiles(found: analysis.Matrices) -> Section:
+def _profiles(found: analysis.Matrices, styles: Styles) -> Section:
     taus, values, bounds = analysis.profiles(found.scores)
 
     def draw(plt: Any) -> Any:
         figure, axis = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
-        for agent, style in _styles(list(values)).items():
-            axis.plot(taus, values[agent], label=agent, **style)
-            axis.fill_between(taus, *bounds[agent], alpha=0.12, color=style["color"], lw=0)
+        for agent, value in values.items():
+            axis.plot(taus, value, label=agent, **styles[agent])
+            axis.fill_between(taus, *bounds[agent], alpha=0.12, color=styles[agent]["color"], lw=0)
         axis.set(xlabel="normalised score", ylabel="share of runs above it", xlim=(0, 1), ylim=(-0.02, 1.02))
         _tidy(axis)
         axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -260,7 +261,7 @@ def _tasks(grid: list[Cell], rows: Sequence[Row]) -> Section:
     return Section("Every task", text, table)
 
 
-def _curves(rows: list[Row], column: int, label: str, title: str) -> Section:
+def _curves(rows: list[Row], styles: Styles, column: int, label: str, title: str) -> Section:
     envs, agents = analysis.names(rows, "env"), analysis.names(rows, "agent")
 
     def draw(plt: Any) -> Any:
@@ -269,7 +270,6 @@ def _curves(rows: list[Row], column: int, label: str, title: str) -> Section:
         figure, axes = plt.subplots(
             down, across, figsize=(3.6 * across + 0.4, 2.5 * down + 0.6), layout="constrained", squeeze=False
         )
-        styles = _styles(agents)
         for axis, env in zip(axes.flat, envs, strict=False):
             for agent in agents:
                 for payout, dash in _DASHES:
@@ -389,12 +389,11 @@ def _html_table(table: list[list[str]]) -> str:
     return "<table>" + line(table[0], "th") + "".join(line(row, "td") for row in table[1:]) + "</table>"
 
 
-def _interval_plot(values: dict[str, dict[str, Interval]], order: list[str]) -> bytes:
+def _interval_plot(values: dict[str, dict[str, Interval]], order: list[str], styles: Styles) -> bytes:
     def draw(plt: Any) -> Any:
         figure, axes = plt.subplots(
             1, len(analysis.MEASURES), figsize=(10, 0.34 * len(order) + 1.1), layout="constrained", sharey=True
         )
-        styles = _styles(list(values))
         for axis, name in zip(axes, analysis.MEASURES, strict=True):
             for place, agent in enumerate(order):
                 one = values[agent][name]
@@ -410,7 +409,8 @@ def _interval_plot(values: dict[str, dict[str, Interval]], order: list[str]) -> 
     return _png(draw)
 
 
-def _styles(agents: list[str]) -> dict[str, dict[str, Any]]:
+def _styles(agents: list[str]) -> Styles:
+    """One look for each agent, the same in all plots."""
     import matplotlib
 
     colors = [*matplotlib.color_sequences["tab10"], *matplotlib.color_sequences["Dark2"]]
