@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -382,7 +383,7 @@ def _html_table(table: list[list[str]]) -> str:
 
     def line(cells: list[str], tag: str) -> str:
         # An agent with many settings may break between two of them.
-        broken = [escape(cell).replace(";", ";<wbr>").replace("[", "<wbr>[") for cell in cells]
+        broken = ["<wbr>".join(map(escape, re.split(r"(?<=;)|(?=\[)", cell))) for cell in cells]
         parts = [f"<{tag}{' class=text' if texts[i] else ''}>{cell}</{tag}>" for i, cell in enumerate(broken)]
         return "<tr>" + "".join(parts) + "</tr>"
 

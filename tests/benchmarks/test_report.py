@@ -243,6 +243,11 @@ def test_a_suites_own_budgets_are_one_report(tmp_path, monkeypatch):
     assert f"Budget of a run: {budgets['Needle']:,}, {budgets['Copy']:,} environment tokens." in text
 
 
+def test_names_with_many_settings_may_break_between_two():
+    page = report.html(["x"], [report.Section("T", table=[["agent"], ["ppo[epochs=1;critic=<a&b>]"]])])
+    assert "ppo<wbr>[epochs=1;<wbr>critic=&lt;a&amp;b&gt;]</td>" in page
+
+
 def test_no_results(tmp_path):
     with pytest.raises(SystemExit, match="got none"):
         report.main(["--results", str(tmp_path / "none.jsonl")])
