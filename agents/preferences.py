@@ -43,7 +43,7 @@ from agents.policy import Policy
 from agents.steps import step
 from agents.text_model import TextModel
 from textenvs import Example
-from textenvs.tables import open_tables
+from textenvs.datasets import open_tables
 
 RECORD = "preference.json"
 """The file that says what a folder's model was trained on, how, and how good it is."""

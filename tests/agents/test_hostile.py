@@ -13,7 +13,8 @@ from agents.__main__ import main
 from agents.files import read_json
 from agents.policy_files import BUNDLED_MODELS
 from benchmarks.fuzz import calls, check
-from textenvs import load_dataset, make_tokenizer, tables
+from textenvs import load_dataset, make_tokenizer
+from textenvs.datasets import readers
 
 BOMB = "[" * 100_000
 HIDDEN = "\x1b]0;title\x07\x1b[2J\u202e evil \u2066\x9b31m"
@@ -74,7 +75,7 @@ def test_a_model_that_is_a_pickle(model, tmp_path, name):
 
 def test_a_line_without_an_end(tmp_path, monkeypatch):
     """The limit is 64 MB; a small one here shows the same."""
-    monkeypatch.setattr(tables, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(readers, "LONGEST_LINE", 1000)
     for suffix in ("jsonl", "txt", "csv"):
         file = tmp_path / f"rows.{suffix}"
         file.write_text("text\n" + "a" * 1001)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from textenvs.datasets.readers import Row, text_of, texts_of
 from textenvs.rewards.base import Reward
-from textenvs.tables import Row, text_of, texts_of
 from textenvs.tasks.base import Example
 
 Adapt = Callable[[Row, str], Row]

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.presets import PRESETS, Source
-from textenvs.tables import Row, Table, open_tables, text_of, texts_of
+from textenvs.datasets.presets import PRESETS, Source
+from textenvs.datasets.readers import Row, Table, open_tables, text_of, texts_of
 from textenvs.tasks.base import SPLITS, Example, Task, check_split
 
 _SHARES = {"train": 80, "validation": 10, "test": 10}  # per cent
@@ -68,7 +68,7 @@ class Dataset(Task):
             are braces.
         metadata: Columns that rewards want to read in `example.metadata`.
         split: The split that all rows are of; from the Hub, only this one is loaded. None: see above.
-        preset: One of `textenvs.presets.PRESETS`: all of these settings for a public data set. Others still count.
+        preset: One of `textenvs.datasets.PRESETS`: all of these settings for a public data set. Others still count.
         limit: At most this many examples a split, chosen by a hash of their prompts; None keeps all.
         on_error: What happens where a row cannot be read: "raise", or "skip", which counts them in `report`. Quotes in
             a CSV file that do not fit together are raised either way, since no row behind them can be told.

@@ -13,7 +13,7 @@ import gymnasium as gym
 import pytest
 
 from textenvs import Example, load_dataset, make_task
-from textenvs.presets import PRESETS, FinalNumber
+from textenvs.datasets import PRESETS, FinalNumber
 from textenvs.tasks import SPLITS
 from textenvs.testing import check_reward
 
