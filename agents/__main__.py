@@ -44,7 +44,7 @@ from agents.sampling import Truncation
 from agents.steps import NonFiniteError
 from agents.training import start_policy
 from textenvs import Example, RewardError, Task, TextGenVectorEnv, render
-from textenvs.commands import chosen
+from textenvs.subcommands import chosen
 from textenvs.tasks.base import check_split
 
 CONFIG = "config.json"

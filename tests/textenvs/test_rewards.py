@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vaderSentiment import vaderSentiment
 
-import textenvs.rewards as registry
 from tests.textenvs.toys import OUR_REWARDS
 from textenvs.rewards import (
     FunctionReward,
@@ -32,7 +31,7 @@ from textenvs.rewards import (
     list_rewards,
     make_reward,
     register_reward,
-    units,
+    registry,
 )
 from textenvs.tasks import Example
 from textenvs.testing import EXAMPLES

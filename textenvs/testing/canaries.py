@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 
 from textenvs.env import TextGenEnv
-from textenvs.rewards import Reward, checked_score, make_reward
-from textenvs.tasks import SPLITS, Example, Task, make_task
+from textenvs.rewards import Reward, checked_score
+from textenvs.rewards.registry import make_reward
+from textenvs.tasks import SPLITS, Example, Task
+from textenvs.tasks.registry import make_task
 
 CANARIES = ("empty", "eos at once", "one word repeated", "prompt copied", "words shuffled", "keywords")
 """What is tried, in this order."""
+
 
 _MOST_WORDS = 200  # of which the ones that a score likes best are found
 

@@ -101,6 +101,7 @@ BEINGS = (
 )
 """Who acts, and is acted on."""
 
+
 THINGS = (
     _noun("book", "n Buch", "m livre", "本 书"),
     _noun("ball", "m Ball", "m ballon", "个 球"),
@@ -117,6 +118,7 @@ THINGS = (
 )
 """What is acted on."""
 
+
 PLACES = (
     _noun("garden", "m Garten", "m jardin", "个 花园"),
     _noun("house", "n Haus", "f maison", "座 房子"),
@@ -128,6 +130,7 @@ PLACES = (
     _noun("village", "n Dorf", "m village", "个 村庄"),
 )
 """Where it happens."""
+
 
 ADJECTIVES = (
     Adjective("big", "groß", ("grand", "grande"), True, "大"),
@@ -142,6 +145,7 @@ ADJECTIVES = (
     Adjective("strange", "seltsam", ("étrange", "étrange"), False, "奇怪的"),
 )
 
+
 VERBS = (
     Verb("sees", "see", "sieht", "voit", "看见", "没看见"),
     Verb("likes", "like", "mag", "aime", "喜欢", "不喜欢"),
@@ -154,6 +158,7 @@ VERBS = (
     Verb("follows", "follow", "verfolgt", "suit", "跟着", "没跟着"),
     Verb("touches", "touch", "berührt", "touche", "触摸", "不触摸"),
 )
+
 
 ELIDED = frozenset("aeiouyéèêh")
 """First letters before which a French article or "ne" is elided: every h of this lexicon is mute."""

@@ -24,6 +24,8 @@ from textenvs.rewards.base import Reward, Scorer
 from textenvs.tokenizer import Tokenizer
 
 _MOST_ENTRIES = 1 << 24  # of a scorer's table (64 MB); beyond, it forgets all but the memories that lanes are in
+
+
 _UNKNOWN = -1
 
 

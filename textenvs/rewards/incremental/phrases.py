@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from textenvs.example import Example
 from textenvs.rewards.base import Reward
-from textenvs.rewards.units import Splitter, UnitScorer
+from textenvs.rewards.incremental.splitters import Splitter
+from textenvs.rewards.incremental.units import UnitScorer
 from textenvs.tokenizer import Tokenizer
 
 # With more wanted units than this, those that no lane wants now are forgotten.
 _MOST_WANTED = 1 << 17
+
 
 Phrase = tuple[tuple[str, ...], ...]
 """The units of a phrase, each as all the forms that it may have."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.rewards.automaton import AutomatonReward, MemoryTable
+from textenvs.rewards.incremental.automaton import AutomatonReward, MemoryTable
 from textenvs.tasks.base import Example
 from textenvs.tokenizer import Tokenizer
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from textenvs.example import Example
 from textenvs.rewards.base import Reward, Scorer, Wrapper, checked_score
+from textenvs.rewards.registry import make_reward
 from textenvs.tokenizer import Tokenizer, decode_bytes
 
 
@@ -33,8 +34,6 @@ class LastTurn(Wrapper):
     name = "last_turn"
 
     def __init__(self, reward: Any = "exact_match", cost: float = 0.0) -> None:
-        from textenvs.rewards import make_reward  # the registry, which knows this class
-
         if isinstance(cost, bool) or not isinstance(cost, (int, float)) or not 0 <= cost < math.inf:
             raise ValueError(f"Expected cost to be a finite number from 0, got {cost!r}")
         self.reward = make_reward(reward)

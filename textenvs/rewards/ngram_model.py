@@ -23,20 +23,33 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from textenvs.rewards.units import Matches
+from textenvs.rewards.incremental.splitters import Matches
 
 _DATA = Path(__file__).parent.parent / "data"
+
+
 BUNDLED = {name: _DATA / f"{name}_ngrams.json" for name in ("stories", "reviews")}
 """The models that are there without training: name to file."""
 
+
 _WORDS = r"\w+|[^\w\s]"
+
+
 SPLITTER = Matches(_WORDS)
 """A model's words: runs of letters, digits and underscores, and single other characters, in lower case."""
 
+
 _START, _UNKNOWN = 0, 1  # the numbers of what stands before a text, and of all words outside the vocabulary
+
+
 _NOWHERE = -1  # stands in a context for a word that no n-gram has there
+
+
 _FIRST_WORD = 2
+
+
 _LEAST_DISCOUNT, _MOST_DISCOUNT = 0.1, 0.9
+
 
 Ids = tuple[int, ...]
 
