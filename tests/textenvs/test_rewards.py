@@ -33,6 +33,7 @@ from textenvs.rewards import (
     register_reward,
     registry,
 )
+from textenvs.rewards.incremental import units
 from textenvs.tasks import Example
 from textenvs.testing import EXAMPLES
 from textenvs.tokenizer import Tokenizer, decode, make_tokenizer
