@@ -50,7 +50,6 @@ from agents.lane_cache import (
     looked_at,
     trunk_states,
 )
-from agents.linear import linear, use_fast_linears
 from agents.linear_log_probs import linear_log_probs, linear_loss
 from agents.lstm import LSTMForCausalLM, RecurrentContext
 from agents.sampling import Truncation
@@ -173,7 +172,6 @@ class Policy(nn.Module):
         # None where every logit belongs to a token.
         self._allowed: Tensor | None = None if vocab_size == head.out_features else allowed
         self._scale, self._soft_cap = _logit_shape(model.config)
-        use_fast_linears(model)
         self._decode_graph, self._action_graph, self._masked_graph = StepGraph(), StepGraph(), StepGraph()
         self._store = LaneStore()
         self._packable: dict[str, bool] = {}  # by attention, found when it is first asked for
@@ -619,10 +617,9 @@ class Policy(nn.Module):
         """
         head = self._head  # asked for once: Transformers looks for it through the whole model
         with self._running():
-            # One row each, as a decode step has them: the product is then the same library's whatever their number.
-            rows, bias = hidden.to(head.weight.dtype)[:, None], self._bias_of(head)
-            logits = head(rows) if bias is head.bias else linear(rows, head.weight, bias)
-        return self._shaped(logits[:, 0].float())
+            hidden, bias = hidden.to(head.weight.dtype), self._bias_of(head)
+            logits = head(hidden) if bias is head.bias else nn.functional.linear(hidden, head.weight, bias)
+        return self._shaped(logits.float())
 
     def token_log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Log-probs of tokens under the whole vocabulary, as Transformers has them, with gradients.
