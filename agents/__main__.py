@@ -127,8 +127,8 @@ class Train(EnvironmentArguments):
     gradient_checkpointing: bool = False
     """Compute layers again for the gradient rather than keep what they computed: slower, in much less memory."""
     compile: bool = False
-    """Compile the step of a rollout and the passes of the update, on a CPU with a C++ compiler, in half a minute or
-    more. On a GPU the step is recorded as CUDA graphs."""
+    """Compile the step of a rollout, on a CPU with a C++ compiler, in ten seconds or more. On CUDA the step is recorded
+    as CUDA graphs and launched ahead of its observation, which has not run on a GPU yet."""
     total_timesteps: int = 400_000
     """Tokens to play in all."""
     max_seconds: float | None = None

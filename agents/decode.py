@@ -58,6 +58,8 @@ Choose = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor,
 """From `(lanes, hidden)` states, and what `ActionStep.forward` says, to actions, log-probs and values."""
 
 Library = Callable[[list[Tensor]], list[Tensor]]
+"""From weights and inputs to outputs. It empties the list that it gets."""
+
 _COMPILED: dict[str, Library] = {}
 """What this process has compiled, by what was compiled: policies of one architecture share it."""
 
@@ -280,7 +282,7 @@ class Steps:
         self._decode = DecodeStep(model, getattr(config, "max_position_embeddings", 2**31) - 1, mode)
         self._acts = [ActionStep(self._decode, heads, choose, vocab_size, masked) for masked in (False, True)]
         self._graphs = graphs
-        weights = list(weights_of(self._acts[0]).values())
+        weights = list(_weights_of(self._acts[0]).values())
         for graph in graphs:
             graph.begin(weights, "traced" if way == "compiled" and graph is graphs[0] else way)
 
@@ -315,7 +317,7 @@ def _example(step: Step, like: list[Tensor], lanes: int, visible: int, seed: int
     )
 
 
-def weights_of(module: nn.Module) -> dict[str, Tensor]:
+def _weights_of(module: nn.Module) -> dict[str, Tensor]:
     """All that a module reads beside its inputs, by name."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
@@ -363,7 +365,7 @@ def _traced(step: Step, like: list[Tensor]) -> Graph | None:
         _check(step, traced, like, 0.0)
     except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, IndexError) as error:
         _LOG.warning(
-            f"{type(step.trunk).__name__} takes its decode steps without a graph ({first_line(error)}), "
+            f"{type(step.trunk).__name__} takes its decode steps without a graph ({_first_line(error)}), "
             "which is right, and for a small model slower."
         )
         return None
@@ -405,7 +407,7 @@ def _captured(step: Step, like: list[Tensor]) -> Graph | None:
     except Exception as error:  # CUDA's ways to fail are not a closed list: none is a reason to stop
         _LOG.warning(
             f"{type(step.trunk).__name__} takes its decode steps without a CUDA graph ({type(error).__name__}: "
-            f"{first_line(error)}), which is right, and slower."
+            f"{_first_line(error)}), which is right, and slower."
         )
         return None
     return captures.CapturedStep(step, captures.recorder(device))
@@ -428,7 +430,7 @@ class _Pure(nn.Module):
 @torch.no_grad()
 def _compiled(step: Step, like: list[Tensor]) -> Graph | None:
     """A step, compiled; None where it cannot be, or gives other numbers."""
-    weights = [one.detach() for one in weights_of(step).values()]
+    weights = [one.detach() for one in _weights_of(step).values()]
     started = time.perf_counter()
     try:
         with warnings.catch_warnings():
@@ -442,7 +444,7 @@ def _compiled(step: Step, like: list[Tensor]) -> Graph | None:
     except Exception as error:  # a compiler fails in its own ways: none is a reason to stop
         _LOG.warning(
             f"{type(step.trunk).__name__} goes on without being compiled ({type(error).__name__}: "
-            f"{first_line(error)}), which is right, and slower. Compiling needs a C++ compiler (g++ or clang++)."
+            f"{_first_line(error)}), which is right, and slower. Compiling needs a C++ compiler (g++ or clang++)."
         )
         return None
     _LOG.info(f"Compiled the decode step of {type(step.trunk).__name__} in {time.perf_counter() - started:.0f} s")
@@ -456,7 +458,7 @@ def _library(step: Step, weights: list[Tensor], inputs: Outputs) -> Library:
     for one in inputs:
         sizes += [{0: any_size, 2: any_size} if one.ndim == 4 else {0: any_size} if one.ndim else None]
     exported = torch.export.export(
-        _Pure(step, list(weights_of(step))),
+        _Pure(step, list(_weights_of(step))),
         (weights, *inputs),
         dynamic_shapes={"weights": [None] * len(weights), "inputs": tuple(sizes)},
         strict=False,
@@ -465,30 +467,16 @@ def _library(step: Step, weights: list[Tensor], inputs: Outputs) -> Library:
     text = exported.graph_module.print_readable(print_output=False, include_stride=True)
     code = f"{torch.get_num_threads()} {text}"
     if exported.constants or code not in _COMPILED:
-        library = loaded(lambda file: torch._inductor.aoti_compile_and_package(exported, package_path=file))
+        with tempfile.TemporaryDirectory() as folder:  # the file is not needed once it is loaded
+            file = torch._inductor.aoti_compile_and_package(exported, package_path=str(Path(folder) / "library.pt2"))
+            library: Library = torch._inductor.aoti_load_package(file).loader.boxed_run
         if exported.constants:
             return library
         _COMPILED[code] = library
     return _COMPILED[code]
 
 
-def loaded(package: Callable[[str], object]) -> Library:
-    """A library of AOTInductor's.
-
-    Args:
-        package: Writes its package to a file of that name, which is gone once it is loaded.
-
-    Returns:
-        The library, which empties the list that it gets.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        file = str(Path(folder) / "library.pt2")
-        package(file)
-        library: Library = torch._inductor.aoti_load_package(file).loader.boxed_run
-    return library
-
-
-def first_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """What a warning says of an error."""
     return (str(error).splitlines() or [""])[0]
 

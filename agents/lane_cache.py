@@ -32,19 +32,7 @@ _GROW_BY = 64  # positions; the cache grows in buckets of this size
 _LOOK_BY = 16  # and a decode step looks at it in these
 
 
-def whole_rows(trunk: Any, input_ids: Tensor) -> Tensor:
-    """The last hidden states of a causal model's trunk: `(batch, length)` int64 to `(batch, length, hidden)`."""
-    states: Tensor = trunk(input_ids=input_ids, use_cache=False).last_hidden_state
-    return states
-
-
-def trunk_states(
-    trunk: Any,
-    input_ids: Tensor,
-    prompts: Tensor,
-    ends: Tensor,
-    of_rows: Callable[[Any, Tensor], Tensor] = whole_rows,
-) -> Tensor:
+def trunk_states(trunk: Any, input_ids: Tensor, prompts: Tensor, ends: Tensor) -> Tensor:
     """The trunk's last hidden states over whole rows, in one pass.
 
     Rows are right-padded, so the causal mask alone keeps padding out of sight.
@@ -55,7 +43,6 @@ def trunk_states(
         prompts: `(batch,)` int64, how many tokens of each row the encoder of an encoder-decoder reads. The trunk of a
             causal model does not ask.
         ends: `(batch,)` int64, how many tokens of each row are looked at.
-        of_rows: What `whole_rows` does, by other means.
 
     Returns:
         `(batch, max(ends), hidden)`. State t has read the row up to and with its token t. Before the last token of its
@@ -63,11 +50,13 @@ def trunk_states(
     """
     length = max(int(ends.max()), 1)
     input_ids = input_ids[:, :length]
+    states: Tensor
     if not trunk.config.is_encoder_decoder:
-        return of_rows(trunk, input_ids)
+        states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state
+        return states
     encoded, seen = _encode(trunk, input_ids, prompts)
     steps = int((ends - prompts).max().clamp(min=0)) + 1
-    states: Tensor = (
+    states = (
         trunk.get_decoder()(
             input_ids=_decoder_rows(trunk, input_ids, prompts, steps),
             encoder_hidden_states=encoded,

@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from agents.linear import linear
+from torch.nn import functional
 
 # Logits in a chunk, unless the caller says otherwise. On a CPU, with a vocabulary of 50,257, a chunk of 2**20 takes 1.4
 # times as long, and one of 2**23 some 6 % less for twice the memory. The number for GPUs is a guess: not measured.
@@ -423,7 +422,7 @@ def _head_gradients(
             d_bias += d_logits.sum(0)
         d_logits = d_logits.to(hidden.dtype)
         if d_hidden is not None:
-            d_hidden[rows] = linear(d_logits, weight.T)
+            d_hidden[rows] = d_logits @ weight
         if d_weight is not None:
             d_weight = _added(d_weight, d_logits, hidden[rows], one_chunk)
         del d_logits
@@ -437,7 +436,7 @@ def _head_gradients(
 def _added(d_weight: Tensor, d_logits: Tensor, hidden: Tensor, alone: bool) -> Tensor:
     """Returns the head's gradient with a chunk's share, in place unless the chunk is alone."""
     if alone:
-        return linear(d_logits.T, hidden.T).to(d_weight.dtype)
+        return (d_logits.T @ hidden).to(d_weight.dtype)
     if d_weight.dtype == d_logits.dtype:
         return d_weight.addmm_(d_logits.T, hidden)
     return d_weight.add_(d_logits.T @ hidden)
@@ -445,7 +444,7 @@ def _added(d_weight: Tensor, d_logits: Tensor, hidden: Tensor, alone: bool) -> T
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Returns (rows, vocab_size), computed in the model's dtype, in the dtype to go on in."""
-    return linear(hidden, weight, bias).to(_accurate(hidden.dtype))
+    return functional.linear(hidden, weight, bias).to(_accurate(hidden.dtype))
 
 
 def _apart(transformed: Tensor, graph: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -38,7 +38,6 @@ from transformers.utils import logging as transformers_logging
 
 from agents import adapters, policy_files
 from agents.ahead import Arriving, Foreseen, on_device
-from agents.compiled_trunk import CompiledTrunk
 from agents.decode import StepGraph, Steps, Way
 from agents.lane_cache import (
     CachedContext,
@@ -50,9 +49,7 @@ from agents.lane_cache import (
     decoder_start,
     looked_at,
     trunk_states,
-    whole_rows,
 )
-from agents.linear import linear, use_fast_linears
 from agents.linear_log_probs import linear_log_probs, linear_loss
 from agents.lstm import LSTMForCausalLM, RecurrentContext
 from agents.sampling import Truncation
@@ -70,16 +67,6 @@ _FRESH = {
     "initializer_range": 0.1,
     "pad_token_id": None,  # often EOS, and then GPT-2 warns of rows that are padded, which a causal mask hides from it
 }
-
-# Attention that reads rows of several texts without a mask, by device: FlashAttention's kernels. The others compute the
-# scores between all texts of a packed row, and then mask them.
-_PACKING: Mapping[str, tuple[str, ...]] = {"cuda": ("flash",)}
-
-# Devices whose kernels can be recorded, which is what compiling means there.
-_RECORDS = ("cuda",)
-
-# Devices that compute while the host goes on, so that a step is launched ahead of its observation (`agents.ahead`).
-_AHEAD = ("cuda",)
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -146,7 +133,7 @@ class Policy(nn.Module):
         pretrained: Whether the model's weights were trained before, rather than drawn at random. Saved with it.
         precision: What forward passes compute in, see `adapt`.
         gradient_checkpointing: Whether `evaluate` trades time for memory, see `adapt`.
-        compiled: Whether the steps of a rollout and the passes of an update are compiled, see `adapt`.
+        compiled: True if the steps of a rollout are compiled, see `adapt`.
         has_adapters: Whether LoRA adapters are what is trained, see `adapt`.
     """
 
@@ -185,9 +172,7 @@ class Policy(nn.Module):
         # None where every logit belongs to a token.
         self._allowed: Tensor | None = None if vocab_size == head.out_features else allowed
         self._scale, self._soft_cap = _logit_shape(model.config)
-        use_fast_linears(model)
         self._decode_graph, self._action_graph, self._masked_graph = StepGraph(), StepGraph(), StepGraph()
-        self._compiled_trunk, self._compiled_critic = CompiledTrunk(), CompiledTrunk()
         self._store = LaneStore()
         self._packable: dict[str, bool] = {}  # by attention, found when it is first asked for
         self.eval()
@@ -288,11 +273,10 @@ class Policy(nn.Module):
                 log-probs then differ from those of `evaluate` by rounding, so the first ratio is only about 1.
             gradient_checkpointing: Keeps the input of each layer alone and computes the rest again for the gradient:
                 about a third more time, and much less memory. The numbers stay the same.
-            compile: Compiles the step of a rollout before the first, in ten seconds or more, and the trunk's forward
-                and backward pass over whole rows, in twenty or more, on a CPU with a C++ compiler. Numbers differ by
-                rounding. On a GPU the step is recorded as CUDA graphs, and keys and values take their memory also
-                between rollouts. What it does not cover goes on as without: see `agents/decode.py` and
-                `agents/compiled_trunk.py`.
+            compile: Compiles the step of a rollout before the first, in ten seconds or more, on a CPU with a C++
+                compiler. Numbers differ by rounding. On CUDA the step is recorded as CUDA graphs and launched ahead of
+                its observation, and keys and values keep their memory between rollouts; this has not run on a GPU yet.
+                What cannot be compiled runs as it does without: see `agents/decode.py`. Updates are not compiled.
             seed: Of the adapters' weights.
 
         Returns:
@@ -453,13 +437,24 @@ class Policy(nn.Module):
 
     def _step_way(self) -> Way | None:
         """How graphs of the decode steps are made; None: there are none."""
+        if self._captures_steps():
+            return "captured"
         if self.has_adapters:
             return None
-        if self.compiled and self.device.type in _RECORDS:
-            return "captured"
         if self.precision == "float32" and self.device.type == "cpu":
             return "compiled" if self.compiled else "traced"
         return None
+
+    def _captures_steps(self) -> bool:
+        """Returns True if decode steps are recorded as CUDA graphs: in a compiled policy on CUDA, without adapters.
+
+        Everything in a policy's steps that needs a GPU to prove it (`agents.captures`, `agents.ahead`) asks here.
+        """
+        return self.compiled and self.device.type == "cuda" and not self.has_adapters
+
+    def _launches_ahead(self) -> bool:
+        """Returns True if a step is launched before the observation it is for: where steps are recorded."""
+        return self._captures_steps()
 
     def _running(self) -> AbstractContextManager[None]:
         """What forward passes run in."""
@@ -490,8 +485,8 @@ class Policy(nn.Module):
     ) -> Step:
         """Read what is new in each lane, and take one action in each: `Context.extend` and `act`, as one step.
 
-        Where the device computes while the host goes on, the step after it is launched too (`agents.ahead`). Not under
-        action masks, which the environment has to say first, and not without a generator: PyTorch's own is anybody's.
+        In a compiled policy on CUDA, the step after it is launched too (`agents.ahead`). Not under action masks, which
+        the environment has to say first, and not without a generator: PyTorch's own is anybody's.
 
         Args:
             context: What was read so far.
@@ -519,7 +514,7 @@ class Policy(nn.Module):
                 truncation=truncation,
             )
         device = self.device
-        source = generator if allowed is None and device.type in _AHEAD else None  # of a step launched ahead
+        source = generator if allowed is None and self._launches_ahead() else None  # of a step launched ahead
         if context.launched is not None and (source is None or not context.launched.suits(temperature, source)):
             context.launched = None
         uniforms = torch.rand(len(lengths), 1, generator=generator, device=device)
@@ -622,10 +617,9 @@ class Policy(nn.Module):
         """
         head = self._head  # asked for once: Transformers looks for it through the whole model
         with self._running():
-            # One row each, as a decode step has them: the product is then the same library's whatever their number.
-            rows, bias = hidden.to(head.weight.dtype)[:, None], self._bias_of(head)
-            logits = head(rows) if bias is head.bias else linear(rows, head.weight, bias)
-        return self._shaped(logits[:, 0].float())
+            hidden, bias = hidden.to(head.weight.dtype), self._bias_of(head)
+            logits = head(hidden) if bias is head.bias else nn.functional.linear(hidden, head.weight, bias)
+        return self._shaped(logits.float())
 
     def token_log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Log-probs of tokens under the whole vocabulary, as Transformers has them, with gradients.
@@ -662,7 +656,7 @@ class Policy(nn.Module):
             `(batch, max(ends), hidden)`.
         """
         with self._running(), self._checkpointing(self.model.base_model):
-            return self._states(self.model.base_model, input_ids, prompts, ends)
+            return trunk_states(self.model.base_model, input_ids, prompts, ends)
 
     def predict(
         self,
@@ -793,7 +787,7 @@ class Policy(nn.Module):
                 if packs:
                     states, starts = packed_states(trunk, input_ids, ends)
                     return states[starts[rows] + places - 1]
-                return self._states(trunk, input_ids, prompts, ends)[rows, places - 1]
+                return trunk_states(trunk, input_ids, prompts, ends)[rows, places - 1]
 
         with self._running():
             hidden = states_of(self.model.base_model)
@@ -801,27 +795,6 @@ class Policy(nn.Module):
         values = self.value_head(valued.float())[:, 0]
         hidden = hidden.to(self._head.weight.dtype)  # an LSTM leaves bfloat16 under autocast
         return (rows, steps), hidden, input_ids[rows, places], values
-
-    def _states(self, trunk: nn.Module, input_ids: Tensor, prompts: Tensor, ends: Tensor) -> Tensor:
-        """`trunk_states` of the model's trunk or the critic's, compiled where the policy was told so."""
-        compiled = self._compiled_critic if trunk is self.critic else self._compiled_trunk
-        of_rows = compiled.states if self._compiles_rows() else whole_rows
-        return trunk_states(trunk, input_ids, prompts, ends, of_rows)
-
-    def _compiles_rows(self) -> bool:
-        """Whether passes over whole rows are compiled: those with gradients, of models whose steps are compiled.
-
-        Not where they are to save memory. Without gradients there is nothing to gain (docs/log.md).
-        """
-        return (
-            torch.is_grad_enabled()
-            and self._step_way() == "compiled"
-            and self._cacheable
-            and not self.gradient_checkpointing
-            and not self.model.config.is_encoder_decoder
-            and not isinstance(self.model, LSTMForCausalLM)
-            and not torch.is_autocast_enabled("cpu")
-        )
 
     def _weights(self) -> tuple[Tensor, Tensor | None]:
         head = self._head
@@ -940,12 +913,18 @@ class Policy(nn.Module):
     def _packs(self) -> bool:
         """Whether episodes go through the trunk one behind the other, in one row without padding."""
         attention = self.model.config._attn_implementation or ""
-        takes_rows = any(name in attention for name in _PACKING.get(self.device.type, ()))
-        if not takes_rows or self.model.config.is_encoder_decoder:
+        if not self._has_flash_attention() or self.model.config.is_encoder_decoder:
             return False
         if attention not in self._packable:
             self._packable[attention] = self._check_packing()
         return self._packable[attention]
+
+    def _has_flash_attention(self) -> bool:
+        """Returns True if attention reads rows of several texts without a mask, as FlashAttention's kernels do.
+
+        Other kernels compute the scores between all texts of a packed row, and then mask them.
+        """
+        return self.device.type == "cuda" and "flash" in (self.model.config._attn_implementation or "")
 
     @torch.no_grad()
     def _check_packing(self) -> bool:

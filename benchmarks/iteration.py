@@ -249,8 +249,7 @@ def page(results: dict[str, Any]) -> str:
     lines = heading("Speed of an iteration of PPO", results)
     lines += [
         "Ours writes through the environment with `sentiment` paid at every token, and compares with a reference;",
-        "where it is compiled, that is the step of its rollout and the passes of its update (docs/speed.md), before",
-        "anything is timed.",
+        "where it is compiled, that is the step of its rollout (docs/speed.md), before anything is timed.",
         "TRL's PPO has a reward model of one layer, GRPO and RLOO a reward that costs nothing, the bare loop random",
         "rewards. Each learns for four epochs of four minibatches.",
         "",

@@ -131,8 +131,7 @@ def page(results: dict[str, Any]) -> str:
     lines = heading("Speed of a rollout", results)
     lines += [
         "Ours goes through the environment, with `sentiment` paid at every token, and records log-probs and values.",
-        "`generate` and the bare loop have no environment. The matrix products are PyTorch's (MKL's); ours may take",
-        "oneDNN's instead (`agents/linear.py`), so it can be faster than them.",
+        "`generate` and the bare loop have no environment.",
         "",
     ]
     for name in dict.fromkeys(row["shape"] for row in results["speed"]):

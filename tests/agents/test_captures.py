@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents import captures, collect
-from agents import policy as policies
+from agents import Policy, captures, collect
 from agents.captures import CapturedStep
 from agents.lane_cache import CachedContext, FullContext, LaneStore
 from tests.agents.conftest import make_policy
@@ -39,7 +38,8 @@ def made(monkeypatch):
         found.append(Again(function, beside))
         return found[-1]
 
-    monkeypatch.setattr(policies, "_RECORDS", ("cpu",))
+    monkeypatch.setattr(Policy, "_captures_steps", lambda self: self.compiled and not self.has_adapters)
+    monkeypatch.setattr(Policy, "_launches_ahead", lambda self: False)  # test_ahead.py switches it on
     monkeypatch.setattr(captures, "recorder", lambda device: record)
     return found
 

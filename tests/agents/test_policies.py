@@ -196,7 +196,7 @@ def test_packed_rows_give_what_padded_rows_give(kind, attention, critic, adapted
     policy.model.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    monkeypatch.setattr("agents.policy._PACKING", {"cpu": (attention,)})
+    monkeypatch.setattr("agents.policy.Policy._has_flash_attention", lambda self: True)
     packed = policy.evaluate(ids, POSITIONS, MASK, temperature=0.7)
     assert widths[-1] == (1, 6 + 3 + 9 + 1 + 3), "no padding: each row up to its last action"
     for name in ("log_probs", "entropies", "values"):
@@ -212,7 +212,7 @@ def test_models_that_do_not_read_packed_rows_get_padded_ones(kind, monkeypatch):
     policy = make(kind)
     ids = torch.from_numpy(rows(3))
     padded = policy.evaluate(ids, POSITIONS, MASK)
-    monkeypatch.setattr("agents.policy._PACKING", {"cpu": ("",)})
+    monkeypatch.setattr("agents.policy.Policy._has_flash_attention", lambda self: True)
     torch.testing.assert_close(policy.evaluate(ids, POSITIONS, MASK).log_probs, padded.log_probs)
 
 
@@ -220,7 +220,7 @@ def test_a_model_that_mixes_packed_rows_up_gets_padded_ones_and_the_log_says_so(
     policy = make_any("opt")  # counts positions itself
     ids = torch.from_numpy(rows(3))
     padded = policy.evaluate(ids, POSITIONS, MASK)
-    monkeypatch.setattr("agents.policy._PACKING", {"cpu": ("sdpa",)})
+    monkeypatch.setattr("agents.policy.Policy._has_flash_attention", lambda self: True)
     torch.testing.assert_close(policy.evaluate(ids, POSITIONS, MASK).log_probs, padded.log_probs)
     assert "OPTForCausalLM does not read packed rows (its packed states differ" in caplog.text
 
