@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from textenvs import Example, Task, list_rewards
+from textenvs.rewards.registry import _REWARDS
 
 PAD, BOS, EOS, SPECIAL = 0, 1, 2, 3
 _TEXT = [*"abcdefghijklmnopqrstuvwxyz ", ".", "\n", "good", "ab"]
