@@ -28,9 +28,9 @@ import tyro
 from torch import Tensor
 
 from agents import PPO, Agent, Policy, collect
-from agents.decode import WORTH_IT as WARM_UP
-from agents.lane_cache import Context, FullContext
-from agents.policy import ActionEvaluation, LossOfActions
+from agents.policy.context import Context, FullContext
+from agents.policy.decode_graph import WORTH_IT as WARM_UP
+from agents.policy.policy import ActionEvaluation, LossOfActions
 from benchmarks import peers
 from benchmarks.measure import RESULTS, Case, compared, compared_table, heading, machine, table, write
 from benchmarks.shapes import (
@@ -129,7 +129,9 @@ def make_agent(shape: Shape, episodes: int, policy: Policy | None = None, seed: 
 def ours(shape: Shape, episodes: int, warm: bool = True, compiled: bool = False) -> Any:
     """What does one iteration of ours and returns how many tokens that were."""
     agent = make_agent(shape, episodes, make_policy(shape).adapt(compile=compiled))
-    for _ in range(0, (1 + WARM_UP) * warm, shape.new_tokens):  # until the policy has traced its step: agents/decode.py
+    for _ in range(
+        0, (1 + WARM_UP) * warm, shape.new_tokens
+    ):  # until the policy has traced its step: agents/policy/decode_graph.py
         collect(agent.env, agent.policy, shape.lanes, seed=0)
 
     def play() -> int:

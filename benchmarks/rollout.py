@@ -19,7 +19,7 @@ import tyro
 from torch import nn
 
 from agents import collect
-from agents.decode import WORTH_IT as WARM_UP
+from agents.policy.decode_graph import WORTH_IT as WARM_UP
 from benchmarks import peers
 from benchmarks.measure import (
     RESULTS,
@@ -66,7 +66,9 @@ def ours(shape: Shape, episodes: int, reward: Any = "sentiment", compile: bool =
     env = make_env(shape, policy, reward)
     generator = torch.Generator().manual_seed(0)
     env.reset(seed=0)
-    for _ in range(0, 1 + WARM_UP, shape.new_tokens):  # until the policy has traced its step: see agents/decode.py
+    for _ in range(
+        0, 1 + WARM_UP, shape.new_tokens
+    ):  # until the policy has traced its step: see agents/policy/decode_graph.py
         collect(env, policy, shape.lanes, generator=generator)
     return lambda: collect(env, policy, episodes, generator=generator).num_tokens
 

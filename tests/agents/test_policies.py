@@ -14,9 +14,11 @@ from transformers.generation import logits_process
 
 from agents import PPO, REINFORCE, Policy, collect, load
 from agents.__main__ import main
-from agents.lane_cache import CachedContext, EncoderDecoderContext, FullContext
-from agents.lstm import RecurrentContext
-from agents.sampling import Truncation
+from agents.policy.context import FullContext
+from agents.policy.encoder_decoder import EncoderDecoderContext
+from agents.policy.kv_cache import CachedContext
+from agents.policy.lstm import RecurrentContext
+from agents.policy.sampling import Truncation
 from tests.agents.conftest import make_policy as make_any
 from tests.agents.conftest import word_tokenizer
 from textenvs import TextGenVectorEnv, encoder_decoder
@@ -79,7 +81,7 @@ def plain_logits(policy, row, prompt, place):
 
 
 def env_of(policy, num_envs=5, **kwargs):
-    from agents.__main__ import _Prompts
+    from agents.cli.generate import _Prompts
 
     settings = {"task": _Prompts(WORDS), "reward": lambda example, response: response.count("a") / 4.0, **kwargs}
     settings = {"max_new_tokens": 6, **settings}
@@ -599,13 +601,13 @@ class TestLoRA:
         assert policy.critic is critic
 
     def test_adapters_come_back_after_an_exception(self):
-        from agents import adapters
+        from agents.policy import lora
 
         policy = self.moved("llama")
         before, trained = self.log_probs(policy), [one.requires_grad for one in policy.parameters()]
 
         def fails():
-            with adapters.off(policy.model):
+            with lora.off(policy.model):
                 assert not torch.allclose(self.log_probs(policy), before, atol=0.01)
                 raise RuntimeError("inside")
 
