@@ -68,7 +68,8 @@ class Dataset(Task):
         split: The split of all rows; from the Hub, only this split is loaded. If None, rows are divided as above.
         preset: One of `textenvs.datasets.PRESETS`, which sets these arguments for a public data set. Arguments that are
             given win over the preset's.
-        limit: The most examples of a split, chosen by a hash of their prompts. If None, all are kept.
+        limit: The most examples of a split, chosen by a hash of their prompts after all rows have been read. If None,
+            all are kept.
         on_error: "raise", or "skip" to leave out rows that cannot be read and count them in `report`. Unbalanced quotes
             in a CSV file are raised either way, since the rows behind them cannot be told apart.
         encoding: The encoding of text files.
