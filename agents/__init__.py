@@ -13,16 +13,17 @@ import os
 # the cores from whatever else runs, and beside one busy process makes small models up to twenty times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from agents import scores  # registers them with textenvs
-from agents.actor_critic import ActorCritic, ActorCriticConfig
-from agents.best_of_n import BestOfN, BestOfNConfig
-from agents.evaluation import Evaluation, evaluate
-from agents.policy import Policy
-from agents.ppo import PPO, PPOConfig
-from agents.reinforce import REINFORCE, REINFORCEConfig
-from agents.rollout import Rollout, collect
-from agents.sft import SFTConfig, fine_tune
-from agents.training import Agent, Algorithm, load
+from agents.algorithms.actor_critic import ActorCritic, ActorCriticConfig
+from agents.algorithms.best_of_n import BestOfN, BestOfNConfig
+from agents.algorithms.ppo import PPO, PPOConfig
+from agents.algorithms.reinforce import REINFORCE, REINFORCEConfig
+from agents.collector import collect
+from agents.evaluation.evaluation import Evaluation, evaluate
+from agents.policy.policy import Policy
+from agents.rewards import network_reward as scores  # registers them with textenvs
+from agents.rollout import Rollout
+from agents.supervised.sft import SFTConfig, fine_tune
+from agents.training.agent import Agent, Algorithm, load
 
 __all__ = [
     "PPO",

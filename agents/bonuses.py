@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agents.policy import Policy
+from agents.policy.policy import Policy
 from agents.rollout import Rollout
 from textenvs.arguments import did_you_mean
 

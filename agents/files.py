@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 LARGEST_JSON = 1 << 28
 """Bytes of a JSON file that is still read: no config, tokenizer or record of ours comes near."""
@@ -99,3 +101,51 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+_LOCKED_BYTE = 1 << 16
+
+
+class FileLock:
+    """At most one process at a time holds it. The system lets go of it when a process ends, however.
+
+    Args:
+        file: The lock's file, which is made, and stays.
+        expected: What the error of a second process says that it expected, and got.
+        instead: What somebody may do who does not want to wait.
+
+    Raises:
+        ValueError: If another process holds it; says which.
+        OSError: If the file cannot be written to.
+    """
+
+    def __init__(self, file: Path, expected: str, instead: str) -> None:
+        self._stream: TextIO = file.open("a+", encoding="utf-8")
+        try:
+            _lock(self._stream)
+        except OSError as error:
+            self._stream.seek(0)
+            owner = self._stream.read(200).strip() or "another process"
+            self._stream.close()
+            raise ValueError(
+                f"Expected {expected}, which {owner} is using. Wait for it, stop it, or {instead}"
+            ) from error
+        self._stream.truncate(0)
+        self._stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._stream.flush()
+
+    def release(self) -> None:
+        """Let others in."""
+        self._stream.close()
+
+
+def _lock(stream: TextIO) -> None:
+    """Take the lock of a file, or raise an OSError where another process has it."""
+    try:
+        import fcntl
+    except ImportError:
+        windows: Any = import_module("msvcrt")
+        stream.seek(_LOCKED_BYTE)  # locks of Windows are of bytes, which nobody else can read then: one past the text
+        windows.locking(stream.fileno(), windows.LK_NBLCK, 1)
+        return
+    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,7 +22,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agents.policy import Policy
+from agents.policy.policy import Policy
 from textenvs import TextGenEnv, TextGenVectorEnv
 
 try:

@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from textenvs.commands import chosen
+from textenvs.subcommands import chosen
 
 # Each is a module with a `main`, loaded when it is asked for: some need torch.
 COMMANDS = (

@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents import Algorithm, Policy, SFTConfig, fine_tune
-from agents.evaluation import evaluate
-from agents.sft import demonstrations
-from agents.training import start_policy
+from agents.evaluation.evaluation import evaluate
+from agents.supervised.sft import demonstrations
+from agents.training.start_policy import start_policy
 from benchmarks.suite import UNTRAINED, Experiment
 from textenvs import TextGenVectorEnv
 from textenvs.rewards import checked_score

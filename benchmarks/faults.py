@@ -28,16 +28,16 @@ from typing import Any
 import torch
 import tyro
 
-from agents import checkpoints
 from agents.__main__ import main as agents_main
+from agents.training import checkpoints
 
 RESULTS = Path(__file__).parent / "results"
 
 MOMENTS = {
-    "rollout": ("agents.policy", "Policy.step", 104),
-    "update": ("agents.ppo", "step", 28),
-    "checkpoint": ("agents.checkpoints", "sync_file", 136),
-    "evaluation": ("agents.run_folder", "RunFolder.write_evaluation", 6),
+    "rollout": ("agents.policy.policy", "Policy.step", 104),
+    "update": ("agents.algorithms.ppo", "step", 28),
+    "checkpoint": ("agents.training.checkpoints", "sync_file", 136),
+    "evaluation": ("agents.training.run_folder", "RunFolder.write_evaluation", 6),
 }
 """What is called at a moment: its module, its name, and how often in `RUN`, which a kill is drawn from."""
 

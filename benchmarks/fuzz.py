@@ -40,11 +40,11 @@ from agents import (
     SFTConfig,
     load,
 )
-from agents.config import OptimizerConfig, RunConfig
-from agents.evaluation import EvaluationPlan
-from agents.optimization import schedule
-from agents.preferences import PreferenceConfig
-from agents.sampling import Truncation
+from agents.evaluation.evaluation import EvaluationPlan
+from agents.policy.sampling import Truncation
+from agents.supervised.reward_model import PreferenceConfig
+from agents.training.config import OptimizerConfig, RunConfig
+from agents.training.schedules import schedule
 from textenvs import wrappers
 
 RESULTS = Path(__file__).parent / "results"

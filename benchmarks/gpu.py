@@ -24,8 +24,8 @@ import transformers
 import tyro
 
 from agents import Policy, collect
-from agents.evaluation import reference_log_probs
-from agents.policy_files import choose_device
+from agents.devices import choose_device
+from agents.rollout import reference_log_probs
 from benchmarks import peers
 from benchmarks.iteration import make_agent
 from benchmarks.measure import RESULTS, heading, machine, table, write

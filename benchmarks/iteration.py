@@ -28,9 +28,9 @@ import tyro
 from torch import Tensor
 
 from agents import PPO, Agent, Policy, collect
-from agents.decode import WORTH_IT as WARM_UP
-from agents.lane_cache import Context, FullContext
-from agents.policy import ActionEvaluation, LossOfActions
+from agents.policy.context import Context, FullContext
+from agents.policy.decode_graph import WORTH_IT as WARM_UP
+from agents.policy.policy import ActionEvaluation, LossOfActions
 from benchmarks import peers
 from benchmarks.measure import RESULTS, Case, compared, compared_table, heading, machine, table, write
 from benchmarks.shapes import (
@@ -129,7 +129,9 @@ def make_agent(shape: Shape, episodes: int, policy: Policy | None = None, seed: 
 def ours(shape: Shape, episodes: int, warm: bool = True, compiled: bool = False) -> Any:
     """What does one iteration of ours and returns how many tokens that were."""
     agent = make_agent(shape, episodes, make_policy(shape).adapt(compile=compiled))
-    for _ in range(0, (1 + WARM_UP) * warm, shape.new_tokens):  # until the policy has traced its step: agents/decode.py
+    for _ in range(
+        0, (1 + WARM_UP) * warm, shape.new_tokens
+    ):  # until the policy has traced its step: agents/policy/decode_graph.py
         collect(agent.env, agent.policy, shape.lanes, seed=0)
 
     def play() -> int:
@@ -249,8 +251,7 @@ def page(results: dict[str, Any]) -> str:
     lines = heading("Speed of an iteration of PPO", results)
     lines += [
         "Ours writes through the environment with `sentiment` paid at every token, and compares with a reference;",
-        "where it is compiled, that is the step of its rollout and the passes of its update (docs/speed.md), before",
-        "anything is timed.",
+        "where it is compiled, that is the step of its rollout (docs/speed.md), before anything is timed.",
         "TRL's PPO has a reward model of one layer, GRPO and RLOO a reward that costs nothing, the bare loop random",
         "rewards. Each learns for four epochs of four minibatches.",
         "",

@@ -205,7 +205,7 @@ def main(argv: Sequence[str]) -> None:
         raise SystemExit(f"error: {error}") from error
     file = arguments.output or Path("runs") / f"learn-{arguments.suite}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    from agents.run_folder import FileLock  # brings torch, which whoever asks for --help need not wait for
+    from agents.files import FileLock  # brings torch, which whoever asks for --help need not wait for
 
     os.environ["OMP_NUM_THREADS"] = "1"  # of the process that runs are forked from
     expected = f"results that no other command adds to, got {str(file)!r}"

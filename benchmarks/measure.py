@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ import textenvs
 from benchmarks.rows import all_rows, append_rows
 
 RESULTS = Path(__file__).parent / "results"
+
+PRODUCTS = ((32, 256, 256), (640, 256, 688), (640, 64, 256))
+"""Rows, inputs and outputs of the linear layers of `kernel_speeds`: of a decode step, and two of an update."""
 
 
 @dataclass
@@ -113,11 +117,59 @@ def ratio(one: Case, other: Case) -> dict[str, float]:
     return {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
+def kernel_speeds(seconds: float = 0.01) -> dict[str, dict[str, float]]:
+    """Measures float32 linear layers of PyTorch's own library and of oneDNN, on one thread.
+
+    PyTorch multiplies float32 matrices with MKL on x86, whose share of oneDNN's speed differs between processors. A
+    speed is only comparable with another machine's if these numbers are.
+
+    Args:
+        seconds: How long each product is repeated at least, in the processor's time.
+
+    Returns:
+        For each of `PRODUCTS` ("32 x 256 x 256"), GFLOP/s by library. The fastest repetition counts. Without oneDNN
+        where this PyTorch has none.
+    """
+    import torch  # not at the top: the environments' benchmarks run without it
+    from torch.utils import mkldnn
+
+    own = "MKL" if torch.backends.mkl.is_available() else "PyTorch's BLAS"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    speeds: dict[str, dict[str, float]] = {}
+    try:
+        with torch.inference_mode():
+            for rows, inputs, outputs in PRODUCTS:
+                layer, x = torch.nn.Linear(inputs, outputs), torch.ones(rows, inputs)
+                products = {own: partial(layer, x)}
+                if torch.backends.mkldnn.is_available():
+                    products["oneDNN"] = partial(mkldnn.to_mkldnn(layer), x.to_mkldnn())
+                speeds[f"{rows} x {inputs} x {outputs}"] = {
+                    name: 2e-9 * rows * inputs * outputs / _fastest(product, seconds)
+                    for name, product in products.items()
+                }
+    finally:
+        torch.set_num_threads(threads)
+    return speeds
+
+
+def _fastest(function: Callable[[], Any], seconds: float) -> float:
+    """Returns the least processor time of a call, in seconds. One call warms up, at least ten are timed."""
+    function()
+    times: list[float] = []
+    while len(times) < 10 or sum(times) < seconds:
+        started = time.process_time()
+        function()
+        times.append(max(time.process_time() - started, 1e-9))
+    return min(times)
+
+
 def machine(*packages: str) -> dict[str, Any]:
     """What all of it ran on: CPU, cores, versions, and how busy the machine was.
 
     Args:
-        *packages: Whose versions count, beside those of the environments.
+        *packages: Whose versions count, beside those of the environments. With "torch" among them, also how fast
+            matrix products are: "gflops", see `kernel_speeds`.
 
     Returns:
         JSON values by name.
@@ -137,6 +189,7 @@ def machine(*packages: str) -> dict[str, Any]:
         "gymnasium": gym.__version__,
         "textenvs": textenvs.__version__,
         **{name: version(name) for name in packages},
+        **({"gflops": kernel_speeds()} if "torch" in packages else {}),
     }
 
 
@@ -297,7 +350,7 @@ def heading(
 
     Args:
         title: Of the page.
-        results: With "command", "machine" and "rounds".
+        results: With "command", "machine" (of packages with torch) and "rounds".
         time: Which time is meant.
 
     Returns:
@@ -312,5 +365,12 @@ def heading(
         "",
         f"{about['cpu']} ({about['architecture']}), {about['cores']} cores, one thread; load when it began: "
         f"{about['load']}. Python {about['python']}, {versions}. Medians of {results['rounds']} rounds, {time}.",
+        "",
+        "GFLOP/s of float32 matrix products on one thread (rows x inputs x outputs): "
+        + "; ".join(
+            f"{shape}: " + ", ".join(f"{library} {speed:.0f}" for library, speed in found.items())
+            for shape, found in about["gflops"].items()
+        )
+        + ". Ours and the others use PyTorch's own library.",
         "",
     ]

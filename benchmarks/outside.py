@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from agents import Policy
-from agents.config import RunConfig
-from agents.training import start_policy
+from agents.training.config import RunConfig
+from agents.training.start_policy import start_policy
 from benchmarks.contestants import Trained, Unavailable, played_scores, policy_scores
 from benchmarks.suite import Experiment
 from textenvs.wrappers import MAX_ONE_HOT, VectorOneHotObservation, score_function

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from agents.linear_log_probs import linear_log_probs
+from agents.policy.chunked_log_probs import linear_log_probs
 from agents.sb3 import TextGenVecEnv, TransformerPolicy
 from benchmarks.measure import Case
 from benchmarks.shapes import Shape, Written, make_model, make_policy, word_tokenizer
@@ -105,7 +105,8 @@ class BareLoop:
     Args:
         shape: The model, and how many lanes.
         episodes: Of each iteration.
-        chunked: Whether the head of the update is `agents.linear_log_probs` rather than a log-softmax of all logits.
+        chunked: Whether the head of the update is `agents.policy.chunked_log_probs` rather than a log-softmax of all
+        logits.
     """
 
     def __init__(self, shape: Shape, episodes: int, chunked: bool = False) -> None:

@@ -26,7 +26,8 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from agents import PPO, Policy, collect, preferences
+from agents import PPO, Policy, collect
+from agents.supervised import reward_model
 from textenvs import Example, TextGenVectorEnv, make_reward
 from textenvs.rewards import FunctionReward
 
@@ -71,7 +72,7 @@ def utility_of(scale: float) -> FunctionReward:
 
 def label(
     policy: Policy, utility: FunctionReward, count: int, max_new_tokens: int, seed: int
-) -> list[preferences.Pair]:
+) -> list[reward_model.Pair]:
     """Pairs of a policy's responses, labelled with the noise of Bradley and Terry's model.
 
     Args:
@@ -99,11 +100,11 @@ def label(
         example, one, two = pool.examples[places[2 * pair]], responses[2 * pair], responses[2 * pair + 1]
         gap = utility.score(example, one) - utility.score(example, two)
         first = chance[pair] < 1.0 / (1.0 + np.exp(-gap))
-        pairs.append(preferences.Pair(example.prompt, *((one, two) if first else (two, one))))
+        pairs.append(reward_model.Pair(example.prompt, *((one, two) if first else (two, one))))
     return pairs
 
 
-def gaps(utility: FunctionReward, pairs: Sequence[preferences.Pair]) -> NDArray[np.float64]:
+def gaps(utility: FunctionReward, pairs: Sequence[reward_model.Pair]) -> NDArray[np.float64]:
     """The utility's own margins `(pairs,)`: chosen above rejected."""
     nobody = Example("")
     return np.array([utility.score(nobody, pair.chosen) - utility.score(nobody, pair.rejected) for pair in pairs])
@@ -122,19 +123,19 @@ def train_model(arguments: Arguments, method: Any, file: Path, folder: Path, uti
     Returns:
         What was found.
     """
-    splits = preferences.split_pairs(preferences.load_pairs(file))
+    splits = reward_model.split_pairs(reward_model.load_pairs(file))
     policy = Policy.from_pretrained(arguments.model, device="cpu")
-    config = preferences.PreferenceConfig(
+    config = reward_model.PreferenceConfig(
         method=method, epochs=arguments.epochs, learning_rate=arguments.learning_rate, seed=arguments.seed
     )
     started, cpu = time.perf_counter(), time.process_time()
-    trained = preferences.train(policy, splits["train"], splits["validation"], config)
+    trained = reward_model.train(policy, splits["train"], splits["validation"], config)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
-    margins = preferences.margins(policy, splits["test"], trained)
-    found = preferences.evaluate_margins(margins, trained.temperature)
-    preferences.save(folder, policy, trained, found)
+    margins = reward_model.margins(policy, splits["test"], trained)
+    found = reward_model.evaluate_margins(margins, trained.temperature)
+    reward_model.save(folder, policy, trained, found)
     true = gaps(utility, splits["test"])
-    oracle = preferences.evaluate_margins(true)
+    oracle = reward_model.evaluate_margins(true)
     return {
         "method": method,
         "splits": {split: len(pairs) for split, pairs in splits.items()},

@@ -19,7 +19,7 @@ import tyro
 from torch import nn
 
 from agents import collect
-from agents.decode import WORTH_IT as WARM_UP
+from agents.policy.decode_graph import WORTH_IT as WARM_UP
 from benchmarks import peers
 from benchmarks.measure import (
     RESULTS,
@@ -66,7 +66,9 @@ def ours(shape: Shape, episodes: int, reward: Any = "sentiment", compile: bool =
     env = make_env(shape, policy, reward)
     generator = torch.Generator().manual_seed(0)
     env.reset(seed=0)
-    for _ in range(0, 1 + WARM_UP, shape.new_tokens):  # until the policy has traced its step: see agents/decode.py
+    for _ in range(
+        0, 1 + WARM_UP, shape.new_tokens
+    ):  # until the policy has traced its step: see agents/policy/decode_graph.py
         collect(env, policy, shape.lanes, generator=generator)
     return lambda: collect(env, policy, episodes, generator=generator).num_tokens
 
@@ -131,8 +133,7 @@ def page(results: dict[str, Any]) -> str:
     lines = heading("Speed of a rollout", results)
     lines += [
         "Ours goes through the environment, with `sentiment` paid at every token, and records log-probs and values.",
-        "`generate` and the bare loop have no environment. The matrix products are PyTorch's (MKL's); ours may take",
-        "oneDNN's instead (`agents/linear.py`), so it can be faster than them.",
+        "`generate` and the bare loop have no environment.",
         "",
     ]
     for name in dict.fromkeys(row["shape"] for row in results["speed"]):

@@ -31,8 +31,8 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from textenvs import TextGenVectorEnv, list_tasks, make_task, make_tokenizer
-from textenvs.exact import EpisodeModel
 from textenvs.tasks import SPLITS, Diagnostic, Example
+from textenvs.tasks.exact import EpisodeModel
 
 RESULTS = Path(__file__).parent / "results"
 PAYOUTS = ("immediate", "sparse")

@@ -1,6 +1,7 @@
 """How fast is an update of PPO, and what does it cost by length, width and vocabulary?
 
-Ours is `agents.ppo`'s update with the pass of the reference, on one rollout again and again; the bare loop keeps all
+Ours is `agents.algorithms.ppo`'s update with the pass of the reference, on one rollout again and again; the bare loop
+keeps all
 its logits and pads every row to the longest (`benchmarks.peers`). At ragged lengths tokens that were written are
 counted, and padding is not. The bare loop also runs with our chunked head: what chunks cost.
 
@@ -18,7 +19,7 @@ import torch
 import tyro
 
 from agents import collect
-from agents.evaluation import reference_log_probs
+from agents.rollout import reference_log_probs
 from benchmarks import peers
 from benchmarks.iteration import make_agent
 from benchmarks.measure import (

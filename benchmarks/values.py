@@ -20,9 +20,9 @@ import tyro
 from torch import Tensor
 
 from agents.advantages import discounted_returns, per_step_means
-from agents.comparison import PENALTIES, ridge, state_features
-from agents.rollout import collect, make_env
-from agents.training import start_policy
+from agents.collector import collect, make_env
+from agents.evaluation.fitted_values import PENALTIES, ridge, state_features
+from agents.training.start_policy import start_policy
 from benchmarks.measure import RESULTS, Ledger, table
 
 TASKS = ("Stories", "Copy", "Sort", "Brackets", "Reverse")

@@ -20,7 +20,7 @@ import torch
 import tyro
 
 from agents import PPO, Policy, SFTConfig, fine_tune
-from agents.evaluation import evaluate
+from agents.evaluation.evaluation import evaluate
 from benchmarks.measure import RESULTS, Ledger
 
 TASKS = ("TextGen/Translate-v0", "TextGen/QuestionAnswering-v0")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from agents.bonuses import BONUSES
-from textenvs.canaries import CANARIES
 from textenvs.rewards import COMBINATORS
+from textenvs.testing.canaries import CANARIES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

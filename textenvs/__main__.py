@@ -14,10 +14,11 @@ import gymnasium as gym
 from gymnasium.utils.env_checker import check_env
 
 from textenvs import RewardError, TextGenEnv, list_envs, render
-from textenvs.canaries import CANARIES, canary_scores
-from textenvs.env import Setting, segments
+from textenvs.lanes import segments
 from textenvs.overview import made, overview
+from textenvs.setting import Setting
 from textenvs.testing import check_reward, check_task, check_vector_env
+from textenvs.testing.canaries import CANARIES, canary_scores
 from textenvs.tokenizer import decode
 from textenvs.wrappers import TextAction, response_encoder
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, signature
+from numbers import Real
 from typing import Any, ParamSpec
+
+import numpy as np
 
 _Arguments = ParamSpec("_Arguments")
 
@@ -84,3 +88,46 @@ def _parameters(factory: Callable[..., Any]) -> tuple[dict[str, Parameter], bool
         if not any(one.kind is Parameter.VAR_KEYWORD for one in parameters):
             return found, False
     return found, True
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """A whole number that is large enough, or a clear error.
+
+    Args:
+        name: What to call it in the error.
+        value: The number.
+        least: The smallest that will do.
+
+    Returns:
+        The value as an int.
+
+    Raises:
+        TypeError: If it is not a whole number.
+        ValueError: If it is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"Expected {name} to be a whole number of at least {least}, got {value!r}")
+    if value < least:
+        raise ValueError(f"Expected {name} to be at least {least}, got {value}")
+    return int(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> Any:
+    """Return `value`, or raise `ValueError` unless it is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"Expected {name} from {list(choices)}, got {value!r}")
+    return value
+
+
+def check_whole(name: str, value: Any, least: int = 1) -> int:
+    """Return `value`, or raise `ValueError` unless it is a whole number from `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"Expected {name} to be a whole number from {least}, got {value!r}")
+    return value
+
+
+def check_number(name: str, value: Any, least: float = 0.0) -> float:
+    """Return `value` as a float, or raise `ValueError` unless it is a finite number from `least`."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) < math.inf:
+        raise ValueError(f"Expected {name} to be a finite number from {least:g}, got {value!r}")
+    return float(value)

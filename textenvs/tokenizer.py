@@ -23,7 +23,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from textenvs.chat import TEMPLATE_FILE, as_template, find_chat_template, render_chat
+from textenvs.chat_template import TEMPLATE_FILE, as_template, find_chat_template, render_chat
 
 DATA_FOLDER = Path(__file__).parent / "data"
 BUNDLED = {"stories": DATA_FOLDER / "stories_tokenizer.json"}

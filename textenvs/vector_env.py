@@ -12,12 +12,14 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from textenvs.arguments import names_arguments
-from textenvs.curriculum import Curriculum
-from textenvs.env import RENDER_MODES, Observation, Setting, TextGenEnv, chosen_examples, render_lane
-from textenvs.lanes import check_count, seeds_of
+from textenvs.arguments import check_count, names_arguments
+from textenvs.env import Observation, TextGenEnv, chosen_examples
+from textenvs.lanes import render_lane
 from textenvs.rewards.base import PartScores
+from textenvs.seeding import seeds_of
+from textenvs.setting import RENDER_MODES, Setting
 from textenvs.tasks import Task
+from textenvs.tasks.curriculum import Curriculum
 from textenvs.tokenizer import Tokenizer
 
 

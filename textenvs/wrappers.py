@@ -36,15 +36,18 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from textenvs.env import Observation, Setting, TextGenEnv
-from textenvs.lanes import Pool, build_pools, check_count
+from textenvs.arguments import check_count
+from textenvs.env import Observation, TextGenEnv
+from textenvs.pool import Pool, build_pools
 from textenvs.rewards import checked_score
+from textenvs.setting import Setting
 from textenvs.tasks import Example
 from textenvs.tokenizer import Tokenizer, decode, decode_batch
 from textenvs.vector_env import TextGenVectorEnv
 
 MAX_ONE_HOT = 1 << 16
 """The most numbers that a one-hot observation may have: 256 KiB an observation, and as many weights a hidden unit."""
+
 
 _EMPTY = -1
 
@@ -712,3 +715,36 @@ __all__ = [
     "response_encoder",
     "score_function",
 ]
+
+
+def encoder_decoder(observation: Observation, decoder_start_token_id: int) -> Observation:
+    """Prompt and response apart, as a Transformers encoder-decoder takes them: `model(**encoder_decoder(obs, start))`.
+
+    Args:
+        observation: One observation, or a batch of them.
+        decoder_start_token_id: What the decoder reads before the response.
+
+    Returns:
+        `input_ids` and `attention_mask` with what the agent did not write (the prompt, and replies), and
+        `decoder_input_ids` and `decoder_attention_mask` with the start token and what it did. Each has the shape of the
+        observation's arrays and is right-padded with 0.
+    """
+    ids, mine = observation["input_ids"], observation["response_mask"] == 1
+    prompt, prompt_mask = _packed(ids, (observation["attention_mask"] == 1) & ~mine)
+    response, response_mask = _packed(ids, mine)
+    # Every prompt has a token, so the response and its start fit into the same width.
+    response, response_mask = np.roll(response, 1, axis=-1), np.roll(response_mask, 1, axis=-1)
+    response[..., 0], response_mask[..., 0] = decoder_start_token_id, 1
+    return {
+        "input_ids": prompt,
+        "attention_mask": prompt_mask,
+        "decoder_input_ids": response,
+        "decoder_attention_mask": response_mask,
+    }
+
+
+def _packed(ids: NDArray[Any], kept: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[np.int8]]:
+    """The kept tokens moved to the front of their rows, and their mask."""
+    order = np.argsort(~kept, axis=-1, kind="stable")
+    mask = np.take_along_axis(kept, order, axis=-1)
+    return np.where(mask, np.take_along_axis(ids, order, axis=-1), 0), mask.astype(np.int8)

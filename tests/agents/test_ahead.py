@@ -13,11 +13,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents import Policy, collect
-from agents import policy as policies
-from agents.ahead import Arriving, Foreseen
-from agents.decode import Steps
-from agents.lane_cache import CachedContext, FullContext
-from agents.rollout import make_env
+from agents.collector import make_env
+from agents.policy import policy as policies
+from agents.policy.context import FullContext
+from agents.policy.decode_graph import Steps
+from agents.policy.kv_cache import CachedContext
+from agents.policy.lookahead import Arriving, Foreseen
 from tests.agents.conftest import make_policy
 from tests.agents.test_captures import made  # noqa: F401
 from tests.agents.test_rollout import Letters, lanes
@@ -47,7 +48,7 @@ def ahead(monkeypatch):
     """Switches it on, or off again."""
 
     def switch(on):
-        monkeypatch.setattr(policies, "_AHEAD", ("cpu",) if on else ("cuda",))
+        monkeypatch.setattr(Policy, "_launches_ahead", lambda self: on)
         monkeypatch.setattr(policies, "Arriving", Snapshot)
 
     return switch

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from agents import PPO, REINFORCE, ActorCritic, Algorithm, collect
-from agents.evaluation import reference_log_probs
-from agents.optimization import make_optimizer
-from agents.rollout import Rollout
+from agents.rollout import Rollout, reference_log_probs
+from agents.training.optimization import make_optimizer
 from tests.agents.conftest import make_policy, word_tokenizer
 from tests.agents.test_rollout import Letters, count_good, lanes
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from agents import BestOfN
-from agents.best_of_n import best_rows
-from agents.optimization import make_optimizer
+from agents.algorithms.best_of_n import best_rows
+from agents.training.optimization import make_optimizer
 from tests.agents.conftest import make_policy
 from tests.agents.test_algorithms import assert_same_gradient, environment, fresh_rollout, gradient
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agents import PPO, REINFORCE, ActorCritic, Policy, load
 from agents.bonuses import BONUSES, Bonuses, last_hidden_states, self_bleu, text_hashes
 from agents.rollout import Rollout
-from agents.training import Algorithm
+from agents.training.agent import Algorithm
 from tests.agents.conftest import make_policy, word_tokenizer
 
 EOS, A, B, C, GOOD = 0, 3, 4, 5, 6

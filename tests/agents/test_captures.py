@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from agents import captures, collect
-from agents import policy as policies
-from agents.captures import CapturedStep
-from agents.lane_cache import CachedContext, FullContext, LaneStore
+from agents import Policy, collect
+from agents.policy import cuda_graphs
+from agents.policy.context import FullContext
+from agents.policy.cuda_graphs import CapturedStep
+from agents.policy.kv_cache import CachedContext, LaneStore
 from tests.agents.conftest import make_policy
 from tests.agents.test_compile import said  # noqa: F401
 from tests.agents.test_rollout import lanes
@@ -39,8 +40,9 @@ def made(monkeypatch):
         found.append(Again(function, beside))
         return found[-1]
 
-    monkeypatch.setattr(policies, "_RECORDS", ("cpu",))
-    monkeypatch.setattr(captures, "recorder", lambda device: record)
+    monkeypatch.setattr(Policy, "_captures_steps", lambda self: self.compiled and not self.has_adapters)
+    monkeypatch.setattr(Policy, "_launches_ahead", lambda self: False)  # test_ahead.py switches it on
+    monkeypatch.setattr(cuda_graphs, "recorder", lambda device: record)
     return found
 
 
@@ -248,7 +250,7 @@ def test_numbers_that_differ_are_refused(made, monkeypatch, said):  # noqa: F811
             if not self.replays:
                 super().replay()
 
-    monkeypatch.setattr(captures, "recorder", lambda device: Stale)
+    monkeypatch.setattr(cuda_graphs, "recorder", lambda device: Stale)
     policy = make_policy(seed=1).adapt(compile=True)
     found, expected = rollout_of(policy), rollout_of(make_policy(seed=1))
     assert torch.equal(found.input_ids, expected.input_ids)
@@ -262,7 +264,7 @@ def test_what_cannot_be_recorded_goes_on_without(made, monkeypatch, said):  # no
     def record(function, beside):
         raise RuntimeError("operation not permitted when stream is capturing\nsecond line")
 
-    monkeypatch.setattr(captures, "recorder", lambda device: record)
+    monkeypatch.setattr(cuda_graphs, "recorder", lambda device: record)
     policy = make_policy(seed=1).adapt(compile=True)
     assert torch.equal(rollout_of(policy).input_ids, rollout_of(make_policy(seed=1)).input_ids)
     (warning,) = said

@@ -7,8 +7,9 @@ import os
 import pytest
 import safetensors
 
-from agents import REINFORCE, checkpoints, load
-from agents.checkpoints import CheckpointError, SaveError
+from agents import REINFORCE, load
+from agents.training import checkpoints
+from agents.training.checkpoints import CheckpointError, SaveError
 from tests.agents.conftest import make_policy
 from tests.agents.test_rollout import lanes
 
@@ -165,7 +166,7 @@ def test_a_full_disk_leaves_the_one_before(tmp_path, monkeypatch, error):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("agents.training.save_file", full)
+        patch.setattr("agents.training.agent.save_file", full)
         with pytest.raises(SaveError, match=r"No space left.*The one before, of 0 tokens, is whole.*--resume"):
             agent.save(tmp_path)
     assert names(tmp_path) == ["00001"], "nothing is left of the one that failed"

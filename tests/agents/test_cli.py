@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from agents import checkpoints
-from agents.__main__ import _train_arguments, main
+from agents.__main__ import main
+from agents.cli.train import _train_arguments
+from agents.training import checkpoints
 
 SMALL = ["--device", "cpu", "--num-envs", "8", "--episodes-per-update", "8"]
 SMALL += ["--max-new-tokens", "6", "--eval-episodes", "10"]

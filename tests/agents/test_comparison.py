@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from agents import Policy, collect
-from agents import comparison as comparison_module
 from agents.__main__ import main
 from agents.advantages import cumulative_advantage, gae
-from agents.comparison import Labels, ReferenceValues, compare, label_scores, named_sources, normalised_score, ridge
-from agents.comparison_pages import as_text, chosen_episodes, write
-from agents.rollout import make_env
+from agents.collector import make_env
+from agents.evaluation import comparison as comparison_module
+from agents.evaluation.comparison import Labels, compare, label_scores, named_sources, normalised_score
+from agents.evaluation.comparison_page import as_text, chosen_episodes, write
+from agents.evaluation.fitted_values import ReferenceValues, ridge
 from tests.agents.conftest import make_policy
 from tests.agents.test_rollout import count_good, lanes
 from textenvs import Example, Task, register_task

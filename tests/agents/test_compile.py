@@ -3,16 +3,22 @@
 import copy
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from agents import Policy, collect, compiled_trunk, decode, load
+from agents import Policy, collect, load
 from agents.__main__ import main
-from agents.lane_cache import FullContext
+from agents.policy import decode_graph
+from agents.policy.context import FullContext
+from benchmarks.faults import RUN, outcome
 from tests.agents.conftest import make_policy
+from tests.agents.test_resume import finished
 from tests.agents.test_rollout import lanes
 
 HAS_COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -136,7 +142,7 @@ def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, said):
         raise FileNotFoundError("g++")
 
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", no_compiler)
-    monkeypatch.setattr(decode, "_COMPILED", {})
+    monkeypatch.setattr(decode_graph, "_COMPILED", {})
     policy = make_policy(seed=1).adapt(compile=True)
     found, expected = rollout_of(policy), rollout_of(make_policy(seed=1))
     assert torch.equal(found.log_probs, expected.log_probs)
@@ -146,7 +152,9 @@ def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, said):
 
 
 def test_numbers_that_differ_are_refused(monkeypatch, said):
-    monkeypatch.setattr(decode, "_library", lambda step, weights, inputs: lambda given: wrong(step, given, weights))
+    monkeypatch.setattr(
+        decode_graph, "_library", lambda step, weights, inputs: lambda given: wrong(step, given, weights)
+    )
 
     def wrong(step, given, weights):
         actions, log_probs, values = step(*given[len(weights) :])
@@ -159,8 +167,7 @@ def test_numbers_that_differ_are_refused(monkeypatch, said):
 
 
 def test_the_command_line_compiles(tmp_path, monkeypatch):
-    monkeypatch.setattr(decode, "_compiled", lambda step, like: None)  # it is tested above
-    monkeypatch.setattr(compiled_trunk, "_checked", lambda trunk: None)  # and this in test_compiled_trunk.py
+    monkeypatch.setattr(decode_graph, "_compiled", lambda step, like: None)  # it is tested above
     main(
         [
             "train", "--env", "TextGen/Copy-v0", "--compile", "--total-timesteps", "20", "--max-new-tokens", "4",
@@ -174,3 +181,19 @@ def test_the_command_line_compiles(tmp_path, monkeypatch):
     policy.save_pretrained(tmp_path / "policy")
     assert Policy.from_pretrained(tmp_path / "policy").compiled
     assert not Policy.from_pretrained("tiny").compiled
+
+
+@needs_compiler
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+@pytest.mark.usefixtures("one_thread")
+def test_a_compiled_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, monkeypatch, said):
+    """In another process, which compiles again, and whose strings have other hashes."""
+    monkeypatch.setattr(decode_graph, "_COMPILED", {})
+    run = [*RUN, "--compile", "--eval-during", "0"]
+    main([*run, "--output", str(tmp_path / "straight")])
+    assert len(decode_graph._COMPILED) == 1
+    assert not said
+    assert finished([*run, "--output", str(tmp_path / "killed")], moment="update", call=14) < 0
+    command = ["from benchmarks.faults import play", f"play(['train', '--resume', {str(tmp_path / 'killed')!r}])"]
+    subprocess.run([sys.executable, "-c", "; ".join(command)], env={**os.environ, "PYTHONHASHSEED": "1"}, check=True)
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "straight")

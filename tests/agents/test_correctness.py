@@ -12,9 +12,9 @@ import torch
 import transformers
 
 from agents import PPO, REINFORCE, ActorCritic, Policy, collect
-from agents.evaluation import reference_log_probs
-from agents.optimization import make_optimizer
-from agents.policy import unpack_masks
+from agents.policy.head import unpack_masks
+from agents.rollout import reference_log_probs
+from agents.training.optimization import make_optimizer
 from tests.agents.conftest import make_policy, tiny_config, word_tokenizer
 from tests.agents.test_algorithms import ALGORITHMS, assert_same_gradient, fresh_rollout, gradient, of_each
 from tests.agents.test_rollout import Letters, count_good, lanes

@@ -4,7 +4,7 @@ import pytest
 
 from agents import PPO, REINFORCE, load
 from agents.__main__ import main
-from agents.policy import Policy
+from agents.policy.policy import Policy
 from textenvs.tokenizer import make_tokenizer
 
 CHAIN = {"chain": {"train": 64, "validation": 16, "test": 16, "shifted": 16}}

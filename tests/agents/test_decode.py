@@ -9,9 +9,11 @@ import pytest
 import torch
 from transformers.utils import logging as transformers_logging
 
-from agents import collect, decode
-from agents.decode import StepGraph
-from agents.lane_cache import CachedContext, FullContext
+from agents import collect
+from agents.policy import decode_graph
+from agents.policy.context import FullContext
+from agents.policy.decode_graph import StepGraph
+from agents.policy.kv_cache import CachedContext
 from tests.agents.conftest import ARCHITECTURES, make_policy
 from tests.agents.test_rollout import lanes
 
@@ -19,7 +21,7 @@ from tests.agents.test_rollout import lanes
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """A graph at the second step, and not after hundreds."""
-    monkeypatch.setattr(decode, "WORTH_IT", 2)
+    monkeypatch.setattr(decode_graph, "WORTH_IT", 2)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
@@ -53,7 +55,7 @@ def test_the_graph_gives_the_bits_of_the_step_and_the_states_of_a_full_forward(k
 def test_a_rollout_is_the_same_with_and_without(monkeypatch):
     rollouts = []
     for worth_it in (2, 10**9):
-        monkeypatch.setattr(decode, "WORTH_IT", worth_it)
+        monkeypatch.setattr(decode_graph, "WORTH_IT", worth_it)
         policy = make_policy(seed=1)
         for seed in (0, 1):
             rollout = collect(lanes(), policy, 12, seed=seed, generator=torch.Generator().manual_seed(seed))

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from agents import collect
-from agents.evaluation import confidence_interval, evaluate, reference_log_probs
+from agents.evaluation.evaluation import confidence_interval, evaluate
+from agents.rollout import reference_log_probs
 from tests.agents.conftest import make_policy
 from tests.agents.test_rollout import lanes
 

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 import textenvs
-from agents import PPO, checkpoints, load, run_folder, training
+from agents import PPO, load
 from agents.__main__ import main
+from agents.training import agent as training
+from agents.training import checkpoints, run_folder
 from benchmarks.faults import RUN, outcome, start
 from tests.agents.conftest import make_policy
 from tests.agents.test_training import small_agent

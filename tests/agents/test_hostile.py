@@ -8,12 +8,14 @@ from contextlib import suppress
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from agents import Policy, preferences
+from agents import Policy
 from agents.__main__ import main
 from agents.files import read_json
-from agents.policy_files import BUNDLED_MODELS
+from agents.policy.pretrained import BUNDLED_MODELS
+from agents.supervised import reward_model
 from benchmarks.fuzz import calls, check
-from textenvs import load_dataset, make_tokenizer, tables
+from textenvs import load_dataset, make_tokenizer
+from textenvs.datasets import readers
 
 BOMB = "[" * 100_000
 HIDDEN = "\x1b]0;title\x07\x1b[2J\u202e evil \u2066\x9b31m"
@@ -74,7 +76,7 @@ def test_a_model_that_is_a_pickle(model, tmp_path, name):
 
 def test_a_line_without_an_end(tmp_path, monkeypatch):
     """The limit is 64 MB; a small one here shows the same."""
-    monkeypatch.setattr(tables, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(readers, "LONGEST_LINE", 1000)
     for suffix in ("jsonl", "txt", "csv"):
         file = tmp_path / f"rows.{suffix}"
         file.write_text("text\n" + "a" * 1001)
@@ -87,9 +89,9 @@ def test_a_line_without_an_end(tmp_path, monkeypatch):
     file = tmp_path / "pairs.jsonl"
     file.write_text(pair + "a" * 1001)
     with pytest.raises(ValueError, match=r"Expected lines of at most 1,000 bytes, .* line 2 of"):
-        preferences.load_pairs(file)
+        reward_model.load_pairs(file)
     file.write_text(pair * 100)
-    assert len(preferences.load_pairs(file)) == 100
+    assert len(reward_model.load_pairs(file)) == 100
 
 
 def test_json_nested_too_deeply(tmp_path, model, capsys):
@@ -99,7 +101,7 @@ def test_json_nested_too_deeply(tmp_path, model, capsys):
         read_json(file)
     rows = tmp_path / "bomb.jsonl"
     rows.write_text(BOMB + "\n")
-    for read in (load_dataset, preferences.load_pairs):
+    for read in (load_dataset, reward_model.load_pairs):
         with pytest.raises(ValueError, match="could not be read"):
             read(rows)
     for words in (["--config", str(file)], ["--reward", '{"sum": ' + BOMB], ["--payout", BOMB], ["--model", BOMB]):

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from agents.metrics import Meter, MetricsLog, distinct_n, parted, plot_learning_curve, read_metrics
+from agents.evaluation.evaluation import distinct_n
+from agents.training.alarm import parted
+from agents.training.meter import Meter
+from agents.training.metrics_log import MetricsLog, plot_learning_curve, read_metrics
 
 
 def test_averages_do_not_depend_on_the_number_of_updates():

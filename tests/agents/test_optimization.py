@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from agents import PPO, REINFORCE, ActorCritic, load
-from agents.config import RunConfig
-from agents.optimization import make_optimizer, schedule, set_learning_rate
+from agents.training.config import RunConfig
+from agents.training.optimization import make_optimizer, set_learning_rate
+from agents.training.schedules import schedule
 from tests.agents.conftest import make_policy
 from tests.agents.test_rollout import lanes
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from agents import PPO, REINFORCE, collect, load
-from agents.evaluation import reference_log_probs
-from agents.training import Algorithm
+from agents.rollout import reference_log_probs
+from agents.training.agent import Algorithm
 from benchmarks import report
 from benchmarks.learn import read_rows
 from tests.agents.conftest import make_policy

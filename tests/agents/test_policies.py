@@ -14,9 +14,11 @@ from transformers.generation import logits_process
 
 from agents import PPO, REINFORCE, Policy, collect, load
 from agents.__main__ import main
-from agents.lane_cache import CachedContext, EncoderDecoderContext, FullContext
-from agents.lstm import RecurrentContext
-from agents.sampling import Truncation
+from agents.policy.context import FullContext
+from agents.policy.encoder_decoder import EncoderDecoderContext
+from agents.policy.kv_cache import CachedContext
+from agents.policy.lstm import RecurrentContext
+from agents.policy.sampling import Truncation
 from tests.agents.conftest import make_policy as make_any
 from tests.agents.conftest import word_tokenizer
 from textenvs import TextGenVectorEnv, encoder_decoder
@@ -79,7 +81,7 @@ def plain_logits(policy, row, prompt, place):
 
 
 def env_of(policy, num_envs=5, **kwargs):
-    from agents.__main__ import _Prompts
+    from agents.cli.generate import _Prompts
 
     settings = {"task": _Prompts(WORDS), "reward": lambda example, response: response.count("a") / 4.0, **kwargs}
     settings = {"max_new_tokens": 6, **settings}
@@ -196,7 +198,7 @@ def test_packed_rows_give_what_padded_rows_give(kind, attention, critic, adapted
     policy.model.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    monkeypatch.setattr("agents.policy._PACKING", {"cpu": (attention,)})
+    monkeypatch.setattr("agents.policy.Policy._has_flash_attention", lambda self: True)
     packed = policy.evaluate(ids, POSITIONS, MASK, temperature=0.7)
     assert widths[-1] == (1, 6 + 3 + 9 + 1 + 3), "no padding: each row up to its last action"
     for name in ("log_probs", "entropies", "values"):
@@ -212,7 +214,7 @@ def test_models_that_do_not_read_packed_rows_get_padded_ones(kind, monkeypatch):
     policy = make(kind)
     ids = torch.from_numpy(rows(3))
     padded = policy.evaluate(ids, POSITIONS, MASK)
-    monkeypatch.setattr("agents.policy._PACKING", {"cpu": ("",)})
+    monkeypatch.setattr("agents.policy.Policy._has_flash_attention", lambda self: True)
     torch.testing.assert_close(policy.evaluate(ids, POSITIONS, MASK).log_probs, padded.log_probs)
 
 
@@ -220,7 +222,7 @@ def test_a_model_that_mixes_packed_rows_up_gets_padded_ones_and_the_log_says_so(
     policy = make_any("opt")  # counts positions itself
     ids = torch.from_numpy(rows(3))
     padded = policy.evaluate(ids, POSITIONS, MASK)
-    monkeypatch.setattr("agents.policy._PACKING", {"cpu": ("sdpa",)})
+    monkeypatch.setattr("agents.policy.Policy._has_flash_attention", lambda self: True)
     torch.testing.assert_close(policy.evaluate(ids, POSITIONS, MASK).log_probs, padded.log_probs)
     assert "OPTForCausalLM does not read packed rows (its packed states differ" in caplog.text
 
@@ -599,13 +601,13 @@ class TestLoRA:
         assert policy.critic is critic
 
     def test_adapters_come_back_after_an_exception(self):
-        from agents import adapters
+        from agents.policy import lora
 
         policy = self.moved("llama")
         before, trained = self.log_probs(policy), [one.requires_grad for one in policy.parameters()]
 
         def fails():
-            with adapters.off(policy.model):
+            with lora.off(policy.model):
                 assert not torch.allclose(self.log_probs(policy), before, atol=0.01)
                 raise RuntimeError("inside")
 

@@ -6,7 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents import Policy
-from agents.lane_cache import CachedContext, FullContext
+from agents.policy.context import FullContext
+from agents.policy.kv_cache import CachedContext
 from tests.agents.conftest import ARCHITECTURES, make_policy
 
 

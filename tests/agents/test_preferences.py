@@ -11,8 +11,8 @@ import torch
 from agents import PPO, Policy
 from agents.__main__ import main
 from agents.losses import preference_loss
-from agents.preferences import (
-    RECORD,
+from agents.rewards.preference import RECORD, LogRatioScore, PreferenceScore
+from agents.supervised.reward_model import (
     Pair,
     PreferenceConfig,
     evaluate_margins,
@@ -23,7 +23,6 @@ from agents.preferences import (
     split_pairs,
     train,
 )
-from agents.scores import LogRatioScore, PreferenceScore
 from tests.agents.conftest import make_policy
 from tests.agents.test_rollout import lanes
 from textenvs import Example, make_reward

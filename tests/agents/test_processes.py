@@ -16,22 +16,12 @@ import pytest
 import torch
 from torch import distributed
 
-from agents import (
-    PPO,
-    REINFORCE,
-    ActorCritic,
-    Algorithm,
-    BestOfN,
-    SFTConfig,
-    checkpoints,
-    fine_tune,
-    load,
-    preferences,
-    processes,
-    steps,
-)
+from agents import PPO, REINFORCE, ActorCritic, Algorithm, BestOfN, SFTConfig, fine_tune, load
 from agents.__main__ import main
-from agents.metrics import Meter
+from agents.distributed import processes
+from agents.supervised import reward_model
+from agents.training import checkpoints, optimization
+from agents.training.meter import Meter
 from benchmarks.faults import RUN
 from tests.agents.conftest import make_policy
 from tests.agents.test_preferences import noisy_pairs
@@ -106,9 +96,9 @@ def skip_what_is_not_finite():
         def loss_of(rows, meter, constant=constant):
             return sum(one.sum() for one in agent._learner.parameters()) + constant
 
-        steps.step(agent.optimizer, torch.arange(4), loss_of, agent.config, Meter())
+        optimization.step(agent.optimizer, torch.arange(4), loss_of, agent.config, Meter())
         after = torch.cat([one.detach().flatten() for one in agent._learner.parameters()])
-        assert steps.skipped(agent.optimizer) == skipped
+        assert optimization.skipped(agent.optimizer) == skipped
         assert torch.equal(before, after) == (constant == math.inf)
 
 
@@ -124,8 +114,8 @@ def warm_start(folder):
 def preference_model(folder):
     """Two epochs of a preference model, likewise."""
     policy, pairs = make_policy(spread=0.1), noisy_pairs(40)
-    config = preferences.PreferenceConfig(epochs=2, batch_size=7, micro_batch_size=2, learning_rate=5e-3)
-    found = preferences.train(policy, pairs[:30], pairs[30:], config)
+    config = reward_model.PreferenceConfig(epochs=2, batch_size=7, micro_batch_size=2, learning_rate=5e-3)
+    found = reward_model.train(policy, pairs[:30], pairs[30:], config)
     return found.history, torch.cat([one.detach().flatten() for one in policy.parameters()])
 
 
@@ -190,7 +180,7 @@ def test_two_processes_make_the_update_of_one(request, how, name, monkeypatch):
         if name == "group":
             assert rollout.group.unique(return_counts=True)[1].tolist() == [2] * 8
         assert torch.equal(after[number], after_too[number])
-        monkeypatch.setattr("agents.training.collect", lambda *args, rollout=rollout, **kwargs: rollout)
+        monkeypatch.setattr("agents.training.agent.collect", lambda *args, rollout=rollout, **kwargs: rollout)
         row = agent._iterate(number / UPDATES)
         torch.testing.assert_close(weights(agent), after[number], atol=1e-6, rtol=0)
         for key in (key for key in row if "second" not in key):

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 
 from agents import REINFORCE, ActorCritic, Policy, collect, load
 from agents.advantages import discounted_returns
-from agents.reinforce import baseline_advantages, credits
+from agents.algorithms.reinforce import baseline_advantages, credits
 from agents.rollout import Rollout
 from tests.agents.conftest import make_policy
 from tests.agents.test_algorithms import assert_same_gradient, fresh_rollout, gradient

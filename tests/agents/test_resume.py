@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from agents import checkpoints, run_folder
 from agents.__main__ import main
+from agents.training import checkpoints, run_folder
 from benchmarks.faults import RUN, outcome, start
 
 pytestmark = [pytest.mark.skipif(os.name == "nt", reason="SIGKILL"), pytest.mark.usefixtures("one_thread")]

@@ -20,20 +20,17 @@ from safetensors.torch import load_file
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from agents import PPO, Policy, load, preferences
-from agents.evaluation import held_out_scores
-from agents.policy_files import ADAPTERS_FOLDER
-from agents.preferences import RECORD
-from agents.scores import (
-    BERTScore,
-    ClassifierScore,
-    LanguageModelScore,
-    LogRatioScore,
-    NetworkReward,
-    PreferenceScore,
-)
-from agents.text_encoder import load_encoder
-from agents.text_model import TextModel, cut, load_text_model
+from agents import PPO, Policy, load
+from agents.evaluation.evaluation import held_out_scores
+from agents.policy.pretrained import ADAPTERS_FOLDER
+from agents.rewards.bertscore import BERTScore
+from agents.rewards.classifier import ClassifierScore
+from agents.rewards.language_model import LanguageModelScore
+from agents.rewards.network_reward import NetworkReward
+from agents.rewards.preference import RECORD, LogRatioScore, PreferenceScore
+from agents.rewards.text_encoder import load_encoder
+from agents.rewards.text_reader import TextModel, cut, load_text_model
+from agents.supervised import reward_model
 from tests.textenvs.test_tokenizer import LINES, backend_of
 from textenvs import Example, RewardError, list_rewards, make_reward, make_tokenizer
 from textenvs.testing import check_reward
@@ -275,12 +272,12 @@ def test_lm_reads_a_prompt_in_a_chat_template(chatty):
 
 @pytest.mark.parametrize("method", ["bradley_terry", "dpo"])
 def test_a_preference_model_reads_as_it_was_trained(chatty, tmp_path, method):
-    pairs = [preferences.Pair(f"Is it {word}?", " yes it is", " no") for word in ("red", "big", "old")]
-    config = preferences.PreferenceConfig(method=method, epochs=1, chat_template=True)
+    pairs = [reward_model.Pair(f"Is it {word}?", " yes it is", " no") for word in ("red", "big", "old")]
+    config = reward_model.PreferenceConfig(method=method, epochs=1, chat_template=True)
     policy = Policy.from_pretrained(chatty, device="cpu")
-    trained = preferences.train(policy, pairs, pairs, config)
-    margins = preferences.margins(policy, pairs, trained) / trained.temperature
-    preferences.save(tmp_path / "model", policy, trained, None)
+    trained = reward_model.train(policy, pairs, pairs, config)
+    margins = reward_model.margins(policy, pairs, trained) / trained.temperature
+    reward_model.save(tmp_path / "model", policy, trained, None)
     score = (PreferenceScore if method == "bradley_terry" else LogRatioScore)(tmp_path / "model")
     for pair, margin in zip(pairs, margins, strict=True):
         chosen, rejected = (score.score(Example(pair.prompt), text) for text in (pair.chosen, pair.rejected))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agents import Policy, SFTConfig, fine_tune
-from agents.sft import demonstrations, perplexity, sft_loss
+from agents.supervised.sft import demonstrations, perplexity, sft_loss
 from tests.agents.conftest import make_policy, word_tokenizer
 from tests.agents.test_rollout import Letters, count_good, lanes
 from textenvs import Example

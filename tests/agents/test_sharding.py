@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 
-from agents import processes, sharding, steps, zero
-from agents.config import OptimizerConfig
-from agents.metrics import Meter
-from agents.sharding import Sharding
+from agents.distributed import deepspeed, fsdp, processes
+from agents.distributed.fsdp import Sharding
+from agents.training import optimization
+from agents.training.config import OptimizerConfig
+from agents.training.meter import Meter
 from tests.agents.conftest import make_policy
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -22,7 +23,7 @@ def two(monkeypatch):
 def read(monkeypatch, **environment):
     for name, value in {**FSDP, **environment}.items():
         monkeypatch.setenv(name, value)
-    return sharding.wanted()
+    return fsdp.wanted()
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_what_of_deepspeed_is_not_supported_is_refused(two, monkeypatch, environ
     for name, value in environment.items():
         monkeypatch.setenv(f"ACCELERATE_DEEPSPEED_{name}", value)
     with pytest.raises(ValueError, match=message):
-        zero.wanted()
+        deepspeed.wanted()
 
 
 def test_the_layers_that_are_gathered_by_themselves():
@@ -100,7 +101,7 @@ def test_the_layers_that_are_gathered_by_themselves():
     layers = list(policy.model.base_model.layers)
 
     def found(**plan):
-        return sharding._layers(policy, Sharding(**plan))
+        return fsdp._layers(policy, Sharding(**plan))
 
     assert found() == layers[::-1]
     assert found(layers=()) == []
@@ -120,9 +121,9 @@ def test_a_policy_gets_the_weights_of_its_learner(gone):
         for one in learner.parameters():
             one.add_(1.0)
     if gone:
-        sharding.give_up(policy)
+        fsdp.give_up(policy)
         assert sum(one.numel() for one in policy.parameters()) == 0
-    sharding.fill(policy, learner)
+    fsdp.fill(policy, learner)
     for one, other in zip(policy.parameters(), learner.parameters(), strict=True):
         assert torch.equal(one, other)
     assert policy.model.get_output_embeddings().weight is policy.model.get_input_embeddings().weight
@@ -132,7 +133,7 @@ def test_a_policy_gets_the_weights_of_its_learner(gone):
 
 def test_memory_that_runs_out_in_pieces_ends_the_run(monkeypatch):
     """The others are in the middle of a pass that this process has left: nobody can begin again."""
-    monkeypatch.setattr(sharding, "is_sharded", lambda module: True)
+    monkeypatch.setattr(fsdp, "is_sharded", lambda module: True)
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters())
 
@@ -140,12 +141,12 @@ def test_memory_that_runs_out_in_pieces_ends_the_run(monkeypatch):
         raise torch.OutOfMemoryError("no")
 
     with pytest.raises(torch.OutOfMemoryError, match=r"over 4 episodes.*lower micro_batch_size"):
-        steps.step(optimizer, torch.arange(8), loss_of, OptimizerConfig(micro_batch_size=4), Meter())
+        optimization.step(optimizer, torch.arange(8), loss_of, OptimizerConfig(micro_batch_size=4), Meter())
 
 
 def test_a_process_with_fewer_passes_makes_idle_ones(monkeypatch):
     """As many as the others, with a gradient of zero and no metrics."""
-    monkeypatch.setattr(sharding, "is_sharded", lambda module: True)
+    monkeypatch.setattr(fsdp, "is_sharded", lambda module: True)
     monkeypatch.setattr(processes, "largest", lambda numbers: [one + 2 for one in numbers])
     model = torch.nn.Linear(1, 1, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -156,7 +157,7 @@ def test_a_process_with_fewer_passes_makes_idle_ones(monkeypatch):
         found.add(len(rows), {"rows": float(rows.sum())})
         return 0.25 * model.weight.sum() * len(rows)
 
-    steps.step(optimizer, torch.arange(3), loss_of, OptimizerConfig(micro_batch_size=2), meter)
+    optimization.step(optimizer, torch.arange(3), loss_of, OptimizerConfig(micro_batch_size=2), meter)
     assert passes == [[0, 1], [2], [0], [0]]
     assert meter.means()["rows"] == pytest.approx((2 * 1 + 1 * 2) / 3), "the idle passes do not count"
     assert model.weight.item() == pytest.approx(before - 0.75)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from agents import PPO, REINFORCE, ActorCritic
-from agents.rollout import collect
-from agents.step_values import beneath, estimates, step_means
+from agents.algorithms.step_baseline import beneath, estimates, step_means
+from agents.collector import collect
 from tests.agents.conftest import make_policy
 from tests.agents.test_algorithms import assert_same_gradient, fresh_rollout, gradient
 from tests.agents.test_rollout import lanes

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from agents import PPO, REINFORCE, ActorCritic, BestOfN, checkpoints, load
+from agents import PPO, REINFORCE, ActorCritic, BestOfN, load
 from agents.__main__ import main
-from agents.config import OptimizerConfig
-from agents.metrics import Meter
-from agents.steps import NonFiniteError, skipped, step, streak
+from agents.training import checkpoints
+from agents.training.config import OptimizerConfig
+from agents.training.meter import Meter
+from agents.training.optimization import NonFiniteError, skipped, step, streak
 from benchmarks.faults import RUN
 from tests.agents.conftest import make_policy
 from tests.agents.test_rollout import lanes
@@ -113,7 +114,7 @@ def test_too_many_in_a_row_stop():
 
 def sequence(monkeypatch, devices):
     """Steps of a fused Adam, of which some have no finite gradient, where the host waits and where it does not."""
-    monkeypatch.setattr("agents.steps._ASYNCHRONOUS", devices)
+    monkeypatch.setattr("agents.training.optimization._ASYNCHRONOUS", devices)
     line = Line()
     optimizer = torch.optim.Adam(line.parameters(), lr=0.5, fused=True)
     config, seen = OptimizerConfig(micro_batch_size=2, max_grad_norm=100.0, max_skipped_steps=2), []
@@ -137,7 +138,7 @@ def test_a_step_that_the_device_skips_leaves_what_the_host_would_leave(monkeypat
 
 
 def test_too_many_that_the_device_skips_stop_when_the_metrics_are_read(monkeypatch):
-    monkeypatch.setattr("agents.steps._ASYNCHRONOUS", ("cpu",))
+    monkeypatch.setattr("agents.training.optimization._ASYNCHRONOUS", ("cpu",))
     line = Line()
     optimizer, meter = torch.optim.AdamW(line.parameters(), fused=True), Meter()
     for rows in ([0, 1], [2, 3]):
@@ -217,7 +218,7 @@ def test_the_command_line_says_what_happened(tmp_path, monkeypatch, capsys):
         raise NonFiniteError("Expected finite losses and gradients, got a loss of nan", torch.tensor([0]))
 
     with monkeypatch.context() as patch:
-        patch.setattr("agents.ppo.step", nan)
+        patch.setattr("agents.algorithms.ppo.step", nan)
         with pytest.raises(SystemExit) as stopped:
             main([*RUN, "--output", str(run)])
     assert stopped.value.code == 1

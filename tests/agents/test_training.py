@@ -11,9 +11,10 @@ import pytest
 import torch
 import transformers
 
-from agents import PPO, REINFORCE, Agent, BestOfN, Policy, load, training
-from agents.optimization import adapted_kl_coef, limited_kl_coef
-from agents.training import ALARM_WINDOW, Algorithm
+from agents import PPO, REINFORCE, Agent, BestOfN, Policy, load
+from agents.training import agent as training
+from agents.training.agent import ALARM_WINDOW, Algorithm
+from agents.training.schedules import adapted_kl_coef, limited_kl_coef
 from tests.agents.conftest import make_policy
 from tests.agents.test_checkpoints import change
 from tests.agents.test_rollout import lanes

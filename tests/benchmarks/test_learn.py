@@ -14,8 +14,8 @@ import pytest
 
 import textenvs
 from agents import Policy
-from agents.run_folder import FileLock
-from agents.training import Algorithm
+from agents.files import FileLock
+from agents.training.agent import Algorithm
 from benchmarks import learn, suite
 from benchmarks.contestants import OUTSIDE, Unavailable, algorithm_of, parse, train
 from benchmarks.learn import Arguments, key_of, read_rows, split_agents, wanted
@@ -44,12 +44,12 @@ def test_names_of_agents():
         "ppo", "reinforce[baseline=none;group_size=4]", "m:A",
     ]  # fmt: skip
     assert parse("reinforce[baseline=none;group_size=4]") == ("reinforce", {"baseline": "none", "group_size": 4})
-    assert algorithm_of("agents.ppo:PPO") is Algorithm.known["ppo"]
+    assert algorithm_of("agents.algorithms.ppo:PPO") is Algorithm.known["ppo"]
     with pytest.raises(ValueError, match="Expected an agent"):
         parse("ppo[")
     with pytest.raises(ValueError, match="setting=value"):
         parse("ppo[gamma]")
-    for name in ("nobody", "no_such_module:A", "agents.ppo:nothing", "agents.ppo:update"):
+    for name in ("nobody", "no_such_module:A", "agents.algorithms.ppo:nothing", "agents.algorithms.ppo:update"):
         with pytest.raises(ValueError, match="Expected"):
             algorithm_of(name)
 

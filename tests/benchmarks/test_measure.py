@@ -3,9 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from benchmarks.__main__ import COMMANDS, about, main
-from benchmarks.measure import Ledger, costs_section
+from benchmarks.measure import PRODUCTS, Ledger, costs_section, heading, kernel_speeds, machine
 
 
 def page(rows):
@@ -45,6 +46,22 @@ def test_costs_stand_beside_the_other_s_in_microseconds():
     lines = costs_section(costs, "other")
     assert "Microseconds of the processor a token, ours / other:" in lines
     assert lines[-4:-1] == ["| lanes | 8 | 32 |", "| --- | --- | --- |", "|  | 5 / 7 | 3 / 9 |"]
+
+
+def test_tables_of_speed_name_the_speed_of_matrix_products(monkeypatch):
+    """Of both libraries, and on one thread, however many there are."""
+    threads = torch.get_num_threads()
+    speeds = kernel_speeds(0.001)
+    assert torch.get_num_threads() == threads
+    assert list(speeds) == [f"{rows} x {inputs} x {outputs}" for rows, inputs, outputs in PRODUCTS]
+    for found in speeds.values():
+        assert len(found) == 1 + torch.backends.mkldnn.is_available()
+        assert all(0.1 < speed < 1e5 for speed in found.values())
+    assert "gflops" not in machine()
+    monkeypatch.setattr("benchmarks.measure.kernel_speeds", lambda: {"1 x 2 x 3": {"MKL": 83.4, "oneDNN": 68.6}})
+    text = "\n".join(heading("Speed", {"command": "c", "machine": machine("torch"), "rounds": 1}))
+    assert "GFLOP/s" in text
+    assert "1 x 2 x 3: MKL 83, oneDNN 69." in text
 
 
 def test_the_commands_say_what_they_measure(monkeypatch, capsys):

@@ -16,7 +16,7 @@ from tests.agents.test_rollout import lanes
 
 def gradients(policy, rollout):
     """Of one PPO step on a rollout, by name."""
-    from agents.ppo import PPO
+    from agents.algorithms.ppo import PPO
 
     agent = PPO(policy, lanes(), num_envs=4, episodes_per_update=len(rollout), epochs=1, minibatch_size=len(rollout))
     found = {}

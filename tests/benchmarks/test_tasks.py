@@ -5,9 +5,9 @@ import pytest
 
 from benchmarks.tasks import Arguments, climb_by_samples, climb_exactly, exact_gradient, softmax, updates_to
 from textenvs import Example, make_task
-from textenvs.exact import EpisodeModel
 from textenvs.rewards import Match
 from textenvs.tasks import Diagnostic
+from textenvs.tasks.exact import EpisodeModel
 from textenvs.tokenizer import symbol_tokenizer
 
 MODEL = EpisodeModel.of(Match(), symbol_tokenizer("abc"), Example("?", ("ab",)), 4)

@@ -4,8 +4,8 @@ import gymnasium as gym
 import pytest
 
 import textenvs
-from textenvs.canaries import canary_scores
 from textenvs.testing import check_canaries
+from textenvs.testing.canaries import canary_scores
 
 ANY_WORD = "TextGen/Length-v0"
 """Any words of the right length do this task: one letter, repeated, is an answer like any other, and no hack."""

@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.textenvs.toys import E_ACUTE, EOS, FIRST, SPECIAL, Letters
-from textenvs.automata import ActionMasks, Language, Stops, make_language
+from textenvs.action_masks import ActionMasks, Stops
+from textenvs.grammars import Language, make_language
 
 LETTERS = Letters()
 ALL = np.arange(3)
@@ -233,7 +234,7 @@ class TestActionMasks:
             written += pieces[token - 1]
 
     def test_memory_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("textenvs.automata._MOST_MASK_BYTES", 20 * LETTERS.vocab_size)
+        monkeypatch.setattr("textenvs.action_masks._MOST_MASK_BYTES", 20 * LETTERS.vocab_size)
         masks, rng = ActionMasks(4, LETTERS), np.random.default_rng(0)
         masks.reset(np.arange(4), [make_language(["ab"])] * 4)
         masks.push(np.array([0]), np.array([FIRST["a"]]))

@@ -8,8 +8,8 @@ import pytest
 from tests.textenvs.toys import Talk
 from textenvs import Example, RewardError, Task
 from textenvs.__main__ import main
-from textenvs.canaries import CANARIES, canary_scores
 from textenvs.testing import check_canaries
+from textenvs.testing.canaries import CANARIES, canary_scores
 
 
 class Sums(Task):

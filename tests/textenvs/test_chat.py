@@ -7,8 +7,8 @@ import pytest
 import tokenizers
 
 from textenvs import Example, TextGenEnv, make_tokenizer
-from textenvs.chat import as_template, find_chat_template
-from textenvs.lanes import PromptEncoder
+from textenvs.chat_template import as_template, find_chat_template
+from textenvs.pool import PromptEncoder
 from textenvs.tasks.dialogue import Dialogue
 from textenvs.tokenizer import BUNDLED
 

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import textenvs.rewards as registry
 from textenvs import Example, RewardError, TextGenVectorEnv, make_reward, make_tokenizer, register_reward
 from textenvs.rewards import (
     COMBINATORS,
@@ -33,6 +32,7 @@ from textenvs.rewards import (
     guard,
     list_rewards,
     minimum,
+    registry,
 )
 from textenvs.tasks import Levels
 from textenvs.tasks.levels import ByLevel

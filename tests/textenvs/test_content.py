@@ -13,10 +13,10 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textenvs.automata import Regex
+from textenvs.grammars import Regex
 from textenvs.rewards import Keywords, RewardError, Units, checked_score, make_reward
-from textenvs.rewards import phrases as phrases_module
 from textenvs.rewards.english import inflections, syllables
+from textenvs.rewards.incremental import phrases as phrases_module
 from textenvs.rewards.sentences import SentenceWords, count_sentences, ends_sentence, read_sentences
 from textenvs.tasks import Example
 from textenvs.testing import EXAMPLES, check_reward
@@ -185,7 +185,7 @@ def test_scores_stay_right_after_wanted_units_are_forgotten(limit: int, monkeypa
         lambda self: (forgot.append(len(vars(self).get("_rows", ()))), forget(self)),
     )
     compact = Units._compact
-    monkeypatch.setattr("textenvs.rewards.units._MOST_EDGES", 20)
+    monkeypatch.setattr("textenvs.rewards.incremental.units._MOST_EDGES", 20)
     monkeypatch.setattr(Units, "_compact", lambda self: (compacted.append(1), compact(self)))
     check_reward("concepts", max_examples=20)
     check_reward("plot_points", max_examples=20)

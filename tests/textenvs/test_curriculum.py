@@ -10,8 +10,8 @@ import pytest
 
 import textenvs
 from textenvs import Example, Task
-from textenvs.curriculum import Curriculum, CurriculumConfig
 from textenvs.tasks import Levels
+from textenvs.tasks.curriculum import Curriculum, CurriculumConfig
 from textenvs.testing import check_reward, check_task, check_vector_env
 from textenvs.tokenizer import decode
 

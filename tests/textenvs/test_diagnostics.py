@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from textenvs import Example, ReferenceScores, Reward, list_tasks, make_task, make_tokenizer
-from textenvs.exact import EpisodeModel, optimal_score, random_score
 from textenvs.rewards import AutomatonReward, Match
-from textenvs.rewards import automaton as module
+from textenvs.rewards.incremental import automaton as module
 from textenvs.tasks import SHIFTED, Diagnostic
 from textenvs.tasks.credit import _arms, _ChainScore, _CueScore, _PasswordScore
+from textenvs.tasks.exact import EpisodeModel, optimal_score, random_score
 from textenvs.tasks.formal import _BracketsScore, _LengthScore
 from textenvs.testing import check_reward, check_task
 from textenvs.tokenizer import Tokenizer, symbol_tokenizer

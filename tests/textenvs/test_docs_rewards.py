@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import textenvs.rewards as registry
-from textenvs.rewards import list_rewards, make_reward
-from textenvs.rewards.ngrams import BUNDLED, load_ngrams
+from textenvs.rewards import list_rewards, make_reward, registry
+from textenvs.rewards.ngram_model import BUNDLED, load_ngrams
 from textenvs.rewards.style import _formality
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -18,7 +18,7 @@ from gymnasium.utils.env_checker import check_env
 import textenvs
 from tests.textenvs.toys import BOS, EOS, FIRST, PAD, SPECIAL, Letters, Talk, Toy, constant, ids, text_length
 from textenvs import Example, RewardError, TextGenEnv, TextGenVectorEnv, encoder_decoder
-from textenvs.env import segments
+from textenvs.lanes import segments
 
 A = FIRST["a"]
 

@@ -7,8 +7,11 @@ from hypothesis import strategies as st
 
 from tests.textenvs.toys import BOS, E_ACUTE, EOS, FIRST, PAD, SPECIAL, Letters, Talk, Toy, constant, ids, text_length
 from textenvs import Example, RewardError, make_reward
-from textenvs.lanes import Lanes, PromptEncoder, alias_table, build_pools, check_count, episode_random, seeds_of
+from textenvs.arguments import check_count
+from textenvs.lanes import Lanes
+from textenvs.pool import PromptEncoder, alias_table, build_pools
 from textenvs.rewards import UnitSums, Words
+from textenvs.seeding import episode_random, seeds_of
 
 LETTERS = Letters()
 A, B = FIRST["a"], FIRST["b"]

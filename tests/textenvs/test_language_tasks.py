@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textenvs import Example, Task, TextGenEnv, list_tasks, make_reward, make_task
-from textenvs.data.translation import ADJECTIVES, BEINGS, PLACES, THINGS, VERBS
 from textenvs.tasks import SHIFTED, Levels
 from textenvs.tasks.classification import _TOPICS, LABELS, Classify
 from textenvs.tasks.composed import Composed
@@ -22,6 +21,7 @@ from textenvs.tasks.recommendation import ListedGain, Recommend
 from textenvs.tasks.reviews import Reviews
 from textenvs.tasks.summaries import SummarizeAbstractive, SummarizeExtractive
 from textenvs.tasks.translation import _PREPOSITIONS, LANGUAGES, RoundTrip, Translate, _Clause, _parsed, _sentence
+from textenvs.tasks.translation_lexicon import ADJECTIVES, BEINGS, PLACES, THINGS, VERBS
 from textenvs.tasks.writing import PoemForm, Write
 
 TASKS: list[Composed] = [

@@ -23,10 +23,11 @@ from nltk.metrics.distance import edit_distance
 from rouge_score import rouge_scorer
 from sacrebleu.metrics import BLEU, CHRF
 
-from textenvs.rewards import Reward, RewardError, Units, Words, make_reward, overlap, rouge
+from textenvs.rewards import Reward, RewardError, Units, Words, make_reward, rouge
 from textenvs.rewards.answers import AnswerWords, SpacedCharacters
 from textenvs.rewards.bleu import LowerCharacters, LowerWords, Tokens13a
 from textenvs.rewards.chrf import _BareWords
+from textenvs.rewards.incremental import references
 from textenvs.rewards.rouge import RougeWords
 from textenvs.tasks import Example
 from textenvs.testing import check_reward
@@ -493,10 +494,10 @@ def test_forgetting_changes_nothing(reward: Any, monkeypatch: pytest.MonkeyPatch
     """Tables are made anew while lanes are in the middle of a response."""
     made, tokenizer = make_reward(reward), make_tokenizer("stories")
     compactions = []
-    compact = overlap.ReferenceScorer._compact
-    monkeypatch.setattr(overlap, "_MOST_CELLS", 200)
+    compact = references.ReferenceScorer._compact
+    monkeypatch.setattr(references, "_MOST_CELLS", 200)
     monkeypatch.setattr(
-        overlap.ReferenceScorer, "_compact", lambda self: (compactions.append(len(self._places)), compact(self))
+        references.ReferenceScorer, "_compact", lambda self: (compactions.append(len(self._places)), compact(self))
     )
     rng = np.random.default_rng(0)
     words = ["the", "fox", "was", "very", "happy", "and", "the", "red", "ball", "found", "a", "sad", "dog", "there"]
@@ -651,7 +652,7 @@ def test_a_used_reward_pickles_small(reward: Any) -> None:
 
 
 def test_what_is_prepared_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overlap, "_MOST_PREPARED", 4)
+    monkeypatch.setattr(references, "_MOST_PREPARED", 4)
     made = make_reward("rouge_l")
     assert [made.score(Example("", (f"a {word}",)), word) for word in "bcdefghij"] == [pytest.approx(2 / 3)] * 9
     assert len(made._prepared) <= 4

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vaderSentiment import vaderSentiment
 
-import textenvs.rewards as registry
 from tests.textenvs.toys import OUR_REWARDS
 from textenvs.rewards import (
     FunctionReward,
@@ -32,8 +31,9 @@ from textenvs.rewards import (
     list_rewards,
     make_reward,
     register_reward,
-    units,
+    registry,
 )
+from textenvs.rewards.incremental import units
 from textenvs.tasks import Example
 from textenvs.testing import EXAMPLES
 from textenvs.tokenizer import Tokenizer, decode, make_tokenizer

@@ -16,10 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-import textenvs.tasks as registry
 from textenvs.data import make_reference_scores, train_stories_tokenizer
 from textenvs.rewards import make_reward
-from textenvs.tasks import SPLITS, Example, Stories, Task, list_tasks, make_task, register_task
+from textenvs.tasks import SPLITS, Example, Stories, Task, list_tasks, make_task, register_task, registry
 from textenvs.tasks import stories as grammar
 
 ROOT = Path(__file__).resolve().parents[2]

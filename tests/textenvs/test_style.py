@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from textenvs.data import train_ngrams
 from textenvs.rewards import Formality, NgramFluency, RewardError, checked_score, make_reward
-from textenvs.rewards.ngrams import BUNDLED, SPLITTER, NgramModel, load_ngrams, train
+from textenvs.rewards.ngram_model import BUNDLED, SPLITTER, NgramModel, load_ngrams, train
 from textenvs.rewards.style import formality_of
 from textenvs.tasks import Example, Stories
 from textenvs.testing import EXAMPLES, check_reward

@@ -15,13 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from textenvs.canaries import CANARIES, canary_scores
-from textenvs.env import segments
+from textenvs.lanes import segments
 from textenvs.overview import made, overview
 from textenvs.registration import list_envs
 from textenvs.render import Segment, visible
 from textenvs.rewards import Reward, make_reward
 from textenvs.tasks import SHIFTED, Example, ReferenceScores, Task, make_task
+from textenvs.testing.canaries import CANARIES, canary_scores
 
 OUTPUT = Path(__file__).parents[2] / "docs" / "tasks"
 _TABLE = {

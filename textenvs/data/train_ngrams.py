@@ -16,7 +16,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from textenvs.rewards.ngrams import BUNDLED, train
+from textenvs.rewards.ngram_model import BUNDLED, train
 from textenvs.tasks.reviews import Reviews
 from textenvs.tasks.stories import Stories
 

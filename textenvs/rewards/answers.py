@@ -15,25 +15,13 @@ from string import punctuation
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_choice
 from textenvs.example import Example
 from textenvs.rewards.base import Scorer
-from textenvs.rewards.overlap import (
-    MEASURES,
-    Bits,
-    Grams,
-    Matches,
-    NgramReward,
-    PathScorer,
-    ReferenceReward,
-    References,
-    RowScorer,
-    add_words,
-    bit_at,
-    check_choice,
-    overlap,
-    shift_words,
-)
-from textenvs.rewards.units import Splitter, Words
+from textenvs.rewards.incremental.alignment import Bits, PathScorer, RowScorer, add_words, bit_at, shift_words
+from textenvs.rewards.incremental.ngram_overlap import Grams, Matches, NgramReward
+from textenvs.rewards.incremental.references import MEASURES, ReferenceReward, References, overlap
+from textenvs.rewards.incremental.splitters import Splitter, Words
 from textenvs.tokenizer import Tokenizer
 
 _NO_PUNCTUATION = str.maketrans("", "", punctuation)

@@ -17,8 +17,9 @@ from unicodedata import category
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.rewards.overlap import Grams, Matches, NgramReward, check_choice, check_number, check_whole, num_grams
-from textenvs.rewards.units import Characters, Splitter, Words
+from textenvs.arguments import check_choice, check_number, check_whole
+from textenvs.rewards.incremental.ngram_overlap import Grams, Matches, NgramReward, num_grams
+from textenvs.rewards.incremental.splitters import Characters, Splitter, Words
 
 # The order of replacements and rules is mteval-v13a's. What each leaves behind, the next one sees.
 _REMOVED = ("<skipped>", "-\n")

@@ -12,9 +12,10 @@ from string import punctuation
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_number, check_whole
 from textenvs.rewards.bleu import LowerCharacters
-from textenvs.rewards.overlap import Grams, Matches, NgramReward, check_number, check_whole, num_grams
-from textenvs.rewards.units import Characters, Words
+from textenvs.rewards.incremental.ngram_overlap import Grams, Matches, NgramReward, num_grams
+from textenvs.rewards.incremental.splitters import Characters, Words
 
 
 class _BareWords(Words):

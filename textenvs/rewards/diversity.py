@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from textenvs.example import Example
 from textenvs.rewards.base import Reward
-from textenvs.rewards.units import Matches, UnitScorer
+from textenvs.rewards.incremental.splitters import Matches
+from textenvs.rewards.incremental.units import UnitScorer
 from textenvs.tokenizer import Tokenizer
 
 Gram = tuple[str, ...]

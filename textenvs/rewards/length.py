@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from textenvs.example import Example
 from textenvs.rewards.base import RewardError
+from textenvs.rewards.incremental.splitters import Chunks, Splitter, Words
+from textenvs.rewards.incremental.units import UnitSums
 from textenvs.rewards.sentences import SentenceWords, read_sentences
-from textenvs.rewards.units import Chunks, Splitter, UnitSums, Words
 
 
 class _AnyWords(Words):

@@ -13,25 +13,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_choice, check_whole
 from textenvs.example import Example
 from textenvs.rewards.base import Scorer
-from textenvs.rewards.overlap import (
-    MEASURES,
-    Bits,
-    Grams,
-    Matches,
-    NgramReward,
-    ReferenceReward,
-    References,
-    RowScorer,
-    add_words,
-    bit_at,
-    check_choice,
-    check_whole,
-    num_grams,
-    overlap,
-)
-from textenvs.rewards.units import Splitter
+from textenvs.rewards.incremental.alignment import Bits, RowScorer, add_words, bit_at
+from textenvs.rewards.incremental.ngram_overlap import Grams, Matches, NgramReward, num_grams
+from textenvs.rewards.incremental.references import MEASURES, ReferenceReward, References, overlap
+from textenvs.rewards.incremental.splitters import Splitter
 from textenvs.tokenizer import Tokenizer
 
 _WORD = re.compile("[a-z0-9]+")

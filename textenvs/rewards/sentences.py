@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from textenvs.rewards.units import Splitter, Words
+from textenvs.rewards.incremental.splitters import Splitter, Words
 
 _ENDS = ".!?…"
 _FULL_ENDS = "。！？｡"  # noqa: RUF001 - they are what is meant

@@ -18,7 +18,8 @@ from vaderSentiment import vaderSentiment
 
 from textenvs.example import Example
 from textenvs.rewards.base import Reward
-from textenvs.rewards.units import UnitSums, Words
+from textenvs.rewards.incremental.splitters import Words
+from textenvs.rewards.incremental.units import UnitSums
 
 _MOST_VALENCE = 4.0  # the lexicon's scale runs from -4 to 4
 _DISTANCE_FACTORS = (1.0, 0.95, 0.9)  # how much a booster one, two or three words back still counts

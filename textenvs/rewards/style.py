@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from textenvs.example import Example
 from textenvs.rewards.base import RewardError
-from textenvs.rewards.ngrams import SPLITTER, Ids, NgramModel, load_ngrams
-from textenvs.rewards.units import Matches, UnitSums
+from textenvs.rewards.incremental.splitters import Matches
+from textenvs.rewards.incremental.units import UnitSums
+from textenvs.rewards.ngram_model import SPLITTER, Ids, NgramModel, load_ngrams
 
 _LEXICON = Path(__file__).parent.parent / "data" / "formality.json"
 _APOSTROPHE = "'’‘ʼ"  # noqa: RUF001 - and what keyboards and typesetters make of it

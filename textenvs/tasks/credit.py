@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from functools import lru_cache
 from typing import ClassVar
 
-from textenvs.rewards.automaton import AutomatonReward
+from textenvs.rewards.incremental.automaton import AutomatonReward
 from textenvs.tasks.base import Example
 from textenvs.tasks.diagnostic import Diagnostic
 from textenvs.tasks.dice import Dice, text_key

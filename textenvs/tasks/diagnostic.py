@@ -14,10 +14,10 @@ from collections.abc import Hashable
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from textenvs.exact import random_score
-from textenvs.rewards.automaton import AutomatonReward
+from textenvs.rewards.incremental.automaton import AutomatonReward
 from textenvs.tasks.base import SHIFTED, SPLITS, Example, ReferenceScores, check_split
 from textenvs.tasks.dice import Dice, text_key
+from textenvs.tasks.exact import random_score
 from textenvs.tasks.sized import Sized
 from textenvs.tokenizer import make_tokenizer
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.rewards.units import Splitter, UnitSums
+from textenvs.rewards.incremental.splitters import Splitter
+from textenvs.rewards.incremental.units import UnitSums
 from textenvs.tasks.base import Example
 from textenvs.tasks.composed import Composed, Composition
 from textenvs.tasks.dice import Dice, text_key

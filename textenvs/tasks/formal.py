@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import ClassVar
 
-from textenvs.rewards.automaton import AutomatonReward, Match
+from textenvs.rewards.incremental.automaton import AutomatonReward, Match
 from textenvs.tasks.base import Example
 from textenvs.tasks.diagnostic import Diagnostic
 from textenvs.tasks.dice import Dice

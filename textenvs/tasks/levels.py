@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.rewards import Reward, make_reward
+from textenvs.rewards import Reward
 from textenvs.rewards.base import Scorer, Wrapper
+from textenvs.rewards.registry import make_reward
 from textenvs.tasks.base import SHIFTED, Example, ReferenceScores, Task, check_level, check_split
 from textenvs.tasks.diagnostic import Diagnostic
+from textenvs.tasks.registry import make_task
 from textenvs.tokenizer import Tokenizer
 
 
@@ -42,7 +44,6 @@ class Levels(Task):
     def __init__(
         self, task: str | Mapping[str, Mapping[str, Any]] = "copy", lowest: int = 1, highest: int | None = None
     ) -> None:
-        from textenvs.tasks import make_task  # the registry, which knows this class
 
         given = {task: {}} if isinstance(task, str) else task
         if not isinstance(given, Mapping):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from textenvs.rewards.automaton import Match
+from textenvs.rewards.incremental.automaton import Match
 from textenvs.tasks.base import Example
 from textenvs.tasks.diagnostic import Diagnostic
 from textenvs.tasks.dice import Dice

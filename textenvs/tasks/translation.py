@@ -17,12 +17,12 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-from textenvs.data.translation import ADJECTIVES, BEINGS, ELIDED, PLACES, THINGS, VERBS, Adjective, Noun, Verb
 from textenvs.rewards.base import Reward
-from textenvs.rewards.turns import LastTurn
+from textenvs.rewards.last_turn import LastTurn
 from textenvs.tasks.base import Example
 from textenvs.tasks.composed import Composed, Composition
 from textenvs.tasks.dice import Dice
+from textenvs.tasks.translation_lexicon import ADJECTIVES, BEINGS, ELIDED, PLACES, THINGS, VERBS, Adjective, Noun, Verb
 
 LANGUAGES = ("German", "French", "Chinese")
 """What English is translated into."""

@@ -1,0 +1,1 @@
+"""Algorithms: siblings, each of which reads from top to bottom."""

@@ -1,0 +1,1 @@
+"""Several processes: who is there, and policies that are cut over them."""

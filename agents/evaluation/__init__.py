@@ -1,0 +1,1 @@
+"""Evaluation: scores on held-out examples, and comparisons of several policies."""

@@ -1,0 +1,430 @@
+"""How good is a policy? Scores on examples that it never trained on, with what training on a score may cost."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from agents.collector import collect
+from agents.policy.policy import Policy
+from agents.policy.sampling import Truncation
+from agents.rollout import Rollout, reference_log_probs
+from textenvs import Example, Reward, RewardError, TextGenVectorEnv, Tokenizer, make_reward
+from textenvs.render import Segment
+from textenvs.rewards import checked_score
+from textenvs.tokenizer import decode_prompt, decode_tokens
+
+_HELD_OUT_LANES = 64  # texts in a batch
+
+
+_EPISODES = {
+    "prompts": "prompt",
+    "responses": "response",
+    "scores": "score",
+    "held_outs": "held_out",
+    "token_texts": "token_texts",
+    "token_rewards": "token_rewards",
+}
+"""The fields of an `Evaluation` that have an entry for each episode, and what an entry is called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """When a run is evaluated, and how its policy samples then.
+
+    Before the first update and after the last one, it is on validation and test examples; in between on validation
+    examples alone, whose score says which checkpoint is the best.
+    """
+
+    episodes: int = 300
+    """Episodes of each evaluation."""
+    during: int = 4
+    """Evaluations between the first and the last, evenly over the run's tokens."""
+    temperature: float | None = None
+    """What logits are divided by; None: as in training."""
+    deterministic: bool = False
+    """The likeliest token at every step instead of a sample."""
+    top_k: int | None = None
+    """Sample from the k likeliest tokens alone."""
+    top_p: float | None = None
+    """Sample from the likeliest tokens alone, whose probabilities add up to this."""
+    min_p: float | None = None
+    """Sample from tokens alone that have at least this share of the likeliest one's probability."""
+    seed: int = 0
+    """Of the sampling."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: If a number is out of range.
+            TypeError: If a field is of the wrong type.
+        """
+        for name, least in (("episodes", 1), ("during", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"Expected {name} to be a whole number, got {value!r}")
+            if value < least:
+                raise ValueError(f"Expected {name} to be at least {least}, got {value}")
+        if self.temperature is not None:
+            if isinstance(self.temperature, bool) or not isinstance(self.temperature, (int, float)):
+                raise TypeError(f"Expected temperature to be a number, got {self.temperature!r}")
+            if not 0 < self.temperature < math.inf:
+                raise ValueError(f"Expected temperature in (0, inf), got {self.temperature}")
+        Truncation.of(self.top_k, self.top_p, self.min_p)
+
+    def sampling(self, temperature: float) -> dict[str, Any]:
+        """The arguments of `evaluate`.
+
+        Args:
+            temperature: The one of training.
+
+        Returns:
+            By name.
+        """
+        return {
+            "temperature": temperature if self.temperature is None else self.temperature,
+            "deterministic": self.deterministic,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "seed": self.seed,
+        }
+
+    def splits(self, progress: float, before: float | None, *, ended: bool) -> tuple[str, ...]:
+        """Which splits to evaluate on now.
+
+        Args:
+            progress: Share of the run's tokens that are played.
+            before: That share at the last evaluation; None: there was none.
+            ended: Whether the run is over.
+
+        Returns:
+            Their names; none where nothing is due.
+        """
+        if before is None or (ended and progress != before):
+            return ("validation", "test")
+        stage, last = (int(min(one, 1.0) * (self.during + 1)) for one in (progress, before))
+        return ("validation",) if stage > last and not ended else ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    Attributes:
+        episodes: How many were played.
+        score: Mean score.
+        score_low: Lower end of the mean's 95 % confidence interval. Episodes of one example count as one sample of it,
+            their mean.
+        score_high: Its upper end.
+        held_out: Mean of the held-out metric; None where there is none.
+        held_out_low: Lower end of its interval.
+        held_out_high: Upper end.
+        kl: KL to the reference policy in nats a response, estimated, of what was played: a greedy policy's is what its
+            tokens cost under the reference. None without a reference.
+        distinct_2: Distinct word bigrams over all bigrams of the responses.
+        response_length: Mean tokens a response.
+        held_out_name: What the held-out metric is called.
+        prompts: The prompts, one an episode.
+        responses: The responses.
+        scores: The score of each.
+        held_outs: The held-out metric of each; None where there is none.
+        token_texts: What each token of each response prints, special tokens nothing.
+        token_rewards: What each of them was paid.
+    """
+
+    episodes: int
+    score: float
+    score_low: float
+    score_high: float
+    held_out: float | None
+    held_out_low: float | None
+    held_out_high: float | None
+    kl: float | None
+    distinct_2: float
+    response_length: float
+    held_out_name: str | None
+    prompts: tuple[str, ...]
+    responses: tuple[str, ...]
+    scores: tuple[float, ...]
+    held_outs: tuple[float, ...] | None
+    token_texts: tuple[tuple[str, ...], ...]
+    token_rewards: tuple[tuple[float, ...], ...]
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, without the episodes."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _EPISODES}
+
+    def samples(self) -> Iterator[dict[str, Any]]:
+        """The episodes as JSON values, one dict each."""
+        for episode in range(self.episodes):
+            yield {
+                name: None if (column := getattr(self, field)) is None else column[episode]
+                for field, name in _EPISODES.items()
+            }
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> Self:
+        """An evaluation from what `summary` and `samples` gave of it, JSON in between.
+
+        Args:
+            summary: The numbers; other names are left aside.
+            samples: The episodes.
+
+        Returns:
+            The evaluation.
+
+        Raises:
+            ValueError: If a name is missing, or there is another number of episodes.
+        """
+        try:
+            numbers = {one.name: summary[one.name] for one in fields(cls) if one.name not in _EPISODES}
+            columns: dict[str, Any] = {field: [row[name] for row in samples] for field, name in _EPISODES.items()}
+        except KeyError as error:
+            raise ValueError(f"Expected a whole evaluation, got one without {error}") from error
+        if len(samples) != numbers["episodes"]:
+            raise ValueError(f"Expected {numbers['episodes']} episodes of an evaluation, got {len(samples)}")
+        for field, column in columns.items():
+            columns[field] = tuple(tuple(one) if isinstance(one, list) else one for one in column)
+        if any(one is None for one in columns["held_outs"]):
+            columns["held_outs"] = None
+        return cls(**numbers, **columns)
+
+    def segments(self, episode: int) -> list[Segment]:
+        """One episode for `textenvs.render`: its prompt, and each token of its response with its reward.
+
+        Args:
+            episode: Which one.
+
+        Returns:
+            The segments.
+        """
+        tokens = zip(self.token_texts[episode], self.token_rewards[episode], strict=True)
+        response = [Segment(text, "response", reward, special=not text) for text, reward in tokens]
+        return [Segment(self.prompts[episode], "prompt"), *response]
+
+
+def confidence_interval(
+    samples: np.ndarray[Any, Any], clusters: Sequence[int] | None = None
+) -> tuple[float, float, float]:
+    """Mean of samples, with its 95 % interval.
+
+    Args:
+        samples: `(n,)` float.
+        clusters: `(n,)`, which samples belong together, as several episodes of one prompt do: those of different
+            clusters are independent. None: all are, as also where there is one cluster alone.
+
+    Returns:
+        Mean, lower end, upper end: mean -+ 1.96 s / sqrt(n), the normal approximation, good from about 30 samples. Of
+        k clusters as large as each other it is mean -+ 1.96 s / sqrt(k), with s of their means.
+
+    Source: Liang & Zeger (1986), Longitudinal data analysis using generalized linear models, for clusters that differ
+    in size, scaled by k / (k - 1).
+    """
+    mean, count = float(samples.mean()), len(samples)
+    _, which = np.unique(np.arange(count) if clusters is None else np.asarray(clusters), return_inverse=True)
+    sums = np.bincount(which, samples - mean)
+    if 1 < len(sums) < count:
+        margin = 1.96 * math.sqrt(len(sums) / (len(sums) - 1) * float(np.square(sums).sum())) / count
+    else:
+        margin = 1.96 * float(samples.std(ddof=1)) / math.sqrt(count) if count > 1 else math.inf
+    return mean, mean - margin, mean + margin
+
+
+def held_out_scores(
+    reward: Reward, examples: Sequence[Example], responses: Sequence[str], tokenizer: Tokenizer
+) -> np.ndarray[Any, Any]:
+    """A second score of the same responses, in batches: a score that needs a network reads many texts at once.
+
+    Args:
+        reward: The held-out metric.
+        examples: What each response answers.
+        responses: The texts.
+        tokenizer: Of the policy that wrote them.
+
+    Returns:
+        `(n,)` float64.
+
+    Raises:
+        RewardError: If the metric raises, or gives anything but a finite number: names the example and response.
+    """
+    found = np.zeros(len(responses))
+    scorer = reward.scorer(min(_HELD_OUT_LANES, len(responses)), tokenizer)
+    for begin in range(0, len(responses), _HELD_OUT_LANES):
+        part = slice(begin, begin + _HELD_OUT_LANES)
+        try:
+            found[part] = scorer.score_whole(np.arange(len(responses[part])), examples[part], responses[part])
+        except RewardError:
+            raise
+        except Exception:  # one by one, for an error that names the response
+            _one_by_one(reward, examples[part], responses[part])
+            raise
+    wrong = np.flatnonzero(~np.isfinite(found)).tolist()
+    _one_by_one(reward, [examples[row] for row in wrong], [responses[row] for row in wrong])
+    return found
+
+
+def _one_by_one(reward: Reward, examples: Sequence[Example], responses: Sequence[str]) -> None:
+    for example, response in zip(examples, responses, strict=True):
+        checked_score(reward, example, response)
+
+
+def evaluate(
+    policy: Policy,
+    env: TextGenVectorEnv,
+    num_episodes: int = 300,
+    *,
+    reference: Policy | None = None,
+    held_out: Any = None,
+    temperature: float = 1.0,
+    deterministic: bool = False,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Play each of a split's first examples once (again from the start, where there are too few) and score them.
+
+    Args:
+        policy: Who plays.
+        env: Lanes over the split to evaluate on, `autoreset_mode="Disabled"`.
+        num_episodes: How many episodes.
+        reference: The policy to measure KL to, or None.
+        held_out: A second score, as `make_reward` takes it; None takes the task's own, which may be none.
+        temperature: What logits are divided by.
+        deterministic: The likeliest token instead of a sample.
+        top_k: Sample from the k likeliest tokens alone. KL is then that of the truncated policy.
+        top_p: Sample from the likeliest tokens alone, whose probabilities add up to this.
+        min_p: Sample from tokens alone that have at least this share of the likeliest one's probability.
+        seed: Of the sampling.
+
+    Returns:
+        The evaluation. The same arguments give the same one.
+    """
+    generator = torch.Generator(policy.device).manual_seed(seed)
+    pool = env.setting.pool
+    places = [episode % len(pool) for episode in range(num_episodes)]
+    rollout = collect(
+        env,
+        policy,
+        num_episodes,
+        seed=seed,
+        temperature=temperature,
+        deterministic=deterministic,
+        generator=generator,
+        examples=places,
+        truncation=Truncation.of(top_k, top_p, min_p),
+    )
+    return describe(rollout, policy, env, reference=reference, held_out=held_out, temperature=temperature)
+
+
+def describe(
+    rollout: Rollout,
+    policy: Policy,
+    env: TextGenVectorEnv,
+    *,
+    reference: Policy | None = None,
+    held_out: Any = None,
+    temperature: float = 1.0,
+) -> Evaluation:
+    """How good the episodes of a rollout are.
+
+    Args:
+        rollout: The episodes.
+        policy: Who played them.
+        env: Where.
+        reference: See `evaluate`.
+        held_out: See `evaluate`.
+        temperature: What logits were divided by.
+
+    Returns:
+        The evaluation.
+    """
+    pool, episodes = env.setting.pool, len(rollout)
+    places = rollout.examples.tolist()
+    examples = [pool.examples[place] for place in places]
+    responses = rollout.responses(policy)
+    scores = rollout.scores.double().cpu().numpy()
+    score, low, high = confidence_interval(scores, places)
+    token_texts, token_rewards = _tokens(rollout, policy)
+    second = held_out if held_out is not None else env.task.held_out_reward
+    found: tuple[float | None, float | None, float | None] = (None, None, None)
+    name = held_outs = None
+    if second is not None:
+        metric = make_reward(second)
+        name = metric.name
+        held_outs = held_out_scores(metric, examples, responses, policy.tokenizer)
+        found = confidence_interval(held_outs, places)
+    kl = None
+    if reference is not None:
+        other = reference_log_probs(reference, rollout, temperature=temperature)
+        kl = float(((rollout.log_probs - other) * rollout.response_mask).sum() / episodes)
+    return Evaluation(
+        episodes=episodes,
+        score=score,
+        score_low=low,
+        score_high=high,
+        held_out=found[0],
+        held_out_low=found[1],
+        held_out_high=found[2],
+        kl=kl,
+        distinct_2=distinct_n(responses),
+        response_length=float(rollout.response_mask.sum() / episodes),
+        held_out_name=name,
+        prompts=tuple(prompt_texts(env, places)),
+        responses=tuple(responses),
+        scores=tuple(scores.tolist()),
+        held_outs=None if held_outs is None else tuple(held_outs.tolist()),
+        token_texts=token_texts,
+        token_rewards=token_rewards,
+    )
+
+
+def _tokens(rollout: Rollout, policy: Policy) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[float, ...], ...]]:
+    """The text that each token of each response adds, and its reward. A split character shows with its last token."""
+    actions = rollout.input_ids.gather(1, rollout.positions).tolist()
+    lengths = rollout.response_mask.sum(dim=1).tolist()
+    texts = [tuple(decode_tokens(policy.tokenizer, row[:length])) for row, length in zip(actions, lengths, strict=True)]
+    rewards = [tuple(row[:length]) for row, length in zip(rollout.rewards.tolist(), lengths, strict=True)]
+    return tuple(texts), tuple(rewards)
+
+
+def prompt_texts(env: TextGenVectorEnv, places: list[int]) -> list[str]:
+    """The prompts at some places of an environment's pool, as they were cut.
+
+    Args:
+        env: The environment.
+        places: Places in its pool.
+
+    Returns:
+        The texts.
+    """
+    pool = env.setting.pool
+    return [decode_prompt(env.tokenizer, pool.prompts[place, : pool.lengths[place]].tolist()) for place in places]
+
+
+def distinct_n(texts: Iterable[str], n: int = 2) -> float:
+    """Distinct word n-grams over all word n-grams of a corpus, from 0 to 1.
+
+    Args:
+        texts: The corpus. Words are what stands between white space; n-grams do not cross texts.
+        n: Words in an n-gram.
+
+    Returns:
+        The ratio; 0 where there is no n-gram. It falls as a corpus grows: compare corpora of equal size.
+
+    Source: Li et al. (2016), A diversity-promoting objective function for neural conversation models.
+    """
+    counts: Counter[tuple[str, ...]] = Counter()
+    for text in texts:
+        words = text.split()
+        counts.update(zip(*(words[start:] for start in range(n)), strict=False))
+    total = counts.total()
+    return len(counts) / total if total else 0.0

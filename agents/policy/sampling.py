@@ -1,0 +1,103 @@
+"""Truncation of what is sampled: top-k, top-p and min-p. For evaluation, never for training.
+
+A policy gradient needs the log-probs of the distribution that was sampled. Recorded under the whole distribution, those
+of a truncated sample are wrong; recorded under the truncated one, they are -inf as soon as an update moves a token out
+of the set, and the ratio is 0 / 0. Neither shows before the run has diverged, so training takes no such setting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TRUNCATIONS = ("top_k", "top_p", "min_p")
+"""The settings that training refuses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truncation:
+    """Which tokens may be sampled. Given several of the three, each works on what those before it have left."""
+
+    top_k: int | None = None
+    """The k likeliest, and what is exactly as likely as the last of them."""
+    top_p: float | None = None
+    """The likeliest whose probabilities add up to at least this (Holtzman et al. 2020, arXiv:1904.09751)."""
+    min_p: float | None = None
+    """Those with at least this share of the likeliest one's probability (Nguyen et al. 2024, arXiv:2407.01082)."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: If a number is out of range.
+            TypeError: If a field is of the wrong type.
+        """
+        if self.top_k is not None and (isinstance(self.top_k, bool) or not isinstance(self.top_k, int)):
+            raise TypeError(f"Expected top_k to be a whole number, got {self.top_k!r}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"Expected top_k to be at least 1, got {self.top_k}")
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"Expected {name} to be a number, got {value!r}")
+            if not 0 < value <= 1:
+                raise ValueError(f"Expected {name} in (0, 1], got {value}")
+
+    @classmethod
+    def of(cls, top_k: int | None, top_p: float | None, min_p: float | None) -> Truncation | None:
+        """A truncation, or None where nothing is left out.
+
+        Args:
+            top_k: See `Truncation`.
+            top_p: See `Truncation`.
+            min_p: See `Truncation`.
+
+        Returns:
+            The truncation.
+        """
+        return None if top_k is top_p is min_p is None else cls(top_k=top_k, top_p=top_p, min_p=min_p)
+
+    def kept(self, logits: Tensor) -> Tensor:
+        """Which tokens may be sampled.
+
+        Args:
+            logits: `(lanes, vocab_size)`, divided by the temperature; -inf where a token is forbidden.
+
+        Returns:
+            `(lanes, vocab_size)` bool, at least one True in each row.
+        """
+        kept = torch.isfinite(logits)
+        if self.top_k is not None:
+            lowest = logits.topk(min(self.top_k, logits.shape[1]), dim=1).values[:, -1:]
+            kept = kept & (logits >= lowest)
+        if self.top_p is not None:
+            falling, order = logits.masked_fill(~kept, -torch.inf).sort(dim=1, descending=True, stable=True)
+            probabilities = falling.softmax(dim=1)
+            before = probabilities.cumsum(dim=1) - probabilities  # what the likelier ones add up to
+            kept = kept & torch.zeros_like(kept).scatter(1, order, before < self.top_p)
+        if self.min_p is not None:
+            probabilities = logits.masked_fill(~kept, -torch.inf).softmax(dim=1)
+            kept = kept & (probabilities >= self.min_p * probabilities.amax(dim=1, keepdim=True))
+        return kept
+
+
+def _sampled(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse CDF: ten times cheaper than torch.multinomial.
+
+    Args:
+        logits: `(lanes, vocab_size)`; -inf where a token is forbidden.
+        uniforms: `(lanes, 1)` in [0, 1).
+
+    Returns:
+        `(lanes,)` actions and their log-probs.
+    """
+    probabilities = torch.softmax(logits, dim=-1)
+    cdf = probabilities.cumsum(dim=-1)
+    # The draw is scaled by the last sum, which rounding leaves a little off 1, and lies below it, so no token of
+    # probability 0 is ever taken.
+    actions = torch.searchsorted(cdf, uniforms * cdf[:, -1:], right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+    return actions, probabilities.gather(1, actions[:, None])[:, 0].log()

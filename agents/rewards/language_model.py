@@ -1,0 +1,106 @@
+"""`language_model`: how likely a causal language model finds the response."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.rewards.network_reward import NetworkReward, _finite, _flag, _NetworkScorer
+from agents.rewards.text_reader import LogProbReader, TextModel, check_dtype, check_source, load_text_model
+from textenvs import Example, Tokenizer
+from textenvs.rewards import Scorer
+
+# Fluency -------------------------------------------------------------------------------------------------------------
+
+
+class LanguageModelScore(NetworkReward):
+    """Log-probability of the response, given the prompt, under a causal language model.
+
+        sum:   sum_i (log p(token_i | prompt, tokens before) + baseline)
+        mean:  the same, over max(tokens, min_tokens)
+
+    Tokens are the language model's own, whatever the policy's are. An empty response scores 0, which is the top value
+    where `baseline` is 0: a policy that trains on that alone learns to say nothing. A positive baseline is how many
+    nats a token may cost before it is a loss; with it, use `min_tokens`, or one likely word is all there is. And what a
+    language model finds likeliest is often repetition: weigh it with a score of the content.
+
+    Range: from minus infinity to 0 (`mean`: to the larger of 0 and `baseline`; `sum` with a positive baseline: no end).
+    Cost: one cached step of the language model a token.
+    Source: the fluency term of Ziegler et al. (2019), arXiv:1909.08593, equation 2, there as a KL penalty.
+
+    Args:
+        model: "tiny", a folder or a hub id: any causal model that `Policy.from_pretrained` takes.
+        reduction: "mean" over the response's tokens, or "sum".
+        baseline: Nats added for each token.
+        min_tokens: The least number of tokens that a mean is over.
+        chat_template: Whether the prompt is read as what a user says, in the chat template of the model's tokenizer,
+            and the response as the assistant's answer.
+        dtype: "float64", "float32" or "bfloat16"; None takes float64 on a CPU and float32 elsewhere.
+        device: Where the model goes; None takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ValueError: If there is no such model, or an argument is out of range.
+    """
+
+    name = "lm"
+
+    def __init__(
+        self,
+        model: str | Path = "tiny",
+        reduction: Literal["mean", "sum"] = "mean",
+        baseline: float = 0.0,
+        min_tokens: int = 1,
+        chat_template: bool = False,
+        dtype: str | None = None,
+        device: str | None = None,
+    ) -> None:
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"Expected reduction to be 'mean' or 'sum', got {reduction!r}")
+        if isinstance(min_tokens, bool) or not isinstance(min_tokens, int) or min_tokens < 1:
+            raise ValueError(f"Expected min_tokens to be at least 1, got {min_tokens!r}")
+        self.model = check_source(model)
+        self.reduction = reduction
+        self.baseline = _finite("baseline", baseline)
+        self.min_tokens = min_tokens
+        self.chat_template = _flag("chat_template", chat_template)
+        self.dtype, self.device = dtype if dtype is None else check_dtype(dtype), device
+        endless = reduction == "sum" and self.baseline > 0
+        self.high = math.inf if endless else max(0.0, self.baseline)
+
+    def text_model(self) -> TextModel:
+        """The language model, loaded where it was not yet."""
+        return load_text_model(self.model, dtype=self.dtype, device=self.device, chat_template=self.chat_template)
+
+    def scores(self, examples: Sequence[Example], responses: Sequence[str]) -> NDArray[np.float64]:
+        """See `NetworkReward.scores`."""
+        model = self.text_model()
+        found = model.log_probs(*model.rows(examples, responses))
+        sums, counts = np.array([one.sum() for one in found]), np.array([len(one) for one in found])
+        return self.reduced(sums, counts)
+
+    def reduced(self, sums: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Phi `(n,)` of responses with these log-probs `(n,)` and numbers of tokens `(n,)`."""
+        total = sums + self.baseline * counts
+        return total if self.reduction == "sum" else total / np.maximum(counts, self.min_tokens)
+
+    def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
+        """See `Reward.scorer`."""
+        return _LanguageModelScorer(self, num_lanes, tokenizer)
+
+
+class _LanguageModelScorer(_NetworkScorer):
+    def __init__(self, reward: LanguageModelScore, num_lanes: int, tokenizer: Tokenizer) -> None:
+        super().__init__(reward, num_lanes)
+        self._reduced = reward.reduced
+        self._log_probs = LogProbReader(reward.text_model(), num_lanes, tokenizer, reward.name)
+
+    def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
+        self._log_probs.reset(lanes, examples)
+
+    def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        return self._reduced(*self._log_probs.push(lanes, tokens))

@@ -1,0 +1,229 @@
+"""`preference` and `log_ratio`: scores of models that were trained on pairs of responses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.files import read_json
+from agents.rewards.network_reward import NetworkReward, _finite, _NetworkScorer
+from agents.rewards.text_reader import LogProbReader, TextModel, TextReader, check_dtype, check_source, load_text_model
+from textenvs import Example, Tokenizer
+from textenvs.rewards import Scorer
+
+RECORD = "preference.json"
+"""The file that says what a folder's model was trained on, how, and how good it is."""
+
+
+FORMAT = 1
+"""The version of that file's layout."""
+
+
+Method = Literal["bradley_terry", "dpo"]
+
+
+_METHODS = ("bradley_terry", "dpo")
+
+
+def read_record(folder: str | Path, method: Method) -> dict[str, Any]:
+    """What `save` wrote of a model.
+
+    Args:
+        folder: Its folder.
+        method: What it must have been trained with.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: If the folder holds no preference model, or one of another method or version.
+    """
+    file = Path(folder) / RECORD
+    words = "python -m agents reward-model" + (" --method dpo" if method == "dpo" else "")
+    if not file.is_file():
+        raise ValueError(f"Expected a folder that {words!r} wrote, got {str(folder)!r}, which has no {RECORD}")
+    record = read_json(file)
+    if record.get("format") != FORMAT:
+        raise ValueError(f"Expected {str(file)!r} to be of format {FORMAT}, got {record.get('format')!r}")
+    if record.get("method") != method:
+        raise ValueError(f"Expected a model trained with {method!r} in {str(folder)!r}, got {record.get('method')!r}")
+    if method == "dpo" and not (Path(folder) / "reference" / "config.json").is_file():
+        raise ValueError(f"Expected the reference of DPO in {str(Path(folder) / 'reference')!r}, found none")
+    temperature = record.get("temperature")
+    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+        raise ValueError(f"Expected a temperature above 0 in {str(file)!r}, got {temperature!r}")
+    return record
+
+
+# Preferences ---------------------------------------------------------------------------------------------------------
+
+
+class PreferenceScore(NetworkReward):
+    """What a Bradley-Terry reward model gives a response, above what it gives the empty one.
+
+        Phi = (r(prompt, response) - r(prompt, "")) / temperature
+
+    r is a linear head on the state of the last token. The model says nothing about r but in differences, so the empty
+    response's is taken off: Phi starts from 0, and no choice between two responses changes. The temperature is the one
+    that was fitted to validation pairs, so the difference of two responses' scores is the log-odds that people
+    prefer the one to the other.
+
+    Paid immediately, a token's reward is the difference of the model's values before and after it, which is RED.
+
+    Range: no limits. Top value: none; what lies far above the pairs that it was trained on is not to be believed.
+    Cost: one cached step of the model a token.
+    Source: Bradley & Terry (1952); Christiano et al. (2017), arXiv:1706.03741, equation 1; the values of prefixes as
+    rewards of tokens: Li et al. (2025), RED, arXiv:2411.08302.
+
+    Args:
+        model: A folder that `python -m agents reward-model` wrote.
+        calibrated: Whether to divide by the fitted temperature.
+        dtype: "float64", "float32" or "bfloat16"; None takes float64 on a CPU and float32 elsewhere.
+        device: Where the model goes; None takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ValueError: If the folder holds no reward model.
+    """
+
+    name = "preference"
+
+    def __init__(
+        self, model: str | Path, calibrated: bool = True, dtype: str | None = None, device: str | None = None
+    ) -> None:
+        record = read_record(check_source(model), "bradley_terry")
+        self.model = str(model)
+        self.calibrated = calibrated
+        self.dtype, self.device = dtype if dtype is None else check_dtype(dtype), device
+        self._temperature = float(record["temperature"]) if calibrated else 1.0
+        self._chat_template = bool(record["config"].get("chat_template", False))
+
+    def text_model(self) -> TextModel:
+        """The reward model, loaded where it was not yet."""
+        return load_text_model(self.model, dtype=self.dtype, device=self.device, chat_template=self._chat_template)
+
+    def scores(self, examples: Sequence[Example], responses: Sequence[str]) -> NDArray[np.float64]:
+        """See `NetworkReward.scores`."""
+        model = self.text_model()
+        last, before = model.values(*model.rows(examples, responses))
+        phi: NDArray[np.float64] = (last - before) / self._temperature
+        return phi
+
+    def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
+        """See `Reward.scorer`."""
+        return _PreferenceScorer(self, num_lanes, tokenizer, self._temperature)
+
+
+class _PreferenceScorer(_NetworkScorer):
+    def __init__(self, reward: PreferenceScore, num_lanes: int, tokenizer: Tokenizer, temperature: float) -> None:
+        super().__init__(reward, num_lanes)
+        self._temperature = temperature
+        self._reader = TextReader(reward.text_model(), num_lanes, tokenizer, reward.name)
+        self._before = np.full(num_lanes, np.nan)  # the value of the empty response; NaN until the prompt is read
+
+    def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
+        self._reader.reset(lanes, examples)
+        self._before[lanes] = np.nan
+        self._phi[lanes] = 0.0
+
+    def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        reader = self._reader
+        changed, _ = reader.push(lanes, tokens)
+        if len(changed):
+            new = changed[np.isnan(self._before[changed])]
+            if len(new):
+                self._before[new] = reader.model.head_values(reader.states(new, reader.prompt_length[new] - 1))
+            values = reader.model.head_values(reader.states(changed, reader.length[changed] - 1))
+            self._phi[changed] = (values - self._before[changed]) / self._temperature
+        return self._phi[lanes]
+
+
+class LogRatioScore(NetworkReward):
+    """How much likelier a language model finds the response than its reference does: DPO's implicit reward.
+
+        Phi = beta * sum_i (log pi(token_i | before) - log pi_ref(token_i | before))
+
+    Paid immediately, a token's reward is beta times its own log-ratio, which is RTO. Each model has its own tokenizer.
+
+    Range: no limits. Cost: one cached step of each of the two models a token.
+    Source: Rafailov et al. (2023), DPO, arXiv:2305.18290, equation 5; as the reward of tokens: Zhong et al. (2024),
+    RTO, arXiv:2404.18922.
+
+    Args:
+        model: A folder that `python -m agents reward-model --method dpo` wrote; or, with a `reference`, any causal
+            language model.
+        reference: The model to compare with; None takes the one that DPO started from, which lies in the folder.
+        beta: Scale; None takes the one that the model was trained with, over the fitted temperature: the difference of
+            two responses' scores is then the log-odds that people prefer the one to the other.
+        dtype: "float64", "float32" or "bfloat16"; None takes float64 on a CPU and float32 elsewhere.
+        device: Where the models go; None takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ValueError: If there are no such models, or beta is not positive.
+    """
+
+    name = "dpo"
+
+    def __init__(
+        self,
+        model: str | Path,
+        reference: str | Path | None = None,
+        beta: float | None = None,
+        dtype: str | None = None,
+        device: str | None = None,
+    ) -> None:
+        self.model = check_source(model)
+        self.reference = None if reference is None else check_source(reference)
+        self.beta = beta
+        if beta is not None and _finite("beta", beta) <= 0:
+            raise ValueError(f"Expected beta to be above 0, got {beta}")
+        self._chat_template = False
+        if self.reference is None or beta is None:
+            record = read_record(self.model, "dpo")
+            self._chat_template = bool(record["config"].get("chat_template", False))
+            self._reference = self.reference or str(Path(self.model) / "reference")
+            self._beta = float(record["config"]["beta"]) / float(record["temperature"]) if beta is None else float(beta)
+        else:
+            self._reference, self._beta = self.reference, float(beta)
+        self.dtype, self.device = dtype if dtype is None else check_dtype(dtype), device
+
+    def text_models(self) -> tuple[TextModel, TextModel]:
+        """The model and its reference, loaded where they were not yet."""
+        one, other = (
+            load_text_model(source, dtype=self.dtype, device=self.device, chat_template=self._chat_template)
+            for source in (self.model, self._reference)
+        )
+        return one, other
+
+    def scores(self, examples: Sequence[Example], responses: Sequence[str]) -> NDArray[np.float64]:
+        """See `NetworkReward.scores`."""
+        one, other = (
+            np.array([part.sum() for part in model.log_probs(*model.rows(examples, responses))])
+            for model in self.text_models()
+        )
+        phi: NDArray[np.float64] = self._beta * (one - other)
+        return phi
+
+    def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
+        """See `Reward.scorer`."""
+        return _LogRatioScorer(self, num_lanes, tokenizer, self._beta)
+
+
+class _LogRatioScorer(_NetworkScorer):
+    def __init__(self, reward: LogRatioScore, num_lanes: int, tokenizer: Tokenizer, beta: float) -> None:
+        super().__init__(reward, num_lanes)
+        self._beta = beta
+        self._readers = [LogProbReader(model, num_lanes, tokenizer, reward.name) for model in reward.text_models()]
+
+    def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
+        for reader in self._readers:
+            reader.reset(lanes, examples)
+
+    def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        (one, _), (other, _) = (reader.push(lanes, tokens) for reader in self._readers)
+        phi: NDArray[np.float64] = self._beta * (one - other)
+        return phi

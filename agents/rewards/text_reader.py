@@ -1,0 +1,513 @@
+"""A language model as a reader of text: what every score that needs one is made of.
+
+A score is a function of text, and the policy's tokens are not the reader's. So a response is spelled in the reader's
+own tokens, and spelled again whenever a token of the policy has changed its last word:
+
+    the policy's tokens -> text -> stretches -> the reader's tokens -> states of its trunk, over the lane cache
+
+A *stretch* begins at a space that something other than white space stands before: " once", " upon", " a". Each is
+spelled by itself, and only the last can still change. That is how tokenizers that cut a text into words read it anyway;
+for one that does not (SentencePiece without a pre-tokenizer), it is part of the definition of the score. What is new
+against the last push, from the first token that differs on, is all that the model computes.
+"""
+
+from __future__ import annotations
+
+import codecs
+import copy
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agents.devices import choose_device, on_device
+from agents.policy.context import Context
+from agents.policy.policy import Policy
+from agents.policy.pretrained import ADAPTERS_FOLDER, BUNDLED_MODELS
+from textenvs import Example, RewardError, Tokenizer
+from textenvs.tokenizer import SubwordTokenizer
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Name to type, for what a reader computes in."""
+
+
+_CUT = re.compile(r"(?<=\S)(?= )")
+
+
+_MOST_SPELLINGS = 1 << 17  # stretches remembered, some 30 MB
+
+
+_TOKENS_PER_PASS = 1 << 13  # in a forward pass that reads whole texts; bounds its memory
+
+
+class TextModel:
+    """A causal language model that reads prompts and responses as text.
+
+    Args:
+        policy: The model, its tokenizer and its head. The tokenizer is copied: to a reader, the text of a special
+            token in a prompt or response is text like any other.
+        chat_template: Whether a prompt is read as what a user says, in the chat template of the model's tokenizer, and
+            the response as the assistant's answer.
+
+    Raises:
+        ValueError: If the tokenizer is not one of the tokenizers library or lacks the template, or the model is no
+            causal one.
+
+    Attributes:
+        policy: The same.
+        limit: The most tokens that it can read.
+    """
+
+    def __init__(self, policy: Policy, chat_template: bool = False) -> None:
+        if not isinstance(policy.tokenizer, SubwordTokenizer):
+            raise ValueError(
+                "Expected a model with a tokenizer of the tokenizers library, which can spell any text, got "
+                f"{type(policy.tokenizer).__name__}"
+            )
+        if policy.model.config.is_encoder_decoder:
+            raise ValueError(
+                "Expected a causal language model, whose states at the prompt are the same whatever comes behind it, "
+                f"got {type(policy.model).__name__}"
+            )
+        if chat_template and policy.tokenizer.chat_template is None:
+            raise ValueError(
+                f"Expected a model whose tokenizer has a chat template, got {policy.tokenizer!r}, which has none"
+            )
+        self.policy = policy
+        self._chat = policy.tokenizer if chat_template else None
+        self._tokenizer = copy.deepcopy(policy.tokenizer)
+        self._tokenizer.backend.encode_special_tokens = True
+        self.limit: int = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1
+        self._spellings: dict[str, tuple[int, ...]] = {}
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """The tokens of a prompt, with what the model expects in front (and around it, in a chat); at least one."""
+        if self._chat is not None:
+            return list(self._chat.encode_chat([{"role": "user", "content": prompt}]))
+        return self._tokenizer.encode_batch([prompt])[0] or [self._tokenizer.bos_token_id]
+
+    def stretch_ids(self, stretch: str) -> tuple[int, ...]:
+        """The tokens of one stretch of a response."""
+        found = self._spellings.get(stretch)
+        if found is None:
+            if len(self._spellings) >= _MOST_SPELLINGS:
+                self._spellings.clear()
+            found = self._spellings[stretch] = tuple(self._tokenizer.encode_response(stretch)) if stretch else ()
+        return found
+
+    def response_ids(self, response: str) -> list[int]:
+        """The tokens of a whole response, stretch by stretch."""
+        return [token for stretch in cut(response) for token in self.stretch_ids(stretch)]
+
+    def rows(self, examples: Sequence[Example], responses: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+        """Whole texts as tokens.
+
+        Args:
+            examples: What each response answers.
+            responses: The texts.
+
+        Returns:
+            The tokens of each prompt with its response, and how many of them are the prompt's.
+
+        Raises:
+            ValueError: If one is longer than the model can read.
+        """
+        prompts = [self.prompt_ids(example.prompt) for example in examples]
+        rows = [prompt + self.response_ids(text) for prompt, text in zip(prompts, responses, strict=True)]
+        for row in rows:
+            self.check_length(len(row))
+        return rows, [len(prompt) for prompt in prompts]
+
+    def check_length(self, length: int) -> None:
+        """Raise where a text has more tokens than the model can read."""
+        if length > self.limit:
+            raise ValueError(
+                f"Expected prompt and response to fit into the model's context of {self.limit} tokens, got {length}: "
+                "lower max_new_tokens, or shorten the prompts"
+            )
+
+    @torch.no_grad()
+    def log_probs(self, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> list[NDArray[np.float64]]:
+        """Log-probs of the tokens behind each prompt, in whole forward passes without a cache.
+
+        Args:
+            rows: Tokens of each prompt and response.
+            prompt_lengths: How many of each row's tokens are the prompt's, at least 1.
+
+        Returns:
+            `(response tokens,)` nats, for each row.
+        """
+        found = []
+        for states, part in self._passes(rows):
+            for state, row in zip(states, part, strict=True):
+                begin = prompt_lengths[row]
+                found.append(self.token_log_probs(state[begin - 1 : len(rows[row]) - 1], rows[row][begin:]))
+        return found
+
+    @torch.no_grad()
+    def values(
+        self, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The value head's numbers at two places of each row, in whole forward passes without a cache.
+
+        Args:
+            rows: Tokens of each prompt and response.
+            prompt_lengths: How many of each row's tokens are the prompt's, at least 1.
+
+        Returns:
+            `(rows,)` each: at the last token, and at the last token of the prompt.
+        """
+        last, before = [], []
+        for states, part in self._passes(rows):
+            for state, row in zip(states, part, strict=True):
+                last.append(state[len(rows[row]) - 1])
+                before.append(state[prompt_lengths[row] - 1])
+        return self.head_values(torch.stack(last)), self.head_values(torch.stack(before))
+
+    def _passes(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, range]]:
+        """The trunk's states of whole rows, right-padded, a few rows at a time, in order."""
+        begin, device = 0, self.policy.device
+        while begin < len(rows):
+            end, width = begin, 0
+            while end < len(rows) and max(width, len(rows[end])) * (end + 1 - begin) <= _TOKENS_PER_PASS:
+                width, end = max(width, len(rows[end])), end + 1
+            end = max(end, begin + 1)
+            part = range(begin, end)
+            width = max(len(rows[row]) for row in part)
+            table = torch.zeros(len(part), width, dtype=torch.int64)
+            for place, row in enumerate(part):
+                table[place, : len(rows[row])] = torch.tensor(rows[row])
+            ends = torch.tensor([len(rows[row]) for row in part], device=device)
+            yield self.policy.row_states(table.to(device), ends, ends), part
+            begin = end
+
+    @torch.no_grad()
+    def token_log_probs(self, states: Tensor, tokens: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
+        """Log-probs of tokens.
+
+        Args:
+            states: `(n, hidden)` the trunk's state before each token.
+            tokens: `(n,)` the tokens.
+
+        Returns:
+            `(n,)` nats, under the model's whole vocabulary.
+        """
+        if not len(tokens):
+            return np.zeros(0)
+        taken = torch.as_tensor(np.asarray(tokens, dtype=np.int64), device=states.device)
+        return _numpy(self.policy.token_log_probs(states, taken))
+
+    @torch.no_grad()
+    def head_values(self, states: Tensor) -> NDArray[np.float64]:
+        """The value head's number at each state `(n, hidden)`: `(n,)`."""
+        head = self.policy.value_head
+        return _numpy(head(states.to(head.weight.dtype))[:, 0])
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.float64]:
+    array: NDArray[np.float64] = tensor.double().cpu().numpy()
+    return array
+
+
+def cut(text: str) -> list[str]:
+    """A text's stretches, which joined give it back; none for an empty text."""
+    return _CUT.split(text) if text else []
+
+
+def load_text_model(
+    source: str | Path, *, dtype: str | None = None, device: str | None = None, chat_template: bool = False
+) -> TextModel:
+    """A reader by name; the same one for the same name, as long as its files stay as they are.
+
+    Args:
+        source: What `Policy.from_pretrained` takes.
+        dtype: "float64", "float32" or "bfloat16"; None takes float64 on a CPU and float32 elsewhere.
+        device: Where to put it; None takes CUDA, then MPS, then the CPU.
+        chat_template: Whether prompts are read in the chat template of its tokenizer.
+
+    Returns:
+        The reader.
+
+    Raises:
+        ValueError: If there is no such model, dtype or device, or no chat template.
+    """
+    chosen = choose_device(device)
+    if dtype is None:
+        dtype = "float64" if chosen.type == "cpu" else "float32"
+    return _load(str(source), check_dtype(dtype), str(chosen), chat_template, files_stamp(source))
+
+
+@lru_cache(maxsize=8)
+def _load(source: str, dtype: str, device: str, chat_template: bool, stamp: tuple[int, ...]) -> TextModel:
+    policy = Policy.from_pretrained(source, device=device).to(DTYPES[dtype])
+    if dtype == "bfloat16":
+        policy.value_head.float()  # one number a text: its rounding would be all that is seen
+    policy.precision = "float32"  # no autocast: `dtype` alone says what is computed in
+    policy.requires_grad_(False)
+    return TextModel(policy, chat_template)
+
+
+def check_dtype(dtype: str) -> str:
+    """The name of a dtype, or a clear error."""
+    if dtype not in DTYPES:
+        raise ValueError(f"Expected dtype to be one of {list(DTYPES)} or None, got {dtype!r}")
+    return dtype
+
+
+def check_source(source: str | Path) -> str:
+    """What can be said of a model's name without loading it.
+
+    Args:
+        source: A bundled name, a folder or a hub id.
+
+    Returns:
+        It as a string, so that it can be written to JSON.
+
+    Raises:
+        ValueError: If it is a folder without a model, or neither a folder nor a hub id.
+        TypeError: If it is no name at all.
+    """
+    if not isinstance(source, (str, Path)):
+        raise TypeError(
+            f"Expected a model as a bundled name, a folder or a hub id, got {source!r} of type {type(source).__name__}"
+        )
+    name = str(source)
+    folder = Path(name).expanduser()
+    if name in BUNDLED_MODELS:
+        return name
+    if folder.is_dir():
+        if not (folder / "config.json").is_file() and not (folder / ADAPTERS_FOLDER).is_dir():
+            raise ValueError(f"Expected a model folder with a config.json, got {name!r}, which has none")
+        return str(folder)
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        raise ValueError(
+            f"Expected a bundled model {list(BUNDLED_MODELS)}, a folder or a hub id, got {name!r}: no such folder"
+        )
+    return name
+
+
+def files_stamp(source: str | Path) -> tuple[int, ...]:
+    """When the files of a local model were written: a model that was trained again is loaded again."""
+    folder = Path(BUNDLED_MODELS.get(str(source), source))
+    if not folder.is_dir():
+        return ()
+    return tuple(file.stat().st_mtime_ns for file in sorted(folder.iterdir()) if file.is_file())
+
+
+class TextReader:
+    """The texts of N lanes, as a model reads them: pushed in a policy's tokens, kept in the model's own.
+
+    Args:
+        model: Who reads.
+        num_lanes: How many texts grow side by side.
+        tokenizer: Whose ids are pushed.
+        reward: The name of the reward that it reads for, for errors.
+
+    Attributes:
+        model: The same.
+        examples: What each lane answers; None before its first reset.
+        prompt_length: `(num_lanes,)` int64, tokens of each prompt.
+        length: `(num_lanes,)` int64, tokens of each prompt and response.
+    """
+
+    def __init__(self, model: TextModel, num_lanes: int, tokenizer: Tokenizer, reward: str) -> None:
+        self.model = model
+        self._reward = reward
+        self.examples: list[Example | None] = [None] * num_lanes
+        self.prompt_length = np.zeros(num_lanes, dtype=np.int64)
+        self.length = np.zeros(num_lanes, dtype=np.int64)
+        self._pieces = tokenizer.pieces
+        self._written: list[list[str]] = [[] for _ in range(num_lanes)]
+        self._incomplete = [b""] * num_lanes
+        self._stretch = [""] * num_lanes  # the last one, which may still change
+        self._settled = np.zeros(num_lanes, dtype=np.int64)  # tokens before it
+        self._read = np.zeros(num_lanes, dtype=np.int64)
+        self._ids = np.zeros((num_lanes, 64), dtype=np.int64)
+        self._context: Context = model.policy.context(num_lanes, model.limit)
+        self._states: Tensor | None = None  # (num_lanes, capacity, hidden)
+
+    def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
+        """Start empty responses in some lanes `(k,)` to these examples. Nothing is computed yet."""
+        self._context.reset(lanes)
+        for lane, example in zip(lanes.tolist(), examples, strict=True):
+            ids = self.model.prompt_ids(example.prompt)
+            self.model.check_length(len(ids))
+            self.examples[lane] = example
+            self._written[lane], self._incomplete[lane], self._stretch[lane] = [], b"", ""
+            self.prompt_length[lane] = self.length[lane] = self._settled[lane] = len(ids)
+            self._read[lane] = 0
+            self._write(lane, 0, ids)
+
+    def text(self, lane: int) -> str:
+        """The response in one lane so far."""
+        return "".join(self._written[lane])
+
+    def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+        """Append one token to each of some lanes, and read what that changes.
+
+        Args:
+            lanes: `(k,)` distinct lanes.
+            tokens: `(k,)` the token that each writes.
+
+        Returns:
+            `(changed,)` the lanes in which the model's tokens changed, rising, and for each the first one that did.
+
+        Raises:
+            RewardError: If a text has become longer than the model can read.
+            RuntimeError: If a lane was never reset.
+        """
+        first_new: dict[int, int] = {}
+        for lane, token in zip(lanes.tolist(), tokens.tolist(), strict=True):
+            if self.examples[lane] is None:
+                raise RuntimeError(f"Expected a reset of lane {lane} before the first push into it")
+            data = self._incomplete[lane] + self._pieces[token]
+            text, used = codecs.utf_8_decode(data, "replace", False)
+            self._incomplete[lane] = data[used:]
+            if text:
+                self._written[lane].append(text)
+                place = self._respell(lane, text)
+                if place is not None:
+                    first_new[lane] = place
+        changed = np.array(sorted(first_new), dtype=np.intp)
+        starts = np.array([first_new[lane] for lane in changed.tolist()], dtype=np.int64)
+        fresh = changed[self._read[changed] == 0]
+        if len(fresh):
+            self._run(fresh, np.zeros_like(self.length[fresh]), self.prompt_length[fresh])
+        going = starts < self.length[changed]
+        if going.any():
+            self._run(changed[going], starts[going], self.length[changed[going]])
+        self._read[changed] = self.length[changed]
+        return changed, starts
+
+    def _respell(self, lane: int, text: str) -> int | None:
+        """Spell the end of a lane's text again; the first token that differs, or None where none does."""
+        *finished, last = cut(self._stretch[lane] + text)
+        begin = int(self._settled[lane])
+        new: list[int] = []
+        for stretch in finished:
+            new.extend(self.model.stretch_ids(stretch))
+        self._settled[lane] = begin + len(new)
+        self._stretch[lane] = last
+        new.extend(self.model.stretch_ids(last))
+        old_end, new_end = int(self.length[lane]), begin + len(new)
+        old = self._ids[lane, begin:old_end].tolist()
+        same = next((place for place, (one, two) in enumerate(zip(old, new, strict=False)) if one != two), None)
+        same = min(len(old), len(new)) if same is None else same
+        if same == len(old) == len(new):
+            return None
+        try:
+            self.model.check_length(new_end)
+        except ValueError as error:
+            problem = f"raised ValueError: {error}"
+            raise RewardError(self._reward, problem, self.examples[lane], self.text(lane)) from error
+        self._write(lane, begin, new)
+        self.length[lane] = new_end
+        return begin + same
+
+    def _write(self, lane: int, begin: int, ids: Sequence[int]) -> None:
+        end = begin + len(ids)
+        if end > self._ids.shape[1]:
+            wider = np.zeros((len(self._ids), -(-end // 64) * 64), dtype=np.int64)
+            wider[:, : self._ids.shape[1]] = self._ids
+            self._ids = wider
+        self._ids[lane, begin:end] = ids
+
+    def _run(self, lanes: NDArray[np.intp], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        """Read these lanes' tokens from `starts` on, a bounded number of them at a time."""
+        size = max(1, _TOKENS_PER_PASS // int((lengths - starts).max()))
+        for begin in range(0, len(lanes), size):
+            part = slice(begin, begin + size)
+            states = self._context.states(self._ids, lanes[part], starts[part], lengths[part])
+            if self._states is None or self._states.shape[1] < self._ids.shape[1]:
+                grown = states.new_zeros(len(self._ids), self._ids.shape[1], states.shape[2])
+                if self._states is not None:
+                    grown[:, : self._states.shape[1]] = self._states
+                self._states = grown
+            rows, steps = np.nonzero(np.arange(states.shape[1]) < (lengths[part] - starts[part])[:, None])
+            into = self._index(lanes[part][rows]), self._index(starts[part][rows] + steps)
+            self._states[into] = states[self._index(rows), self._index(steps)]
+
+    def states(self, lanes: NDArray[np.intp], places: NDArray[np.int64]) -> Tensor:
+        """The trunk's states at some tokens that have been read.
+
+        Args:
+            lanes: `(n,)` which lanes.
+            places: `(n,)` where in each lane's row.
+
+        Returns:
+            `(n, hidden)`.
+        """
+        assert self._states is not None
+        return self._states[self._index(lanes), self._index(places)]
+
+    def ids(self, lanes: NDArray[np.intp], places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The model's tokens at some places: `(n,)`."""
+        return self._ids[lanes, places]
+
+    def _index(self, array: NDArray[np.intp] | NDArray[np.int64]) -> Tensor:
+        return on_device(np.ascontiguousarray(array), self.model.policy.device)
+
+
+class LogProbReader:
+    """Log-probs of N growing responses under a model.
+
+    Args:
+        model: The language model.
+        num_lanes: How many texts grow side by side.
+        tokenizer: Whose ids are pushed.
+        reward: The name of the reward that it reads for, for errors.
+
+    Attributes:
+        reader: What reads the texts.
+    """
+
+    def __init__(self, model: TextModel, num_lanes: int, tokenizer: Tokenizer, reward: str) -> None:
+        self.reader = TextReader(model, num_lanes, tokenizer, reward)
+        # sums[lane, place]: of the response's tokens before that place of the row
+        self._sums = np.zeros((num_lanes, 64))
+
+    def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
+        """See `TextReader.reset`."""
+        self.reader.reset(lanes, examples)
+        self._grow()
+        self._sums[lanes, self.reader.prompt_length[lanes]] = 0.0
+
+    def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Append one token to each of some lanes.
+
+        Args:
+            lanes: `(k,)` distinct lanes.
+            tokens: `(k,)` the token that each writes.
+
+        Returns:
+            `(k,)` nats, the log-prob of each response so far, and `(k,)` the number of the model's tokens in it.
+        """
+        reader = self.reader
+        changed, starts = reader.push(lanes, tokens)
+        self._grow()
+        new = reader.length[changed] - starts
+        rows, steps = np.nonzero(np.arange(new.max(initial=0)) < new[:, None])
+        if len(rows):
+            where, places = changed[rows], starts[rows] + steps
+            table = np.zeros((len(changed), int(new.max())))
+            table[rows, steps] = reader.model.token_log_probs(
+                reader.states(where, places - 1), reader.ids(where, places)
+            )
+            sums = self._sums[changed, starts]
+            for step in range(table.shape[1]):  # in order, as a sum from the left: the same however it was pushed
+                sums = sums + table[:, step]
+                now = step < new
+                self._sums[changed[now], (starts + step + 1)[now]] = sums[now]
+        return self._sums[lanes, reader.length[lanes]], reader.length[lanes] - reader.prompt_length[lanes]
+
+    def _grow(self) -> None:
+        width = int(self.reader.length.max()) + 1
+        if width > self._sums.shape[1]:
+            wider = np.zeros((len(self._sums), -(-width // 64) * 64))
+            wider[:, : self._sums.shape[1]] = self._sums
+            self._sums = wider

@@ -1,0 +1,1 @@
+"""Supervised training: on demonstrations, and on pairs of responses."""

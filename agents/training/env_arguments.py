@@ -1,0 +1,155 @@
+"""What an agent keeps of its environment: the id and the arguments that make others like it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from textenvs import TextGenEnv, TextGenVectorEnv, Tokenizer
+from textenvs.arguments import did_you_mean
+from textenvs.tokenizer import fingerprint
+
+_OWN = ("num_envs", "autoreset_mode", "copy", "group_size", "tokenizer")
+"""Arguments of the lanes that the agent decides itself, by its policy and its config."""
+
+
+_PLAIN_WRAPPERS = (gym.wrappers.OrderEnforcing, gym.wrappers.PassiveEnvChecker, gym.wrappers.RenderCollection)
+"""What `gym.make` puts around an environment. It changes nothing of an episode."""
+
+
+def described(
+    env: str | gym.Env[Any, Any] | TextGenVectorEnv, env_kwargs: Mapping[str, Any] | None, tokenizer: Tokenizer
+) -> tuple[str | None, dict[str, Any]]:
+    """The id and arguments of an environment, so that others like it can be made.
+
+    Args:
+        env: A registered id, or an environment.
+        env_kwargs: Arguments, with an id.
+        tokenizer: The policy's.
+
+    Returns:
+        Id and arguments, without those that the agent decides. The id is None where lanes were made without one.
+
+    Raises:
+        TypeError: If there is no such argument; says which is closest.
+        ValueError: If lanes made by id and arguments would not be the environment that was given.
+    """
+    if isinstance(env, str):
+        check_arguments(env, env_kwargs or {})
+        return env, dict(env_kwargs or {})
+    if env_kwargs:
+        raise ValueError("Expected env_kwargs only with an environment id, got them with an environment object")
+    inner: Any = env.unwrapped
+    if not isinstance(inner, (TextGenEnv, TextGenVectorEnv)):
+        raise ValueError(f"Expected a textenvs environment or the id of one, got {env!r}")
+    layer: Any = env
+    while layer is not inner:
+        if not isinstance(layer, _PLAIN_WRAPPERS):
+            raise ValueError(
+                f"Expected an environment without wrappers, which an agent would not use, got {type(layer).__name__} "
+                "around one: the agent plays many lanes, which it makes by the id. Put the change into the id's "
+                "arguments (reward=, payout=, max_new_tokens=, ...)"
+            )
+        layer = layer.env
+    if inner.tokenizer is not tokenizer and fingerprint(inner.tokenizer) != fingerprint(tokenizer):
+        raise ValueError(
+            f"Expected an environment with the policy's tokenizer ({tokenizer!r}), got one with {inner.tokenizer!r}: "
+            "pass the environment's id, or tokenizer=policy.tokenizer when you make it"
+        )
+    spec = inner.spec
+    if spec is None and isinstance(inner, TextGenEnv):
+        raise ValueError(NO_ID)
+    kwargs = {} if spec is None else dict(spec.kwargs)
+    for name in ("vectorization_mode", "render_mode", *_OWN):
+        kwargs.pop(name, None)
+    return (None if spec is None else spec.id), kwargs
+
+
+NO_ID = (
+    "Expected an environment's id, or what gym.make or gym.make_vec made of one, so that others like it can be made, "
+    "got an environment whose class was called by hand: it has no spec"
+)
+"""What is wrong with an environment object that nobody registered."""
+
+
+def check_arguments(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
+    """Raise unless lanes of an id take these arguments. Of an id with a class of its own nothing is known.
+
+    Args:
+        env_id: The id.
+        env_kwargs: The arguments.
+
+    Raises:
+        TypeError: If there is no such argument; says which is closest.
+    """
+    spec = gym.registry.get(env_id)
+    if spec is None or spec.vector_entry_point != "textenvs.vector_env:TextGenVectorEnv":
+        return
+    known = [name for name in inspect.signature(TextGenVectorEnv).parameters if name not in _OWN]
+    for name in env_kwargs:
+        if name in _OWN:
+            raise TypeError(
+                f"Expected env_kwargs without {name!r}, which the agent decides by its policy and its settings"
+            )
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise TypeError(f"Expected arguments of {env_id!r} from {known}, got {name!r}.{hint}")
+
+
+def saved(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint holds of an environment's arguments.
+
+    Args:
+        env_kwargs: The arguments.
+
+    Returns:
+        `env_kwargs`, those that JSON can hold, and `env_objects`, the names of the others.
+
+    Example:
+        >>> saved({"max_new_tokens": 6, "reward": len})
+        {'env_kwargs': {'max_new_tokens': 6}, 'env_objects': ['reward']}
+    """
+    plain: dict[str, Any] = {}
+    objects = []
+    for name, value in env_kwargs.items():
+        try:
+            plain[name] = json.loads(json.dumps(value))
+        except TypeError:
+            objects.append(name)
+    return {"env_kwargs": plain, "env_objects": objects}
+
+
+def restored(state: Mapping[str, Any], env_kwargs: Mapping[str, Any], folder: str | Path) -> tuple[str, dict[str, Any]]:
+    """The id and arguments of a checkpoint's environment.
+
+    Args:
+        state: What the checkpoint says.
+        env_kwargs: What the user says, which is laid over the saved ones.
+        folder: The run's, for the message.
+
+    Returns:
+        Id and arguments.
+
+    Raises:
+        ValueError: If the checkpoint cannot hold what is needed, and the user does not say it.
+    """
+    if state["env_id"] is None:
+        raise ValueError(f"Expected env=, the environment of {str(folder)!r}, which was made without an id, got none")
+    if state["env_kwargs"] is None and not env_kwargs:  # of a version that saved all of them or none
+        raise ValueError(
+            f"Expected env_kwargs with the arguments of the run's environment, which {str(folder)!r} does not hold, "
+            f"got none: load({str(folder)!r}, env_kwargs={{...}})"
+        )
+    missing = [name for name in state.get("env_objects", ()) if name not in env_kwargs]
+    if missing:
+        call = ", ".join(f"{name!r}: ..." for name in missing)
+        raise ValueError(
+            f"Expected env_kwargs with {', '.join(map(repr, missing))}, which the run in {str(folder)!r} had as "
+            f"objects that no checkpoint can hold: load({str(folder)!r}, env_kwargs={{{call}}})"
+        )
+    return state["env_id"], {**(state["env_kwargs"] or {}), **env_kwargs}

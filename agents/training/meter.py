@@ -1,0 +1,110 @@
+"""Numbers to watch: averages that do not depend on how they were cut up, and where they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.distributed import processes
+
+
+class Meter:
+    """Weighted averages, summed on the device and read once.
+
+    Ten updates with one token each and one update with ten tokens give the same average: weights are counts of what
+    was averaged, tokens as a rule.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor | float] = {}
+        self._weights: dict[str, Tensor | float] = {}
+        self._awaited: list[tuple[Tensor, Callable[[list[float]], None]]] = []
+
+    def add(self, weight: Tensor | float, values: Mapping[str, Tensor | float]) -> None:
+        """Count some means.
+
+        Args:
+            weight: Over how many things each value is a mean.
+            values: Name to mean, scalars.
+        """
+        for name, value in values.items():
+            self._add(name, _number(value) * weight, weight)
+
+    def add_shares(self, weight: Tensor | float, share: Tensor | float, values: Mapping[str, Tensor]) -> None:
+        """Count parts of a mean, such as the losses of micro-batches that are all divided by their batch's count.
+
+        Args:
+            weight: Over how many things the whole mean is.
+            share: Which part of them this is.
+            values: Name to what the part contributes to the mean, scalars.
+        """
+        part = weight * share
+        for name, value in values.items():
+            self._add(name, _number(value) * weight, part)
+
+    def merge(self, other: Meter, *, when: Tensor | None = None) -> None:
+        """Count what another meter has counted, and wait in its place for what it waits for.
+
+        Args:
+            other: The other one.
+            when: () bool on the device, whether it counts at all; None: it does. Nobody waits for its value.
+        """
+        for name, total in other._sums.items():
+            weight = other._weights[name]
+            if when is not None:  # NaN times 0 is NaN
+                total, weight = (
+                    torch.where(when, torch.as_tensor(one, device=when.device), 0.0) for one in (total, weight)
+                )
+            self._add(name, total, weight)
+        self._awaited += other._awaited
+        other._awaited = []
+
+    def await_numbers(self, numbers: Tensor, then: Callable[[list[float]], None]) -> None:
+        """Have some numbers read together with the averages.
+
+        Args:
+            numbers: `(k,)`.
+            then: Called with them by `means`, in the order in which they were given.
+        """
+        self._awaited.append((numbers, then))
+
+    def means(self) -> dict[str, float]:
+        """Name to average, over all processes; NaN for what was counted with no weight at all."""
+        awaited, self._awaited = self._awaited, []
+        wanted = [*self._sums.values(), *self._weights.values()]
+        read = iter(_read([*wanted, *(numbers for numbers, _ in awaited)]))
+        sums, weights = [next(read)[0] for _ in self._sums], [next(read)[0] for _ in self._weights]
+        for numbers, (_, then) in zip(read, awaited, strict=True):
+            then(numbers)
+        pairs = {name: (total, weight) for name, total, weight in zip(self._sums, sums, weights, strict=True)}
+        return {
+            name: total / weight if weight else float("nan") for name, (total, weight) in processes.sums(pairs).items()
+        }
+
+    def _add(self, name: str, total: Tensor | float, weight: Tensor | float) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + total
+        self._weights[name] = self._weights.get(name, 0.0) + weight
+
+
+def _number(value: Tensor | float) -> Tensor | float:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _read(numbers: Sequence[Tensor | float]) -> list[list[float]]:
+    """The values of scalars and `(k,)` tensors, for which the host waits once a device."""
+    found = [[] if isinstance(one, Tensor) else [one] for one in numbers]
+    tensors = [(place, one.reshape(-1)) for place, one in enumerate(numbers) if isinstance(one, Tensor)]
+    for device in {one.device for _, one in tensors}:
+        there = [(place, one) for place, one in tensors if one.device == device]
+        flat = torch.cat([one.float() for _, one in there]).tolist()
+        for (place, _), part in zip(there, _split(flat, [len(one) for _, one in there]), strict=True):
+            found[place] = part
+    return found
+
+
+def _split(flat: list[float], lengths: Sequence[int]) -> list[list[float]]:
+    ends = np.cumsum(lengths).tolist()
+    return [flat[end - length : end] for end, length in zip(ends, lengths, strict=True)]

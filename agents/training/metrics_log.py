@@ -1,0 +1,130 @@
+"""The log of a run's metrics: one JSON object a row, TensorBoard, and a plot of the learning curve."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+
+class MetricsLog:
+    """Writes one row of metrics an update: a JSONL file, TensorBoard, and Weights & Biases where asked for.
+
+    Args:
+        folder: The run's folder.
+        wandb_project: A W&B project, or None. Needs `pip install "textenvs[wandb]"`.
+        purge_step: What TensorBoard has from this step on is forgotten, since the run goes on from before it.
+
+    Raises:
+        ImportError: If W&B is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, wandb_project: str | None = None, *, purge_step: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._wandb: Any = None
+        if wandb_project is not None:
+            try:
+                import wandb
+            except ImportError as error:
+                raise ImportError('Weights & Biases is not installed: pip install "textenvs[wandb]"') from error
+            self._wandb = wandb.init(project=wandb_project, dir=str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file: TextIO = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._tensorboard: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+
+    def write(self, timesteps: int, row: Mapping[str, float]) -> None:
+        """Write one row.
+
+        Args:
+            timesteps: Tokens played so far: the x-axis of every curve.
+            row: Name to number.
+        """
+        self._file.write(json.dumps({"timesteps": timesteps, **row}) + "\n")
+        self._file.flush()
+        self.write_scalars(timesteps, row)
+
+    def write_scalars(self, timesteps: int, scalars: Mapping[str, float]) -> None:
+        """Write numbers that are no row of the file: to TensorBoard and Weights & Biases alone.
+
+        Args:
+            timesteps: Tokens played so far.
+            scalars: Name to number.
+        """
+        for name, value in scalars.items():
+            self._tensorboard.add_scalar(name, value, timesteps)
+        if self._wandb is not None:
+            self._wandb.log(dict(scalars), step=timesteps)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self._file.close()
+        self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close, whatever happened."""
+        self.close()
+
+
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    """The rows of a metrics file; a last line that was cut in the middle is left out.
+
+    Args:
+        file: A metrics.jsonl.
+
+    Returns:
+        One dict a row.
+    """
+    rows: list[dict[str, float]] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except (ValueError, RecursionError):
+            break
+    return rows
+
+
+def plot_learning_curve(rows: Sequence[Mapping[str, float]], file: Path, title: str) -> None:
+    """Reward, held-out metric, KL, entropy, diversity and length against tokens, as a PNG.
+
+    Args:
+        rows: Rows of a metrics file.
+        file: Where to write the picture.
+        title: What to write above it.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = [
+        ("score", "score (trained on)", "tab:green"),
+        ("held_out", "held-out metric", "tab:olive"),
+        ("kl", "KL to the start model (nats a response)", "tab:red"),
+        ("entropy", "entropy (nats a token)", "tab:purple"),
+        ("distinct_2", "distinct-2 of a batch", "tab:blue"),
+        ("response_length", "response length (tokens)", "tab:gray"),
+    ]
+    figure, axes = plt.subplots(2, 3, figsize=(11, 5.4), layout="constrained")
+    tokens = [row["timesteps"] for row in rows]
+    for axis, (name, label, color) in zip(axes.flat, panels, strict=True):
+        values = [row.get(name, float("nan")) for row in rows]
+        axis.plot(tokens, values, color=color)
+        axis.set_title(label, fontsize=10)
+        axis.grid(alpha=0.3)
+        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+    for axis in axes[-1]:
+        axis.set_xlabel("tokens")
+    figure.suptitle(title)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,196 @@
+"""Action masks: which tokens are allowed next, and which ones end an episode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textenvs.grammars import Language
+from textenvs.tokenizer import Tokenizer
+
+_MOST_MASK_BYTES = 1 << 26
+
+
+class ActionMasks:
+    """Which tokens may come next, in N lanes.
+
+    A token may come if the text with it is still the beginning of an allowed text, and tokens can write the rest of
+    one: of "ab" and "ax", "a" begins both, and yet is a dead end where "ab" is a token and neither "b" nor "x" is. EOS
+    may, once the text is an allowed one; other special tokens never. Where nothing else may come (after a token that
+    was not allowed, say), EOS may.
+
+    Args:
+        num_lanes: N.
+        tokenizer: Whose ids are masked.
+    """
+
+    def __init__(self, num_lanes: int, tokenizer: Tokenizer) -> None:
+        self._pieces = tokenizer.pieces
+        self._vocab_size = tokenizer.vocab_size
+        self._eos = tokenizer.eos_token_id
+        self._by_first_byte: dict[int, list[tuple[int, bytes]]] = {}
+        for token, piece in enumerate(tokenizer.pieces):
+            if piece:
+                self._by_first_byte.setdefault(piece[0], []).append((token, piece[1:]))
+        # With a token for each byte, whatever begins an allowed text can be finished.
+        self._spells_all = len({piece for piece in tokenizer.pieces if len(piece) == 1}) == 256
+        self._state = np.zeros(num_lanes, dtype=np.int64)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._keys: list[tuple[Language | None, Any]] = []
+        self._ids: dict[tuple[Language | None, Any], int] = {}
+        self._edges: dict[int, int] = {}
+        self._finishable: dict[tuple[Language, Any], bool] = {}
+        self._legal = np.zeros((16, self._vocab_size), dtype=np.int8)
+
+    def reset(self, lanes: NDArray[np.intp], languages: Sequence[Language | None]) -> None:
+        """Start new, empty texts.
+
+        Args:
+            lanes: `(k,)` which lanes.
+            languages: What each may say; None allows everything.
+        """
+        if len(self._keys) * self._vocab_size > _MOST_MASK_BYTES:  # so that a long run's memory stays bounded
+            live = [self._keys[state] for state in self._state.tolist()]
+            self._forget()
+            self._state[:] = [self._id(*key) for key in live]
+        self._state[lanes] = [self._id(one, None if one is None else one.start) for one in languages]
+
+    def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> None:
+        """Append one token to each of some lanes.
+
+        Args:
+            lanes: `(k,)` distinct lanes.
+            tokens: `(k,)` the token that each writes. Special tokens add no text.
+        """
+        keys = (self._state[lanes] * self._vocab_size + tokens).tolist()
+        self._state[lanes] = [self._edges[key] if key in self._edges else self._discover(key) for key in keys]
+
+    def legal(self, lanes: NDArray[np.intp]) -> NDArray[np.int8]:
+        """`(k, vocab_size)` int8 of these lanes `(k,)`: 1 where a token may come next."""
+        return self._legal[self._state[lanes]]
+
+    def _discover(self, key: int) -> int:
+        language, state = self._keys[key // self._vocab_size]
+        if language is not None:
+            state = _read(language, state, self._pieces[key % self._vocab_size])
+        self._edges[key] = self._id(language, state)
+        return self._edges[key]
+
+    def _id(self, language: Language | None, state: Any) -> int:
+        """The number of a state. What is legal in it is worked out when it is first met."""
+        key = (language, state)
+        if key not in self._ids:
+            number = self._ids[key] = len(self._keys)
+            self._keys.append(key)
+            if number == len(self._legal):
+                self._legal = np.concatenate([self._legal, np.zeros_like(self._legal)])
+            row = self._legal[number]
+            if language is None:
+                row[:] = 1
+            elif state is not None:
+                for token, after in self._moves(language, state):
+                    row[token] = self._can_finish(language, after)
+                row[self._eos] = language.accepts(state)
+            if not row.any():
+                row[self._eos] = 1
+        return self._ids[key]
+
+    def _moves(self, language: Language, state: Any) -> Iterator[tuple[int, Any]]:
+        """The tokens after which the text still begins an allowed one, each with the state after it."""
+        for byte, tokens in self._by_first_byte.items():
+            begun = language.step(state, byte)
+            if begun is not None:
+                for token, rest in tokens:
+                    after = _read(language, begun, rest)
+                    if after is not None:
+                        yield token, after
+
+    def _can_finish(self, language: Language, state: Any) -> bool:
+        """Whether tokens lead from a state to an allowed text."""
+        known = self._finishable
+        if self._spells_all:
+            return True
+        if (language, state) in known:
+            return known[language, state]
+        came_from: dict[Any, Any] = {state: None}
+        waiting = [state]
+        while waiting:
+            at = waiting.pop()
+            if language.accepts(at) or known.get((language, at), False):
+                while at is not None:
+                    known[language, at] = True
+                    at = came_from[at]
+                return True
+            for _, after in self._moves(language, at):
+                if after not in came_from and known.get((language, after), True):
+                    came_from[after] = at
+                    waiting.append(after)
+        known.update(((language, dead), False) for dead in came_from)
+        return False
+
+
+def _read(language: Language, state: Any, data: bytes) -> Any:
+    for byte in data:
+        if state is None:
+            return None
+        state = language.step(state, byte)
+    return state
+
+
+class Stops:
+    """Which of N lanes have just completed a stop sequence.
+
+    Args:
+        texts: The stop sequences.
+        num_lanes: N.
+        tokenizer: Whose ids are written.
+
+    Raises:
+        ValueError: If there is no stop sequence, or one is empty.
+        TypeError: If one is no string.
+    """
+
+    def __init__(self, texts: Sequence[str], num_lanes: int, tokenizer: Tokenizer) -> None:
+        if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
+            raise TypeError(f"Expected stop to be a list of texts, got {texts!r}")
+        if not texts or not all(texts):
+            raise ValueError(f"Expected stop to be a list of texts that are not empty, got {texts!r}")
+        self._stops = tuple(text.encode() for text in texts)
+        self._longest = max(map(len, self._stops))
+        self._pieces = tokenizer.pieces
+        first = {stop[0] for stop in self._stops}
+        self._may_begin = np.array([not first.isdisjoint(piece) for piece in tokenizer.pieces])
+        self._begun = np.zeros(num_lanes, dtype=np.bool_)
+        self._tails = [b""] * num_lanes  # the end of each text that may turn out to begin a stop sequence
+
+    def reset(self, lanes: NDArray[np.intp]) -> None:
+        """Start new, empty texts in these lanes `(k,)`."""
+        self._begun[lanes] = False
+
+    def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Append one token to each of some lanes.
+
+        Args:
+            lanes: `(k,)` distinct lanes.
+            tokens: `(k,)` the token that each writes. Special tokens add no text.
+
+        Returns:
+            `(k,)` whether this token completed a stop sequence.
+        """
+        completed = np.zeros(len(lanes), dtype=np.bool_)
+        for row in np.flatnonzero(self._begun[lanes] | self._may_begin[tokens]).tolist():
+            lane = int(lanes[row])
+            tail = self._tails[lane] if self._begun[lane] else b""
+            data = tail + self._pieces[tokens[row]]
+            # A tail may hold a whole stop sequence, of an earlier token: only what ends behind it is completed now.
+            completed[row] = any(data.find(s, max(0, len(tail) + 1 - len(s))) >= 0 for s in self._stops)
+            sizes = range(min(len(data), self._longest - 1), 0, -1)
+            tails = (data[-size:] for size in sizes)
+            self._tails[lane] = next((tail for tail in tails if any(s.startswith(tail) for s in self._stops)), b"")
+            self._begun[lane] = bool(self._tails[lane])
+        return completed

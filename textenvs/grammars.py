@@ -1,0 +1,357 @@
+"""What a response may say and where it stops: sets of texts, read byte by byte, for N lanes.
+
+A `Language` is a set of texts: a list of choices, or all that a regular expression matches. `ActionMasks` follows one
+language a lane and says which tokens may come next; `Stops` says which lanes have just written a stop sequence. Both
+work on bytes, since a token may end inside a character, and any way to cut a text into tokens is as good as another.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NoReturn
+
+Ranges = list[tuple[int, int]]
+"""Sets of numbers (bytes or characters): (first, last) each."""
+
+
+_Term = tuple[Any, ...]
+"""A sequence of items of a regular expression: sets of bytes, as the bits of an int, and repetitions of a choice of
+terms, as (terms, least, most), where most is None for no end."""
+
+
+_LAST_CHARACTER = 0x10FFFF
+
+
+_SETS: dict[str, Ranges] = {
+    "d": [(0x30, 0x39)],
+    "s": [(0x09, 0x0D), (0x20, 0x20)],
+    "w": [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)],
+}
+
+
+_CONTROLS = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+
+
+_CODE_DIGITS = {"x": 2, "u": 4, "U": 8}
+
+
+_QUANTIFIER = re.compile(r"([*+?])|\{(?!\})(\d*)(?:(,)(\d*))?\}")
+
+
+class Language(ABC):
+    """A set of texts. A state is what has to be remembered of the bytes read so far."""
+
+    start: Hashable
+    """The state before the first byte."""
+
+    @abstractmethod
+    def step(self, state: Any, byte: int) -> Any:
+        """Read one byte.
+
+        Args:
+            state: The state before it.
+            byte: From 0 to 255.
+
+        Returns:
+            The state after it, or None where no text of the language begins so.
+        """
+
+    @abstractmethod
+    def accepts(self, state: Any) -> bool:
+        """Whether what was read is a text of the language, and not merely the beginning of one."""
+
+
+class Choices(Language):
+    """A list of texts. A state is the bytes so far.
+
+    Args:
+        texts: The texts.
+    """
+
+    start = b""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = sorted({text.encode() for text in texts})
+
+    def step(self, state: bytes, byte: int) -> bytes | None:
+        """See `Language.step`."""
+        state += bytes([byte])
+        return state if self._first_from(state).startswith(state) else None
+
+    def accepts(self, state: bytes) -> bool:
+        """See `Language.accepts`."""
+        return state in self._texts if not state else self._first_from(state) == state
+
+    def _first_from(self, state: bytes) -> bytes:
+        place = bisect_left(self._texts, state)
+        return self._texts[place] if place < len(self._texts) else b""
+
+
+class Regex(Language):
+    r"""All texts that a regular expression matches whole, as `re.fullmatch` with `re.ASCII` does.
+
+    A state is the set of all that may still follow, found by differentiating the expression by each byte as it comes.
+    Nothing is compiled ahead, and a beginning that leads nowhere is known at once.
+
+    Supported: characters, `.`, `[...]`, `\d \w \s` and their opposites, `( )`, `(?: )`, `|`, `* + ? {m,n}`, and `^` and
+    `$` around it all.
+
+    Args:
+        pattern: The expression.
+
+    Raises:
+        ValueError: If it is no regular expression, or uses what is not supported (look-around, back-references,
+            anchors inside, flags).
+
+    Source: Antimirov (1996), Partial derivatives of regular expressions and finite automaton constructions.
+    """
+
+    start: frozenset[_Term]
+
+    def __init__(self, pattern: str) -> None:
+        self.start = frozenset(_Parser(pattern).parse())
+
+    def step(self, state: frozenset[_Term], byte: int) -> frozenset[_Term] | None:
+        """See `Language.step`."""
+        return _derive(state, byte)
+
+    def accepts(self, state: frozenset[_Term]) -> bool:
+        """See `Language.accepts`."""
+        return any(_may_be_empty(term) for term in state)
+
+    def remaining(self, state: frozenset[_Term]) -> float:
+        """How many bytes the shortest way from a state to a whole text takes, infinity where there is none."""
+        return _fewest_bytes(state)
+
+
+@lru_cache(maxsize=64)
+def _choices(texts: tuple[str, ...]) -> Language:
+    return Choices(texts)
+
+
+@lru_cache(maxsize=64)
+def _regex(pattern: str) -> Language:
+    return Regex(pattern)
+
+
+def make_language(allowed: Any) -> Language:
+    """A language from what a user writes.
+
+    Args:
+        allowed: A list of texts, or `{"regex": pattern}`.
+
+    Returns:
+        The language; the same one for the same texts or pattern, so that what was worked out for it is kept.
+
+    Raises:
+        ValueError: If the list is empty, or the regular expression is wrong or not supported.
+        TypeError: If it is neither.
+    """
+    expected = "Expected the texts that are allowed as a list of strings or {'regex': pattern}"
+    if isinstance(allowed, Mapping):
+        if set(allowed) != {"regex"} or not isinstance(allowed["regex"], str):
+            raise ValueError(f"{expected}, got {dict(allowed)!r}")
+        return _regex(allowed["regex"])
+    if isinstance(allowed, str) or not isinstance(allowed, Sequence):
+        raise TypeError(f"{expected}, got {allowed!r}")
+    if not allowed or not all(isinstance(text, str) for text in allowed):
+        raise ValueError(f"{expected}, at least one of them, got {allowed!r}")
+    return _choices(tuple(allowed))
+
+
+@lru_cache(maxsize=1 << 16)
+def _fewest_bytes(terms: Iterable[_Term]) -> float:
+    """Of all texts of a choice of terms, the length of the shortest."""
+    return min((sum(map(_fewest_bytes_of_item, term)) for term in terms), default=math.inf)
+
+
+def _fewest_bytes_of_item(item: Any) -> float:
+    if isinstance(item, int):
+        return 1 if item else math.inf
+    terms, least, _ = item
+    return least * _fewest_bytes(terms) if least else 0
+
+
+def _may_be_empty(term: _Term) -> bool:
+    return all(not isinstance(item, int) and _item_may_be_empty(item) for item in term)
+
+
+def _item_may_be_empty(item: tuple[tuple[_Term, ...], int, int | None]) -> bool:
+    terms, least, _ = item
+    return least == 0 or any(_may_be_empty(term) for term in terms)
+
+
+@lru_cache(maxsize=1 << 16)
+def _derive(terms: frozenset[_Term], byte: int) -> frozenset[_Term] | None:
+    """All that may follow a byte, or None where nothing may."""
+    return frozenset(after for term in terms for after in _derive_term(term, byte)) or None
+
+
+def _derive_term(term: _Term, byte: int) -> Iterator[_Term]:
+    for place, item in enumerate(term):
+        rest = term[place + 1 :]
+        if isinstance(item, int):
+            if item >> byte & 1:
+                yield rest
+            return
+        terms, least, most = item
+        again = () if most == 1 else ((terms, max(least - 1, 0), None if most is None else most - 1),)
+        for inner in terms:
+            for after in _derive_term(inner, byte):
+                yield after + again + rest
+        if not _item_may_be_empty(item):
+            return
+
+
+class _Parser:
+    def __init__(self, pattern: str) -> None:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"Expected a regular expression, got {pattern!r}: {error}") from error
+        self._whole = pattern
+        self._text = pattern.removeprefix("^")
+        if self._text.endswith("$") and (len(self._text) - len(self._text[:-1].rstrip("\\"))) % 2:
+            self._text = self._text[:-1]
+        self._at = 0
+
+    def parse(self) -> tuple[_Term, ...]:
+        terms = [self._sequence()]
+        while self._take("|"):
+            terms.append(self._sequence())
+        return tuple(terms)
+
+    def _fail(self, what: str) -> NoReturn:
+        raise ValueError(f"Expected a regular expression without {what}, got {self._whole!r}")
+
+    def _take(self, text: str) -> bool:
+        found = self._text.startswith(text, self._at)
+        self._at += len(text) if found else 0
+        return found
+
+    def _next(self) -> str:
+        self._at += 1
+        return self._text[self._at - 1]
+
+    def _sequence(self) -> _Term:
+        items: list[Any] = []
+        while self._at < len(self._text) and self._text[self._at] not in "|)":
+            items += self._repeated(self._atom())
+        return tuple(items)
+
+    def _atom(self) -> tuple[_Term, ...]:
+        character = self._next()
+        if character == "(":
+            if not self._take("?:") and self._take("?"):
+                self._fail("look-around, named groups and flags")
+            terms = self.parse()
+            self._take(")")
+            return terms
+        if character in "^$":
+            self._fail("anchors inside")
+        if character == "[":
+            return _utf8_terms(self._set())
+        if character == ".":
+            return _utf8_terms(_others([(0x0A, 0x0A)]))
+        return _utf8_terms(self._escape() if character == "\\" else [(ord(character), ord(character))])
+
+    def _repeated(self, terms: tuple[_Term, ...]) -> _Term:
+        found = _QUANTIFIER.match(self._text, self._at)
+        if found is None:
+            return terms[0] if len(terms) == 1 else ((terms, 1, 1),)
+        self._at = found.end()
+        if self._take("+"):
+            self._fail("possessive quantifiers")
+        self._take("?")  # a lazy quantifier matches other parts first, and no other texts
+        sign, low, comma, high = found.groups()
+        least, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(sign, (int(low or 0), None))
+        if not sign:
+            most = least if not comma else int(high) if high else None
+        return () if most == 0 else ((terms, least, most),)
+
+    def _set(self) -> Ranges:
+        negated, ranges = self._take("^"), []
+        begin = self._at
+        while self._at == begin or self._text[self._at] != "]":
+            first = self._member()
+            if self._text[self._at] == "-" and self._text[self._at + 1] != "]":
+                self._at += 1
+                ranges.append((first[0][0], self._member()[0][1]))
+            else:
+                ranges += first
+        self._at += 1
+        return _others(ranges) if negated else ranges
+
+    def _member(self) -> Ranges:
+        character = self._next()
+        if character == "\\":
+            return [(0x08, 0x08)] if self._take("b") else self._escape()
+        return [(ord(character), ord(character))]
+
+    def _escape(self) -> Ranges:
+        character = self._next()
+        if character.lower() in _SETS:
+            ranges = _SETS[character.lower()]
+            return ranges if character.islower() else _others(ranges)
+        if character in _CODE_DIGITS:
+            digits = self._text[self._at : self._at + _CODE_DIGITS[character]]
+            self._at += len(digits)
+            return [(int(digits, 16), int(digits, 16))]
+        if character.isascii() and character.isalnum() and character not in _CONTROLS:
+            self._fail(f"\\{character}")
+        character = _CONTROLS.get(character, character)
+        return [(ord(character), ord(character))]
+
+
+def _others(ranges: Ranges) -> Ranges:
+    """All characters that are not in these ranges."""
+    others, begin = [], 0
+    for first, last in sorted(ranges):
+        if first > begin:
+            others.append((begin, first - 1))
+        begin = max(begin, last + 1)
+    return [*others, (begin, _LAST_CHARACTER)] if begin <= _LAST_CHARACTER else others
+
+
+def _utf8_terms(ranges: Ranges) -> tuple[_Term, ...]:
+    """Characters as sequences of sets of bytes."""
+    ascii_bytes, terms = 0, []
+    for first, last in ranges:
+        for low, high in _utf8_ranges(first, last):
+            items = tuple(((2 << b) - 1) >> a << a for a, b in zip(low, high, strict=True))
+            if len(items) == 1:
+                ascii_bytes |= items[0]
+            else:
+                terms.append(items)
+    return ((ascii_bytes,), *terms) if ascii_bytes else tuple(terms)
+
+
+def _utf8_ranges(first: int, last: int) -> Iterator[tuple[bytes, bytes]]:
+    """Cut a range of characters so that each part is a range in each byte by itself: (lowest, highest) bytes."""
+    if first > last:
+        return
+    for border in (0x7F, 0x7FF, 0xD7FF, 0xFFFF):  # where another length begins, and before the surrogates
+        if first <= border < last:
+            yield from _utf8_ranges(first, border)
+            yield from _utf8_ranges(border + 1, last)
+            return
+    if 0xD800 <= first <= 0xDFFF:  # surrogates have no UTF-8
+        yield from _utf8_ranges(0xE000, last)
+        return
+    for bits in (6, 12, 18):
+        low = (1 << bits) - 1
+        if first | low < last | low:
+            if first & low:
+                yield from _utf8_ranges(first, first | low)
+                yield from _utf8_ranges((first | low) + 1, last)
+                return
+            if last & low != low:
+                yield from _utf8_ranges(first, (last & ~low) - 1)
+                yield from _utf8_ranges(last & ~low, last)
+                return
+    yield chr(first).encode(), chr(last).encode()

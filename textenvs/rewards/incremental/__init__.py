@@ -1,0 +1,1 @@
+"""Machinery of incremental scores: splitters, automata, units, n-grams, alignments."""

@@ -1,0 +1,81 @@
+"""The registry of tasks: from a name, a dict or a `Task` to a `Task`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from textenvs.arguments import check_arguments, did_you_mean
+from textenvs.tasks.base import Task
+
+_FACTORIES: dict[str, Callable[..., Task]] = {}
+
+
+def register_task(name: str, factory: Callable[..., Task]) -> None:
+    """Give a task a name, under which `make_task` and `gym.make(..., task=name)` find it.
+
+    Args:
+        name: The name.
+        factory: Makes the task: a `Task` class, or a function that returns one.
+
+    Raises:
+        ValueError: If the name is taken or empty.
+        TypeError: If `name` is not a string or `factory` cannot be called.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"Expected a task's name to be a string, got {type(name).__name__}")
+    if not callable(factory):
+        raise TypeError(f"Expected the factory of task {name!r} to be callable, got {type(factory).__name__}")
+    if not name:
+        raise ValueError("Expected a task's name to have at least one character, got ''")
+    if name in _FACTORIES:
+        raise ValueError(f"Expected a new task name, got {name!r}, which is registered already")
+    _FACTORIES[name] = factory
+
+
+def list_tasks() -> list[str]:
+    """The names that `make_task` knows.
+
+    Returns:
+        The names, sorted.
+    """
+    return sorted(_FACTORIES)
+
+
+def make_task(task: str | Task | Mapping[str, Mapping[str, Any]]) -> Task:
+    """A task from its name.
+
+    Example:
+        >>> make_task({"stories": {"train": 16}}).num_examples("train")
+        16
+
+    Args:
+        task: A registered name, a task (returned as it is), or a dict with one entry, `{name: keyword arguments}`.
+
+    Returns:
+        The task.
+
+    Raises:
+        ValueError: If no task has this name, or the dict has not exactly one entry.
+        TypeError: If it is of another type, the task does not take an argument or misses one, or the factory does not
+            return a task.
+    """
+    if isinstance(task, Task):
+        return task
+    arguments: Mapping[str, Any] = {}
+    name: Any = task
+    if isinstance(task, Mapping):
+        if len(task) != 1:
+            raise ValueError(f"Expected a dict with one entry, {{name: keyword arguments}}, got {dict(task)!r}")
+        name, arguments = next(iter(task.items()))
+        if not isinstance(arguments, Mapping):
+            raise TypeError(f"Expected the arguments of task {name!r} as a dict, got {type(arguments).__name__}")
+    if not isinstance(name, str):
+        raise TypeError(f"Expected a task's name, a Task or {{name: arguments}}, got {type(name).__name__}")
+    if name not in _FACTORIES:
+        raise ValueError(f"Expected a task from {list_tasks()}, got {name!r}.{did_you_mean(name, _FACTORIES)}")
+    check_arguments(f"task {name!r}", _FACTORIES[name], arguments)
+    made = _FACTORIES[name](**arguments)
+    if not isinstance(made, Task):
+        raise TypeError(f"Expected the factory of task {name!r} to return a Task, got {type(made).__name__}")
+    return made
