@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 import agents
-from agents.config import OptimizerConfig, RunConfig
+from agents.training.config import OptimizerConfig, RunConfig
 
 PAGE = Path(__file__).with_suffix(".md")
 CONFIGS = {

@@ -17,7 +17,7 @@ def test_the_python_of_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
     exec(compile(code.replace("total_timesteps=20_000", "total_timesteps=200"), PAGE.name, "exec"), namespace)
-    assert namespace["found"].accuracy == 1.0
+    assert namespace["evaluation"].accuracy == 1.0
     assert "nats a token" in capsys.readouterr().out
     assert namespace["agent"].env.setting.reward.name == "preference"
 
