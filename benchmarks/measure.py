@@ -131,7 +131,7 @@ def kernel_speeds(seconds: float = 0.01) -> dict[str, dict[str, float]]:
         where this PyTorch has none.
     """
     import torch  # not at the top: the environments' benchmarks run without it
-    from torch.utils import mkldnn
+    from torch.nn import functional
 
     own = "MKL" if torch.backends.mkl.is_available() else "PyTorch's BLAS"
     threads = torch.get_num_threads()
@@ -140,10 +140,10 @@ def kernel_speeds(seconds: float = 0.01) -> dict[str, dict[str, float]]:
     try:
         with torch.inference_mode():
             for rows, inputs, outputs in PRODUCTS:
-                layer, x = torch.nn.Linear(inputs, outputs), torch.ones(rows, inputs)
-                products = {own: partial(layer, x)}
-                if torch.backends.mkldnn.is_available():
-                    products["oneDNN"] = partial(mkldnn.to_mkldnn(layer), x.to_mkldnn())
+                tensors = [torch.ones(size) for size in ((rows, inputs), (outputs, inputs), (outputs,))]
+                products = {own: partial(functional.linear, *tensors)}
+                if torch.backends.mkldnn.is_available():  # tensors in its format are multiplied by it
+                    products["oneDNN"] = partial(functional.linear, *(one.to_mkldnn() for one in tensors))
                 speeds[f"{rows} x {inputs} x {outputs}"] = {
                     name: 2e-9 * rows * inputs * outputs / _fastest(product, seconds)
                     for name, product in products.items()

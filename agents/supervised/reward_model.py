@@ -42,7 +42,7 @@ from agents.training.config import OptimizerConfig
 from agents.training.meter import Meter
 from agents.training.optimization import step
 from textenvs import Example
-from textenvs.datasets import open_tables
+from textenvs.datasets import read_tables
 
 _SHARES = {"train": 80, "validation": 10, "test": 10}  # per cent
 
@@ -184,8 +184,8 @@ def load_pairs(
     if not path.is_file():
         raise ValueError(f"Expected a file of pairs that can be read, got {str(path)!r}: there is no such file")
     pairs = []
-    for _, table in open_tables(path, None):
-        for _, where, row in table.scan():
+    for _, rows in read_tables(path):
+        for where, row in rows:
             if isinstance(row, ValueError):
                 raise row
             for name in (prompt, chosen, rejected):

@@ -2,6 +2,6 @@
 
 from textenvs.datasets.dataset import Dataset, Report, load_dataset
 from textenvs.datasets.presets import PRESETS, FinalNumber, Preset, Source
-from textenvs.datasets.readers import Row, open_tables
+from textenvs.datasets.readers import Row, read_tables
 
-__all__ = ["PRESETS", "Dataset", "FinalNumber", "Preset", "Report", "Row", "Source", "load_dataset", "open_tables"]
+__all__ = ["PRESETS", "Dataset", "FinalNumber", "Preset", "Report", "Row", "Source", "load_dataset", "read_tables"]

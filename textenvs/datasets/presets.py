@@ -1,8 +1,8 @@
-"""Six public data sets as tasks: which files they come in, what a prompt and a reference are, and the default reward.
+"""Six public data sets as tasks: their files, the text of a prompt, the references and the default reward.
 
     task = textenvs.load_dataset("path/to/gsm8k", preset="gsm8k")
 
-A preset reads a folder with the data set's own files, as its authors publish them; nothing is downloaded.
+A preset reads a folder with the files that the data set's authors publish. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from textenvs.rewards.base import Reward
 from textenvs.tasks.base import Example
 
 Adapt = Callable[[Row, str], Row]
-"""Makes columns out of columns. Takes a row and where it is, and raises ValueError where one is missing."""
+"""Makes the columns that a preset names. Takes a row and its location; raises ValueError if a column is missing."""
 
 
 class FinalNumber(Reward):
-    """1 if the last number of the response is the number that the example's metadata calls `final`, else 0.
+    """Scores 1 if the last number of the response is the example's `metadata["final"]`, else 0.
 
-    Commas between digits do not count, nor does a point that ends a sentence. The response is read again at each token.
+    Commas between digits are ignored, and so is a full stop behind the number. The response is read again at each
+    token.
     """
 
     name = "final_number"
     low, high = 0.0, 1.0
 
     def score(self, example: Example, response: str) -> float:
-        """See `Reward.score`."""
-        wanted = example.metadata.get("final")
-        if not isinstance(wanted, str):
-            raise ValueError(f"Expected an example with metadata['final'], a number as a string, got {wanted!r}")
-        found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", response)
-        return float(bool(found) and _number(found[-1]) == _number(wanted))
+        """Returns 1.0 or 0.0. ValueError if the example's metadata has no number."""
+        final = example.metadata.get("final")
+        if not isinstance(final, str):
+            raise ValueError(f"Expected an example with metadata['final'], a number as a string, got {final!r}")
+        numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", response)
+        return float(bool(numbers) and _parse_number(numbers[-1]) == _parse_number(final))
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
@@ -47,9 +48,9 @@ class Source:
     """One file of a preset.
 
     Attributes:
-        file: Its name in the folder.
-        split: The split that its rows are of; None: a hash of the prompt says.
-        adapt: Makes the columns that the preset's template and references name.
+        file: The name of the file in the folder.
+        split: The split of all rows. If None, a hash of the prompt divides them.
+        adapt: Makes the columns that the preset's template, references and metadata name. If None, the rows have them.
     """
 
     file: str
@@ -59,58 +60,63 @@ class Source:
 
 @dataclass(frozen=True)
 class Preset:
-    """What `Dataset` needs to know of a data set.
+    """The files and settings of a public data set.
 
     Attributes:
-        sources: Its files.
-        settings: Arguments of `Dataset`, where the user gives none.
+        sources: The files.
+        settings: Arguments of `Dataset`, used where the user gives none.
     """
 
     sources: tuple[Source, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _gsm8k(row: Row, where: str) -> Row:
-    answer = text_of(row, "answer", where, numbers=False)
-    found = re.search(r"####\s*(-?[\d,]+(?:\.\d+)?)\s*$", answer)
-    if found is None:
-        raise ValueError(f"Expected field 'answer' of {where} to end with '#### number', got {answer[-80:]!r}")
-    return {**row, "final": found[1].replace(",", "")}
+def _gsm8k(row: Row, location: str) -> Row:
+    answer = text_of(row, "answer", location, numbers=False)
+    # An answer is worked out in prose, and its last line is "#### 1,234".
+    final = re.search(r"####\s*(-?[\d,]+(?:\.\d+)?)\s*$", answer)
+    if final is None:
+        raise ValueError(f"Expected field 'answer' of {location} to end with '#### number', got {answer[-80:]!r}")
+    return {**row, "final": final[1].replace(",", "")}
 
 
-def _commongen(row: Row, where: str) -> Row:
-    concepts = text_of(row, "concept_set", where, numbers=False)
+def _commongen(row: Row, location: str) -> Row:
+    concepts = text_of(row, "concept_set", location, numbers=False)
+    # "ski_V#mountain_N": each concept with its part of speech, which the training file does not have.
     return {"concepts": " ".join(part.rsplit("_", 1)[0] for part in concepts.split("#")),
-            "sentence": texts_of(row, "scene", where)}  # fmt: skip
+            "sentence": texts_of(row, "scene", location)}  # fmt: skip
 
 
-_SPEAKER = re.compile(r"^[*\s\[]*(User [12])[\]:*]*")  # some of the conversations are written in Markdown
+_SPEAKER = re.compile(r"^[*\s\[]*(User [12])[\]:*]*")  # some of the conversations are in Markdown
 
 
-def _persona_chat(row: Row, where: str) -> Row:
-    """The conversation up to a turn of user 2 in its middle, which is the reference."""
-    text = text_of(row, "Best Generated Conversation", where, numbers=False)
+def _persona_chat(row: Row, location: str) -> Row:
+    """Cuts a conversation at a turn of user 2 in its middle. That turn is the reference."""
+    text = text_of(row, "Best Generated Conversation", location, numbers=False)
     lines = [_SPEAKER.sub(r"\1:", line) for line in text.splitlines() if line.strip()]
-    turns = [place for place, line in enumerate(lines) if line.startswith("User 2:") and place]
+    # A turn with nothing before it is no reply.
+    turns = [index for index, line in enumerate(lines) if line.startswith("User 2:") and index]
     if not turns:
-        raise ValueError(f"Expected a turn of 'User 2:' in the conversation of {where}, got {lines[:3]}")
-    cut = turns[len(turns) // 2]
+        raise ValueError(f"Expected a turn of 'User 2:' in the conversation of {location}, got {lines[:3]}")
+    middle = turns[len(turns) // 2]
     return {
-        "persona": text_of(row, "user 2 personas", where, numbers=False),
-        "conversation": "\n".join(lines[:cut]),
-        "reply": lines[cut].removeprefix("User 2:"),
+        "persona": text_of(row, "user 2 personas", location, numbers=False),
+        "conversation": "\n".join(lines[:middle]),
+        "reply": lines[middle].removeprefix("User 2:"),
     }
 
 
-_BEGINNING = 6  # words of a review
+_PROMPT_WORDS = 6
 
 
 def _polarity(label: str) -> Adapt:
-    def adapt(row: Row, where: str) -> Row:
-        words = text_of(row, "text", where, numbers=False).split()
-        rest = " ".join(["", *words[_BEGINNING:]])
+    """Makes an adapter for the reviews of one label: the first words are the prompt, the rest is the reference."""
+
+    def adapt(row: Row, location: str) -> Row:
+        words = text_of(row, "text", location, numbers=False).split()
+        rest = " ".join(["", *words[_PROMPT_WORDS:]])  # begins with a space, like a response to the prompt
         mood = "happy" if label == "positive" else "sad"
-        return {"text": " ".join(words[:_BEGINNING]), "rest": rest, "label": label, "mood": mood}
+        return {"text": " ".join(words[:_PROMPT_WORDS]), "rest": rest, "label": label, "mood": mood}
 
     return adapt
 
