@@ -1,4 +1,4 @@
-"""Write the tables of docs/algorithms.md from the config classes: python docs/algorithms.py."""
+"""Writes the tables of docs/algorithms.md from the config classes: python docs/algorithms.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 import agents
-from agents.config import OptimizerConfig, RunConfig
+from agents.training.config import OptimizerConfig, RunConfig
 
 PAGE = Path(__file__).with_suffix(".md")
 CONFIGS = {
@@ -24,26 +24,26 @@ CONFIGS = {
 
 
 def sentences(config: type) -> dict[str, str]:
-    """What stands under each field of a config class itself.
+    """Returns the sentences under the fields that a config class defines itself.
 
     Args:
         config: The class.
 
     Returns:
-        Field to text, in order, on one line each.
+        Field names with their text, in order, each on one line.
     """
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
     assert isinstance(definition, ast.ClassDef)
-    found = {}
+    sentences_by_field = {}
     for field, text in zip(definition.body, definition.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             assert isinstance(field.target, ast.Name)
-            found[field.target.id] = " ".join(str(text.value.value).split())
-    return found
+            sentences_by_field[field.target.id] = " ".join(str(text.value.value).split())
+    return sentences_by_field
 
 
 def table(config: type) -> str:
-    """A table of the fields that a config adds or changes.
+    """Returns a table of the fields that a config adds or changes.
 
     Args:
         config: The class.
@@ -53,15 +53,15 @@ def table(config: type) -> str:
     """
     texts = (sentences(OptimizerConfig) if config is RunConfig else {}) | sentences(config)
     rows = ["| setting | default | what it is |", "|---|---|---|"]
-    for one in fields(config):
-        if one.name in texts:
-            default = one.default_factory() if one.default_factory is not MISSING else one.default
-            rows.append(f"| `{one.name}` | `{default!r}` | {texts[one.name].replace('|', chr(92) + '|')} |")
+    for field in fields(config):
+        if field.name in texts:
+            default = field.default_factory() if field.default_factory is not MISSING else field.default
+            rows.append(f"| `{field.name}` | `{default!r}` | {texts[field.name].replace('|', chr(92) + '|')} |")
     return "\n".join(rows)
 
 
 def open_table() -> str:
-    """A table of the settings whose default depends on the start model.
+    """Returns a table of the settings whose default depends on the start model.
 
     Returns:
         Markdown.
@@ -77,13 +77,13 @@ def open_table() -> str:
 
 
 def page(text: str) -> str:
-    """The page with every table as the code has it now.
+    """Fills in the tables of the page from the code.
 
     Args:
         text: The page.
 
     Returns:
-        The page.
+        The page with current tables.
     """
 
     def fill(match: re.Match[str]) -> str:

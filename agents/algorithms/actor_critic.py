@@ -40,19 +40,20 @@ class ActorCriticConfig(RunConfig):
     IF_PAID_LATER: ClassVar[Mapping[str, Any]] = {"gae_lambda": 1.0}
 
     gae_lambda: float | None = None
-    """Between 0 (one-step temporal differences) and 1 (Monte Carlo). None: 0.8 where the payout pays each token for
-    what it added ("immediate", "shaped"), and 1 where it pays later."""
+    """GAE's lambda, from 0 (one-step temporal differences) to 1 (Monte Carlo). None: 0.8 if the payout pays each token
+    for what it added ("immediate", "shaped"), and 1 if it pays later."""
     n_steps: int | None = None
-    """Rewards before the value that stands for the rest, in place of gae_lambda's average over all numbers of steps."""
+    """Number of rewards before the value that stands for the rest. None: the average over all
+    numbers that gae_lambda defines."""
     value_coef: float = 0.5
     """Weight of the value loss."""
     critic: Literal["shared", "separate"] = "shared"
-    """"shared": values are read off the policy's own trunk. "separate": off a second one, which starts as its copy."""
+    """Trunk that values are computed from: the policy's own, or a second one, which starts as a copy of it."""
     step_baseline: bool = True
-    """If True, V of a state is the mean return of earlier batches at its step plus what the critic says; if False, the
-    critic's value alone (see agents.algorithms.step_baseline)."""
+    """If True, V of a state is the mean return of earlier batches at its time step plus the output of the value head;
+    if False, the output alone (see agents.algorithms.step_baseline)."""
     normalize_advantages: bool = True
-    """Shift and scale advantages to mean 0 and standard deviation 1 over the batch's tokens."""
+    """If True, shift and scale advantages to mean 0 and standard deviation 1 over the batch's tokens."""
 
     def __post_init__(self) -> None:
         """Check every field."""

@@ -34,9 +34,10 @@ class BestOfNConfig(RunConfig):
     """Settings of best-of-n cloning."""
 
     kl_credit: Literal["token", "return", "loss"] = "return"
-    """Where the price of KL goes: off the return that episodes are judged by, or into the loss (with k2 or k3)."""
+    """Place where KL is charged: subtracted from the return that episodes are judged by, or in the loss (with k2 or
+    k3)."""
     keep: float = 0.25
-    """Share of the batch that is cloned, where group_size is 1; with groups, it is the best episode of each."""
+    """Share of the batch that is cloned, if group_size is 1. With groups, the best episode of each is cloned."""
     epochs: int = 1
     """Passes over the kept episodes, one optimiser step each."""
 

@@ -45,34 +45,35 @@ class PPOConfig(RunConfig):
     IF_PAID_LATER: ClassVar[Mapping[str, Any]] = {"gae_lambda": 1.0}
 
     learning_rate: float | None = None
-    """Step size at the start; smaller than its siblings', since each batch is used for several steps. None: 3e-4 where
-    the start model was pretrained, 1e-3 where its weights are random."""
+    """Step size at the start; smaller than its siblings', since each batch is used for several optimiser steps. None:
+    3e-4 if the start model was pretrained, 1e-3 if its weights are random."""
     epochs: int = 2
     """Passes over each batch."""
     minibatch_size: int = 64
-    """Episodes in a minibatch, on average: they are cut so that each optimiser step has about as many tokens."""
+    """Episodes in a minibatch, on average: minibatches are cut so that all have about the same number of tokens."""
     minibatch_tokens: int | None = None
-    """Tokens in a minibatch, on average; takes the place of minibatch_size, and stays when responses get longer."""
+    """Tokens in a minibatch, on average. Replaces minibatch_size, and stays the same when responses get longer."""
     gae_lambda: float | None = None
-    """Between 0 (one-step temporal differences) and 1 (Monte Carlo). None: 0.8 where the payout pays each token for
-    what it added ("immediate", "shaped"), and 1 where it pays later."""
+    """GAE's lambda, from 0 (one-step temporal differences) to 1 (Monte Carlo). None: 0.8 if the payout pays each token
+    for what it added ("immediate", "shaped"), and 1 if it pays later."""
     clip_range: float = 0.2
-    """How far the ratio may move from 1 before its gradient stops."""
+    """Distance that the ratio may move from 1 before its gradient becomes 0."""
     clip_range_high: float | None = None
-    """The same above 1, where it should differ (arXiv:2503.14476); None: clip_range."""
+    """The same for ratios above 1 (arXiv:2503.14476). None: clip_range."""
     value_clip_range: float | None = None
-    """How far values may move from the old ones before their gradient stops; None: any distance."""
+    """Distance that values may move from the old ones before their gradient becomes 0. None: any distance."""
     value_coef: float = 0.5
     """Weight of the value loss."""
     critic: Literal["shared", "separate"] = "shared"
-    """"shared": values are read off the policy's own trunk. "separate": off a second one, which starts as its copy."""
+    """Trunk that values are computed from: the policy's own, or a second one, which starts as a copy of it."""
     step_baseline: bool = True
-    """If True, V of a state is the mean return of earlier batches at its step plus what the critic says; if False, the
-    critic's value alone (see agents.algorithms.step_baseline)."""
+    """If True, V of a state is the mean return of earlier batches at its time step plus the output of the value head;
+    if False, the output alone (see agents.algorithms.step_baseline)."""
     normalize_advantages: bool = True
-    """Shift and scale advantages to mean 0 and standard deviation 1 over the batch's tokens."""
+    """If True, shift and scale advantages to mean 0 and standard deviation 1 over the batch's tokens."""
     target_kl: float | None = 0.05
-    """No further epoch once the policy has moved this many nats a token from the one that played; None: never stop."""
+    """Limit in nats per token: once the policy is further than this from the one that played, no further epoch begins.
+    None: no limit."""
 
     def __post_init__(self) -> None:
         """Check every field."""

@@ -50,25 +50,25 @@ class REINFORCEConfig(RunConfig):
     baseline: Literal["none", "moving_average", "batch_mean", "greedy", "leave_one_out", "group", "value"] = (
         "batch_mean"
     )
-    """What is taken off the return. none: nothing. moving_average: the mean return at the same token position over
-    earlier batches. batch_mean: that of this batch. greedy: the return of the episode that the likeliest tokens make
-    of the same example (self-critical), and of what bonuses pay, batch_mean. leave_one_out: the mean of the other
-    episodes of the same example, or of the whole batch where group_size is 1 (RLOO). group: the mean of the episodes of
-    the same example, and the difference is divided by their standard deviation (GRPO). value: a learned V of the
-    state."""
+    """Baseline that is subtracted from the return. none: nothing. moving_average: the mean return at the same time step
+    over earlier batches. batch_mean: the same over this batch. greedy: the return of an episode that takes the
+    likeliest tokens on the same example (self-critical), with batch_mean for what bonuses pay. leave_one_out: the mean
+    of the other episodes of the same example, or of the whole batch if group_size is 1 (RLOO). group: the mean of the
+    episodes of the same example; the difference is divided by their standard deviation (GRPO). value: a learned V of
+    the state."""
     baseline_decay: float = 0.9
-    """What each batch leaves of the moving average before it."""
+    """Decay of the moving average per batch."""
     credit: Literal["to_go", "episode"] = "to_go"
-    """What a token is credited with: what the episode earned from there on, or all that it earned."""
+    """Return that a token is credited with: what the episode earned from that token on, or all that it earned."""
     value_coef: float = 0.5
-    """Weight of the value loss, where the baseline is a learned value."""
+    """Weight of the value loss, if the baseline is a learned value."""
     critic: Literal["shared", "separate"] = "shared"
-    """"shared": values are read off the policy's own trunk. "separate": off a second one, which starts as its copy."""
+    """Trunk that values are computed from: the policy's own, or a second one, which starts as a copy of it."""
     step_baseline: bool = True
-    """If True, that V is the mean return of earlier batches at its step plus what the critic says; if False, the
-    critic's value alone (see agents.algorithms.step_baseline)."""
+    """If True, that V is the mean return of earlier batches at its time step plus the output of the value head; if
+    False, the output alone (see agents.algorithms.step_baseline)."""
     normalize_advantages: bool = True
-    """Divide advantages by their root mean square over the batch, which keeps their signs."""
+    """If True, divide advantages by their root mean square over the batch, which keeps their signs."""
 
     def __post_init__(self) -> None:
         """Check every field."""

@@ -46,15 +46,15 @@ class SFTConfig(OptimizerConfig):
     """Settings of supervised fine-tuning."""
 
     epochs: int = 10
-    """Passes over the demonstrations at most."""
+    """Largest number of passes over the demonstrations."""
     batch_size: int = 64
-    """Demonstrations in an optimiser step."""
+    """Demonstrations per optimiser step."""
     demonstrations: int | None = None
-    """How many of the train split's examples are used, from its first on; None: all."""
+    """Number of examples of the train split that are used, starting with the first. None: all."""
     patience: int = 2
-    """Epochs without a lower validation loss after which training stops."""
+    """Number of epochs without a lower validation loss after which training stops."""
     eval_episodes: int = 200
-    """Episodes played on the validation split after each epoch, for the score; 0: none."""
+    """Episodes played on the validation split after each epoch, to measure the score. 0: none."""
 
     def __post_init__(self) -> None:
         """Check every field."""

@@ -63,29 +63,30 @@ class OptimizerConfig:
     """Open fields, where what a token is paid may be the work of tokens before it."""
 
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
-    """Which of torch's optimisers takes the steps."""
+    """Name of the torch optimiser."""
     learning_rate: float | None = None
-    """Step size at the start (after the warm-up). None: 5e-4 where the start model was pretrained, 2e-3 where its
+    """Step size at the start (after the warm-up). None: 5e-4 if the start model was pretrained, 2e-3 if its
     weights are random."""
     learning_rate_schedule: Schedule = "constant"
-    """How the step size falls over the run: by a line, a half cosine, 1 / time, a constant factor, or in four equal
-    stages."""
+    """Shape in which the step size falls over the run: linearly, as half a cosine, as 1 / time, by a constant factor,
+    or in four equal stages."""
     learning_rate_final: float = 0.1
     """Share of learning_rate that a schedule ends with."""
     warmup: float = 0.0
-    """Share of the run in which the step size grows from 0 in a line."""
+    """Share of the run over which the step size grows linearly from 0."""
     weight_decay: float = 0.0
-    """Pull of the weights towards 0: adamw's decoupled kind, the others' added to the gradient."""
+    """Strength of weight decay: decoupled for adamw, added to the gradient for the others."""
     momentum: float = 0.0
     """Momentum of sgd and rmsprop."""
     adam_epsilon: float = 1e-5
     """Epsilon of adam, adamw and rmsprop; 1e-5 is PPO's, larger than torch's 1e-8."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm, once per optimiser step."""
+    """Largest norm of the gradient; larger gradients are scaled down, once per optimiser step."""
     max_skipped_steps: int = 10
-    """Steps in a row that are skipped because their loss or gradient is NaN or infinite, before the run stops."""
+    """Number of optimiser steps in a row that may be skipped because their loss or gradient is NaN or infinite, before
+    the run stops."""
     micro_batch_size: int = 64
-    """Episodes per forward pass. Changes memory and speed, never the numbers."""
+    """Episodes per forward pass. Changes how much memory and time is needed, never the results."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -220,39 +221,41 @@ class RunConfig(OptimizerConfig):
     }
 
     num_envs: int = 128
-    """Lanes: episodes played side by side. More than episodes_per_update are of no use."""
+    """Lanes: episodes played in parallel. More than episodes_per_update are of no use."""
     episodes_per_update: int = 128
-    """Episodes collected for one update; every one of them is played to its end."""
+    """Episodes collected for one update; each is played to its end."""
     group_size: int = 1
-    """Episodes of each example, played side by side: what leave_one_out and group baselines compare."""
+    """Episodes of each example, played in parallel, which the baselines leave_one_out and group compare."""
     gamma: float = 1.0
     """Discount per token."""
     temperature: float = 1.0
-    """What logits are divided by, in sampling and in every log-prob."""
+    """Divisor of the logits, in sampling and in every log-prob."""
     kl_coef: float | None = None
-    """Price of one nat of KL to the start model, in units of the score. 0 turns the penalty off. None: 0.015 where the
-    start model was pretrained, and 0 where its weights are random, and to stay near them means nothing."""
+    """Price of one nat of KL to the start model, in units of the score. 0 turns the penalty off. None: 0.015 if the
+    start model was pretrained, and 0 if its weights are random, since there is no reason to stay near them."""
     kl_limit: float | None = 0.35
-    """How many nats a token the policy may move from the start model at that price. Beyond, the price grows with the
-    square of the distance, which catches a policy that runs away. None keeps the price as it is."""
+    """Nats per token that the policy may move from the start model at that price. Beyond this limit the price grows
+    with the square of the distance, which stops a policy that runs away. None: the price stays constant."""
     kl_target: float | None = None
-    """Nats a token to hold the policy at, by raising and lowering the price from update to update (Ziegler et al. 2019,
-    section 2.2). Takes the place of kl_limit. It moves the price by factors, from kl_coef on, which is 0.015 if left
-    open. None: the price does not depend on the past."""
+    """Nats per token at which to hold the policy, by raising and lowering the price from update to update (Ziegler et
+    al. 2019, section 2.2). Replaces kl_limit. The price starts at kl_coef (0.015 if that is left open) and is
+    multiplied by factors. None: the price does not depend on earlier updates."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    """How a token's KL is estimated, see `agents.losses.kl_estimate`."""
+    """Estimator of a token's KL, see `agents.losses.kl_estimate`."""
     kl_credit: Literal["token", "return", "loss"] = "token"
-    """Who pays for a token's KL. "token": that token alone, whose gradient is then that of the KL at its own state,
-    and nearly free of noise. "return": it comes off the reward (Ziegler et al. 2019), so every token before it pays
-    too, which is the exact objective, and so noisy that small batches drift far from the start model. "loss": a term
-    of the loss, as in GRPO, in units of the loss; with k2 or k3, since k1 has no gradient there on average."""
+    """Place where a token's KL is charged. "token": to that token alone. Its gradient is then that of the KL at its own
+    state, and nearly free of noise. "return": subtracted from the reward (Ziegler et al. 2019), so that every earlier
+    token pays too. This is the exact objective, but so noisy that small batches drift far from the start model. "loss":
+    as a term of the loss, as in GRPO, in units of the loss; with k2 or k3, since k1 has no gradient there on
+    average."""
     entropy_coef: float | None = None
-    """Weight of the entropy bonus in the loss, per nat and token. None: 0 where the start model was pretrained, and 0.1
-    where its weights are random."""
+    """Weight of the entropy bonus in the loss, per nat and token. None: 0 if the start model was pretrained, and 0.1 if
+    its weights are random."""
     entropy_schedule: Schedule | None = None
-    """How that weight falls over total_timesteps. None: "constant" where the start model was pretrained, and "linear"
-    where its weights are random: once a task is solved, a bonus that stays as it was only spreads the policy again.
-    With any but "constant", a run that is given more tokens later is not the run that had them from the start."""
+    """Shape in which that weight falls over total_timesteps. None: "constant" if the start model was pretrained, and
+    "linear" if its weights are random, because a constant bonus would only spread the policy again once a task is
+    solved. Except with "constant", a run that is given more tokens later differs from one that had them from the
+    start."""
     entropy_final: float = 0.1
     """Share of entropy_coef that its schedule ends with."""
     loss_mean: Literal["token", "episode"] = "token"
@@ -260,7 +263,8 @@ class RunConfig(OptimizerConfig):
     in a batch. "episode": it is summed over each episode and averaged over episodes, as the policy gradient theorem
     has it. Entropy, KL and the critic's error are averaged alike."""
     bonuses: dict[str, Any] = field(default_factory=dict)
-    """What is paid beside the score: name to weight, or to arguments of which `weight` is one (see agents.bonuses)."""
+    """Bonuses paid beside the score: each name with its weight, or with a dict of arguments that includes `weight` (see
+    agents.bonuses)."""
 
     def __post_init__(self) -> None:
         """Check every field."""

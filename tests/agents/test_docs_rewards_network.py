@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from agents.rewards import network_reward as scores
+from agents import rewards
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "rewards-network.md"
 
@@ -17,17 +17,13 @@ def test_the_python_of_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
     exec(compile(code.replace("total_timesteps=20_000", "total_timesteps=200"), PAGE.name, "exec"), namespace)
-    assert namespace["found"].accuracy == 1.0
+    assert namespace["evaluation"].accuracy == 1.0
     assert "nats a token" in capsys.readouterr().out
     assert namespace["agent"].env.setting.reward.name == "preference"
 
 
 def test_every_score_is_in_the_table():
     rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
-    kinds = [
-        one
-        for one in vars(scores).values()
-        if isinstance(one, type) and one.__module__ == "agents.rewards.network_reward"
-    ]
-    registered = {one.name for one in kinds if "name" in vars(one)}
+    kinds = [kind for kind in vars(rewards).values() if isinstance(kind, type)]
+    registered = {kind.name for kind in kinds if "name" in vars(kind)}
     assert {row.split("`")[1] for row in rows} == registered == {"lm", "preference", "dpo", "classifier", "bertscore"}

@@ -23,7 +23,7 @@ def test_every_score_and_argument_is_in_the_tables() -> None:
     scores = {name: made for name, made in REWARDS.items() if isinstance(made, type)}
     scores = {name: made for name, made in scores.items() if issubclass(made, references.ReferenceReward)}
     assert len(scores) >= 11
-    whole, arguments = PAGE.split("## The scores")[1].split("The settings are")
+    whole, arguments = PAGE.split("## The scores")[1].split("The arguments are")
     arguments = arguments.split("##")[0]
     for name, made in scores.items():
         assert f"`{name}`" in whole

@@ -1,8 +1,8 @@
-"""Write docs/tasks: a page for each task with an id, and the table of all ids. Everything on them comes from the code.
+"""Writes docs/tasks: a page for each task with an id, and the table of all ids. Everything on them comes from the code.
 
     python -m textenvs.data.make_task_docs
 
-A test holds the committed pages to what this writes.
+A test checks that the committed pages are what this script writes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from textenvs.testing.canaries import CANARIES, canary_scores
 
 OUTPUT = Path(__file__).parents[2] / "docs" / "tasks"
 _TABLE = {
-    "vocabulary": "tokens of the vocabulary",
-    "prompt": "tokens of a prompt, at most",
-    "budget": "tokens that an episode may write",
-    "random": "score of random tokens, exact or with its 95 % interval",
-    "demonstration": "score of the demonstrations",
-    "top": "the best score there is, or the demonstrations' where more would only be a hack",
+    "vocabulary": "number of tokens in the vocabulary",
+    "prompt": "largest number of tokens in a prompt",
+    "budget": "largest number of tokens that the agent may write in an episode",
+    "random": "mean score of random tokens, exact or with its 95 % interval",
+    "demonstration": "mean score of the demonstrations",
+    "top": "the best possible score, or that of the demonstrations if only a hack could score more",
 }
 
 
@@ -80,16 +80,17 @@ def _index() -> str:
     lines = [
         "# The tasks",
         "",
-        "Every id, generated from the code by `python -m textenvs.data.make_task_docs`. `python -m textenvs list`",
-        "prints the same table. Scores are means over the test split, under the id's own reward, tokenizer and budget.",
+        "The table has every id. It is generated from the code by `python -m textenvs.data.make_task_docs`, and",
+        "`python -m textenvs list` prints it too. Scores are means over the test split, under the id's own reward,",
+        "tokenizer and budget.",
         "",
         *_markdown(columns, sorted(rows), right=range(1, 1 + len(_TABLE))),
         "",
         *(f"- **{name}**: {meaning}." for name, meaning in _TABLE.items()),
         "",
-        "Ids are diagnostic, with a vocabulary of a few symbols and exact scores, or of language. A page says what a",
-        "task is, shows an episode with what each token is paid, its splits, levels, arguments and pairs, and what",
-        "degenerate responses score.",
+        "There are diagnostic tasks, with a vocabulary of a few symbols and exact scores, and language tasks. The page",
+        "of a task describes it, shows an episode with what each token is paid, and has its splits, levels, arguments",
+        "and pairs, and the scores of degenerate responses.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -137,7 +138,7 @@ def _episode(env_id: str) -> list[str]:
         *_block(visible(prompt)),
         "",
         "Its demonstration, and what each token is paid"
-        + (" (lines with # are what the environment says back):" if shown_task.max_turns > 1 else ":"),
+        + (" (lines with # are the replies of the environment):" if shown_task.max_turns > 1 else ":"),
         "",
         *_block("\n".join(lines)),
         "",
@@ -174,7 +175,7 @@ def _facts(env_id: str, task: Task) -> list[str]:
         *([["action mask", '`action_mask="task"` allows what a response may be']]
           if type(task).allowed is not Task.allowed else []),
     ]  # fmt: skip
-    return ["## Numbers", "", *_markdown(["what", "here"], rows)]
+    return ["## Numbers", "", *_markdown(["property", "value"], rows)]
 
 
 def _splits(task: Task) -> list[str]:
@@ -204,7 +205,7 @@ def _levels(name: str, task: Task) -> list[str]:
         )
     lines += _markdown(["level", "budget", "a prompt", "its demonstration"], rows, right=[1])
     setting = f'task={{"{name}": {{"level": {task.levels}}}}}'
-    lines += ["", f"`gym.make(..., {setting})` is the hardest, and `curriculum=True` goes through all of them."]
+    lines += ["", f"`gym.make(..., {setting})` is the hardest level, and `curriculum=True` goes through all of them."]
     return lines
 
 
@@ -233,7 +234,7 @@ def _pairs(task: Task) -> list[str]:
     return [
         "## Pairs",
         "",
-        "`counterpart(example)` is the same example but for a name or a group word, to measure bias with:",
+        "`counterpart(example)` is the same example except for a name or a group word. Such pairs measure bias:",
         "",
         *_block(f"{visible(example.prompt)}\n\n{visible(other.prompt)}"),
     ]
@@ -251,7 +252,7 @@ def _canaries(name: str, task: Task) -> list[str]:
         "",
         f"Means of `{found.reward}` over 32 examples of the test split (`python -m textenvs canaries`).",
         "",
-        *_markdown(["response", "score", "the best of them"], rows, right=[1]),
+        *_markdown(["kind of response", "score", "the best one"], rows, right=[1]),
     ]
 
 
