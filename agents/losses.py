@@ -225,6 +225,54 @@ def ppo_policy_loss(
     """
     _check_mask(mask, "log_probs", log_probs)
     _check_like("old_log_probs", old_log_probs, "log_probs", log_probs)
+    old_log_probs = torch.where(mask, old_log_probs, 0)
+    losses, terms = clipped_surrogate(
+        torch.where(mask, log_probs, 0),
+        old_log_probs,
+        advantages,
+        clip_range=clip_range,
+        clip_range_high=clip_range_high,
+    )
+    stats = {name: masked_mean(term, mask) for name, term in terms.items()}
+    return masked_mean(losses, mask, normalizer=normalizer), stats
+
+
+def clipped_surrogate(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    *,
+    clip_range: float = 0.2,
+    clip_range_high: float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Computes PPO's clipped surrogate loss of single actions: `ppo_policy_loss` is its mean.
+
+    Args:
+        log_probs: Any shape, log-probs of the actions taken, under the policy that learns.
+        old_log_probs: Same shape, under the policy that took them. A constant.
+        advantages: Same shape. A constant.
+        clip_range: How far below 1 the ratio still has an effect; positive.
+        clip_range_high: How far above 1; None is `clip_range`.
+
+    Returns:
+        losses: In the shape and dtype of `log_probs`, `-min(ratio * advantage, clipped ratio * advantage)`.
+        terms: Alike, without gradient: "clip_fraction" (1 where the ratio is outside the clip range), "approx_kl" (k3)
+            and "ratio_mean".
+
+    Raises:
+        ValueError: On shapes that differ, and on a clip range that is not positive.
+
+    Source:
+        Schulman et al. 2017, equation 7.
+
+    Example:
+        >>> import torch
+        >>> new, old = torch.tensor([0.6, 0.5]).log(), torch.tensor([0.4, 0.5]).log()
+        >>> losses, _ = clipped_surrogate(new, old, torch.tensor([1.0, -1.0]))
+        >>> [round(loss, 4) for loss in losses.tolist()]  # the ratio 1.5 is clipped to 1.2
+        [-1.2, 1.0]
+    """
+    _check_like("old_log_probs", old_log_probs, "log_probs", log_probs)
     _check_like("advantages", advantages, "log_probs", log_probs)
     if clip_range_high is None:
         clip_range_high = clip_range
@@ -232,18 +280,17 @@ def ppo_policy_loss(
         if not size > 0:
             raise ValueError(f"Expected a positive {name}, got {size}")
     advantages = advantages.detach()
-    log_ratio = torch.where(mask, log_probs - old_log_probs.detach(), 0)
+    log_ratio = log_probs - old_log_probs.detach()
     ratio = log_ratio.exp()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range_high) * advantages)
     with torch.no_grad():
         outside = (ratio < 1 - clip_range) | (ratio > 1 + clip_range_high)
-        per_token = {
+        terms = {
             "clip_fraction": outside.to(ratio.dtype),
             "approx_kl": torch.expm1(log_ratio) - log_ratio,
-            "ratio_mean": ratio,
+            "ratio_mean": ratio.detach(),
         }
-        stats = {name: masked_mean(x, mask) for name, x in per_token.items()}
-    return masked_mean(-surrogate, mask, normalizer=normalizer), stats
+    return -surrogate, terms
 
 
 def value_loss(
@@ -287,18 +334,54 @@ def value_loss(
     """
     _check_mask(mask, "values", values)
     _check_like("returns", returns, "values", values)
-    error = torch.where(mask, values - returns.detach(), 0)
-    losses = 0.5 * error.square()
-    if clip_range is not None:
-        if not clip_range > 0:
-            raise ValueError(f"Expected a positive clip_range, got {clip_range}")
-        if old_values is None:
-            raise ValueError("Expected old_values with clip_range, got None")
+    if old_values is not None:
         _check_like("old_values", old_values, "values", values)
-        old_values = old_values.detach()
-        kept = old_values + (values - old_values).clamp(-clip_range, clip_range)
-        losses = torch.maximum(losses, 0.5 * torch.where(mask, kept - returns.detach(), 0).square())
+        old_values = torch.where(mask, old_values, 0)
+    losses = value_errors(
+        torch.where(mask, values, 0), torch.where(mask, returns, 0), old_values=old_values, clip_range=clip_range
+    )
     return masked_mean(losses, mask, normalizer=normalizer)
+
+
+def value_errors(
+    values: Tensor, returns: Tensor, *, old_values: Tensor | None = None, clip_range: float | None = None
+) -> Tensor:
+    """Computes half the squared error of each value: `value_loss` is its mean.
+
+    Args:
+        values: Any shape, V of the state in which each action was taken.
+        returns: Same shape, the targets. A constant.
+        old_values: Same shape, the values when the rollout was collected. A constant. Read with `clip_range` only.
+        clip_range: How far a value may move, in units of the return; positive. None: no clipping.
+
+    Returns:
+        In the shape and dtype of `values`.
+
+    Raises:
+        ValueError: On shapes that differ, on a `clip_range` that is not positive, and on `clip_range` without
+            `old_values`.
+
+    Source:
+        Schulman et al. 2017, equation 9; Engstrom et al. 2020 (arXiv:2005.12729), section 3 (the clipping).
+
+    Example:
+        >>> import torch
+        >>> value_errors(torch.tensor([1.0, 5.0]), torch.tensor([3.0, 5.0]))
+        tensor([2., 0.])
+    """
+    _check_like("returns", returns, "values", values)
+    returns = returns.detach()
+    losses = 0.5 * (values - returns).square()
+    if clip_range is None:
+        return losses
+    if not clip_range > 0:
+        raise ValueError(f"Expected a positive clip_range, got {clip_range}")
+    if old_values is None:
+        raise ValueError("Expected old_values with clip_range, got None")
+    _check_like("old_values", old_values, "values", values)
+    old_values = old_values.detach()
+    kept = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    return torch.maximum(losses, 0.5 * (kept - returns).square())
 
 
 def entropy_bonus(entropies: Tensor, mask: Tensor, *, normalizer: float | Tensor | None = None) -> Tensor:

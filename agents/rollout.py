@@ -16,14 +16,9 @@ from torch import Tensor, distributed
 
 from agents.distributed.processes import count, together
 from agents.losses import kl_estimate
+from agents.policy.head import Places
 from agents.policy.policy import Policy
-
-_MOST_TOKENS = 640
-"""A micro-batch with more is cut, on a CPU: its activations take memory, and make it no faster (docs/log.md)."""
-
-
-_LEAST_TOKENS = 320
-"""A micro-batch with fewer is not ended for the sake of padding: calling the model costs more."""
+from textenvs.tokenizer import decode
 
 
 @dataclass(frozen=True)
@@ -117,8 +112,6 @@ class Rollout:
         Returns:
             One string an episode, special tokens left out.
         """
-        from textenvs.tokenizer import decode
-
         actions = self.input_ids.gather(1, self.positions).cpu().numpy()
         mask = self.response_mask.cpu().numpy()
         return [decode(policy.tokenizer, row[kept].tolist()) for row, kept in zip(actions, mask, strict=True)]
@@ -147,6 +140,50 @@ class Rollout:
         return replace(self, **picked)
 
 
+@dataclass(frozen=True)
+class Actions:
+    """What was recorded of some actions of a rollout, as flat arrays in step with a policy's evaluation of them.
+
+    Attributes:
+        rollout: The episodes.
+        places: Row and time step of each action, `(k,)` int64 each.
+    """
+
+    rollout: Rollout
+    places: Places
+
+    @property
+    def log_probs(self) -> Tensor:
+        """Log-probs under the policy that took the actions, `(k,)` float32."""
+        return self.rollout.log_probs[self.places]
+
+    @property
+    def values(self) -> Tensor:
+        """V of the states before the actions when they were taken, `(k,)` float32: the critic's part of it."""
+        return self.rollout.values[self.places]
+
+    @property
+    def advantages(self) -> Tensor:
+        """Advantages, `(k,)` float32."""
+        return self._array("advantages")
+
+    @property
+    def returns(self) -> Tensor:
+        """Targets of the critic, `(k,)` float32."""
+        return self._array("returns")
+
+    @property
+    def ref_log_probs(self) -> Tensor:
+        """Log-probs under the reference policy, `(k,)` float32."""
+        return self._array("ref_log_probs")
+
+    def _array(self, name: str) -> Tensor:
+        array: Tensor | None = getattr(self.rollout, name)
+        if array is None:
+            raise ValueError(f"Expected a rollout with {name}, got None: set them with dataclasses.replace")
+        return array[self.places]
+
+
 def minibatches(rollout: Rollout, size: int, generator: torch.Generator, *, tokens: int | None = None) -> list[Tensor]:
     """The episodes of a rollout in random order, cut into minibatches of about the same number of tokens.
 
@@ -169,18 +206,22 @@ def minibatches(rollout: Rollout, size: int, generator: torch.Generator, *, toke
     return [part for part in order.split(torch.bincount(chosen, minlength=count).tolist()) if len(part)]
 
 
-def micro_batches(rollout: Rollout, rows: Tensor, size: int) -> list[Tensor]:
+def micro_batches(
+    rollout: Rollout, rows: Tensor, size: int, *, most_tokens: int = 640, least_tokens: int = 320
+) -> list[Tensor]:
     """Episodes of about the same length together, so that little of a forward pass is padding.
 
     Args:
         rollout: The rollout.
         rows: `(k,)` int64, which episodes.
         size: The most episodes in a micro-batch.
+        most_tokens: On a CPU, where a pass costs what its tokens cost, micro-batches with more are cut, as evenly as
+            whole episodes allow: their activations take memory and make the pass no faster (docs/log.md).
+        least_tokens: On a CPU, a micro-batch also ends where more than a sixth of it would be padding, unless it has
+            fewer tokens than this: then the call of the model costs more than the padding.
 
     Returns:
-        Row numbers, `(n,)` int64 each, every episode in exactly one. On a CPU, where a pass costs what its tokens cost,
-        they are cut into micro-batches of at most 640 tokens (but for a half of an episode), as even as they get, and
-        one also ends where more than a sixth of it would be padding, unless it is short.
+        Row numbers, `(n,)` int64 each, every episode in exactly one.
     """
     device = rollout.input_ids.device
     ends = (rollout.positions[rows] * rollout.response_mask[rows]).amax(dim=1) + 1
@@ -192,10 +233,10 @@ def micro_batches(rollout: Rollout, rows: Tensor, size: int) -> list[Tensor]:
     left = int(falling.sum())
     longest, tokens, quota = 0, 0, 0.0
     for end in falling.tolist():
-        wasteful = counts and longest * (counts[-1] + 1) > 1.2 * (tokens + end) and tokens >= _LEAST_TOKENS
+        wasteful = counts and longest * (counts[-1] + 1) > 1.2 * (tokens + end) and tokens >= least_tokens
         if not counts or counts[-1] == size or tokens + end / 2 > quota or wasteful:
             counts.append(0)
-            longest, tokens, quota = end, 0, left / -(-left // _MOST_TOKENS)
+            longest, tokens, quota = end, 0, left / -(-left // most_tokens)
         counts[-1] += 1
         tokens += end
         left -= end

@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parent / "results"
 
 MOMENTS = {
     "rollout": ("agents.policy.policy", "Policy.step", 104),
-    "update": ("agents.algorithms.ppo", "step", 28),
+    "update": ("agents.training.update", "optimizer_step", 28),
     "checkpoint": ("agents.training.checkpoints", "sync_file", 136),
     "evaluation": ("agents.training.run_folder", "RunFolder.write_evaluation", 6),
 }

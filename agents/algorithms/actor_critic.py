@@ -23,16 +23,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from agents.advantages import gae, n_step_advantages, normalize
-from agents.algorithms.step_baseline import estimates, prepare
-from agents.losses import explained_variance, kl_estimate, masked_mean, policy_gradient_loss, value_loss
-from agents.policy.head import Places
+from agents.algorithms.step_baseline import critic_advantages, prepare
+from agents.losses import value_errors
 from agents.policy.policy import ActionEvaluation, Policy
-from agents.rollout import Rollout, micro_batches
+from agents.rollout import Actions, Rollout
 from agents.training.agent import Algorithm
 from agents.training.config import RunConfig
-from agents.training.meter import Meter
-from agents.training.optimization import step
+from agents.training.update import optimize, priced_advantages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +49,7 @@ class ActorCriticConfig(RunConfig):
     """Weight of the value loss."""
     critic: Literal["shared", "separate"] = "shared"
     """Trunk that values are computed from: the policy's own, or a second one, which starts as a copy of it."""
-    step_values: bool = True
+    step_baseline: bool = True
     """If True, V of a state is the mean return of earlier batches at its time step plus the output of the value head;
     if False, the output alone (see agents.algorithms.step_baseline)."""
     normalize_advantages: bool = True
@@ -75,81 +72,30 @@ def update(
     config: ActorCriticConfig,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """One gradient step on one batch of episodes.
+    """Takes one gradient step on one batch of episodes.
 
     Args:
-        policy: Who is trained.
+        policy: The policy that is trained.
         optimizer: Over the policy's parameters.
-        rollout: Fresh episodes of that policy, `ref_log_probs` filled in where KL has a price.
+        rollout: Fresh episodes of that policy, with `ref_log_probs` if KL has a price.
         config: The settings.
         generator: Unused: the whole batch is one step.
 
     Returns:
         Metrics.
     """
-    mask = rollout.response_mask
-    kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
-    kl_price = kl_coef * rollout.kl(config.kl_estimator) if kl_coef else 0.0
-    rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
-    ends = (rollout.terminated, rollout.truncated, mask)
-    values, last_values, of_step = estimates(rollout)
-    if config.n_steps is None:
-        advantages, returns = gae(
-            rewards,
-            values,
-            *ends,
-            gamma=config.gamma,
-            gae_lambda=1.0 if config.gae_lambda is None else config.gae_lambda,
-            last_values=last_values,
-        )
-    else:
-        advantages, returns = n_step_advantages(
-            rewards, values, *ends, n_steps=config.n_steps, gamma=config.gamma, last_values=last_values
-        )
-    meter = Meter()
-    meter.add(1.0, {"explained_variance": explained_variance(values, returns, mask)})
-    if config.kl_credit == "token":
-        advantages = advantages - kl_price
-    if config.normalize_advantages:
-        advantages = normalize(advantages, mask)
-    rollout = replace(rollout, advantages=advantages, returns=returns - of_step)  # the critic's targets
+    rollout, metrics = critic_advantages(rollout, config, gae_lambda=config.gae_lambda, n_steps=config.n_steps)
+    assert rollout.advantages is not None
+    advantages = priced_advantages(rollout.advantages, rollout, config, normalized=config.normalize_advantages)
+    rollout = replace(rollout, advantages=advantages)
+    return optimize(policy, optimizer, rollout, partial(loss, config), config, generator, metrics=metrics)
 
-    tokens = mask.sum()
 
-    def loss_of(rows: Tensor, found: Meter) -> Tensor:
-        part = rollout.select(rows)
-
-        def of_actions(now: ActionEvaluation, at: Places) -> Tensor:
-            assert part.advantages is not None
-            assert part.returns is not None
-            counted = part.response_mask[at]
-            terms = {
-                "policy_loss": policy_gradient_loss(now.log_probs, part.advantages[at], counted, normalizer=tokens),
-                "value_loss": value_loss(now.values, part.returns[at], counted, normalizer=tokens),
-                "entropy": masked_mean(now.entropies, counted, normalizer=tokens),
-            }
-            loss = terms["policy_loss"] + config.value_coef * terms["value_loss"]
-            if entropy_coef:
-                loss = loss - entropy_coef * terms["entropy"]
-            if config.kl_credit == "loss" and kl_coef:
-                assert part.ref_log_probs is not None
-                kl = kl_estimate(now.log_probs, part.ref_log_probs[at], config.kl_estimator, mask=counted)
-                loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
-            found.add_shares(1.0, len(counted) / tokens.clamp(min=1), terms)
-            return loss
-
-        return policy.loss(
-            part.input_ids,
-            part.positions,
-            part.response_mask,
-            of_actions,
-            temperature=config.temperature,
-            allowed=part.action_masks,
-        )
-
-    everything = torch.arange(len(rollout), device=mask.device)
-    step(optimizer, everything, loss_of, config, meter, cut=partial(micro_batches, rollout))
-    return meter.means()
+def loss(config: ActorCriticConfig, now: ActionEvaluation, taken: Actions) -> tuple[Tensor, dict[str, Tensor]]:
+    """Computes the policy gradient's loss and the critic's error, action by action."""
+    policy_losses = -now.log_probs * taken.advantages
+    errors = value_errors(now.values, taken.returns)
+    return policy_losses + config.value_coef * errors, {"policy_loss": policy_losses, "value_loss": errors}
 
 
 ActorCritic = Algorithm("actor_critic", ActorCriticConfig, update, prepare)

@@ -3,8 +3,8 @@
     kept = the best episode of each example's n   (or, without groups, the best share of the batch)
     loss = - mean over the tokens of kept episodes of log pi(a_t | s_t)
 
-Whoever says that reinforcement learning does something has to beat this: no advantage, no baseline, no critic, and one
-bit of credit an episode.
+A claim that reinforcement learning helps has to beat this: no advantage, no baseline, no critic, and one bit of credit
+an episode.
 
 Source: Dong et al. (2023), RAFT, arXiv:2304.06767, algorithm 1; filtered behaviour cloning as in Nakano et al. (2021),
 WebGPT, arXiv:2112.09332, which also takes the best of n without training (`best_score` in the metrics is that).
@@ -22,14 +22,11 @@ import torch
 from torch import Tensor
 
 from agents.advantages import discounted_returns
-from agents.losses import kl_estimate, masked_mean
-from agents.policy.head import Places
 from agents.policy.policy import ActionEvaluation, Policy
-from agents.rollout import Rollout
+from agents.rollout import Actions, Rollout
 from agents.training.agent import Algorithm
 from agents.training.config import RunConfig
-from agents.training.meter import Meter
-from agents.training.optimization import step
+from agents.training.update import optimize, priced_rewards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +51,10 @@ class BestOfNConfig(RunConfig):
 
 
 def best_rows(returns: Tensor, group: Tensor | None, keep: float) -> Tensor:
-    """Which episodes to clone.
+    """Picks the episodes to clone.
 
     Args:
-        returns: `(batch,)` what each episode is worth.
+        returns: `(batch,)`, what each episode is worth.
         group: `(batch,)` int64, or None: the whole batch is compared.
         keep: Share of the batch to keep, without groups.
 
@@ -83,61 +80,29 @@ def update(
     config: BestOfNConfig,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """Clone the best episodes of one batch.
+    """Clones the best episodes of one batch.
 
     Args:
-        policy: Who is trained.
+        policy: The policy that is trained.
         optimizer: Over the policy's parameters.
-        rollout: Fresh episodes of that policy, `ref_log_probs` filled in where KL has a price.
+        rollout: Fresh episodes of that policy, with `ref_log_probs` if KL has a price.
         config: The settings.
         generator: Unused: all kept episodes are one step.
 
     Returns:
         Metrics; `best_score` is the mean score of what was kept.
     """
-    kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
-    mask, rewards = rollout.response_mask, rollout.rewards_and_bonuses
-    if config.kl_credit == "return" and kl_coef:
-        rewards = rewards - kl_coef * rollout.kl(config.kl_estimator)
-    worth = discounted_returns(rewards, mask, gamma=config.gamma)[:, 0]
+    worth = discounted_returns(priced_rewards(rollout, config), rollout.response_mask, gamma=config.gamma)[:, 0]
     kept = best_rows(worth, rollout.group if config.group_size > 1 else None, config.keep)
-    best = rollout.select(kept)
+    metrics: dict[str, Tensor | float] = {"best_score": rollout.scores[kept].mean(), "kept": len(kept) / len(rollout)}
+    return optimize(
+        policy, optimizer, rollout, loss, config, generator, rows=kept, epochs=config.epochs, metrics=metrics
+    )
 
-    meter = Meter()
-    meter.add(1.0, {"best_score": best.scores.mean(), "kept": len(best) / len(rollout)})
-    tokens = best.response_mask.sum()
 
-    def loss_of(rows: Tensor, found: Meter) -> Tensor:
-        part = rollout.select(rows)
-
-        def of_actions(now: ActionEvaluation, at: Places) -> Tensor:
-            counted = part.response_mask[at]
-            terms = {
-                "policy_loss": -masked_mean(now.log_probs, counted, normalizer=tokens),
-                "entropy": masked_mean(now.entropies, counted, normalizer=tokens),
-            }
-            loss = terms["policy_loss"]
-            if entropy_coef:
-                loss = loss - entropy_coef * terms["entropy"]
-            if config.kl_credit == "loss" and kl_coef:
-                assert part.ref_log_probs is not None
-                kl = kl_estimate(now.log_probs, part.ref_log_probs[at], config.kl_estimator, mask=counted)
-                loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
-            found.add_shares(1.0, len(counted) / tokens, terms)
-            return loss
-
-        return policy.loss(
-            part.input_ids,
-            part.positions,
-            part.response_mask,
-            of_actions,
-            temperature=config.temperature,
-            allowed=part.action_masks,
-        )
-
-    for _ in range(config.epochs):
-        step(optimizer, kept, loss_of, config, meter)
-    return meter.means()
+def loss(now: ActionEvaluation, taken: Actions) -> tuple[Tensor, dict[str, Tensor]]:
+    """Computes the negative log-likelihood, action by action."""
+    return -now.log_probs, {"policy_loss": -now.log_probs}
 
 
 BestOfN = Algorithm("best_of_n", BestOfNConfig, update)

@@ -11,8 +11,7 @@ What differs from the papers: episodes are whole responses and are not cut into 
 the tokens of a minibatch; advantages are normalised once over the batch, not in each minibatch; an epoch stops the
 update when the policy has moved further than `target_kl`; minibatches have about as many tokens each; actor and critic
 share the language model's trunk unless critic="separate"; the critic says what a state is worth beyond the mean of its
-step (agents.algorithms.step_baseline); value clipping takes the larger of the two errors, as in
-OpenAI's code.
+step (agents.algorithms.step_baseline); value clipping takes the larger of the two errors, as in OpenAI's code.
 """
 
 from __future__ import annotations
@@ -25,16 +24,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from agents.advantages import gae, normalize
-from agents.algorithms.step_baseline import estimates, prepare
-from agents.losses import explained_variance, kl_estimate, masked_mean, ppo_policy_loss, value_loss
-from agents.policy.head import Places
+from agents.algorithms.step_baseline import critic_advantages, prepare
+from agents.losses import clipped_surrogate, value_errors
 from agents.policy.policy import ActionEvaluation, Policy
-from agents.rollout import Rollout, micro_batches, minibatches
+from agents.rollout import Actions, Rollout
 from agents.training.agent import Algorithm
 from agents.training.config import RunConfig
-from agents.training.meter import Meter
-from agents.training.optimization import step
+from agents.training.update import optimize, priced_advantages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +66,7 @@ class PPOConfig(RunConfig):
     """Weight of the value loss."""
     critic: Literal["shared", "separate"] = "shared"
     """Trunk that values are computed from: the policy's own, or a second one, which starts as a copy of it."""
-    step_values: bool = True
+    step_baseline: bool = True
     """If True, V of a state is the mean return of earlier batches at its time step plus the output of the value head;
     if False, the output alone (see agents.algorithms.step_baseline)."""
     normalize_advantages: bool = True
@@ -101,100 +97,48 @@ def update(
     config: PPOConfig,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """Several epochs of minibatch steps on one batch of episodes.
+    """Takes several epochs of minibatch steps on one batch of episodes.
 
     Args:
-        policy: Who is trained.
+        policy: The policy that is trained.
         optimizer: Over the policy's parameters.
-        rollout: Fresh episodes of that policy, `ref_log_probs` filled in where KL has a price.
+        rollout: Fresh episodes of that policy, with `ref_log_probs` if KL has a price.
         config: The settings.
         generator: Source of the minibatches' order.
 
     Returns:
         Metrics.
     """
-    mask = rollout.response_mask
-    kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
-    kl_price = kl_coef * rollout.kl(config.kl_estimator) if kl_coef else 0.0
-    rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
-    values, last_values, of_step = estimates(rollout)
-    advantages, returns = gae(
-        rewards,
-        values,
-        rollout.terminated,
-        rollout.truncated,
-        mask,
-        gamma=config.gamma,
-        gae_lambda=1.0 if config.gae_lambda is None else config.gae_lambda,
-        last_values=last_values,
+    rollout, metrics = critic_advantages(rollout, config, gae_lambda=config.gae_lambda)
+    assert rollout.advantages is not None
+    advantages = priced_advantages(rollout.advantages, rollout, config, normalized=config.normalize_advantages)
+    return optimize(
+        policy,
+        optimizer,
+        replace(rollout, advantages=advantages),
+        partial(loss, config),
+        config,
+        generator,
+        epochs=config.epochs,
+        minibatch_size=config.minibatch_size,
+        minibatch_tokens=config.minibatch_tokens,
+        target_kl=config.target_kl,
+        metrics=metrics,
     )
-    meter = Meter()
-    meter.add(1.0, {"explained_variance": explained_variance(values, returns, mask)})
-    if config.kl_credit == "token":
-        advantages = advantages - kl_price
-    if config.normalize_advantages:
-        advantages = normalize(advantages, mask)
-    rollout = replace(rollout, advantages=advantages, returns=returns - of_step)  # the critic's targets
 
-    def loss_of(tokens: Tensor, rows: Tensor, found: Meter) -> Tensor:
-        part = rollout.select(rows)
 
-        def of_actions(now: ActionEvaluation, at: Places) -> Tensor:
-            assert part.advantages is not None
-            assert part.returns is not None
-            counted = part.response_mask[at]
-            policy_loss, stats = ppo_policy_loss(
-                now.log_probs,
-                part.log_probs[at],
-                part.advantages[at],
-                counted,
-                clip_range=config.clip_range,
-                clip_range_high=config.clip_range_high,
-                normalizer=tokens,
-            )
-            critic_loss = value_loss(
-                now.values,
-                part.returns[at],
-                counted,
-                old_values=part.values[at],
-                clip_range=config.value_clip_range,
-                normalizer=tokens,
-            )
-            entropy = masked_mean(now.entropies, counted, normalizer=tokens)
-            loss = policy_loss + config.value_coef * critic_loss
-            if entropy_coef:
-                loss = loss - entropy_coef * entropy
-            if config.kl_credit == "loss" and kl_coef:
-                assert part.ref_log_probs is not None
-                kl = kl_estimate(now.log_probs, part.ref_log_probs[at], config.kl_estimator, mask=counted)
-                loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
-            terms = {"policy_loss": policy_loss, "value_loss": critic_loss, "entropy": entropy}
-            found.add_shares(tokens, len(counted) / tokens.clamp(min=1), terms)
-            found.add(len(counted), stats)
-            return loss
-
-        return policy.loss(
-            part.input_ids,
-            part.positions,
-            part.response_mask,
-            of_actions,
-            temperature=config.temperature,
-            allowed=part.action_masks,
-        )
-
-    epochs = 0
-    for _ in range(config.epochs):
-        moved = Meter()
-        for minibatch in minibatches(rollout, config.minibatch_size, generator, tokens=config.minibatch_tokens):
-            part_loss = partial(loss_of, mask[minibatch].sum())
-            step(optimizer, minibatch, part_loss, config, moved, cut=partial(micro_batches, rollout))
-        epochs += 1
-        meter.merge(moved)
-        if config.target_kl is None or epochs == config.epochs:  # to look is to wait for the device
-            continue
-        if moved.means().get("approx_kl", 0.0) > config.target_kl:
-            break
-    return {**meter.means(), "epochs": float(epochs)}
+def loss(config: PPOConfig, now: ActionEvaluation, taken: Actions) -> tuple[Tensor, dict[str, Tensor]]:
+    """Computes the clipped surrogate and the critic's error, action by action: see `agents.training.update.Loss`."""
+    policy_losses, terms = clipped_surrogate(
+        now.log_probs,
+        taken.log_probs,
+        taken.advantages,
+        clip_range=config.clip_range,
+        clip_range_high=config.clip_range_high,
+    )
+    errors = value_errors(now.values, taken.returns, old_values=taken.values, clip_range=config.value_clip_range)
+    terms |= {"policy_loss": policy_losses, "value_loss": errors}
+    return policy_losses + config.value_coef * errors, terms
 
 
 PPO = Algorithm("ppo", PPOConfig, update, prepare)

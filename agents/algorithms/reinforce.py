@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,23 +30,17 @@ from agents.advantages import (
     discounted_returns,
     group_normalize,
     leave_one_out_baseline,
-    normalize,
     per_step_baseline,
     per_step_means,
 )
-from agents.algorithms.step_baseline import beneath, estimates, step_means
+from agents.algorithms.step_baseline import state_values, step_baseline, step_means
 from agents.collector import collect
-from agents.losses import kl_estimate, masked_mean, policy_gradient_loss, value_loss
-from agents.policy.head import Places
+from agents.losses import value_errors
 from agents.policy.policy import ActionEvaluation, Policy
-from agents.rollout import Rollout, micro_batches
-from agents.training.agent import Algorithm
+from agents.rollout import Actions, Rollout
+from agents.training.agent import Agent, Algorithm
 from agents.training.config import RunConfig
-from agents.training.meter import Meter
-from agents.training.optimization import step
-
-if TYPE_CHECKING:
-    from agents.training.agent import Agent
+from agents.training.update import optimize, priced_advantages, priced_rewards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +64,11 @@ class REINFORCEConfig(RunConfig):
     """Weight of the value loss, if the baseline is a learned value."""
     critic: Literal["shared", "separate"] = "shared"
     """Trunk that values are computed from: the policy's own, or a second one, which starts as a copy of it."""
-    step_values: bool = True
+    step_baseline: bool = True
     """If True, that V is the mean return of earlier batches at its time step plus the output of the value head; if
     False, the output alone (see agents.algorithms.step_baseline)."""
     normalize_advantages: bool = True
     """If True, divide advantages by their root mean square over the batch, which keeps their signs."""
-    loss_mean: Literal["token", "episode"] = "token"
-    """Averaging of the loss: over tokens, or summed over each episode and averaged over episodes."""
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -88,7 +80,6 @@ class REINFORCEConfig(RunConfig):
         self.check_choice("credit", "to_go", "episode")
         self.check_number("value_coef", low=0.0)
         self.check_choice("critic", "shared", "separate")
-        self.check_choice("loss_mean", "token", "episode")
         if self.baseline == "group" and self.group_size < 2:
             raise ValueError(
                 f"Expected group_size of at least 2 with baseline='group', which compares episodes of the same "
@@ -97,7 +88,7 @@ class REINFORCEConfig(RunConfig):
 
 
 def credits(rollout: Rollout, rewards: Tensor, config: REINFORCEConfig) -> Tensor:
-    """What each token is credited with, `(batch, time)`: the return from there on, or the whole episode's."""
+    """Computes each token's credit, `(batch, time)`: the return from there on, or the whole episode's."""
     returns = discounted_returns(rewards, rollout.response_mask, gamma=config.gamma)
     if config.credit == "episode":
         returns = torch.where(rollout.response_mask, returns[:, :1], 0)
@@ -105,10 +96,10 @@ def credits(rollout: Rollout, rewards: Tensor, config: REINFORCEConfig) -> Tenso
 
 
 def prepare(agent: Agent, rollout: Rollout) -> Rollout:
-    """The baselines that take more than the rollout: other episodes, or memory of earlier ones.
+    """Puts baselines into a rollout that take more than the rollout: other episodes, or what earlier batches earned.
 
     Args:
-        agent: Whose environment is played in, and whose memory is used.
+        agent: The agent whose environment is played in, and which carries the moving averages.
         rollout: Fresh episodes.
 
     Returns:
@@ -118,11 +109,11 @@ def prepare(agent: Agent, rollout: Rollout) -> Rollout:
     assert isinstance(config, REINFORCEConfig)
     if config.baseline == "moving_average":
         credited, mask = credits(rollout, rollout.rewards_and_bonuses, config), rollout.response_mask
-        known = step_means(agent.memory, "moving_average", credited, mask, config.baseline_decay)
+        known = step_means(agent.carried, "moving_average", credited, mask, config.baseline_decay)
         return replace(rollout, baselines=torch.where(mask, known.nan_to_num().float(), 0))
-    if config.baseline == "value" and config.step_values:
+    if config.baseline == "value" and config.step_baseline:
         credited = credits(rollout, rollout.rewards_and_bonuses, config)
-        return replace(rollout, baselines=beneath(agent.memory, credited, rollout.response_mask))
+        return replace(rollout, baselines=step_baseline(agent.carried, credited, rollout.response_mask))
     if config.baseline == "greedy":
         if agent.env.group_size == 1:
             examples, place = rollout.examples.unique(return_inverse=True)
@@ -146,12 +137,12 @@ def update(
     config: REINFORCEConfig,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """One gradient step on one batch of episodes.
+    """Takes one gradient step on one batch of episodes.
 
     Args:
-        policy: Who is trained.
+        policy: The policy that is trained.
         optimizer: Over the policy's parameters.
-        rollout: Fresh episodes of that policy, with `ref_log_probs` where KL has a price, and `baselines` by `prepare`.
+        rollout: Fresh episodes of that policy, with `ref_log_probs` if KL has a price, and `baselines` by `prepare`.
         config: The settings.
         generator: Unused: the whole batch is one step.
 
@@ -161,62 +152,35 @@ def update(
     Raises:
         ValueError: If the baseline needs `prepare`, and it has not been called.
     """
-    mask = rollout.response_mask
-    kl_coef, entropy_coef = config.kl_coef or 0.0, config.entropy_coef or 0.0
-    kl_price = kl_coef * rollout.kl(config.kl_estimator) if kl_coef else 0.0
-    rewards = rollout.rewards_and_bonuses - (kl_price if config.kl_credit == "return" else 0.0)
-    returns = credits(rollout, rewards, config)
-    advantages = baseline_advantages(rollout, returns, config)
-    targets = returns - estimates(rollout)[2] if config.baseline == "value" else returns  # the critic's
-    if config.kl_credit == "token":
-        advantages = advantages - kl_price
-    if config.normalize_advantages:
-        advantages = normalize(advantages, mask, center=False)
+    returns = credits(rollout, priced_rewards(rollout, config), config)
+    advantages = priced_advantages(
+        baseline_advantages(rollout, returns, config),
+        rollout,
+        config,
+        normalized=config.normalize_advantages,
+        center=False,
+    )
+    if config.baseline == "value":
+        returns = returns - state_values(rollout)[2]  # the critic is added to the step baseline
+    rollout = replace(rollout, advantages=advantages, returns=returns)
+    return optimize(policy, optimizer, rollout, partial(loss, config), config, generator)
 
-    meter = Meter()
-    tokens = mask.sum()
 
-    def loss_of(rows: Tensor, found: Meter) -> Tensor:
-        part = rollout.select(rows)
-        mine, sought = advantages[rows], targets[rows]
-
-        def of_actions(now: ActionEvaluation, at: Places) -> Tensor:
-            counted = part.response_mask[at]
-            # An episode mean is a sum over tokens, divided by the number of episodes: `agents.losses.sequence_mean`.
-            normalizer = tokens if config.loss_mean == "token" else mask.any(dim=1).sum()
-            policy_loss = policy_gradient_loss(now.log_probs, mine[at], counted, normalizer=normalizer)
-            entropy = masked_mean(now.entropies, counted, normalizer=tokens)
-            loss = policy_loss - entropy_coef * entropy if entropy_coef else policy_loss
-            terms = {"policy_loss": policy_loss, "entropy": entropy}
-            if config.baseline == "value":
-                terms["value_loss"] = value_loss(now.values, sought[at], counted, normalizer=tokens)
-                loss = loss + config.value_coef * terms["value_loss"]
-            if config.kl_credit == "loss" and kl_coef:
-                assert part.ref_log_probs is not None
-                kl = kl_estimate(now.log_probs, part.ref_log_probs[at], config.kl_estimator, mask=counted)
-                loss = loss + kl_coef * masked_mean(kl, counted, normalizer=tokens)
-            found.add_shares(1.0, len(counted) / tokens.clamp(min=1), terms)
-            return loss
-
-        return policy.loss(
-            part.input_ids,
-            part.positions,
-            part.response_mask,
-            of_actions,
-            temperature=config.temperature,
-            allowed=part.action_masks,
-        )
-
-    everything = torch.arange(len(rollout), device=mask.device)
-    step(optimizer, everything, loss_of, config, meter, cut=partial(micro_batches, rollout))
-    return meter.means()
+def loss(config: REINFORCEConfig, now: ActionEvaluation, taken: Actions) -> tuple[Tensor, dict[str, Tensor]]:
+    """Computes the policy gradient's loss, action by action, and with a learned baseline the critic's error."""
+    losses = -now.log_probs * taken.advantages
+    terms = {"policy_loss": losses}
+    if config.baseline == "value":
+        terms["value_loss"] = value_errors(now.values, taken.returns)
+        losses = losses + config.value_coef * terms["value_loss"]
+    return losses, terms
 
 
 def baseline_advantages(rollout: Rollout, returns: Tensor, config: REINFORCEConfig) -> Tensor:
-    """Returns minus the config's baseline.
+    """Subtracts the config's baseline from the returns.
 
     Args:
-        rollout: The episodes, with `baselines` where `prepare` makes them.
+        rollout: The episodes, with `baselines` if `prepare` makes them.
         returns: `(batch, time)` float32, what each token is credited with.
         config: Which baseline.
 
@@ -239,7 +203,7 @@ def baseline_advantages(rollout: Rollout, returns: Tensor, config: REINFORCEConf
             advantages = compared - per_step_baseline(compared, alive)
         return torch.where(mask, advantages, 0)
     if config.baseline == "value":
-        return returns - estimates(rollout)[0]
+        return returns - state_values(rollout)[0]
     if config.baseline in ("moving_average", "greedy"):
         if rollout.baselines is None:
             raise ValueError(f"Expected a rollout with baselines for {config.baseline!r}: call prepare(agent, rollout)")

@@ -1,4 +1,4 @@
-"""What a state is worth by its step alone: the mean return of earlier batches at the same token position.
+"""The step baseline: the mean return of earlier batches at the same token position, which a critic is added to.
 
     V(s_t) = m_t + critic(s_t)
 
@@ -14,27 +14,28 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from agents.advantages import discounted_returns, moving_average, per_step_means
+from agents.advantages import discounted_returns, gae, moving_average, n_step_advantages, per_step_means
+from agents.losses import explained_variance
 from agents.rollout import Rollout
-
-if TYPE_CHECKING:
-    from agents.training.agent import Agent
+from agents.training.agent import Agent
+from agents.training.config import RunConfig
+from agents.training.update import priced_rewards
 
 DECAY = 0.9
 """What each batch leaves of the moving average before it."""
 
 
-def step_means(memory: MutableMapping[str, Any], name: str, returns: Tensor, mask: Tensor, decay: float) -> Tensor:
-    """The mean return at each step over earlier batches; this one joins them.
+def step_means(carried: MutableMapping[str, Any], name: str, returns: Tensor, mask: Tensor, decay: float) -> Tensor:
+    """Returns the mean return at each step over earlier batches; this batch joins the moving average.
 
     Args:
-        memory: Where they are kept, under `name`, as JSON: an agent's.
-        name: See there.
+        carried: What the agent carries from update to update; the means are kept there as JSON values.
+        name: The key that they are kept under.
         returns: `(batch, time)`, of each action.
         mask: `(batch, time)` bool, which actions count.
         decay: What this batch leaves of the moving average before it, in [0, 1].
@@ -43,19 +44,19 @@ def step_means(memory: MutableMapping[str, Any], name: str, returns: Tensor, mas
         `(time,)` float64, on the device of `returns`; NaN where no earlier batch got that far.
     """
     now, alive = per_step_means(returns, mask)
-    before = torch.tensor(memory.get(name, []), dtype=torch.float64)
-    memory[name] = moving_average(before, now[alive], decay).tolist()
+    before = torch.tensor(carried.get(name, []), dtype=torch.float64)
+    carried[name] = moving_average(before, now[alive], decay).tolist()
     known = now.new_full(now.shape, torch.nan)
     count = min(len(before), len(known))
     known[:count] = before[:count].to(known)
     return known
 
 
-def beneath(memory: MutableMapping[str, Any], returns: Tensor, mask: Tensor) -> Tensor:
-    """What each action's step is worth, for a critic to be added to.
+def step_baseline(carried: MutableMapping[str, Any], returns: Tensor, mask: Tensor) -> Tensor:
+    """Computes what each action's step is worth, for a critic to be added to; this batch joins the moving average.
 
     Args:
-        memory: Of the agent.
+        carried: What the agent carries from update to update.
         returns: `(batch, time)`, of each action.
         mask: `(batch, time)` bool, which actions count.
 
@@ -63,37 +64,37 @@ def beneath(memory: MutableMapping[str, Any], returns: Tensor, mask: Tensor) -> 
         `(batch, time)` float32, the moving average of earlier batches, and at a step that none of them got to, the mean
         of this one; 0 where masked.
     """
-    known = step_means(memory, "step_values", returns, mask, DECAY)
+    known = step_means(carried, "step_baseline", returns, mask, DECAY)
     means = torch.where(known.isnan(), per_step_means(returns, mask)[0], known)
     return torch.where(mask, means.float(), 0)
 
 
 def prepare(agent: Agent, rollout: Rollout) -> Rollout:
-    """Put what each action's step is worth into a rollout, where the config says so. See `Algorithm.prepare`.
+    """Puts what each action's step is worth into a rollout, if the config asks for it: `Algorithm.prepare`.
 
     Args:
-        agent: Whose config and memory are used.
+        agent: The agent whose config is read and which carries the moving average.
         rollout: Fresh episodes.
 
     Returns:
         The rollout, with `baselines`.
     """
-    if not agent.config.step_values:  # type: ignore[attr-defined]
+    if not agent.config.step_baseline:  # type: ignore[attr-defined]
         return rollout
     mask = rollout.response_mask
     returns = discounted_returns(rollout.rewards_and_bonuses, mask, gamma=agent.config.gamma)
-    return replace(rollout, baselines=beneath(agent.memory, returns, mask))
+    return replace(rollout, baselines=step_baseline(agent.carried, returns, mask))
 
 
-def estimates(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
-    """V of a rollout's states, and how much of it is not the critic's.
+def state_values(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes V of a rollout's states, and the part of it that is not the critic's.
 
     Args:
-        rollout: Fresh episodes, with `baselines` by `prepare`; None: the critic's word is all there is.
+        rollout: Fresh episodes, with `baselines` by `prepare`; None: the critic is all there is.
 
     Returns:
         `(batch, time)` V of the states before the actions, `(batch,)` V of the states after the last ones, and
-        `(batch, time)` what the critic's targets are less than the returns by: what it is added to.
+        `(batch, time)` the step baseline: what the critic's targets are lower than the returns by.
     """
     if rollout.baselines is None:
         return rollout.values, rollout.last_values, torch.zeros_like(rollout.values)
@@ -103,3 +104,31 @@ def estimates(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
     steps = torch.where(mask, means, -torch.inf).amax(dim=0)  # every row that is alive has the same
     steps = torch.where(steps.isinf(), 0, steps)
     return rollout.values + means, rollout.last_values + steps[after], means
+
+
+def critic_advantages(
+    rollout: Rollout, config: RunConfig, *, gae_lambda: float | None, n_steps: int | None = None
+) -> tuple[Rollout, dict[str, Tensor]]:
+    """Estimates advantages with V = step baseline + critic, prices KL, and sets the critic's targets.
+
+    Args:
+        rollout: Fresh episodes, with `ref_log_probs` if KL has a price.
+        config: Of gamma and the price of KL.
+        gae_lambda: Between 0 (one-step temporal differences) and 1 (Monte Carlo); None: 1.
+        n_steps: Rewards before the value that stands for the rest, in place of `gae_lambda`.
+
+    Returns:
+        The rollout with `advantages`, KL not yet charged to tokens, and `returns`, the critic's targets; and the metric
+        "explained_variance".
+    """
+    values, last_values, baseline = state_values(rollout)
+    arrays = (
+        priced_rewards(rollout, config), values, rollout.terminated, rollout.truncated, rollout.response_mask
+    )  # fmt: skip
+    if n_steps is None:
+        lambda_ = 1.0 if gae_lambda is None else gae_lambda
+        advantages, returns = gae(*arrays, gamma=config.gamma, gae_lambda=lambda_, last_values=last_values)
+    else:
+        advantages, returns = n_step_advantages(*arrays, n_steps=n_steps, gamma=config.gamma, last_values=last_values)
+    explained = explained_variance(values, returns, rollout.response_mask)
+    return replace(rollout, advantages=advantages, returns=returns - baseline), {"explained_variance": explained}

@@ -159,8 +159,8 @@ def train(arguments: Any) -> None:
         raise SystemExit(1) from error
     if processes.rank() > 0:
         return
-    if "parted_at" in agent.memory:
-        print(f"Mind: from {agent.memory['parted_at']:,} tokens on, the held-out metric fell while the score rose.")
+    if "parted_at" in agent.carried:
+        print(f"Mind: from {agent.carried['parted_at']:,} tokens on, the held-out metric fell while the score rose.")
     _write_results(folder, agent, arguments.samples)
 
 

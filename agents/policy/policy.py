@@ -438,8 +438,8 @@ class Policy(nn.Module):
     def _captures_steps(self) -> bool:
         """Returns True if decode steps are recorded as CUDA graphs: in a compiled policy on CUDA, without adapters.
 
-        Everything in a policy's steps that needs a GPU to prove it (`agents.policy.cuda_graphs`,
-        `agents.policy.lookahead`) asks here.
+        The one door to what only a GPU can prove: recorded steps (`agents.policy.cuda_graphs`), launched ahead
+        (`agents.policy.lookahead`).
         """
         return self.compiled and self.device.type == "cuda" and not self.has_adapters
 

@@ -40,7 +40,7 @@ from agents.rewards.preference import _METHODS, FORMAT, RECORD, Method
 from agents.rewards.text_reader import TextModel
 from agents.training.config import OptimizerConfig
 from agents.training.meter import Meter
-from agents.training.optimization import step
+from agents.training.optimization import optimizer_step
 from textenvs import Example
 from textenvs.datasets import read_tables
 
@@ -370,7 +370,7 @@ def train(
     for epoch in range(1, config.epochs + 1):
         meter = Meter()
         for batch in torch.randperm(len(pairs), generator=generator).split(config.batch_size):
-            step(optimizer, batch, partial(loss_of, len(batch)), steps_config, meter)
+            optimizer_step(optimizer, batch, partial(loss_of, len(batch)), steps_config, meter)
             schedule.step()
         seen = processes.from_first(evaluate_margins(_all_margins(policy, held_out, config, held_out_before)))
         loss = meter.means().get("loss", math.nan)

@@ -37,7 +37,7 @@ from agents.policy.policy import ActionEvaluation, Policy
 from agents.training.config import OptimizerConfig
 from agents.training.meter import Meter
 from agents.training.metrics_log import MetricsLog
-from agents.training.optimization import make_optimizer, set_learning_rate, step
+from agents.training.optimization import make_optimizer, optimizer_step, set_learning_rate
 from textenvs import Example, Task, TextGenVectorEnv
 
 
@@ -288,7 +288,7 @@ def _epoch(
 
     for number, batch in enumerate(batches):
         rate = set_learning_rate(optimizer, config, (before + number / len(batches)) / config.epochs)
-        step(optimizer, batch, partial(loss_of, train.response_mask[batch].sum()), config, meter)
+        optimizer_step(optimizer, batch, partial(loss_of, train.response_mask[batch].sum()), config, meter)
     speed = int(train.response_mask.sum()) / (time.perf_counter() - started)
     return {**meter.means(), "learning_rate": rate, "tokens_per_second": speed}
 

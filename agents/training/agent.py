@@ -69,7 +69,7 @@ class Algorithm:
         config: Its config class, a frozen dataclass that inherits `RunConfig`.
         update: `update(policy, optimizer, rollout, config, generator) -> metrics`.
         prepare: `prepare(agent, rollout) -> rollout`, called before each update, for what an update cannot do: play in
-            the agent's environment, or remember something from one update to the next in `agent.memory`.
+            the agent's environment, or remember something from one update to the next in `agent.carried`.
 
     Example:
         agent = PPO("tiny", "TextGen-v0", seed=0, gae_lambda=0.9)
@@ -239,7 +239,7 @@ class Agent:
             self.optimizer = deepspeed.Zero(self._learner, self.optimizer)
         self.timesteps = 0
         self.updates = 0
-        self.memory: dict[str, Any] = {}
+        self.carried: dict[str, Any] = {}
         self.seconds = 0.0
         self._whole = True  # False from the first change that an update makes to its last
         self._saved: tuple[int, int | None] | None = None  # which state the last checkpoint holds
@@ -383,7 +383,7 @@ class Agent:
         return self._learner is not self.policy
 
     def _open(self, folder: Path, wandb_project: str | None) -> RunFolder:
-        evaluated = self.memory.get("evaluated", {}).get("timesteps", -1)
+        evaluated = self.carried.get("evaluated", {}).get("timesteps", -1)
         run = RunFolder(folder, timesteps=self.timesteps, evaluated=evaluated, wandb_project=wandb_project)
         self._folders.add(folder.resolve())
         return run
@@ -393,7 +393,7 @@ class Agent:
 
         The first process has the run's folder, and writes. Of the others each hands over its piece, if it has one.
         """
-        state = (self.updates, self.memory.get("evaluated", {}).get("timesteps"))
+        state = (self.updates, self.carried.get("evaluated", {}).get("timesteps"))
         if run is None:
             if self._is_sharded and self._whole and not streak(self.optimizer) and state != self._saved:
                 checkpoints.flatten_optimizer(self.optimizer)
@@ -416,7 +416,7 @@ class Agent:
         on_evaluation: Callable[[int, str, Evaluation], None] | None,
     ) -> bool:
         """Evaluate where it is due. Returns whether the validation score is the best of the run so far."""
-        last = self.memory.get("evaluated", {})
+        last = self.carried.get("evaluated", {})
         before = last["timesteps"] / total_timesteps if last else None
         splits = plan.splits(self.timesteps / total_timesteps, before, ended=ended)
         sampling = plan.sampling(self.config.temperature)
@@ -434,7 +434,7 @@ class Agent:
         score = float(processes.from_first(score))
         best = max(score, float(last.get("best", score)))
         # In one assignment: a signal may come before it, and then the evaluation is made again, or after it.
-        self.memory["evaluated"] = {"timesteps": self.timesteps, "score": score, "best": best}
+        self.carried["evaluated"] = {"timesteps": self.timesteps, "score": score, "best": best}
         return score >= best
 
     def _iterate(self, progress: float) -> dict[str, float]:
@@ -542,13 +542,13 @@ class Agent:
                 f"max_new_tokens or num_envs, or use bfloat16 or a smaller model ({reason})"
             )
         _LOG.warning("Out of memory with %d lanes: from now on there are %d.", before, lanes)
-        self.memory["lanes"] = lanes
+        self.carried["lanes"] = lanes
         self._limit_lanes()
 
     @property
     def _lanes(self) -> int:
         """How many episodes there is memory for side by side, as far as is known."""
-        return int(self.memory.get("lanes", self.config.num_envs))
+        return int(self.carried.get("lanes", self.config.num_envs))
 
     def _limit_lanes(self) -> None:
         """Keep to what there is memory for."""
@@ -578,8 +578,8 @@ class Agent:
         config = self.config
         kl_coef = config.kl_coef or 0.0
         if config.kl_target is not None:
-            kl_coef = self.memory["kl_coef"] = adapted_kl_coef(
-                self.memory.get("kl_coef", kl_coef), kl, config.kl_target
+            kl_coef = self.carried["kl_coef"] = adapted_kl_coef(
+                self.carried.get("kl_coef", kl_coef), kl, config.kl_target
             )
         elif config.kl_limit is not None:
             kl_coef = limited_kl_coef(kl_coef, kl, config.kl_limit)
@@ -613,12 +613,12 @@ class Agent:
 
     def _alarm(self, score: float, held_out: float) -> float:
         """1 while the score rises and the held-out metric falls, 0 otherwise. Says so the first time."""
-        watched = self.memory["watched"] = [*self.memory.get("watched", []), [score, held_out]][-ALARM_WINDOW:]
+        watched = self.carried["watched"] = [*self.carried.get("watched", []), [score, held_out]][-ALARM_WINDOW:]
         scores, metrics = zip(*watched, strict=True)
         if not parted(scores, metrics, window=ALARM_WINDOW):
             return 0.0
-        if "parted_at" not in self.memory:
-            self.memory["parted_at"] = self.timesteps
+        if "parted_at" not in self.carried:
+            self.carried["parted_at"] = self.timesteps
             _LOG.warning(
                 "At %s tokens the score rises while the held-out metric falls: the policy may be learning to please "
                 "the score and not to write well. Look at samples; a guard, a larger kl_coef or fewer tokens may help.",
@@ -695,7 +695,7 @@ class Agent:
         Raises:
             SaveError: If it cannot be written.
         """
-        evaluated = self.memory.get("evaluated", {})
+        evaluated = self.carried.get("evaluated", {})
         self._folders.add(Path(folder).resolve())
         return checkpoints.write(
             Path(folder),
@@ -723,7 +723,7 @@ class Agent:
             "timesteps": self.timesteps,
             "updates": self.updates,
             "seconds": self.seconds,
-            "memory": self.memory,
+            "carried": self.carried,
             "reward": self.env.setting.reward.state_dict(),
             "curriculum": None if self.env.curriculum is None else self.env.curriculum.state_dict(),
             "optimizer": numbers,
@@ -810,7 +810,7 @@ def load(
         tensors = load_file(found / "optimizer.safetensors")
         checkpoints.restore_optimizer(agent.optimizer, tensors, state["optimizer"])
         agent.timesteps, agent.updates, agent.seconds = state["timesteps"], state["updates"], state["seconds"]
-        agent.memory = state["memory"]
+        agent.carried = state["carried"]
         agent.bonuses.load_state_dict(load_file(found / "bonuses.safetensors"))
         _restore_reward(
             agent.env.setting.reward, state["reward"], required=same and not given.keys() & {"reward", "task"}

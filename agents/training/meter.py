@@ -45,6 +45,16 @@ class Meter:
         for name, value in values.items():
             self._add(name, _number(value) * weight, part)
 
+    def add_sums(self, count: int, values: Mapping[str, Tensor]) -> None:
+        """Counts arrays of single values.
+
+        Args:
+            count: How many values each array has.
+            values: Name to array, `(count,)`.
+        """
+        for name, value in values.items():
+            self._add(name, value.detach().sum(), float(count))
+
     def merge(self, other: Meter, *, when: Tensor | None = None) -> None:
         """Count what another meter has counted, and wait in its place for what it waits for.
 

@@ -90,7 +90,7 @@ class NonFiniteError(RuntimeError):
         self.rows = rows
 
 
-def step(
+def optimizer_step(
     optimizer: torch.optim.Optimizer,
     rows: Tensor,
     loss_of: LossOf,

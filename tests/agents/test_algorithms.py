@@ -183,7 +183,7 @@ CHANGES = {
     "entropy_final": (0.5, {"entropy_coef": 0.5, "entropy_schedule": "exponential"}),
     "bonuses": ({"novelty": 0.5}, {}),
     "critic": ("separate", {"baseline": "value"}),
-    "step_values": (False, {"baseline": "value"}),
+    "step_baseline": (False, {"baseline": "value"}),
     "baseline": ("none", {}),
     "baseline_decay": (0.1, {"baseline": "moving_average"}),
     "credit": ("episode", {}),

@@ -259,7 +259,7 @@ def test_moving_average_is_that_of_earlier_batches():
         seen.append(mean)
         assert prepared.baselines[:, 0].tolist() == pytest.approx([expected] * 8, abs=1e-5)
         assert (prepared.baselines[~prepared.response_mask] == 0).all()
-        assert agent.memory["moving_average"][0] == pytest.approx(average, abs=1e-5)
+        assert agent.carried["moving_average"][0] == pytest.approx(average, abs=1e-5)
     assert len(set(seen)) == 3
 
 
@@ -298,7 +298,7 @@ def test_bonuses_are_in_the_baseline(baseline):
     paid = replace(rollout, bonuses=torch.where(rollout.response_mask, 0.25, 0.0))
     found = []
     for batch in (rollout, paid):
-        agent.memory.clear()
+        agent.carried.clear()
         agent.algorithm.prepare(agent, batch)  # the moving average knows this batch from here on
         prepared = agent.algorithm.prepare(agent, batch)
         found.append(

@@ -193,14 +193,15 @@ def test_responses_are_the_texts():
 
 
 @pytest.mark.parametrize("size", [3, 64])
-def test_micro_batches_hold_every_episode_once_and_little_padding(size, monkeypatch):
-    monkeypatch.setattr("agents.rollout._LEAST_TOKENS", 20)
+def test_micro_batches_hold_every_episode_once_and_little_padding(size):
     rollout = collect(lanes(32), make_policy(seed=1), 200, seed=0, generator=torch.Generator().manual_seed(0))
     ends = (rollout.positions * rollout.response_mask).amax(dim=1) + 1
     chosen = torch.arange(0, 200, 2)
-    parts = micro_batches(rollout, chosen, size)
+    parts = micro_batches(rollout, chosen, size, least_tokens=20)
     assert sorted(torch.cat(parts).tolist()) == chosen.tolist()
-    assert sorted(torch.cat(micro_batches(rollout, torch.arange(200), size)).tolist()) == list(range(200))
+    assert sorted(torch.cat(micro_batches(rollout, torch.arange(200), size, least_tokens=20)).tolist()) == list(
+        range(200)
+    )
     for part in parts:
         assert 1 <= len(part) <= size
         padded = int(ends[part].max()) * len(part)
@@ -210,13 +211,12 @@ def test_micro_batches_hold_every_episode_once_and_little_padding(size, monkeypa
         assert len(parts) > 2
 
 
-def test_micro_batches_have_about_as_many_tokens_as_each_other_and_not_more_than_that(monkeypatch):
-    monkeypatch.setattr("agents.rollout._MOST_TOKENS", 100)
+def test_micro_batches_have_about_as_many_tokens_as_each_other_and_not_more_than_that():
     rollout = collect(lanes(), make_policy(), 16, seed=0, generator=torch.Generator().manual_seed(0))
     of = {"positions": torch.full((16, 1), 14), "response_mask": rollout.response_mask[:, :1]}  # 15 tokens an episode
-    parts = micro_batches(replace(rollout, **of), torch.arange(16), 64)
+    parts = micro_batches(replace(rollout, **of), torch.arange(16), 64, most_tokens=100)
     assert [len(part) for part in parts] == [5, 6, 5]  # 240 tokens in 3 parts of 80; then 165 in 2 of 82.5
-    assert [len(part) for part in micro_batches(replace(rollout, **of), torch.arange(6), 64)] == [6]
+    assert [len(part) for part in micro_batches(replace(rollout, **of), torch.arange(6), 64, most_tokens=100)] == [6]
 
 
 def test_what_lanes_have_kept_is_gone_with_the_rollout():

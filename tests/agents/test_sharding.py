@@ -141,7 +141,7 @@ def test_memory_that_runs_out_in_pieces_ends_the_run(monkeypatch):
         raise torch.OutOfMemoryError("no")
 
     with pytest.raises(torch.OutOfMemoryError, match=r"over 4 episodes.*lower micro_batch_size"):
-        optimization.step(optimizer, torch.arange(8), loss_of, OptimizerConfig(micro_batch_size=4), Meter())
+        optimization.optimizer_step(optimizer, torch.arange(8), loss_of, OptimizerConfig(micro_batch_size=4), Meter())
 
 
 def test_a_process_with_fewer_passes_makes_idle_ones(monkeypatch):
@@ -157,7 +157,7 @@ def test_a_process_with_fewer_passes_makes_idle_ones(monkeypatch):
         found.add(len(rows), {"rows": float(rows.sum())})
         return 0.25 * model.weight.sum() * len(rows)
 
-    optimization.step(optimizer, torch.arange(3), loss_of, OptimizerConfig(micro_batch_size=2), meter)
+    optimization.optimizer_step(optimizer, torch.arange(3), loss_of, OptimizerConfig(micro_batch_size=2), meter)
     assert passes == [[0, 1], [2], [0], [0]]
     assert meter.means()["rows"] == pytest.approx((2 * 1 + 1 * 2) / 3), "the idle passes do not count"
     assert model.weight.item() == pytest.approx(before - 0.75)

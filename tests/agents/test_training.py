@@ -524,7 +524,7 @@ def test_the_adaptive_price_is_ziegler_s_controller():
     for before, row in itertools.pairwise(rows):
         kl = row["kl"] / row["response_length"]
         assert row["kl_coef"] == pytest.approx(adapted_kl_coef(before["kl_coef"], kl, 0.1))
-    assert agent.memory["kl_coef"] == rows[-1]["kl_coef"]
+    assert agent.carried["kl_coef"] == rows[-1]["kl_coef"]
 
 
 def test_a_target_begins_at_a_price_that_its_factors_can_move(tmp_path):

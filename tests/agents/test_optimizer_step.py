@@ -13,7 +13,7 @@ from agents.__main__ import main
 from agents.training import checkpoints
 from agents.training.config import OptimizerConfig
 from agents.training.meter import Meter
-from agents.training.optimization import NonFiniteError, skipped, step, streak
+from agents.training.optimization import NonFiniteError, optimizer_step, skipped, streak
 from benchmarks.faults import RUN
 from tests.agents.conftest import make_policy
 from tests.agents.test_rollout import lanes
@@ -42,7 +42,7 @@ def take(line, optimizer, config=None, fault=None, rows=None):
         found.add(len(part), {"target": TARGETS[part].mean()})
         return loss
 
-    step(optimizer, rows, loss_of, config or OptimizerConfig(max_grad_norm=100.0), meter)
+    optimizer_step(optimizer, rows, loss_of, config or OptimizerConfig(max_grad_norm=100.0), meter)
     return meter.means(), seen
 
 
@@ -142,7 +142,9 @@ def test_too_many_that_the_device_skips_stop_when_the_metrics_are_read(monkeypat
     line = Line()
     optimizer, meter = torch.optim.AdamW(line.parameters(), fused=True), Meter()
     for rows in ([0, 1], [2, 3]):
-        step(optimizer, torch.tensor(rows), lambda *_: line.w.sqrt(), OptimizerConfig(max_skipped_steps=1), meter)
+        optimizer_step(
+            optimizer, torch.tensor(rows), lambda *_: line.w.sqrt(), OptimizerConfig(max_skipped_steps=1), meter
+        )
     with pytest.raises(NonFiniteError, match="a gradient of norm inf on the last of 2 minibatches in a row") as error:
         meter.means()
     assert error.value.rows.tolist() == [2, 3]
@@ -218,7 +220,7 @@ def test_the_command_line_says_what_happened(tmp_path, monkeypatch, capsys):
         raise NonFiniteError("Expected finite losses and gradients, got a loss of nan", torch.tensor([0]))
 
     with monkeypatch.context() as patch:
-        patch.setattr("agents.algorithms.ppo.step", nan)
+        patch.setattr("agents.training.update.optimizer_step", nan)
         with pytest.raises(SystemExit) as stopped:
             main([*RUN, "--output", str(run)])
     assert stopped.value.code == 1

@@ -1,0 +1,182 @@
+"""One update of the policy, as every algorithm makes it: epochs, minibatches, the price of KL, the gradient.
+
+    rewards = priced_rewards(rollout, config)                     # with bonuses, less KL where the return pays for it
+    advantages = priced_advantages(advantages, rollout, config)   # less KL where the token itself pays for it
+    metrics = optimize(policy, optimizer, rollout, loss, config, generator)
+
+An algorithm writes `loss(now, taken) -> (losses, terms)` over flat arrays of actions. Everything else is here, once:
+which actions a minibatch holds, what the sum of their losses is divided by, the entropy bonus, KL in the loss, and the
+call of `Policy.loss`. The optimiser's step itself is `agents.training.optimization.optimizer_step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from agents.advantages import normalize
+from agents.losses import kl_estimate
+from agents.policy.head import Places
+from agents.policy.policy import ActionEvaluation, Policy
+from agents.rollout import Actions, Rollout, micro_batches, minibatches
+from agents.training.config import RunConfig
+from agents.training.meter import Meter
+from agents.training.optimization import optimizer_step
+
+Loss = Callable[[ActionEvaluation, Actions], tuple[Tensor, dict[str, Tensor]]]
+"""From a policy's evaluation of some actions and what was recorded of them to the loss of each, `(k,)`, and to terms
+that are logged, `(k,)` each: their means over tokens become metrics."""
+
+
+def priced_rewards(rollout: Rollout, config: RunConfig) -> Tensor:
+    """Computes the rewards to learn from: those of the environment, bonuses, and KL where the return pays for it.
+
+    Args:
+        rollout: Fresh episodes; with a price on KL, their `ref_log_probs` too. Not edited.
+        config: Of `kl_credit`, `kl_coef` and `kl_estimator`.
+
+    Returns:
+        `(batch, time)` float32, in units of the score.
+
+    Raises:
+        ValueError: If KL has a price and there are no `ref_log_probs`.
+    """
+    rewards = rollout.rewards_and_bonuses
+    return rewards - _kl_price(rollout, config) if config.kl_credit == "return" and config.kl_coef else rewards
+
+
+def priced_advantages(
+    advantages: Tensor, rollout: Rollout, config: RunConfig, *, normalized: bool, center: bool = True
+) -> Tensor:
+    """Charges each token for its own KL where the config says so, and then normalises over the batch.
+
+    Args:
+        advantages: `(batch, time)` float32.
+        rollout: The episodes that they belong to.
+        config: Of `kl_credit`, `kl_coef` and `kl_estimator`.
+        normalized: If True, shifted and scaled to mean 0 and standard deviation 1 over the batch's tokens.
+        center: If False, scaled only, by the root mean square: every advantage keeps its sign.
+
+    Returns:
+        `(batch, time)` float32.
+
+    Raises:
+        ValueError: If KL has a price and there are no `ref_log_probs`.
+    """
+    if config.kl_credit == "token" and config.kl_coef:
+        advantages = advantages - _kl_price(rollout, config)
+    return normalize(advantages, rollout.response_mask, center=center) if normalized else advantages
+
+
+def _kl_price(rollout: Rollout, config: RunConfig) -> Tensor:
+    return (config.kl_coef or 0.0) * rollout.kl(config.kl_estimator)
+
+
+def optimize(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    loss: Loss,
+    config: RunConfig,
+    generator: torch.Generator,
+    *,
+    rows: Tensor | None = None,
+    epochs: int = 1,
+    minibatch_size: int | None = None,
+    minibatch_tokens: int | None = None,
+    target_kl: float | None = None,
+    metrics: Mapping[str, Tensor | float] | None = None,
+) -> dict[str, float]:
+    """Takes optimiser steps on a batch of episodes.
+
+    The gradient is that of the mean over the minibatch's tokens (or, with `loss_mean="episode"`, of the sum over each
+    episode, averaged over episodes) of `losses - entropy_coef * entropies`, and of the KL with `kl_credit="loss"`.
+
+    Args:
+        policy: The policy that is trained.
+        optimizer: Over the policy's parameters.
+        rollout: The episodes, with whatever `loss` reads of them.
+        loss: See `Loss`.
+        config: Micro-batches, the largest norm, the entropy bonus, the price of KL and `loss_mean`.
+        generator: Source of the minibatches' order.
+        rows: `(k,)` int64, the episodes to learn from, in one optimiser step an epoch; None: all of them.
+        epochs: Passes over the episodes.
+        minibatch_size: Episodes in a minibatch, on average; None: all of them are one optimiser step.
+        minibatch_tokens: Tokens in a minibatch, on average, in place of `minibatch_size`.
+        target_kl: No further epoch once the term `approx_kl` of the last one is above this many nats; None: never stop.
+        metrics: More numbers to log, () each. They are read with the others, so the device is waited for once.
+
+    Returns:
+        The metrics: those, token means of the terms, "entropy", and what `optimizer_step` counts.
+    """
+    meter = Meter()
+    meter.add(1.0, metrics or {})
+    whole = torch.arange(len(rollout), device=rollout.response_mask.device) if rows is None else rows
+    for epoch in range(1, epochs + 1):
+        epoch_meter = Meter()
+        batches = [whole]
+        if minibatch_size is not None:
+            batches = minibatches(rollout, minibatch_size, generator, tokens=minibatch_tokens)
+        for batch in batches:
+            of_batch = _MinibatchLoss.of(policy, rollout, batch, loss, config)
+            optimizer_step(optimizer, batch, of_batch, config, epoch_meter, cut=partial(micro_batches, rollout))
+        meter.merge(epoch_meter)
+        # The last epoch is followed by none: to read the meter is to wait for the device.
+        if target_kl is not None and epoch < epochs and epoch_meter.means().get("approx_kl", 0.0) > target_kl:
+            break
+    return {**meter.means(), "epochs": float(epoch)}
+
+
+@dataclass(frozen=True)
+class _MinibatchLoss:
+    """The loss of one minibatch, and what each of its micro-batches adds to it.
+
+    Attributes:
+        policy: The policy that is trained.
+        rollout: The episodes.
+        loss: Of single actions.
+        config: The settings.
+        tokens: () int64, actions of the minibatch: what metrics are means over.
+        normalizer: () int64, what the sum of the losses is divided by. Micro-batches share it, so that the cut changes
+            no number.
+    """
+
+    policy: Policy
+    rollout: Rollout
+    loss: Loss
+    config: RunConfig
+    tokens: Tensor
+    normalizer: Tensor
+
+    @classmethod
+    def of(cls, policy: Policy, rollout: Rollout, rows: Tensor, loss: Loss, config: RunConfig) -> _MinibatchLoss:
+        mask = rollout.response_mask[rows]
+        tokens = mask.sum()
+        normalizer = tokens if config.loss_mean == "token" else mask.any(dim=1).sum()
+        return cls(policy, rollout, loss, config, tokens, normalizer.clamp(min=1))
+
+    def __call__(self, rows: Tensor, meter: Meter) -> Tensor:
+        """The part of the loss, (), that a micro-batch of `rows` adds."""
+        part = self.rollout.select(rows)
+        return self.policy.loss(
+            part.input_ids,
+            part.positions,
+            part.response_mask,
+            partial(self._of_actions, part, meter),
+            temperature=self.config.temperature,
+            allowed=part.action_masks,
+        )
+
+    def _of_actions(self, part: Rollout, meter: Meter, now: ActionEvaluation, places: Places) -> Tensor:
+        config, taken = self.config, Actions(part, places)
+        losses, terms = self.loss(now, taken)
+        if config.entropy_coef:
+            losses = losses - config.entropy_coef * now.entropies
+        if config.kl_credit == "loss" and config.kl_coef:
+            losses = losses + config.kl_coef * kl_estimate(now.log_probs, taken.ref_log_probs, config.kl_estimator)
+        meter.add_sums(len(losses), {**terms, "entropy": now.entropies})
+        return losses.sum() / self.normalizer
