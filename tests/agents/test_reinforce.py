@@ -325,8 +325,8 @@ def test_a_run_that_goes_on_with_a_baseline_is_the_run_that_never_stopped(baseli
     stopped.learn(80)
     stopped.save(tmp_path)
     resumed = load(tmp_path, env=env, device="cpu")
-    assert resumed.memory == stopped.memory
-    assert (baseline == "moving_average") == ("moving_average" in resumed.memory)
+    assert resumed.carried == stopped.carried
+    assert (baseline == "moving_average") == ("moving_average" in resumed.carried)
     resumed.learn(160)
     assert resumed.updates == straight.updates > stopped.updates
     for one, two in zip(resumed.policy.parameters(), straight.policy.parameters(), strict=True):

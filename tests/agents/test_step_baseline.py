@@ -1,4 +1,4 @@
-"""What a step is worth beneath a critic: by hand, and as the reward shaping that it is equivalent to."""
+"""What a step is worth step_baseline a critic: by hand, and as the reward shaping that it is equivalent to."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agents import PPO, REINFORCE, ActorCritic
-from agents.algorithms.step_baseline import beneath, estimates, step_means
+from agents.algorithms.step_baseline import state_values, step_baseline, step_means
 from agents.collector import collect
 from tests.agents.conftest import make_policy
 from tests.agents.test_algorithms import assert_same_gradient, fresh_rollout, gradient
@@ -34,8 +34,8 @@ def test_each_step_has_its_own_average_by_hand():
 def test_a_step_is_worth_what_it_was_and_a_new_one_what_it_is_now():
     memory = {}
     returns, mask = torch.tensor([[4.0, 2.0], [8.0, 99.0]]), mask_of(2, 1)
-    assert beneath(memory, returns, mask).tolist() == [[6.0, 2.0], [6.0, 0.0]]
-    longer = beneath(memory, torch.tensor([[0.0, 0.0, 7.0], [0.0, 0.0, 9.0]]), mask_of(3, 3))
+    assert step_baseline(memory, returns, mask).tolist() == [[6.0, 2.0], [6.0, 0.0]]
+    longer = step_baseline(memory, torch.tensor([[0.0, 0.0, 7.0], [0.0, 0.0, 9.0]]), mask_of(3, 3))
     assert longer.tolist() == [[6.0, 2.0, 8.0], [6.0, 2.0, 8.0]]
 
 
@@ -52,12 +52,12 @@ def test_values_are_the_critics_and_the_steps():
         last_values=torch.tensor([0.25, 0.25, 0.25]),
         baselines=torch.where(mask, means, 0),
     )
-    values, last_values, of_step = estimates(given)
+    values, last_values, of_step = state_values(given)
     assert values[mask].tolist() == (means + 0.5)[mask].tolist()
     assert torch.equal(of_step, given.baselines)
     # A cut episode goes on at the step after its last; where nobody got that far, what is known last has to do.
     assert last_values.tolist() == [steps + 0.25, 2.25, 3.25]
-    alone = estimates(replace(given, baselines=None))
+    alone = state_values(replace(given, baselines=None))
     assert torch.equal(alone[0], given.values)
     assert torch.equal(alone[1], given.last_values)
     assert not alone[2].any()
@@ -76,7 +76,7 @@ def test_values_are_the_critics_and_the_steps():
 def test_it_is_the_shaping_by_that_potential(algorithm, settings):
     """Wiewiora (2003), arXiv:1106.5267: to begin values at a potential is to shape rewards with it.
 
-    With m beneath the critic, the update is that of a critic alone on r_t + gamma m_{t+1} - m_t, m being 0 at the end.
+    With m step_baseline the critic, the update is that of a critic alone on r_t + gamma m_{t+1} - m_t, m being 0 at the end.
     """
     gamma = 0.9
     rollout = fresh_rollout(make_policy(seed=1))
