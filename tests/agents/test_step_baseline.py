@@ -1,4 +1,4 @@
-"""What a step is worth step_baseline a critic: by hand, and as the reward shaping that it is equivalent to."""
+"""The step baseline under a critic: by hand, and as the reward shaping that it is equivalent to."""
 
 from dataclasses import replace
 
@@ -18,24 +18,24 @@ def mask_of(*lengths):
 
 
 def test_each_step_has_its_own_average_by_hand():
-    memory = {}
-    first = step_means(memory, "here", torch.tensor([[4.0, 2.0], [8.0, 99.0]]), mask_of(2, 1), 0.75)
+    carried = {}
+    first = step_means(carried, "here", torch.tensor([[4.0, 2.0], [8.0, 99.0]]), mask_of(2, 1), 0.75)
     assert first.isnan().all(), "nothing is known before the first batch"
-    assert memory == {"here": [6.0, 2.0]}
-    second = step_means(memory, "here", torch.tensor([[2.0, 6.0, 5.0]]), mask_of(3), 0.75)
+    assert carried == {"here": [6.0, 2.0]}
+    second = step_means(carried, "here", torch.tensor([[2.0, 6.0, 5.0]]), mask_of(3), 0.75)
     assert second[:2].tolist() == [6.0, 2.0]
     assert second[2].isnan(), "no earlier episode got that far"
-    assert memory == {"here": [5.0, 3.0, 5.0]}
-    third = step_means(memory, "here", torch.tensor([[1.0]]), mask_of(1), 0.75)
+    assert carried == {"here": [5.0, 3.0, 5.0]}
+    third = step_means(carried, "here", torch.tensor([[1.0]]), mask_of(1), 0.75)
     assert third.tolist() == [5.0]
-    assert memory == {"here": [4.0, 3.0, 5.0]}, "a step that no episode reached stays as it was"
+    assert carried == {"here": [4.0, 3.0, 5.0]}, "a step that no episode reached stays as it was"
 
 
 def test_a_step_is_worth_what_it_was_and_a_new_one_what_it_is_now():
-    memory = {}
+    carried = {}
     returns, mask = torch.tensor([[4.0, 2.0], [8.0, 99.0]]), mask_of(2, 1)
-    assert step_baseline(memory, returns, mask).tolist() == [[6.0, 2.0], [6.0, 0.0]]
-    longer = step_baseline(memory, torch.tensor([[0.0, 0.0, 7.0], [0.0, 0.0, 9.0]]), mask_of(3, 3))
+    assert step_baseline(carried, returns, mask).tolist() == [[6.0, 2.0], [6.0, 0.0]]
+    longer = step_baseline(carried, torch.tensor([[0.0, 0.0, 7.0], [0.0, 0.0, 9.0]]), mask_of(3, 3))
     assert longer.tolist() == [[6.0, 2.0, 8.0], [6.0, 2.0, 8.0]]
 
 
@@ -76,7 +76,7 @@ def test_values_are_the_critics_and_the_steps():
 def test_it_is_the_shaping_by_that_potential(algorithm, settings):
     """Wiewiora (2003), arXiv:1106.5267: to begin values at a potential is to shape rewards with it.
 
-    With m step_baseline the critic, the update is that of a critic alone on r_t + gamma m_{t+1} - m_t, m being 0 at the end.
+    With m under the critic, the update is that of a critic alone on r_t + gamma m_{t+1} - m_t, m being 0 at the end.
     """
     gamma = 0.9
     rollout = fresh_rollout(make_policy(seed=1))
@@ -94,7 +94,7 @@ def test_it_is_the_shaping_by_that_potential(algorithm, settings):
 
 @pytest.mark.parametrize("algorithm", [PPO, ActorCritic, REINFORCE])
 def test_agents_remember_it(algorithm):
-    """Only where the config says so. What is in `memory` is in the checkpoint."""
+    """Only where the config says so. What an agent carries is in the checkpoint."""
     settings = {"num_envs": 8, "episodes_per_update": 8}
     if algorithm is REINFORCE:
         settings["baseline"] = "value"
@@ -106,4 +106,4 @@ def test_agents_remember_it(algorithm):
     assert prepared.baselines[:, 0].tolist() == pytest.approx([mean] * 8, abs=1e-5)
     off = algorithm(make_policy(seed=1), lanes(8), step_baseline=False, **settings)
     assert off.algorithm.prepare(off, rollout).baselines is None
-    assert off.memory == {}
+    assert off.carried == {}
