@@ -9,8 +9,9 @@ import textwrap
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-import agents
 from agents.config import OptimizerConfig, RunConfig
+
+import agents
 
 PAGE = Path(__file__).with_suffix(".md")
 CONFIGS = {
