@@ -35,9 +35,10 @@ test: $(STAMP) ## Run the tests and the docstring examples (ARGS="-k bleu" for s
 demo: $(STAMP) ## Train the bundled model with PPO, a minute or two on a CPU, into runs/
 	$(BIN)/python -m agents train --algorithm ppo --env TextGen-v0 --model tiny $(ARGS)
 
-check: $(STAMP) ## Lint, check the format and the types; changes nothing
+check: $(STAMP) ## Lint, check the format, the layers of imports and the types; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
 format: $(STAMP) ## Format, and fix what the linter can
