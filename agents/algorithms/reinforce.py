@@ -118,11 +118,11 @@ def prepare(agent: Agent, rollout: Rollout) -> Rollout:
     assert isinstance(config, REINFORCEConfig)
     if config.baseline == "moving_average":
         credited, mask = credits(rollout, rollout.rewards_and_bonuses, config), rollout.response_mask
-        known = step_means(agent.memory, "moving_average", credited, mask, config.baseline_decay)
+        known = step_means(agent.carried, "moving_average", credited, mask, config.baseline_decay)
         return replace(rollout, baselines=torch.where(mask, known.nan_to_num().float(), 0))
     if config.baseline == "value" and config.step_values:
         credited = credits(rollout, rollout.rewards_and_bonuses, config)
-        return replace(rollout, baselines=beneath(agent.memory, credited, rollout.response_mask))
+        return replace(rollout, baselines=beneath(agent.carried, credited, rollout.response_mask))
     if config.baseline == "greedy":
         if agent.env.group_size == 1:
             examples, place = rollout.examples.unique(return_inverse=True)

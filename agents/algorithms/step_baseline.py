@@ -82,7 +82,7 @@ def prepare(agent: Agent, rollout: Rollout) -> Rollout:
         return rollout
     mask = rollout.response_mask
     returns = discounted_returns(rollout.rewards_and_bonuses, mask, gamma=agent.config.gamma)
-    return replace(rollout, baselines=beneath(agent.memory, returns, mask))
+    return replace(rollout, baselines=beneath(agent.carried, returns, mask))
 
 
 def estimates(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:

@@ -259,7 +259,7 @@ def test_moving_average_is_that_of_earlier_batches():
         seen.append(mean)
         assert prepared.baselines[:, 0].tolist() == pytest.approx([expected] * 8, abs=1e-5)
         assert (prepared.baselines[~prepared.response_mask] == 0).all()
-        assert agent.memory["moving_average"][0] == pytest.approx(average, abs=1e-5)
+        assert agent.carried["moving_average"][0] == pytest.approx(average, abs=1e-5)
     assert len(set(seen)) == 3
 
 
@@ -298,7 +298,7 @@ def test_bonuses_are_in_the_baseline(baseline):
     paid = replace(rollout, bonuses=torch.where(rollout.response_mask, 0.25, 0.0))
     found = []
     for batch in (rollout, paid):
-        agent.memory.clear()
+        agent.carried.clear()
         agent.algorithm.prepare(agent, batch)  # the moving average knows this batch from here on
         prepared = agent.algorithm.prepare(agent, batch)
         found.append(
@@ -325,8 +325,8 @@ def test_a_run_that_goes_on_with_a_baseline_is_the_run_that_never_stopped(baseli
     stopped.learn(80)
     stopped.save(tmp_path)
     resumed = load(tmp_path, env=env, device="cpu")
-    assert resumed.memory == stopped.memory
-    assert (baseline == "moving_average") == ("moving_average" in resumed.memory)
+    assert resumed.carried == stopped.carried
+    assert (baseline == "moving_average") == ("moving_average" in resumed.carried)
     resumed.learn(160)
     assert resumed.updates == straight.updates > stopped.updates
     for one, two in zip(resumed.policy.parameters(), straight.policy.parameters(), strict=True):

@@ -102,8 +102,8 @@ def test_agents_remember_it(algorithm):
     agent = algorithm(make_policy(seed=1), lanes(8), **settings)
     prepared = agent.algorithm.prepare(agent, rollout)
     mean = float(rollout.rewards_and_bonuses.sum(dim=1).mean())
-    assert agent.memory["step_values"][0] == pytest.approx(mean, abs=1e-5)
+    assert agent.carried["step_values"][0] == pytest.approx(mean, abs=1e-5)
     assert prepared.baselines[:, 0].tolist() == pytest.approx([mean] * 8, abs=1e-5)
     off = algorithm(make_policy(seed=1), lanes(8), step_values=False, **settings)
     assert off.algorithm.prepare(off, rollout).baselines is None
-    assert off.memory == {}
+    assert off.carried == {}
