@@ -7,7 +7,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from agents import Policy
+from agents import Algorithm, Policy
 
 WORDS = ["<eos>", "<bos>", "<pad>", " a", " b", " c", " good", " bad", ".", " é"]
 
@@ -70,3 +70,12 @@ def one_thread() -> Iterator[None]:
 def policy() -> Policy:
     """A random Llama over ten words."""
     return make_policy()
+
+
+@pytest.fixture
+def own_algorithms() -> Iterator[None]:
+    """Algorithms that the test makes are forgotten after it, and their names are free again."""
+    before = dict(Algorithm.known)
+    yield
+    Algorithm.known.clear()
+    Algorithm.known.update(before)
