@@ -324,8 +324,8 @@ def _cumulative_advantages(
     The reference's values are those of its own tokens. For a model with another tokenizer they are known for the prompt
     alone, which the reference has read in its own way. That is enough for the sum of TD errors, but not for the shares.
     """
-    returns = discounted_returns(rollout.rewards, rollout.response_mask, gamma=values.gamma)[:, 0]
-    returns = returns.double().cpu().numpy()
+    to_go = discounted_returns(rollout.rewards, rollout.response_mask, gamma=values.gamma)
+    returns: NDArray[np.float64] = to_go[:, 0].double().cpu().numpy()
     totals: NDArray[np.float64] | None = None
     shares = None
     if same_tokenizer:
