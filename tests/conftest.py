@@ -23,6 +23,9 @@ def _threads() -> int:
     return max(1, cores // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
+# Before they are imported, so that a failed `assert` in them shows its values, as those in tests do.
+pytest.register_assert_rewrite("tests.agents.helpers", "tests.textenvs.helpers", "tests.textenvs.datasets.helpers")
+
 # As variables, before any test imports torch, and not through torch itself: what needs no torch must not load it. Set
 # and not defaulted, since a worker inherits what the process that started it has set for itself alone.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

@@ -1,60 +1,14 @@
-"""Small random models over a small vocabulary, for tests that need no language."""
+"""Fixtures of the agents' tests; the functions and classes that they share stand in helpers.py."""
 
+import logging
 from collections.abc import Iterator
 
 import pytest
 import torch
-import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from agents import Algorithm, Policy
-
-WORDS = ["<eos>", "<bos>", "<pad>", " a", " b", " c", " good", " bad", ".", " é"]
-
-
-def word_tokenizer() -> Tokenizer:
-    """Ten tokens, each a word with its space."""
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens(["<eos>", "<bos>", "<pad>"])
-    return tokenizer
-
-
-SHAPES = {"vocab_size": 10, "bos_token_id": 1, "eos_token_id": 0, "pad_token_id": 2}
-
-
-def tiny_config(kind: str) -> transformers.PreTrainedConfig:
-    """A config of one of the architectures that the lane cache must be exact for."""
-    llama = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    grouped = {**SHAPES, "num_key_value_heads": 2, "max_position_embeddings": 128}
-    configs = {
-        "llama": lambda: transformers.LlamaConfig(**llama, **grouped),
-        "qwen2": lambda: transformers.Qwen2Config(**llama, **grouped),
-        "gpt2": lambda: transformers.GPT2Config(**SHAPES, n_embd=32, n_layer=2, n_head=4, n_positions=128),
-        "opt": lambda: transformers.OPTConfig(
-            **SHAPES, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
-            max_position_embeddings=128, word_embed_proj_dim=32,
-        ),
-        "gpt_neox": lambda: transformers.GPTNeoXConfig(**llama, **SHAPES, max_position_embeddings=128),
-    }  # fmt: skip
-    return configs[kind]()
-
-
-ARCHITECTURES = ("llama", "qwen2", "gpt2", "opt", "gpt_neox")
-
-
-def make_policy(kind: str = "llama", seed: int = 0, spread: float = 0.4) -> Policy:
-    """A policy with random weights, spread out enough that its distributions differ from state to state."""
-    torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(tiny_config(kind))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 2 and "norm" not in name:
-                parameter.normal_(0.0, spread)
-    policy = Policy(model, word_tokenizer())
-    torch.nn.init.normal_(policy.value_head.weight, std=0.3)
-    return policy
+from agents.policy import cuda_graphs
+from tests.agents.helpers import Again, make_policy
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +33,33 @@ def own_algorithms() -> Iterator[None]:
     yield
     Algorithm.known.clear()
     Algorithm.known.update(before)
+
+
+@pytest.fixture
+def said():
+    """The warnings of `agents`, as a list that grows."""
+    found: list[str] = []
+
+    class Listens(logging.Handler):
+        def emit(self, record):
+            found.append(record.getMessage())
+
+    logger, handler = logging.getLogger("agents"), Listens(logging.WARNING)
+    logger.addHandler(handler)
+    yield found
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The recordings that policies on a CPU make, since compiling means recording here."""
+    found = []
+
+    def record(function, beside):
+        found.append(Again(function, beside))
+        return found[-1]
+
+    monkeypatch.setattr(Policy, "_captures_steps", lambda self: self.compiled and not self.has_adapters)
+    monkeypatch.setattr(Policy, "_launches_ahead", lambda self: False)  # test_ahead.py switches it on
+    monkeypatch.setattr(cuda_graphs, "recorder", lambda device: record)
+    return found

@@ -19,9 +19,7 @@ from agents.policy.context import FullContext
 from agents.policy.decode_graph import Steps
 from agents.policy.kv_cache import CachedContext
 from agents.policy.lookahead import Arriving, Foreseen
-from tests.agents.conftest import make_policy
-from tests.agents.test_captures import made  # noqa: F401
-from tests.agents.test_rollout import Letters, lanes
+from tests.agents.helpers import Letters, lanes, make_policy
 
 
 class Talk(Letters):
@@ -223,7 +221,7 @@ def test_no_step_reads_from_the_device(kind, ahead, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_recorded_steps_are_launched_ahead_too(kind, ahead, made):  # noqa: F811
+def test_recorded_steps_are_launched_ahead_too(kind, ahead, made):
     """Their outputs stand at fixed places, and the next replay overwrites them."""
     plain = make_policy(kind, seed=1)
     policy = copy.deepcopy(plain).adapt(compile=True)
@@ -239,7 +237,7 @@ def test_recorded_steps_are_launched_ahead_too(kind, ahead, made):  # noqa: F811
     assert sum(one.replays for one in made) > 40
 
 
-def test_room_is_never_outgrown(ahead, made, monkeypatch):  # noqa: F811
+def test_room_is_never_outgrown(ahead, made, monkeypatch):
     """Texts of 64 tokens fill a bucket of the cache to the last place, and lanes that are over idle there."""
     policy = make_policy(seed=1).adapt(compile=True)
     positions = []

@@ -6,34 +6,20 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from agents import PPO, REINFORCE, ActorCritic, Algorithm, collect
-from agents.rollout import Rollout, reference_log_probs
+from agents import PPO, REINFORCE, ActorCritic, Algorithm
+from agents.rollout import Rollout
 from agents.training.optimization import make_optimizer
-from tests.agents.conftest import make_policy, word_tokenizer
-from tests.agents.test_rollout import Letters, count_good, lanes
-
-ALGORITHMS = {"ppo": PPO, "actor_critic": ActorCritic, "reinforce": REINFORCE}
-
-
-def share_of_good(example, response):
-    """1 where every word is "good"."""
-    words = response.split()
-    return sum(word == "good" for word in words) / max(len(words), 4)
-
-
-def environment(num_envs=32, payout="immediate", **kwargs):
-    return lanes(num_envs, payout, reward=share_of_good, max_new_tokens=4, **kwargs)
-
-
-def fresh_rollout(policy, num_episodes=24, payout="immediate", kl=True):
-    rollout = collect(lanes(payout=payout), policy, num_episodes, seed=0, generator=torch.Generator().manual_seed(0))
-    other = make_policy(seed=9) if kl else policy
-    return replace(rollout, ref_log_probs=reference_log_probs(other, rollout, temperature=1.0))
-
-
-def of_each(name, rollout):
-    """Settings that make one batch one optimiser step."""
-    return {"minibatch_size": len(rollout)} if name == "ppo" else {}
+from tests.agents.helpers import (
+    ALGORITHMS,
+    Letters,
+    assert_same_gradient,
+    count_good,
+    environment,
+    fresh_rollout,
+    gradient,
+    make_policy,
+    word_tokenizer,
+)
 
 
 @pytest.mark.parametrize("payout", ["immediate", "sparse"])
@@ -46,27 +32,6 @@ def test_learns_to_write_good(name, payout):
     agent.learn(64 * 4 * 40, on_update=lambda row: first.append(row["score"]))
     assert first[0] < 0.3
     assert max(first[-3:]) > 0.9
-
-
-def gradient(algorithm, rollout, **settings):
-    """What one update puts into the gradients, caught before the first optimiser step of plain SGD."""
-    policy = make_policy(seed=1)
-    config = algorithm.config(max_grad_norm=1e9, **settings)
-    caught = []
-
-    class Catch(torch.optim.SGD):
-        def step(self, closure=None):
-            if not caught:
-                caught.append([one.grad.clone() for one in policy.parameters() if one.grad is not None])
-
-    algorithm.update(policy, Catch(policy.parameters(), lr=0.0), rollout, config, torch.Generator().manual_seed(0))
-    return caught[0]
-
-
-def assert_same_gradient(one, two, tolerance=1e-6):
-    scale = max(float(gradient.abs().max()) for gradient in one)
-    for first, second in zip(one, two, strict=True):
-        torch.testing.assert_close(first, second, atol=tolerance * max(scale, 1.0), rtol=1e-4)
 
 
 def test_first_gradient_of_ppo_is_that_of_actor_critic():

@@ -8,8 +8,7 @@ import torch
 from agents import BestOfN
 from agents.algorithms.best_of_n import best_rows
 from agents.training.optimization import make_optimizer
-from tests.agents.conftest import make_policy
-from tests.agents.test_algorithms import assert_same_gradient, environment, fresh_rollout, gradient
+from tests.agents.helpers import assert_same_gradient, environment, fresh_rollout, gradient, make_policy
 
 
 def test_keeps_the_best_of_each_group_or_of_the_batch_by_hand():

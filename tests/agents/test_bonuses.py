@@ -15,7 +15,7 @@ from agents import PPO, REINFORCE, ActorCritic, Policy, load
 from agents.bonuses import BONUSES, Bonuses, last_hidden_states, self_bleu, text_hashes
 from agents.rollout import Rollout
 from agents.training.agent import Algorithm
-from tests.agents.conftest import make_policy, word_tokenizer
+from tests.agents.helpers import make_policy, word_tokenizer
 
 EOS, A, B, C, GOOD = 0, 3, 4, 5, 6
 

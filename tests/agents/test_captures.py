@@ -7,43 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from agents import Policy, collect
+from agents import collect
 from agents.policy import cuda_graphs
 from agents.policy.context import FullContext
 from agents.policy.cuda_graphs import CapturedStep
 from agents.policy.kv_cache import CachedContext, LaneStore
-from tests.agents.conftest import make_policy
-from tests.agents.test_compile import said  # noqa: F401
-from tests.agents.test_rollout import lanes
-
-
-class Again:
-    """Replays by calling: on whatever the buffers hold by then, into the same outputs, as a CUDA graph does."""
-
-    def __init__(self, function, beside):
-        self.function, self.beside, self.replays = function, beside, 0
-        function()
-        self.outputs = tuple(one.clone().zero_() for one in function())  # a graph has run nothing when it is recorded
-
-    def replay(self):
-        self.replays += 1
-        for kept, new in zip(self.outputs, self.function(), strict=True):
-            kept.copy_(new)
-
-
-@pytest.fixture
-def made(monkeypatch):
-    """The recordings that policies on a CPU make, since compiling means recording here."""
-    found = []
-
-    def record(function, beside):
-        found.append(Again(function, beside))
-        return found[-1]
-
-    monkeypatch.setattr(Policy, "_captures_steps", lambda self: self.compiled and not self.has_adapters)
-    monkeypatch.setattr(Policy, "_launches_ahead", lambda self: False)  # test_ahead.py switches it on
-    monkeypatch.setattr(cuda_graphs, "recorder", lambda device: record)
-    return found
+from tests.agents.helpers import Again, lanes, make_policy
 
 
 def rollout_of(policy, seed=0, episodes=12, **kwargs):
@@ -92,7 +61,7 @@ def test_the_recording_that_was_not_replayed_for_longest_goes():
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_a_recorded_rollout_is_the_plain_one(kind, made, said):  # noqa: F811
+def test_a_recorded_rollout_is_the_plain_one(kind, made, said):
     plain = make_policy(kind, seed=1)
     policy = copy.deepcopy(plain).adapt(compile=True)
     for seed in (0, 1):
@@ -196,7 +165,7 @@ def test_masked_and_greedy_steps_are_recorded_too(made):
     assert isinstance(policy._masked_graph._graph, CapturedStep)
 
 
-def test_bfloat16_is_recorded(made, said):  # noqa: F811
+def test_bfloat16_is_recorded(made, said):
     plain = make_policy("gpt2", seed=1).adapt(precision="bfloat16")
     policy = make_policy("gpt2", seed=1).adapt(precision="bfloat16", compile=True)
     rollout_of(policy, 1)
@@ -242,7 +211,7 @@ def test_room_grows_where_it_must():
         assert not copied._held
 
 
-def test_numbers_that_differ_are_refused(made, monkeypatch, said):  # noqa: F811
+def test_numbers_that_differ_are_refused(made, monkeypatch, said):
     class Stale(Again):
         """Replays what it gave first: a recording that does not read its inputs anew."""
 
@@ -260,7 +229,7 @@ def test_numbers_that_differ_are_refused(made, monkeypatch, said):  # noqa: F811
     assert "LlamaModel takes its decode steps without a CUDA graph (ValueError: its numbers differ" in warning
 
 
-def test_what_cannot_be_recorded_goes_on_without(made, monkeypatch, said):  # noqa: F811
+def test_what_cannot_be_recorded_goes_on_without(made, monkeypatch, said):
     def record(function, beside):
         raise RuntimeError("operation not permitted when stream is capturing\nsecond line")
 

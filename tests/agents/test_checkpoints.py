@@ -10,24 +10,13 @@ import safetensors
 from agents import REINFORCE, load
 from agents.training import checkpoints
 from agents.training.checkpoints import CheckpointError, SaveError
-from tests.agents.conftest import make_policy
-from tests.agents.test_rollout import lanes
+from tests.agents.helpers import change, lanes, make_policy
 
 SMALL = {"num_envs": 4, "episodes_per_update": 4}
 
 
 def make_agent(seed=0):
     return REINFORCE(make_policy(), lanes(4), seed=seed, **SMALL)
-
-
-def change(checkpoint, **values):
-    """Change agent.json, and make the manifest agree: what is written on purpose is no damage."""
-    file = checkpoint / "agent.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
-    manifest = checkpoint / checkpoints.MANIFEST
-    content = json.loads(manifest.read_text())
-    content["files"]["agent.json"] = checkpoints.fingerprint(file)
-    manifest.write_text(json.dumps(content))
 
 
 def names(run):

@@ -18,8 +18,7 @@ from agents.evaluation.comparison_page import as_text, chosen_episodes, write
 from agents.evaluation.fitted_values import ReferenceValues, ridge
 from agents.evaluation.labels import Labels, label_scores
 from agents.evaluation.paired_prompts import play_pairs, score_gap
-from tests.agents.conftest import make_policy
-from tests.agents.test_rollout import count_good, lanes
+from tests.agents.helpers import count_good, lanes, make_policy
 from textenvs import Example, Task, register_task
 from textenvs.tokenizer import decode
 
@@ -329,7 +328,7 @@ def test_labels_are_scored_as_by_hand():
 
 
 def test_the_gap_is_that_of_greedy_scores_and_0_for_who_does_not_look(comparison):
-    from tests.agents.test_correctness import biased_head
+    from tests.agents.helpers import biased_head
 
     gap = comparison.models[0].gap
     assert gap.pairs == 10

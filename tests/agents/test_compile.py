@@ -2,7 +2,6 @@
 
 import copy
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -16,28 +15,11 @@ from agents import Policy, collect, load
 from agents.__main__ import main
 from agents.policy import decode_graph
 from agents.policy.context import FullContext
-from benchmarks.faults import RUN, outcome
-from tests.agents.conftest import make_policy
-from tests.agents.test_resume import finished
-from tests.agents.test_rollout import lanes
+from benchmarks.faults import RUN, outcome, start
+from tests.agents.helpers import lanes, make_policy
 
 HAS_COMPILER = shutil.which("g++") or shutil.which("clang++")
 needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
-
-
-@pytest.fixture
-def said():
-    """The warnings of `agents`, as a list that grows."""
-    found: list[str] = []
-
-    class Listens(logging.Handler):
-        def emit(self, record):
-            found.append(record.getMessage())
-
-    logger, handler = logging.getLogger("agents"), Listens(logging.WARNING)
-    logger.addHandler(handler)
-    yield found
-    logger.removeHandler(handler)
 
 
 def rollout_of(policy, seed=0, **kwargs):
@@ -193,7 +175,9 @@ def test_a_compiled_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, mon
     main([*run, "--output", str(tmp_path / "straight")])
     assert len(decode_graph._COMPILED) == 1
     assert not said
-    assert finished([*run, "--output", str(tmp_path / "killed")], moment="update", call=14) < 0
+    process = start([*run, "--output", str(tmp_path / "killed")], moment="update", call=14)
+    process.join()
+    assert process.exitcode < 0
     command = ["from benchmarks.faults import play", f"play(['train', '--resume', {str(tmp_path / 'killed')!r}])"]
     subprocess.run([sys.executable, "-c", "; ".join(command)], env={**os.environ, "PYTHONHASHSEED": "1"}, check=True)
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "straight")

@@ -15,9 +15,20 @@ from agents import PPO, REINFORCE, ActorCritic, Policy, collect
 from agents.policy.head import unpack_masks
 from agents.rollout import reference_log_probs
 from agents.training.optimization import make_optimizer
-from tests.agents.conftest import make_policy, tiny_config, word_tokenizer
-from tests.agents.test_algorithms import ALGORITHMS, assert_same_gradient, fresh_rollout, gradient, of_each
-from tests.agents.test_rollout import Letters, count_good, lanes
+from tests.agents.helpers import (
+    ALGORITHMS,
+    Letters,
+    assert_same_gradient,
+    biased_head,
+    count_good,
+    fresh_rollout,
+    gradient,
+    lanes,
+    make_policy,
+    of_each,
+    tiny_config,
+    word_tokenizer,
+)
 from textenvs import Example, Task, TextGenVectorEnv
 from textenvs.tokenizer import SubwordTokenizer
 
@@ -121,17 +132,6 @@ def test_pad_and_special_tokens_inside_a_response_shift_nothing():
     plain = plain_log_probs(policy, rollout)
     torch.testing.assert_close(rollout.log_probs, plain, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(again(policy, rollout).log_probs.detach(), plain, atol=1e-5, rtol=1e-5)
-
-
-def biased_head(policy, biases):
-    """The policy's head with something added to some logits."""
-    head = torch.nn.Linear(32, 10)
-    with torch.no_grad():
-        head.weight.copy_(policy.model.lm_head.weight)
-        head.bias.zero_()
-        for token, bias in biases.items():
-            head.bias[token] = bias
-    return head
 
 
 @pytest.mark.parametrize("pad", ["<pad>", "<eos>"])

@@ -14,8 +14,7 @@ from agents.policy import decode_graph
 from agents.policy.context import FullContext
 from agents.policy.decode_graph import StepGraph
 from agents.policy.kv_cache import CachedContext
-from tests.agents.conftest import ARCHITECTURES, make_policy
-from tests.agents.test_rollout import lanes
+from tests.agents.helpers import ARCHITECTURES, lanes, make_policy
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,7 @@ import torch
 from agents import collect
 from agents.evaluation.evaluation import confidence_interval, evaluate
 from agents.rollout import reference_log_probs
-from tests.agents.conftest import make_policy
-from tests.agents.test_rollout import lanes
+from tests.agents.helpers import lanes, make_policy
 
 
 def test_the_interval_by_hand():

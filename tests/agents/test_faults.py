@@ -17,8 +17,7 @@ from agents import PPO, load
 from agents.__main__ import main
 from agents.training import checkpoints, player, run_folder
 from benchmarks.faults import RUN, outcome, start
-from tests.agents.conftest import make_policy
-from tests.agents.test_training import small_agent
+from tests.agents.helpers import make_policy, small_agent
 
 SHORT = [*RUN, "--total-timesteps", "120", "--eval-during", "0"]
 

@@ -6,7 +6,7 @@
 import pytest
 
 from agents import PPO, REINFORCE, ActorCritic
-from tests.agents.test_rollout import lanes
+from tests.agents.helpers import lanes
 from textenvs import Example, Task, make_task
 
 ALGORITHMS = {"ppo": PPO, "actor_critic": ActorCritic, "reinforce": REINFORCE}

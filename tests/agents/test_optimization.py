@@ -7,8 +7,7 @@ from agents import PPO, REINFORCE, ActorCritic, load
 from agents.training.config import RunConfig
 from agents.training.optimization import make_optimizer, set_learning_rate
 from agents.training.schedules import schedule
-from tests.agents.conftest import make_policy
-from tests.agents.test_rollout import lanes
+from tests.agents.helpers import lanes, make_policy
 
 
 @pytest.mark.parametrize(

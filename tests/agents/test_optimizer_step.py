@@ -15,8 +15,7 @@ from agents.training.config import OptimizerConfig
 from agents.training.meter import Meter
 from agents.training.optimization import NonFiniteError, optimizer_step, skipped_in_a_row, skipped_steps
 from benchmarks.faults import RUN
-from tests.agents.conftest import make_policy
-from tests.agents.test_rollout import lanes
+from tests.agents.helpers import lanes, make_policy
 
 SMALL = {"num_envs": 4, "episodes_per_update": 4}
 TARGETS = torch.tensor([1.0, 2.0, 3.0, 6.0, 8.0, 10.0])

@@ -14,9 +14,7 @@ from agents.rollout import reference_log_probs
 from agents.training.agent import Algorithm
 from benchmarks import report
 from benchmarks.learn import read_rows
-from tests.agents.conftest import make_policy
-from tests.agents.test_algorithms import assert_same_gradient, environment, gradient
-from tests.agents.test_rollout import lanes
+from tests.agents.helpers import assert_same_gradient, environment, gradient, lanes, make_policy
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-algorithm.md"
 

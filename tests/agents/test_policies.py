@@ -20,8 +20,8 @@ from agents.policy.encoder_decoder import EncoderDecoderContext
 from agents.policy.kv_cache import CachedContext
 from agents.policy.lstm import RecurrentContext
 from agents.policy.sampling import Truncation
-from tests.agents.conftest import make_policy as make_any
-from tests.agents.conftest import word_tokenizer
+from tests.agents.helpers import make_policy as make_any
+from tests.agents.helpers import word_tokenizer
 from textenvs import TextGenVectorEnv, encoder_decoder
 
 LLAMA = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from agents import Policy
 from agents.policy.context import FullContext
 from agents.policy.kv_cache import CachedContext
-from tests.agents.conftest import ARCHITECTURES, make_policy
+from tests.agents.helpers import ARCHITECTURES, make_policy
 
 
 def random_rows(seed, lanes=5, length=40):
@@ -101,7 +101,7 @@ def test_logits_beyond_the_tokenizer_are_never_sampled():
     """A model with more logits than its tokenizer has tokens (padded to a multiple of 64, say)."""
     import transformers
 
-    from tests.agents.conftest import word_tokenizer
+    from tests.agents.helpers import word_tokenizer
 
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
@@ -151,7 +151,7 @@ def test_saved_folder_loads_in_plain_transformers(tmp_path):
 
 def test_a_tokenizer_object_is_saved_with_its_special_tokens(tmp_path):
     """An EOS of any name, from a plain tokenizers.Tokenizer."""
-    from tests.agents.conftest import tiny_config, word_tokenizer
+    from tests.agents.helpers import tiny_config, word_tokenizer
     from textenvs.tokenizer import SubwordTokenizer
 
     model = AutoModelForCausalLM.from_config(tiny_config("llama"))

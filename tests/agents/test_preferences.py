@@ -24,28 +24,8 @@ from agents.supervised.reward_model import (
     split_pairs,
     train,
 )
-from tests.agents.conftest import make_policy
-from tests.agents.test_rollout import lanes
+from tests.agents.helpers import lanes, make_policy, noisy_pairs, utility
 from textenvs import Example, make_reward
-
-WORDS = (" a", " b", " c", " good", " bad", " é")
-
-
-def utility(example, response):
-    """What the labels are made of, and no model is told: good words count, bad ones count against."""
-    return 1.5 * (response.count("good") - response.count("bad"))
-
-
-def noisy_pairs(count, seed=0, words=6):
-    """Random texts, labelled with the noise of Bradley and Terry's model."""
-    rng = np.random.default_rng(seed)
-    pairs = []
-    for _ in range(count):
-        prompt = "".join(rng.choice(WORDS, 2))
-        one, two = ("".join(rng.choice(WORDS, words)) for _ in range(2))
-        first = rng.random() < 1 / (1 + math.exp(utility(None, two) - utility(None, one)))
-        pairs.append(Pair(prompt, *((one, two) if first else (two, one))))
-    return pairs
 
 
 def true_margins(pairs):

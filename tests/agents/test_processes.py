@@ -23,9 +23,7 @@ from agents.supervised import reward_model
 from agents.training import checkpoints, optimization
 from agents.training.meter import Meter
 from benchmarks.faults import RUN
-from tests.agents.conftest import make_policy
-from tests.agents.test_preferences import noisy_pairs
-from tests.agents.test_sft import KWARGS
+from tests.agents.helpers import ECHO_KWARGS, make_policy, noisy_pairs
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="torch was built without gloo")
 UPDATES = 2
@@ -106,7 +104,7 @@ def warm_start(folder):
     """Two epochs of supervised fine-tuning: what there is to say of them, and the weights."""
     policy = make_policy()
     config = SFTConfig(epochs=2, batch_size=5, micro_batch_size=2, eval_episodes=4)
-    rows = fine_tune(policy, "TextGen-v0", config=config, env_kwargs=KWARGS, folder=folder)
+    rows = fine_tune(policy, "TextGen-v0", config=config, env_kwargs=ECHO_KWARGS, folder=folder)
     shown = [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows]
     return shown, torch.cat([one.detach().flatten() for one in policy.parameters()])
 

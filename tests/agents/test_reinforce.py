@@ -13,9 +13,7 @@ from agents import REINFORCE, ActorCritic, Policy, collect, load
 from agents.advantages import discounted_returns
 from agents.algorithms.reinforce import baseline_advantages, credits
 from agents.rollout import Rollout
-from tests.agents.conftest import make_policy
-from tests.agents.test_algorithms import assert_same_gradient, fresh_rollout, gradient
-from tests.agents.test_rollout import lanes
+from tests.agents.helpers import assert_same_gradient, fresh_rollout, gradient, lanes, make_policy
 from textenvs.tokenizer import SubwordTokenizer
 
 # Three tokens, of which the first ends an episode, and at most three of them: 1 + 2 + 4 * 3 = 15 episodes. ------------

@@ -10,33 +10,9 @@ import torch
 
 from agents import collect
 from agents.rollout import micro_batches, minibatches
-from tests.agents.conftest import make_policy, word_tokenizer
-from textenvs import Example, Task, TextGenVectorEnv
+from tests.agents.helpers import Letters, count_good, lanes, make_policy, word_tokenizer
+from textenvs import TextGenVectorEnv
 from textenvs.tokenizer import decode
-
-
-class Letters(Task):
-    """Prompts of one to three letters."""
-
-    name = "letters"
-    default_reward = "length"
-
-    def num_examples(self, split):
-        return 6
-
-    def example(self, split, index):
-        words = [" a", " b", " c"]
-        return Example("".join(words[(index + place) % 3] for place in range(index % 3 + 1)), metadata={"index": index})
-
-
-def count_good(example, response):
-    return response.count("good") - 0.25 * response.count("bad") + 0.01 * len(response)
-
-
-def lanes(num_envs=4, payout="immediate", **kwargs):
-    settings = {"task": Letters(), "reward": count_good, "tokenizer": word_tokenizer(), "max_new_tokens": 6}
-    settings.update(kwargs)
-    return TextGenVectorEnv(num_envs, payout=payout, autoreset_mode="Disabled", copy=False, **settings)
 
 
 @pytest.mark.parametrize("num_episodes", [1, 3, 4, 7, 30])

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from tests.textenvs.toys import EOS, FIRST, Letters, Talk, Toy, text_length
+from tests.textenvs.helpers import EOS, FIRST, Letters, Talk, Toy, text_length
 from textenvs import Example, TextGenEnv, TextGenVectorEnv
 from textenvs.wrappers import OneHotObservation, VectorOneHotObservation
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from agents import Policy
-from tests.agents.conftest import make_policy, word_tokenizer
+from tests.agents.helpers import make_policy, word_tokenizer
 from textenvs import Example, Task, TextGenVectorEnv
 
 sb3 = pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'textenvs[sb3]'")

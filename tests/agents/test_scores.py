@@ -32,7 +32,7 @@ from agents.rewards.preference_record import RECORD
 from agents.rewards.text_encoder import load_encoder
 from agents.rewards.text_reader import TextModel, cut, load_text_model
 from agents.supervised import reward_model
-from tests.textenvs.test_tokenizer import LINES, backend_of
+from tests.textenvs.helpers import LINES, backend_of
 from textenvs import Example, RewardError, list_rewards, make_reward, make_tokenizer
 from textenvs.testing import check_reward
 from textenvs.tokenizer import SubwordTokenizer

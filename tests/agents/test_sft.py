@@ -10,22 +10,9 @@ import torch
 
 from agents import Policy, SFTConfig, fine_tune
 from agents.supervised.sft import demonstrations, perplexity, sft_loss
-from tests.agents.conftest import make_policy, word_tokenizer
-from tests.agents.test_rollout import Letters, count_good, lanes
+from tests.agents.helpers import ECHO_KWARGS, Echo, Letters, lanes, make_policy, word_tokenizer
 from textenvs import Example
 from textenvs.tokenizer import SubwordTokenizer
-
-
-class Echo(Letters):
-    """The answer to a letter or more is "good" and the letters again."""
-
-    name = "echo"
-
-    def demonstration(self, example):
-        return " good" + example.prompt
-
-
-KWARGS = {"task": Echo(), "reward": count_good, "max_new_tokens": 6}
 
 
 def test_demonstrations_are_prompt_answer_and_eos_by_hand():
@@ -132,7 +119,7 @@ def test_learns_the_demonstrations_and_keeps_the_best_epoch(tmp_path):
     policy = fresh()
     config = SFTConfig(epochs=30, batch_size=3, learning_rate=0.01, eval_episodes=12)
     seen = []
-    kwargs = {**KWARGS, "task": Everywhere()}
+    kwargs = {**ECHO_KWARGS, "task": Everywhere()}
     rows = fine_tune(
         policy, "TextGen-v0", config=config, env_kwargs=kwargs, folder=tmp_path / "run", on_epoch=seen.append
     )
@@ -162,7 +149,7 @@ def test_stops_early_where_validation_no_longer_falls():
     config = SFTConfig(
         epochs=30, optimizer="sgd", learning_rate=100.0, patience=3, eval_episodes=0, max_grad_norm=100.0
     )
-    rows = fine_tune(policy, "TextGen-v0", config=config, env_kwargs={**KWARGS, "task": Everywhere()})
+    rows = fine_tune(policy, "TextGen-v0", config=config, env_kwargs={**ECHO_KWARGS, "task": Everywhere()})
     assert len(rows) == 4
     assert "validation_score" not in rows[0]
     for one, two in zip(policy.model.parameters(), before, strict=True):
@@ -175,7 +162,7 @@ def test_micro_batches_change_nothing_and_the_seed_decides():
         policy = fresh()
         seed = settings.pop("seed", 0)
         config = SFTConfig(epochs=2, batch_size=4, learning_rate=0.01, eval_episodes=0, **settings)
-        fine_tune(policy, "TextGen-v0", config=config, env_kwargs={**KWARGS, "task": Everywhere()}, seed=seed)
+        fine_tune(policy, "TextGen-v0", config=config, env_kwargs={**ECHO_KWARGS, "task": Everywhere()}, seed=seed)
         return torch.cat([one.detach().flatten() for one in policy.model.parameters()])
 
     reference = run()

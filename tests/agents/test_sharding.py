@@ -10,7 +10,7 @@ from agents.distributed.fsdp import Sharding
 from agents.training import optimization
 from agents.training.config import OptimizerConfig
 from agents.training.meter import Meter
-from tests.agents.conftest import make_policy
+from tests.agents.helpers import make_policy
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 

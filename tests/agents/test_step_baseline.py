@@ -8,9 +8,7 @@ import torch
 from agents import PPO, REINFORCE, ActorCritic
 from agents.algorithms.step_baseline import state_values, step_baseline, step_means
 from agents.collector import collect
-from tests.agents.conftest import make_policy
-from tests.agents.test_algorithms import assert_same_gradient, fresh_rollout, gradient
-from tests.agents.test_rollout import lanes
+from tests.agents.helpers import assert_same_gradient, fresh_rollout, gradient, lanes, make_policy
 
 
 def mask_of(*lengths):

@@ -16,9 +16,7 @@ from agents.training import agent as training
 from agents.training import alarm
 from agents.training.agent import Algorithm
 from agents.training.schedules import adapted_kl_coef, limited_kl_coef
-from tests.agents.conftest import make_policy
-from tests.agents.test_checkpoints import change
-from tests.agents.test_rollout import lanes
+from tests.agents.helpers import change, lanes, make_policy, small_agent
 from textenvs import RewardError, TextGenEnv, make_tokenizer
 
 SMALL = {"num_envs": 8, "episodes_per_update": 8}
@@ -36,10 +34,6 @@ def make_stories_policy():
     torch.manual_seed(0)
     config = transformers.LlamaConfig(**shape, vocab_size=tokenizer.vocab_size, max_position_embeddings=128)
     return Policy(transformers.LlamaForCausalLM(config), tokenizer)
-
-
-def small_agent(**settings):
-    return PPO(Policy.from_pretrained("tiny", device="cpu"), "TextGen-v0", env_kwargs=KWARGS, **{**SMALL, **settings})
 
 
 def test_random_weights_without_a_kl_price_are_not_compared_with_their_start(monkeypatch):

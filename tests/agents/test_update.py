@@ -13,8 +13,7 @@ from agents.algorithms.step_baseline import critic_advantages
 from agents.losses import clipped_surrogate, kl_estimate
 from agents.training.optimization import make_optimizer
 from agents.training.update import priced_advantages
-from tests.agents.conftest import make_policy
-from tests.agents.test_algorithms import assert_same_gradient, fresh_rollout, gradient
+from tests.agents.helpers import assert_same_gradient, fresh_rollout, gradient, make_policy
 
 GROUPS = {"group_size": 4, "num_envs": 8, "episodes_per_update": 24}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import rewards as benchmark
-from tests.textenvs.toys import OUR_REWARDS
+from tests.textenvs.helpers import OUR_REWARDS
 from textenvs import make_reward
 
 ROOT = Path(__file__).resolve().parents[2]

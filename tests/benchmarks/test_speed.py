@@ -9,9 +9,8 @@ import torch
 from agents import collect
 from benchmarks import iteration, measure, peers
 from benchmarks.shapes import BASE, RAGGED, SMALL, TINY, make_env, make_model, make_policy, word_tokenizer, words
-from tests.agents.conftest import ARCHITECTURES
-from tests.agents.conftest import make_policy as make_any
-from tests.agents.test_rollout import lanes
+from tests.agents.helpers import ARCHITECTURES, lanes
+from tests.agents.helpers import make_policy as make_any
 
 
 def gradients(policy, rollout):

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.textenvs.test_tokenizer import byte_level_bpe, sentencepiece_bpe
-from tests.textenvs.toys import OUR_REWARDS, Letters
+from tests.textenvs.helpers import OUR_REWARDS, Letters, byte_level_bpe, sentencepiece_bpe
 from textenvs.testing import check_reward
 from textenvs.tokenizer import Tokenizer, make_tokenizer
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.textenvs.toys import E_ACUTE, EOS, FIRST, SPECIAL, Letters
+from tests.textenvs.helpers import E_ACUTE, EOS, FIRST, SPECIAL, Letters
 from textenvs.action_masks import ActionMasks, Stops
 from textenvs.grammars import Language, make_language
 

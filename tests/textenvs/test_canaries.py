@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.textenvs.toys import Talk
+from tests.textenvs.helpers import Talk
 from textenvs import Example, RewardError, Task
 from textenvs.__main__ import main
 from textenvs.testing import check_canaries

@@ -11,7 +11,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import textenvs
-from tests.textenvs.toys import Letters, Talk, Toy, text_length
+from tests.textenvs.helpers import Letters, Talk, Toy, text_length
 from textenvs import Example, ReferenceScores, TextGenEnv, TextGenVectorEnv
 from textenvs.tasks.base import check_split
 from textenvs.testing import check_task, check_vector_env

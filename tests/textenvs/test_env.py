@@ -16,7 +16,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 import textenvs
-from tests.textenvs.toys import BOS, EOS, FIRST, PAD, SPECIAL, Letters, Talk, Toy, constant, ids, text_length
+from tests.textenvs.helpers import BOS, EOS, FIRST, PAD, SPECIAL, Letters, Talk, Toy, constant, ids, text_length
 from textenvs import Example, RewardError, TextGenEnv, TextGenVectorEnv, encoder_decoder
 from textenvs.lanes import segments
 

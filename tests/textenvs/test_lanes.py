@@ -5,7 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.textenvs.toys import BOS, E_ACUTE, EOS, FIRST, PAD, SPECIAL, Letters, Talk, Toy, constant, ids, text_length
+from tests.textenvs.helpers import (
+    BOS,
+    E_ACUTE,
+    EOS,
+    FIRST,
+    PAD,
+    SPECIAL,
+    Letters,
+    Talk,
+    Toy,
+    constant,
+    ids,
+    text_length,
+)
 from textenvs import Example, RewardError, make_reward
 from textenvs.arguments import check_count
 from textenvs.lanes import Lanes

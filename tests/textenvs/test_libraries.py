@@ -11,7 +11,7 @@ from gymnasium import wrappers
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import vector as vector_wrappers
 
-from tests.textenvs.toys import EOS, FIRST, Toy, text_length
+from tests.textenvs.helpers import EOS, FIRST, Toy, text_length
 from textenvs import TextGenEnv, TextGenVectorEnv
 from textenvs.wrappers import (
     FlatIdsObservation,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.textenvs.toys import EOS, Letters, Toy, ids
+from tests.textenvs.helpers import EOS, Letters, Toy, ids
 from textenvs import Example, TextGenEnv
 
 ACTIONS = (*ids("ab"), EOS)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vaderSentiment import vaderSentiment
 
-from tests.textenvs.toys import OUR_REWARDS
+from tests.textenvs.helpers import OUR_REWARDS
 from textenvs.rewards import (
     FunctionReward,
     Length,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.textenvs.toys import Letters
+from tests.textenvs.helpers import Letters
 from textenvs.rewards import FunctionReward, Length, Reward, RewardError, Scorer, TextScorer, WeightedSum
 from textenvs.tasks import Example
 from textenvs.testing import EXAMPLES, check_reward

@@ -11,7 +11,7 @@ import gymnasium as gym
 import pytest
 
 import textenvs
-from tests.textenvs.toys import Letters, Talk, Toy, text_length
+from tests.textenvs.helpers import Letters, Talk, Toy, text_length
 from textenvs import Example
 from textenvs.__main__ import main
 from textenvs.tasks.base import check_split

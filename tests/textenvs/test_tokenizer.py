@@ -5,7 +5,7 @@ import copy
 import json
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,148 +14,13 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models
 
-from textenvs.tokenizer import (
-    BUNDLED,
-    SubwordTokenizer,
-    Tokenizer,
-    decode,
-    decode_bytes,
-    fingerprint,
-    make_tokenizer,
-)
+from tests.textenvs.helpers import FAMILIES, LINES, backend_of, suffix_bpe
+from textenvs.tokenizer import SubwordTokenizer, Tokenizer, decode, decode_bytes, fingerprint, make_tokenizer
 
-LINES = [
-    "Once upon a time, there was a happy little fox. It wasn't sad!",
-    "The fox can't swim, but it doesn't mind: it sings, sings and sings.",
-    "Ä Ö 漢字 😀 are letters of other kinds. Is 漢字 one word? Yes!",
-    "A very happy day, a very sad day, and not a single cloud in the sky.",
-]
 TEXTS = [*LINES, "fox", " fox", "  two spaces", "a\nb\n\nc", "naïve Ä漢😀😀", "e" * 30, "don't 's , . ! ?", "\n", " "]
-SPECIALS = ["<unk>", "<s>", "</s>", "<pad>"]
-
-
-def with_bos(tokenizer: tokenizers.Tokenizer, single: str = "<s> $A") -> tokenizers.Tokenizer:
-    names = [part for part in single.split() if part != "$A"]
-    ids = [(name, tokenizer.token_to_id(name)) for name in names]
-    tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=ids)
-    return tokenizer
-
-
-def byte_level_bpe() -> tokenizers.Tokenizer:
-    """GPT-2's kind. The vocabulary is so small that every character beyond ASCII lies over several tokens."""
-    made = tokenizers.Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=290, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
-    )
-    made.train_from_iterator([LINES[0], LINES[3]], trainer)
-    made.add_tokens(["<think>", "two words", "漢", "Äé"])  # not special: they are printed
-    return made
-
-
-def sentencepiece_bpe(decoder: str) -> tokenizers.Tokenizer:
-    """Llama 2's kind: spaces as "▁", bytes for what the vocabulary lacks."""
-    letters = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
-    letters.normalizer = normalizers.Replace(" ", "▁")
-    letters.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=SPECIALS, show_progress=False)
-    letters.train_from_iterator([LINES[0], LINES[3]], trainer)
-    model = json.loads(letters.to_str())["model"]
-    tokens = [*SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256))]
-    tokens += [token for token in model["vocab"] if token not in SPECIALS]
-    made = tokenizers.Tokenizer(
-        models.BPE(
-            {token: index for index, token in enumerate(tokens)},
-            [tuple(merge) for merge in model["merges"]],
-            unk_token="<unk>",
-            fuse_unk=True,
-            byte_fallback=True,
-        )
-    )
-    made.add_special_tokens(SPECIALS)
-    made.add_tokens(["<think>"])
-    space = decoders.Replace("▁", " ")
-    if decoder == "metaspace":
-        made.pre_tokenizer = pre_tokenizers.Metaspace(split=False)
-        made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
-    elif decoder == "strip":
-        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-        strip = decoders.Strip(" ", 1, 0)
-        made.decoder = decoders.Sequence([space, decoders.ByteFallback(), decoders.Fuse(), strip])
-    else:  # Gemma's: no space is put in front, and none is taken off
-        made.normalizer = normalizers.Replace(" ", "▁")
-        made.decoder = decoders.Sequence([space, decoders.ByteFallback(), decoders.Fuse()])
-    return with_bos(made)
-
-
-def unigram() -> tokenizers.Tokenizer:
-    """T5's and XLNet's kind."""
-    made = tokenizers.Tokenizer(models.Unigram())
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=SPECIALS, unk_token="<unk>", show_progress=False)
-    made.train_from_iterator(LINES, trainer)
-    return with_bos(made, "$A </s>")
-
-
-def word_piece() -> tokenizers.Tokenizer:
-    """BERT's kind."""
-    made = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer(lowercase=True)
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=120, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"], show_progress=False
-    )
-    made.train_from_iterator(LINES, trainer)
-    made.add_tokens(["<think>"])
-    return with_bos(made, "[CLS] $A [SEP]")
-
-
-def suffix_bpe() -> tokenizers.Tokenizer:
-    """GPT's kind: "</w>" ends a word."""
-    made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.BPEDecoder("</w>")
-    trainer = trainers.BpeTrainer(
-        vocab_size=120, special_tokens=SPECIALS, end_of_word_suffix="</w>", show_progress=False
-    )
-    made.train_from_iterator(LINES, trainer)
-    return made
-
-
-def word_level() -> tokenizers.Tokenizer:
-    """Whole words, and no decoder: the library joins them with spaces."""
-    made = tokenizers.Tokenizer(models.WordLevel({"<eos>": 0, "<unk>": 1, "a": 2, "fox": 5}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.add_special_tokens(["<eos>", "<unk>"])
-    return made
-
-
-FAMILIES: dict[str, Callable[[], tokenizers.Tokenizer]] = {
-    "byte_level": byte_level_bpe,
-    "sentencepiece-strip": lambda: sentencepiece_bpe("strip"),
-    "sentencepiece-metaspace": lambda: sentencepiece_bpe("metaspace"),
-    "sentencepiece-gemma": lambda: sentencepiece_bpe("gemma"),
-    "unigram": unigram,
-    "word_piece": word_piece,
-    "word_level": word_level,
-    "bundled": lambda: tokenizers.Tokenizer.from_file(str(BUNDLED["stories"])),
-}
 LOSSLESS = ["byte_level", "sentencepiece-strip", "sentencepiece-metaspace", "sentencepiece-gemma", "bundled"]
-
-
-@cache
-def trained(name: str) -> str:
-    return str(FAMILIES[name]().to_str())  # once: training breaks ties as it likes
-
-
-def backend_of(name: str) -> tokenizers.Tokenizer:
-    return tokenizers.Tokenizer.from_str(trained(name))
 
 
 @cache

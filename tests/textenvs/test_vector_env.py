@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.textenvs.toys import EOS, FIRST, Letters, Talk, Toy, text_length
+from tests.textenvs.helpers import EOS, FIRST, Letters, Talk, Toy, assert_same, text_length
 from textenvs import Example, RewardError, TextGenEnv, TextGenVectorEnv
 
 A = FIRST["a"]
@@ -37,27 +37,6 @@ def make_pair(num_envs: int, mode: str, **kwargs: Any) -> tuple[SyncVectorEnv, T
 
 def toy_envs(num_envs: int, **kwargs: Any) -> TextGenVectorEnv:
     return TextGenVectorEnv(num_envs, **{"task": Toy(train=PROMPTS), "reward": text_length, **kwargs})
-
-
-def assert_same(one: Any, other: Any, where: str = "") -> None:
-    """Equal in value, type, dtype and keys, all the way down. Objects in an array are compared one by one."""
-    assert type(one) is type(other), where
-    if isinstance(one, np.ndarray):
-        assert one.dtype == other.dtype, where
-        if one.dtype == object:
-            assert_same(one.tolist(), other.tolist(), where)
-        else:
-            assert np.array_equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}/{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), where
-        for place, pair in enumerate(zip(one, other, strict=True)):
-            assert_same(*pair, f"{where}[{place}]")
-    else:
-        assert one == other, where
 
 
 def some_actions(rng: np.random.Generator, envs: Any) -> np.ndarray:

@@ -15,8 +15,20 @@ from gymnasium.wrappers import TimeAwareObservation, TimeLimit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.textenvs.test_vector_env import assert_same
-from tests.textenvs.toys import BOS, E_ACUTE, EOS, FIRST, SPECIAL, Letters, Talk, Toy, constant, ids, text_length
+from tests.textenvs.helpers import (
+    BOS,
+    E_ACUTE,
+    EOS,
+    FIRST,
+    SPECIAL,
+    Letters,
+    Talk,
+    Toy,
+    assert_same,
+    constant,
+    ids,
+    text_length,
+)
 from textenvs import Example, RewardError, TextGenEnv, TextGenVectorEnv, make_tokenizer
 from textenvs.wrappers import (
     MAX_ONE_HOT,
