@@ -331,6 +331,7 @@ class Agent:
             NonFiniteError: If loss or gradient are NaN or infinite too often in a row.
             SaveError: If a checkpoint cannot be written; the one before is whole.
             ValueError: If the folder holds another run, or another process trains in it, or a number is out of range.
+            TypeError: If a number is not whole.
         """
         whole = isinstance(total_timesteps, float) and total_timesteps.is_integer()  # 1e6
         total_timesteps = whole_number("total_timesteps", int(total_timesteps) if whole else total_timesteps, least=1)

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from tests.textenvs.toys import BOS, E_ACUTE, EOS, FIRST, PAD, SPECIAL, Letters, Talk, Toy, constant, ids, text_length
 from textenvs import Example, RewardError, make_reward
-from textenvs.arguments import check_count
 from textenvs.lanes import Lanes
 from textenvs.pool import PromptEncoder, alias_table, build_pools
 from textenvs.rewards import UnitSums, Words
@@ -608,10 +607,3 @@ class TestRandomness:
         lanes = make_lanes(num_lanes=200)
         lanes.reset(lanes.all)
         assert set(lanes.example_index.tolist()) == {0, 1, 2}
-
-
-@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-3, ValueError), (1.5, TypeError), (True, TypeError)])
-def test_check_count(value: object, error: type[Exception]) -> None:
-    with pytest.raises(error, match="num_envs"):
-        check_count("num_envs", value)
-    assert check_count("num_envs", np.int64(3)) == 3
