@@ -18,7 +18,7 @@ from agents.cli.train import Train, _train_arguments, train
 from agents.distributed.processes import LostProcessError
 from agents.training.optimization import NonFiniteError
 from textenvs import RewardError, render
-from textenvs.subcommands import chosen
+from textenvs.subcommands import choose_command
 
 _FAILURES = (
     RewardError, NonFiniteError, LostProcessError, ValueError, TypeError, ImportError, OSError, gym.error.Error,
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     kinds = (Train, SFT, Evaluate, Compare, Generate, RewardModel)
     lines = {name: (kind.__doc__ or "").partition("\n")[0] for name, kind in zip(commands, kinds, strict=True)}
-    command = commands[chosen("python -m agents", lines, words)]
+    command = commands[choose_command("python -m agents", lines, words)]
     try:
         command(words[1:])
     except KeyboardInterrupt:

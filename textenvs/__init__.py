@@ -5,12 +5,12 @@ env = gym.make("TextGen-v0", reward="sentiment", payout="sparse")
 envs = gym.make_vec("TextGen-v0", num_envs=256)
 """
 
+from textenvs import testing
 from textenvs.datasets import Dataset, load_dataset
 from textenvs.env import TextGenEnv
 from textenvs.registration import list_envs, register_envs
 from textenvs.rewards import Reward, RewardError, list_rewards, make_reward, register_reward
 from textenvs.tasks import Example, ReferenceScores, Task, list_tasks, make_task, register_task
-from textenvs.testing import vector_envs as testing
 from textenvs.tokenizer import Tokenizer, make_tokenizer
 from textenvs.vector_env import TextGenVectorEnv
 from textenvs.wrappers import encoder_decoder

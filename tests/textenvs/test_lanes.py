@@ -313,7 +313,7 @@ class TestPools:
             build_pools(Toy(train=(), test=()), PromptEncoder(LETTERS))
         with pytest.raises(ValueError, match="'left' or 'right', got 'middle'"):
             PromptEncoder(LETTERS, 2, "middle")
-        with pytest.raises(ValueError, match="at least 1 token, got 0"):
+        with pytest.raises(ValueError, match="max_prompt_length to be at least 1, got 0"):
             PromptEncoder(LETTERS, 0)
 
     def test_what_environments_share_cannot_be_written(self) -> None:
