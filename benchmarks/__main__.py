@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from textenvs.subcommands import chosen
+from textenvs.subcommands import choose_command
 
 # Each is a module with a `main`, loaded when it is asked for: some need torch.
 COMMANDS = (
@@ -39,7 +39,7 @@ def about(name: str) -> str:
 def main() -> None:
     """Run one measurement."""
     words = sys.argv[1:]
-    name = chosen("python -m benchmarks", {one: about(one) for one in COMMANDS}, words)
+    name = choose_command("python -m benchmarks", {one: about(one) for one in COMMANDS}, words)
     import_module(f"benchmarks.{name}").main(words[1:])
 
 

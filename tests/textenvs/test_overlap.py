@@ -603,27 +603,31 @@ def test_no_reference(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reward", "message"),
+    ("reward", "error", "message"),
     [
-        ({"bleu": {"smooth_method": "mild"}}, r"smooth_method from \['none', 'floor', 'add-k', 'exp'\], got 'mild'"),
-        ({"bleu": {"smooth_value": 0.1}}, "smooth_value with 'floor' or 'add-k' alone, got it with 'exp'"),
-        ({"bleu": {"smooth_method": "floor", "smooth_value": -1}}, "finite number from 0, got -1"),
-        ({"bleu": {"smooth_method": "floor", "smooth_value": "1"}}, "finite number from 0, got '1'"),
-        ({"bleu": {"tokenize": "zh"}}, "tokenize from .*, got 'zh'"),
-        ({"bleu": {"max_ngram_order": 0}}, "max_ngram_order to be a whole number from 1, got 0"),
-        ({"chrf": {"char_order": 1.5}}, "char_order to be a whole number from 1, got 1.5"),
-        ({"chrf": {"word_order": -1}}, "word_order to be a whole number from 0, got -1"),
-        ({"chrf": {"beta": math.inf}}, "beta to be a finite number from 0, got inf"),
-        ({"rouge_n": {"n": True}}, "n to be a whole number from 1, got True"),
-        ({"rouge_1": {"measure": "F"}}, "measure from .*, got 'F'"),
-        ({"rouge_l": {"measure": "F"}}, "measure from .*, got 'F'"),
-        ({"token_f1": {"measure": 1}}, "measure from .*, got 1"),
-        ({"edit_similarity": {"unit": "byte"}}, r"unit from \['character', 'word'\], got 'byte'"),
-        ({"correct_prefix": {"unit": "byte"}}, "unit from .*, got 'byte'"),
+        (
+            {"bleu": {"smooth_method": "mild"}},
+            ValueError,
+            "smooth_method to be 'none', 'floor', 'add-k' or 'exp', got 'mild'",
+        ),
+        ({"bleu": {"smooth_value": 0.1}}, ValueError, "smooth_value with 'floor' or 'add-k' alone, got it with 'exp'"),
+        ({"bleu": {"smooth_method": "floor", "smooth_value": -1}}, ValueError, r"smooth_value in \[0, inf\), got -1"),
+        ({"bleu": {"smooth_method": "floor", "smooth_value": "1"}}, TypeError, "smooth_value to be a number, got '1'"),
+        ({"bleu": {"tokenize": "zh"}}, ValueError, "tokenize to be '13a', .*, got 'zh'"),
+        ({"bleu": {"max_ngram_order": 0}}, ValueError, "max_ngram_order to be at least 1, got 0"),
+        ({"chrf": {"char_order": 1.5}}, TypeError, "char_order to be a whole number of at least 1, got 1.5"),
+        ({"chrf": {"word_order": -1}}, ValueError, "word_order to be at least 0, got -1"),
+        ({"chrf": {"beta": math.inf}}, ValueError, r"beta in \[0, inf\), got inf"),
+        ({"rouge_n": {"n": True}}, TypeError, "n to be a whole number of at least 1, got True"),
+        ({"rouge_1": {"measure": "F"}}, ValueError, "measure to be .*, got 'F'"),
+        ({"rouge_l": {"measure": "F"}}, ValueError, "measure to be .*, got 'F'"),
+        ({"token_f1": {"measure": 1}}, ValueError, "measure to be .*, got 1"),
+        ({"edit_similarity": {"unit": "byte"}}, ValueError, "unit to be 'character' or 'word', got 'byte'"),
+        ({"correct_prefix": {"unit": "byte"}}, ValueError, "unit to be .*, got 'byte'"),
     ],
 )
-def test_errors(reward: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_errors(reward: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         make_reward(reward)
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.arguments import check_choice, check_whole
+from textenvs.arguments import check_choice, check_count
 from textenvs.example import Example
 from textenvs.rewards.base import Scorer
 from textenvs.rewards.incremental.alignment import Bits, RowScorer, add_words, bit_at
@@ -101,7 +101,7 @@ class RougeN(NgramReward):
     name = "rouge_n"
 
     def __init__(self, n: int = 3, measure: str = "f", stemmer: bool = False) -> None:
-        self.n = check_whole("n", n)
+        self.n = check_count("n", n)
         self.measure = check_choice("measure", measure, MEASURES)
         self.grams = (Grams(RougeWords(stemmer), n, n),)
 
