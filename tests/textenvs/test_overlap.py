@@ -495,9 +495,9 @@ def test_forgetting_changes_nothing(reward: Any, monkeypatch: pytest.MonkeyPatch
     made, tokenizer = make_reward(reward), make_tokenizer("stories")
     compactions = []
     compact = references.ReferenceScorer._compact
-    monkeypatch.setattr(references, "_MOST_CELLS", 200)
+    monkeypatch.setattr(references.ReferenceScorer, "max_cells", 200)
     monkeypatch.setattr(
-        references.ReferenceScorer, "_compact", lambda self: (compactions.append(len(self._places)), compact(self))
+        references.ReferenceScorer, "_compact", lambda self: (compactions.append(len(self._slots)), compact(self))
     )
     rng = np.random.default_rng(0)
     words = ["the", "fox", "was", "very", "happy", "and", "the", "red", "ball", "found", "a", "sad", "dog", "there"]
@@ -655,8 +655,8 @@ def test_a_used_reward_pickles_small(reward: Any) -> None:
     assert len(data) < 2000
 
 
-def test_what_is_prepared_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(references, "_MOST_PREPARED", 4)
+def test_what_is_prepared_is_bounded() -> None:
     made = make_reward("rouge_l")
+    made.max_prepared = 4
     assert [made.score(Example("", (f"a {word}",)), word) for word in "bcdefghij"] == [pytest.approx(2 / 3)] * 9
     assert len(made._prepared) <= 4

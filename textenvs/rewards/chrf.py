@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from textenvs.arguments import check_count, check_number
 from textenvs.rewards.bleu import LowerCharacters
-from textenvs.rewards.incremental.ngram_overlap import Grams, Matches, NgramReward, num_grams
+from textenvs.rewards.incremental.ngram_overlap import Grams, NgramMatches, NgramReward, num_grams
 from textenvs.rewards.incremental.splitters import Characters, Words
 
 
@@ -78,7 +78,7 @@ class Chrf(NgramReward):
         words = (Grams(_BareWords(lowercase), 1, word_order),) if word_order else ()
         self.grams = (characters, *words)
 
-    def phi(self, matches: Sequence[Matches]) -> NDArray[np.float64]:
+    def phi(self, matches: Sequence[NgramMatches]) -> NDArray[np.float64]:
         """See `NgramReward.phi`. Popović (2015), equation 1, over the orders that both texts have."""
         precision, recall, orders = 0.0, 0.0, 0
         for gram, found in zip(self.grams, matches, strict=True):
