@@ -29,7 +29,7 @@ from torch import Tensor
 
 from agents import PPO, Agent, Policy, collect
 from agents.policy.context import Context, FullContext
-from agents.policy.decode_graph import WORTH_IT as WARM_UP
+from agents.policy.decode_graph import TRACE_AFTER as WARM_UP
 from agents.policy.policy import ActionEvaluation, LossOfActions
 from benchmarks import peers
 from benchmarks.measure import RESULTS, Case, compared, compared_table, heading, machine, table, write
@@ -78,7 +78,7 @@ class PlainPolicy(Policy):
 
     def context(self, num_lanes: int, max_length: int) -> Context:
         """See `Policy.context`."""
-        return FullContext(self.model, num_lanes)
+        return FullContext(self.trunk, num_lanes)
 
     def evaluate(
         self,

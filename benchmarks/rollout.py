@@ -19,7 +19,7 @@ import tyro
 from torch import nn
 
 from agents import collect
-from agents.policy.decode_graph import WORTH_IT as WARM_UP
+from agents.policy.decode_graph import TRACE_AFTER as WARM_UP
 from benchmarks import peers
 from benchmarks.measure import (
     RESULTS,

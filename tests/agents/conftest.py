@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from agents import Algorithm, Policy
-from agents.policy import cuda_graphs
+from agents.policy.cuda import graphs as cuda_graphs
 from tests.agents.helpers import Again, make_policy
 
 
@@ -59,7 +59,7 @@ def made(monkeypatch):
         found.append(Again(function, beside))
         return found[-1]
 
-    monkeypatch.setattr(Policy, "_captures_steps", lambda self: self.compiled and not self.has_adapters)
-    monkeypatch.setattr(Policy, "_launches_ahead", lambda self: False)  # test_ahead.py switches it on
+    monkeypatch.setattr(Policy, "captures_decoding", lambda self: self.compiled and not self.has_adapters)
+    monkeypatch.setattr(Policy, "launches_ahead", lambda self: False)  # test_ahead.py switches it on
     monkeypatch.setattr(cuda_graphs, "recorder", lambda device: record)
     return found

@@ -25,7 +25,7 @@ class Arriving:
     """A tensor on its way to the host: behind all that was launched before, and before all that is launched after.
 
     Args:
-        tensor: On any device.
+        tensor: The tensor, on any device.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -33,7 +33,7 @@ class Arriving:
         self._copied = torch.cuda.current_stream(tensor.device).record_event() if tensor.is_cuda else None
 
     def array(self) -> NDArray[Any]:
-        """The tensor as an array, once it is there. On a CPU it shares its memory with the tensor."""
+        """Waits for the copy, and returns it as an array. On a CPU it shares its memory with the tensor."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._here.numpy()
@@ -43,8 +43,8 @@ class Foreseen:
     """The numbers that a generator draws next. It is left as if they were not drawn.
 
     Args:
-        lanes: How many.
-        generator: Where from.
+        lanes: Number of lanes.
+        generator: The generator.
 
     Attributes:
         uniforms: `(lanes, 1)` float32 in [0, 1), on the generator's device.
@@ -56,7 +56,7 @@ class Foreseen:
         generator.set_state(self._state)
 
     def are_next_in(self, generator: torch.Generator) -> bool:
-        """Whether a generator still draws these numbers next. The host knows a CUDA generator's state too."""
+        """Returns True if a generator still draws these numbers next. The host knows a CUDA generator's state too."""
         return torch.equal(generator.get_state(), self._state)
 
 
@@ -65,11 +65,11 @@ class Launched:
     """A step of every lane, for the case that each goes on with its action.
 
     Attributes:
-        outputs: `(lanes,)` each: actions, log-probs and values, as `ActionStep.forward` gives them.
-        tokens: `(lanes,)` int64, what each lane was to go on with.
+        outputs: `(lanes,)` each: actions, log-probs and values, as `DecodeAction.forward` returns them.
+        tokens: `(lanes,)` int64, the token that each lane was to go on with.
         lengths: `(lanes,)` int64, the tokens in each row with that one; 0 where the lane has begun again since.
-        foreseen: What its draws were.
-        temperature: What its logits were divided by.
+        foreseen: The numbers that its actions were drawn with.
+        temperature: The temperature that its logits were divided by.
     """
 
     outputs: tuple[Tensor, ...]
@@ -79,18 +79,18 @@ class Launched:
     temperature: float
 
     def suits(self, temperature: float, generator: torch.Generator) -> bool:
-        """Whether it is the step that is asked for now: at that temperature, and with the next draws of a generator."""
+        """Returns True if this is the step asked for now: at that temperature, with the next draws of a generator."""
         return self.temperature == temperature and self.foreseen.are_next_in(generator)
 
     def went_on(self, input_ids: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-        """Which lanes did go on, so that this is their step.
+        """Finds the lanes that did go on, so that this is their step.
 
         Args:
             input_ids: `(lanes, max_length)` whole rows.
             lengths: `(lanes,)` tokens in each row.
 
         Returns:
-            `(lanes,)`.
+            `(lanes,)` bool, True where a lane went on with its action.
         """
         last = input_ids[np.arange(len(lengths)), lengths - 1]
         went_on: NDArray[np.bool_] = (lengths == self.lengths) & (last == self.tokens.array())

@@ -3,7 +3,7 @@
 A step of a small or middling model launches some hundreds of kernels, each over sooner than Python has launched the
 next. A replay launches them all at once. But it repeats them to the letter: the same addresses, the same shapes. So
 there is a recording for every number of lanes and every number of positions looked at, inputs are copied to where it
-reads them, and keys and values have to stay in their place (`agents.policy.kv_cache.LaneStore`).
+reads them, and keys and values have to stay in their place (`agents.policy.cuda.lane_store`).
 
 The recorder is an argument, so that all but the recording itself is tested without a GPU.
 """
@@ -20,19 +20,18 @@ from torch import Tensor
 LIMIT = 128
 """Recordings of a step that are kept; the one that was not replayed for longest makes room for another."""
 
-
 Outputs = tuple[Tensor, ...]
 
 
 class Recording(Protocol):
-    """What a function of no arguments launched."""
+    """The kernels that a function of no arguments launched."""
 
     @property
     def outputs(self) -> Outputs:
-        """Where every replay puts what it gives."""
+        """The tensors that every replay writes its outputs to."""
 
     def replay(self) -> None:
-        """Launch it again, on what now stands where it read."""
+        """Launches the kernels again, on what is now in the memory that they read."""
 
 
 Record = Callable[[Callable[[], Outputs], Recording | None], Recording]
@@ -43,10 +42,10 @@ class CudaRecording:
     """A CUDA graph of a function.
 
     Args:
-        function: What is recorded. It is called twice before, for real, since the first calls of a kernel or library
-            prepare things that no graph may hold; so it must do no more the second time than the first.
+        function: The function to record. It is called twice before, for real, since the first calls of a kernel or
+            library prepare things that no graph may hold; so it must do no more the second time than the first.
         beside: A recording to share memory with. The two are never under way at the same time.
-        device: Where it runs.
+        device: The device that it runs on.
     """
 
     def __init__(self, function: Callable[[], Outputs], beside: CudaRecording | None, device: torch.device) -> None:
@@ -68,12 +67,12 @@ class CudaRecording:
                 self.outputs = function()
 
     def replay(self) -> None:
-        """See `Recording.replay`."""
+        """Launches the kernels again."""
         self._graph.replay()
 
 
 def recorder(device: torch.device) -> Record:
-    """What records on a device."""
+    """Returns the function that records on a device."""
 
     def record(function: Callable[[], Outputs], beside: Any) -> Recording:
         return CudaRecording(function, beside, device)
@@ -87,8 +86,8 @@ class CapturedStep:
     Args:
         step: A function of tensors; those with four dimensions are read and written where they are, and all others are
             copied to where the recording reads them. To call it twice changes nothing more than to call it once.
-        record: What records.
-        limit: How many recordings are kept.
+        record: The recorder.
+        limit: Number of recordings that are kept.
     """
 
     def __init__(self, step: Callable[..., Outputs], record: Record, limit: int = LIMIT) -> None:
@@ -101,11 +100,8 @@ class CapturedStep:
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Outputs:
-        """What the step gives, in tensors of its own."""
-        key = tuple(
-            (one.dtype, one.shape, one.stride(), one.data_ptr()) if one.ndim == 4 else (one.dtype, one.shape)
-            for one in inputs
-        )
+        """Takes the step by its recording. Returns the outputs in tensors of their own."""
+        key = tuple((x.dtype, x.shape, x.stride(), x.data_ptr()) if x.ndim == 4 else (x.dtype, x.shape) for x in inputs)
         if key in self._held:
             self._held.move_to_end(key)
             recording, buffers = self._held[key]
@@ -118,9 +114,9 @@ class CapturedStep:
             if len(self._held) > self._limit:
                 self._held.popitem(last=False)
         recording.replay()
-        return tuple(one.clone() for one in recording.outputs)
+        return tuple(output.clone() for output in recording.outputs)
 
     def _recorded(self, inputs: Outputs) -> tuple[Recording, list[Tensor]]:
-        buffers = [one if one.ndim == 4 else one.clone() for one in inputs]
+        buffers = [x if x.ndim == 4 else x.clone() for x in inputs]
         beside = next(iter(self._held.values()))[0] if self._held else None
         return self._record(lambda: self._step(*buffers), beside), buffers
