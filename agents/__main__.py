@@ -3,55 +3,62 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import gymnasium as gym
-import tyro
 
-from agents.cli.compare import Compare, compare
-from agents.cli.evaluate import Evaluate, evaluate
-from agents.cli.generate import Generate, generate
-from agents.cli.options import _said
-from agents.cli.reward_model import RewardModel, _reward_model_arguments, reward_model
-from agents.cli.sft import SFT, sft
-from agents.cli.train import Train, _train_arguments, train
-from agents.distributed.processes import LostProcessError
-from agents.training.optimization import NonFiniteError
+from agents.cli.options import SFT, Compare, Evaluate, Generate, RewardModel, Train
+from agents.cli.parsing import parse
 from textenvs import RewardError, render
 from textenvs.subcommands import chosen
 
-_FAILURES = (
-    RewardError, NonFiniteError, LostProcessError, ValueError, TypeError, ImportError, OSError, gym.error.Error,
-)  # fmt: skip
-"""What a command ends with a message for, in place of a traceback."""
+PROG = "python -m agents"
+
+COMMANDS: dict[str, tuple[type[Any], str]] = {
+    "train": (Train, "agents.cli.train"),
+    "sft": (SFT, "agents.cli.sft"),
+    "evaluate": (Evaluate, "agents.cli.evaluate"),
+    "compare": (Compare, "agents.cli.compare"),
+    "generate": (Generate, "agents.cli.generate"),
+    "reward-model": (RewardModel, "agents.cli.reward_model"),
+}
+"""Name of a command to the class of its options and the module whose `run(options)` does it."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command.
+    """Runs one command.
+
+    The command's module, and torch with it, is imported when its options have been read.
 
     Args:
         argv: The words after `python -m agents`; None takes those of the process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], None]] = {
-        "train": lambda rest: train(_train_arguments(rest)),
-        "sft": lambda rest: sft(tyro.cli(SFT, args=rest, prog="python -m agents sft")),
-        "evaluate": lambda rest: evaluate(tyro.cli(Evaluate, args=rest, prog="python -m agents evaluate"), _said(rest)),
-        "compare": lambda rest: compare(tyro.cli(Compare, args=rest, prog="python -m agents compare")),
-        "generate": lambda rest: generate(tyro.cli(Generate, args=rest, prog="python -m agents generate")),
-        "reward-model": lambda rest: reward_model(_reward_model_arguments(rest)),
-    }
-    kinds = (Train, SFT, Evaluate, Compare, Generate, RewardModel)
-    lines = {name: (kind.__doc__ or "").partition("\n")[0] for name, kind in zip(commands, kinds, strict=True)}
-    command = commands[chosen("python -m agents", lines, words)]
+    summaries = {name: (options.__doc__ or "").partition("\n")[0] for name, (options, _) in COMMANDS.items()}
+    name = chosen(PROG, summaries, words)
+    options, module = COMMANDS[name]
     try:
-        command(words[1:])
+        arguments = parse(f"{PROG} {name}", options, words[1:])
+        import_module(module).run(arguments)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         raise SystemExit(130) from None
-    except _FAILURES as error:
+    except Exception as error:
+        if not _is_told_in_a_message(error):
+            raise
         print(render.visible(f"error: {error}"), file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def _is_told_in_a_message(error: Exception) -> bool:
+    """True for errors that end a command with a message in place of a traceback."""
+    if isinstance(error, (RewardError, ValueError, TypeError, ImportError, OSError, gym.error.Error)):
+        return True
+    # Only training raises the others. A mistake in the options is told before torch is imported.
+    optimization, processes = map(import_module, ("agents.training.optimization", "agents.distributed.processes"))
+    return isinstance(error, (optimization.NonFiniteError, processes.LostProcessError))
 
 
 if __name__ == "__main__":

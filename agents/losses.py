@@ -1,4 +1,4 @@
-"""The terms of every loss: pure functions of (batch, time) arrays and a mask.
+"""Terms of losses: pure functions of (batch, time) arrays and a mask, or of single actions.
 
 Each is a mean over the tokens that count, `mask.sum()` of them, never over padding. Masked positions may hold anything,
 NaN and inf included: they reach neither the loss nor its gradient. Advantages, returns and everything `old` are
@@ -107,7 +107,7 @@ def kl_estimate(
     variance where the two are close; k3 = exp(-d) - 1 + d is unbiased and never negative, but huge where the policy
     has lost mass.
 
-    As a penalty in the reward, any will do. As a loss, mind that they are estimates of the value, and that gradients
+    As a penalty in the reward, any will do. As a loss, they are estimates of the value alone: gradients
     ignore how the tokens were sampled: on the policy's own samples, the expected gradient of k1 is 0, that of k2 is the
     gradient of KL(policy || reference), and that of k3 the gradient of KL(reference || policy).
 

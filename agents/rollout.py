@@ -1,7 +1,6 @@
-"""Experience: `collect(env, policy)` plays whole episodes through the Gymnasium API and returns a `Rollout`.
+"""Experience: the `Rollout`, a batch of whole episodes, and how it is cut into minibatches and micro-batches.
 
-Every episode that begins is played to its end and counted, and a lane that ends gets the next one at once, so short
-episodes are not over-represented, as they would be if the first N to finish were taken.
+`agents.collector.collect` makes one, algorithms add advantages and returns, and losses read single `Actions` of it.
 """
 
 from __future__ import annotations
@@ -74,21 +73,21 @@ class Rollout:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """How many episodes there are."""
+        """Returns the number of episodes."""
         return len(self.input_ids)
 
     @property
     def num_tokens(self) -> int:
-        """How many actions there are."""
+        """The number of actions."""
         return int(self.response_mask.sum())
 
     @property
     def rewards_and_bonuses(self) -> Tensor:
-        """`(batch, time)`, what an algorithm learns from: the raw rewards, with the bonuses where there are any."""
+        """The rewards plus the bonuses, if there are any, `(batch, time)` float32: what an algorithm learns from."""
         return self.rewards if self.bonuses is None else self.rewards + self.bonuses
 
     def kl(self, estimator: Literal["k1", "k2", "k3"]) -> Tensor:
-        """Each action's KL to the reference policy, estimated.
+        """Estimates each action's KL to the reference policy.
 
         Args:
             estimator: See `agents.losses.kl_estimate`.
@@ -100,24 +99,24 @@ class Rollout:
             ValueError: If there are no `ref_log_probs`.
         """
         if self.ref_log_probs is None:
-            raise ValueError("Expected ref_log_probs, got None: see agents.evaluation.reference_log_probs")
+            raise ValueError("Expected ref_log_probs, got None: agents.rollout.reference_log_probs computes them")
         return kl_estimate(self.log_probs, self.ref_log_probs, estimator, mask=self.response_mask)
 
     def responses(self, policy: Policy) -> list[str]:
-        """The text of each episode's response.
+        """Decodes each episode's response.
 
         Args:
-            policy: Whose tokenizer made the ids.
+            policy: The policy whose tokenizer made the ids.
 
         Returns:
-            One string an episode, special tokens left out.
+            One string an episode, without special tokens.
         """
         actions = self.input_ids.gather(1, self.positions).cpu().numpy()
         mask = self.response_mask.cpu().numpy()
         return [decode(policy.tokenizer, row[kept].tolist()) for row, kept in zip(actions, mask, strict=True)]
 
     def select(self, rows: Tensor) -> Rollout:
-        """Some episodes, trimmed to the longest of them.
+        """Selects some episodes, trimmed to the longest of them.
 
         Args:
             rows: `(k,)` int64.
@@ -126,7 +125,7 @@ class Rollout:
             A rollout of those episodes, in that order.
         """
         picked: dict[str, Any] = {
-            one.name: value[rows] for one in fields(self) if isinstance(value := getattr(self, one.name), Tensor)
+            entry.name: value[rows] for entry in fields(self) if isinstance(value := getattr(self, entry.name), Tensor)
         }
         longest = picked["response_mask"].sum(dim=1).max(), picked["positions"].max()
         steps, last = torch.stack(longest).tolist()  # one wait for the device
@@ -185,7 +184,7 @@ class Actions:
 
 
 def minibatches(rollout: Rollout, size: int, generator: torch.Generator, *, tokens: int | None = None) -> list[Tensor]:
-    """The episodes of a rollout in random order, cut into minibatches of about the same number of tokens.
+    """Cuts the episodes of a rollout, in random order, into minibatches of about the same number of tokens.
 
     Args:
         rollout: The rollout.
@@ -209,7 +208,7 @@ def minibatches(rollout: Rollout, size: int, generator: torch.Generator, *, toke
 def micro_batches(
     rollout: Rollout, rows: Tensor, size: int, *, most_tokens: int = 640, least_tokens: int = 320
 ) -> list[Tensor]:
-    """Episodes of about the same length together, so that little of a forward pass is padding.
+    """Cuts episodes into micro-batches of about the same length, so that little of a forward pass is padding.
 
     Args:
         rollout: The rollout.
@@ -247,7 +246,7 @@ def micro_batches(
 def reference_log_probs(
     reference: Policy, rollout: Rollout, *, temperature: float, micro_batch_size: int = 64
 ) -> torch.Tensor:
-    """Log-probs of a rollout's actions under another policy.
+    """Computes the log-probs of a rollout's actions under another policy.
 
     Args:
         reference: The other policy, with the same tokenizer.
@@ -262,7 +261,7 @@ def reference_log_probs(
     everything = torch.arange(len(rollout), device=log_probs.device)
     for rows in micro_batches(rollout, everything, micro_batch_size):
         part = rollout.select(rows)
-        found = reference.evaluate(
+        evaluation = reference.evaluate(
             part.input_ids,
             part.positions,
             part.response_mask,
@@ -270,12 +269,12 @@ def reference_log_probs(
             entropy=False,
             allowed=part.action_masks,
         )
-        log_probs[rows, : part.response_mask.shape[1]] = found.log_probs
+        log_probs[rows, : part.response_mask.shape[1]] = evaluation.log_probs
     return log_probs
 
 
 def gather(rollout: Rollout) -> Rollout:
-    """The episodes of all processes, those of the first one first.
+    """Gathers the episodes of all processes, those of the first process first.
 
     Args:
         rollout: This process's episodes.
@@ -285,34 +284,34 @@ def gather(rollout: Rollout) -> Rollout:
     """
     if count() == 1:
         return rollout
-    everyone: list[Any] = [None] * count()
-    mine = {one.name: getattr(rollout, one.name) for one in fields(rollout)}
-    host = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in mine.items()}
+    shares: list[Any] = [None] * count()
+    arrays = {entry.name: getattr(rollout, entry.name) for entry in fields(rollout)}
+    on_host = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in arrays.items()}
     with together():
-        distributed.all_gather_object(everyone, host)
+        distributed.all_gather_object(shares, on_host)
     device = rollout.input_ids.device
-    # Examples are named by (group, turn) in each process; the numbers of another one must not meet them.
+    # Every process numbers its groups from 0. Shifted, those of two processes never share a number.
     offset = 0
-    for one in everyone:
-        one["group"] = one["group"] + offset
-        offset = int(one["group"].max()) + 1
+    for share in shares:
+        share["group"] = share["group"] + offset
+        offset = int(share["group"].max()) + 1
     joined: dict[str, Any] = {}
-    for name, value in mine.items():
-        parts = [one[name] for one in everyone]
+    for name, value in arrays.items():
+        parts = [share[name] for share in shares]
         if isinstance(value, Tensor):
             joined[name] = _stacked(parts, 1 if name == "positions" else 0).to(device)
         elif name == "part_scores":
-            joined[name] = {part: np.concatenate([one[part] for one in parts]) for part in value}
+            joined[name] = {part: np.concatenate([scores[part] for scores in parts]) for part in value}
     return replace(rollout, **joined)
 
 
 def _stacked(parts: list[Tensor], padding: int) -> Tensor:
     if parts[0].ndim == 1:
         return torch.cat(parts)
-    longest = max(one.shape[1] for one in parts)
-    whole = parts[0].new_full((sum(len(one) for one in parts), longest, *parts[0].shape[2:]), padding)
+    longest = max(part.shape[1] for part in parts)
+    whole = parts[0].new_full((sum(len(part) for part in parts), longest, *parts[0].shape[2:]), padding)
     row = 0
-    for one in parts:
-        whole[row : row + len(one), : one.shape[1]] = one
-        row += len(one)
+    for part in parts:
+        whole[row : row + len(part), : part.shape[1]] = part
+        row += len(part)
     return whole

@@ -27,7 +27,7 @@ from agents.training.config import RunConfig
 from agents.training.update import priced_rewards
 
 DECAY = 0.9
-"""What each batch leaves of the moving average before it."""
+"""Share of the moving average that each batch keeps of the one before it."""
 
 
 def step_means(carried: MutableMapping[str, Any], name: str, returns: Tensor, mask: Tensor, decay: float) -> Tensor:

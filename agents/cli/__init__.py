@@ -1,1 +1,1 @@
-"""The command line: one file a command, and the options that they share."""
+"""The command line: options.py holds every command's options, parsing.py reads them, and a file a command does it."""

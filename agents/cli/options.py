@@ -1,24 +1,25 @@
-"""Options that several commands share, and what they are turned into."""
+"""The options of each command. Nothing here imports torch, so that --help and mistakes are answered at once.
+
+Options that several commands share stand in one group, which the commands inherit.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from agents import Evaluation
-from agents.distributed import processes
-from agents.files import read_json
-from agents.training import checkpoints
+import tyro
+
+from agents.supervised.configs import PreferenceConfig, SFTConfig
+
+# Groups that commands share -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentArguments:
-    """Which environment."""
+    """The environment, and the arguments that it is made with."""
 
     env: str = "TextGen-v0"
     """A registered id (python -m textenvs list shows them)."""
@@ -27,23 +28,27 @@ class EnvironmentArguments:
     payout: str = "immediate"
     """immediate, sparse, word, sentence, or JSON: '{"every": 8}', '{"delayed": 4}', '{"shaped": {"gamma": 0.99}}'."""
     max_new_tokens: int | None = None
-    """Tokens an episode may spend. Default: the task's own."""
+    """The most tokens that an episode may write. Default: the task's own number."""
     curriculum: str | None = None
-    """true, or JSON: '{"raise_at": 0.9, "lower_at": 0.3}': train on the task's levels from the easiest on, harder as
-    the success rate rises, and evaluate on all of them. Default: the task's own level."""
+    """true, or JSON: '{"raise_at": 0.9, "lower_at": 0.3}'. Train on the task's levels, the easiest first and harder
+    ones as the success rate rises; evaluate on all of them. Default: the task's own level, with no curriculum."""
     prompts: Path | None = None
-    """A .jsonl or .txt file of texts to continue, in place of the environment's own task. Each text's first
-    --prompt-tokens tokens become a prompt; a hash divides the prompts into train, validation and test."""
+    """A .jsonl or .txt file of texts to continue, in place of the environment's own task. The first --prompt-tokens
+    tokens of each text become a prompt; a hash divides the prompts into train, validation and test."""
     prompt_field: str = "text"
     """The field of a .jsonl row that holds the text."""
     prompt_tokens: int = 16
-    """How many tokens of each text in --prompts are kept as the prompt."""
+    """The number of tokens of each text in --prompts that become the prompt."""
 
-    def kwargs(self) -> dict[str, Any]:
-        """What `gym.make` gets."""
-        kwargs: dict[str, Any] = {"payout": _name_or_json(self.payout)}
+    def env_kwargs(self) -> dict[str, Any]:
+        """The arguments of `gym.make`, beside the id.
+
+        Raises:
+            ValueError: If an option that should be JSON cannot be read.
+        """
+        kwargs: dict[str, Any] = {"payout": name_or_json(self.payout)}
         if self.reward is not None:
-            kwargs["reward"] = _name_or_json(self.reward)
+            kwargs["reward"] = name_or_json(self.reward)
         if self.max_new_tokens is not None:
             kwargs["max_new_tokens"] = self.max_new_tokens
         if self.curriculum is not None:
@@ -57,72 +62,240 @@ class EnvironmentArguments:
         return kwargs
 
 
-def _start_processes(device: str | None, *, pieces: bool) -> str | None:
-    """Join the other processes, where there are some. The first one talks."""
-    device = processes.start(device, pieces=pieces)
-    if processes.rank() > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
-    return device
+@dataclass(frozen=True, kw_only=True)
+class DeviceArguments:
+    """The device that a model is on."""
+
+    device: str | None = None
+    """cpu, cuda or mps. Default: CUDA where there is one, else MPS, else the CPU."""
 
 
-def _policy_folder(run: Path, which: str = "last") -> Path:
-    """Where a run, of sft or of train, keeps its policy; of train, that of a checkpoint."""
-    if not (checkpoints.numbers(run) or (run / checkpoints.MANIFEST).is_file()):
-        for place in (run / "policy", run):
-            if (place / "policy.json").is_file() or (place / "model.safetensors").is_file():
-                return place
-    try:
-        return checkpoints.find(run, which).path / "policy"
-    except ValueError as error:
-        raise ValueError(f"Expected the folder of a run, with a policy in it, got {str(run)!r}: {error}") from error
+@dataclass(frozen=True, kw_only=True)
+class StartArguments(DeviceArguments):
+    """The model that training starts from."""
+
+    model: str = "tiny"
+    """The model to start from: tiny, a folder of a Transformers model, or an id on the Hugging Face hub."""
 
 
-def _model(source: str) -> str | Path:
-    """What `Policy.from_pretrained` takes: a model's name or folder as it is, the policy of a run's folder."""
-    folder = Path(source)
-    holds_run = checkpoints.numbers(folder) or (folder / "policy" / "policy.json").is_file()
-    return _policy_folder(folder) if holds_run else source
+@dataclass(frozen=True, kw_only=True)
+class RunArguments(DeviceArguments):
+    """A policy: that of a run, or a model."""
+
+    run: Path | None = None
+    """The folder of a run, of train or of sft (evaluate: of train)."""
+    checkpoint: str = "last"
+    """Which checkpoint of --run: last, best (by validation score) or a number."""
+    model: str = "tiny"
+    """The model, where there is no --run: tiny, a folder of a model or of sft, or a hub id."""
 
 
-def _temperature_of(source: str | Path) -> float | None:
-    """The temperature that a policy was trained at, where it lies in a checkpoint of a run."""
-    file = Path(source).parent / "agent.json"
-    return float(read_json(file)["config"]["temperature"]) if file.is_file() else None
+@dataclass(frozen=True, kw_only=True)
+class SamplingArguments:
+    """The distribution that tokens are drawn from."""
+
+    temperature: float | None = None
+    """The number that logits are divided by. Default: that of a run's training, where there is a run; else 1."""
+    deterministic: bool = False
+    """Take the likeliest token at every step instead of a sample."""
+    seed: int = 0
+    """Seed of the sampling."""
 
 
-def _said(argv: Sequence[str]) -> set[str]:
-    """Which options for the environment a command line gives."""
-    given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in argv if word.startswith("--")}
-    return given & {one.name for one in fields(EnvironmentArguments)}
+@dataclass(frozen=True, kw_only=True)
+class TruncatedSamplingArguments(SamplingArguments):
+    """The same, with the least likely tokens left out."""
+
+    top_k: int | None = None
+    """Sample from the k likeliest tokens alone."""
+    top_p: float | None = None
+    """Sample from the likeliest tokens alone, whose probabilities add up to this."""
+    min_p: float | None = None
+    """Sample from tokens alone that have at least this share of the likeliest one's probability."""
 
 
-def _line(label: str, found: Evaluation) -> str:
-    parts = [f"{label:>10}: score {found.score:+.3f} [{found.score_low:+.3f}, {found.score_high:+.3f}]"]
-    if found.held_out is not None:
-        interval = f"[{found.held_out_low:+.3f}, {found.held_out_high:+.3f}]"
-        parts.append(f"{found.held_out_name} {found.held_out:+.3f} {interval}")
-    if found.kl is not None:
-        parts.append(f"KL {found.kl:.2f}")
-    parts.append(f"distinct-2 {found.distinct_2:.3f}")
-    parts.append(f"length {found.response_length:.1f}")
-    return "  ".join(parts) + f"  ({found.episodes} episodes)"
+@dataclass(frozen=True, kw_only=True)
+class EpisodesArguments:
+    """The examples that are played."""
+
+    split: Literal["train", "validation", "test", "shifted"] = "test"
+    """The split that the examples are from."""
+    episodes: int = 300
+    """The number of episodes that each model plays."""
 
 
-def _name_or_json(text: str) -> Any:
+@dataclass(frozen=True, kw_only=True)
+class JSONArguments:
+    """The form of the output."""
+
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+# Commands -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(StartArguments, EnvironmentArguments):
+    """Train a language model in an environment."""
+
+    algorithm: str = "ppo"
+    """ppo, actor_critic, reinforce or best_of_n. Its settings are options, too: --algorithm NAME --help shows them."""
+    config: Path | None = None
+    """A JSON or YAML file with any of these options, written with underscores. The command line goes before it. Each
+    run leaves one, config.json, which makes the same run again."""
+    model: str = "tiny"
+    """tiny (the bundled model, or a fresh small one where the environment has another vocabulary), a folder of a
+    Transformers model, an id on the Hugging Face hub, or a new model with random weights, as JSON:
+    '{"model_type": "t5", "d_model": 64}'."""
+    init: Path | None = None
+    """Start from the policy of a run, of sft or of train, in place of --model."""
+    lora: int | None = None
+    """Train LoRA adapters of this rank. The model itself stays as it is, and is the reference."""
+    freeze: str | None = None
+    """Leave untrained: the embeddings and this many first layers, or parameters of this pattern ("model.*.mlp.*")."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """The type that passes compute in. Weights and their updates are in float32 either way."""
+    gradient_checkpointing: bool = False
+    """Compute layers again for the gradient rather than keep what they computed: slower, in much less memory."""
+    compile: bool = False
+    """Compile the step of a rollout, on a CPU with a C++ compiler, in ten seconds or more. On CUDA the step is recorded
+    as CUDA graphs and launched ahead of its observation, which has not run on a GPU yet."""
+    total_timesteps: int = 400_000
+    """The number of tokens to play in all."""
+    max_seconds: float | None = None
+    """Stop training after this many seconds, if the tokens are not played by then."""
+    output: Path | None = None
+    """The run's folder. Default: runs/ and a name made of the algorithm, the environment and the time."""
+    seed: int = 0
+    """Seed of everything that is random."""
+    resume: Path | None = None
+    """Continue the run in this folder from its last complete checkpoint, with the numbers that it would have had
+    without the stop. Its options are in its config.json."""
+    checkpoint_seconds: float = 300.0
+    """Seconds between checkpoints."""
+    keep_checkpoints: int = 2
+    """The number of latest checkpoints to keep, beside the one with the best validation score."""
+    eval_episodes: int = 300
+    """Episodes of an evaluation: on validation and test before and after training, on validation in between."""
+    eval_during: int = 4
+    """The number of evaluations between the first and the last, evenly over the run."""
+    eval_temperature: float | None = None
+    """--temperature of evaluations. Default: as in training."""
+    eval_deterministic: bool = False
+    """Evaluate with the likeliest token at every step instead of a sample."""
+    eval_top_k: int | None = None
+    """Evaluate with the k likeliest tokens alone."""
+    eval_top_p: float | None = None
+    """Evaluate with the likeliest tokens alone, whose probabilities add up to this."""
+    eval_min_p: float | None = None
+    """Evaluate with tokens alone that have at least this share of the likeliest one's probability."""
+    samples: int = 4
+    """The number of continuations to show from before and after training."""
+    wandb_project: str | None = None
+    """Also log to this Weights & Biases project."""
+    bonuses: str | None = None
+    """Bonuses beside the score, as JSON: '{"novelty": 0.1, "diversity": {"over": "batch", "weight": 0.2}}'."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFT(StartArguments, EnvironmentArguments):
+    """Train a language model on an environment's demonstrations: a warm start for reinforcement learning."""
+
+    output: Path | None = None
+    """The run's folder. Default: runs/ and a name made of the environment and the time."""
+    seed: int = 0
+    """Seed of the order of the demonstrations, and of the sampling."""
+    settings: tyro.conf.OmitArgPrefixes[SFTConfig] = field(default_factory=SFTConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(JSONArguments, TruncatedSamplingArguments, EpisodesArguments, RunArguments, EnvironmentArguments):
+    """Mean score of a run or a model on held-out examples, with a 95 % confidence interval.
+
+    A run is evaluated in its own environment; options for the environment change that one, and --env takes another.
+    """
+
+    output: Path | None = None
+    """A .jsonl file to write, with a row for each episode."""
+    given: tyro.conf.Suppress[frozenset[str]] = frozenset()
+    """The options for the environment that the command line names; `parsing.parse` fills it in. With a run, the others
+    stay as they were in its training, whatever their defaults are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(JSONArguments, SamplingArguments, EpisodesArguments, DeviceArguments, EnvironmentArguments):
+    """Play the same prompts with several models, and say which is better, by how much and through which tokens."""
+
+    models: tuple[str, ...]
+    """Two or more: tiny, folders of models, of sft or of train, hub ids; NAME=FOLDER gives one a name."""
+    reference: str | None = None
+    """The name of the model that the others are compared with. Default: the first one."""
+    gamma: float = 1.0
+    """Discount of returns and of cumulative advantages."""
+    gae_lambda: float = 0.0
+    """At 0, the cumulative advantage sums TD errors, and is the return minus V of the prompt. Above 0, later tokens
+    weigh more, by (1 - lambda^(k+1)) / (1 - lambda)."""
+    value_function: Literal["fitted", "head"] = "fitted"
+    """The reference's value function: fitted to its episodes, or the value head that reinforcement learning trained."""
+    folds: int = 5
+    """The number of parts that the prompts are divided into, for the spread and for fitting values."""
+    output: Path | None = None
+    """The folder of comparison.html, its pictures and comparison.json. Default: runs/ and a name made of the time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(TruncatedSamplingArguments, RunArguments):
+    """Print continuations."""
+
+    prompt: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Texts to continue. Default: prompts of TextGen-v0's test split."""
+    number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 3
+    """Continuations of each prompt."""
+    max_new_tokens: int = 32
+    """The most tokens of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModel(JSONArguments, StartArguments):
+    """Train a preference model from pairs of responses, and measure it on pairs that were held out.
+
+    The folder that it writes is a reward: {"preference": {"model": FOLDER}}, or "dpo" with --method dpo.
+    """
+
+    pairs: Path
+    """A .jsonl file: an object with prompt, chosen and rejected a line. A hash of the prompt divides them into train
+    (80 %), validation (10 %) and test (10 %)."""
+    prompt_field: str = "prompt"
+    """The field that holds the prompt."""
+    chosen_field: str = "chosen"
+    """The field that holds the preferred response, without the prompt."""
+    rejected_field: str = "rejected"
+    """The field that holds the other response."""
+    output: Path = Path("reward-model")
+    """The folder to write."""
+    settings: tyro.conf.OmitArgPrefixes[PreferenceConfig] = field(default_factory=PreferenceConfig)
+
+
+def name_or_json(text: str) -> Any:
+    """An option that is either a name or JSON: an object or a list.
+
+    Args:
+        text: The option.
+
+    Returns:
+        The name, or the JSON value.
+
+    Raises:
+        ValueError: If the text begins like JSON and cannot be read.
+
+    Example:
+        >>> name_or_json("sparse"), name_or_json('{"every": 8}')
+        ('sparse', {'every': 8})
+    """
     if not text.lstrip().startswith(("{", "[")):
         return text
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"Expected a name or JSON, got {text[:200]!r}, which could not be read: {error}") from error
-
-
-def _option(argv: Sequence[str], name: str) -> str | None:
-    """What the command line says of one option, which decides what the others are."""
-    found = None
-    for place, word in enumerate(argv):
-        if word.startswith(f"{name}="):
-            found = word.partition("=")[2]
-        elif word == name and place + 1 < len(argv):
-            found = argv[place + 1]
-    return found

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TRUNCATIONS = ("top_k", "top_p", "min_p")
-"""The settings that training refuses."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Truncation:

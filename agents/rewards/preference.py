@@ -2,65 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.files import read_json
 from agents.rewards.network_reward import NetworkReward, _finite, _NetworkScorer
+from agents.rewards.preference_record import read_record
 from agents.rewards.text_reader import LogProbReader, TextModel, TextReader, check_dtype, check_source, load_text_model
 from textenvs import Example, Tokenizer
 from textenvs.rewards import Scorer
-
-RECORD = "preference.json"
-"""The file that says what a folder's model was trained on, how, and how good it is."""
-
-
-FORMAT = 1
-"""The version of that file's layout."""
-
-
-Method = Literal["bradley_terry", "dpo"]
-
-
-_METHODS = ("bradley_terry", "dpo")
-
-
-def read_record(folder: str | Path, method: Method) -> dict[str, Any]:
-    """What `save` wrote of a model.
-
-    Args:
-        folder: Its folder.
-        method: What it must have been trained with.
-
-    Returns:
-        The record.
-
-    Raises:
-        ValueError: If the folder holds no preference model, or one of another method or version.
-    """
-    file = Path(folder) / RECORD
-    words = "python -m agents reward-model" + (" --method dpo" if method == "dpo" else "")
-    if not file.is_file():
-        raise ValueError(f"Expected a folder that {words!r} wrote, got {str(folder)!r}, which has no {RECORD}")
-    record = read_json(file)
-    if record.get("format") != FORMAT:
-        raise ValueError(f"Expected {str(file)!r} to be of format {FORMAT}, got {record.get('format')!r}")
-    if record.get("method") != method:
-        raise ValueError(f"Expected a model trained with {method!r} in {str(folder)!r}, got {record.get('method')!r}")
-    if method == "dpo" and not (Path(folder) / "reference" / "config.json").is_file():
-        raise ValueError(f"Expected the reference of DPO in {str(Path(folder) / 'reference')!r}, found none")
-    temperature = record.get("temperature")
-    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
-        raise ValueError(f"Expected a temperature above 0 in {str(file)!r}, got {temperature!r}")
-    return record
-
-
-# Preferences ---------------------------------------------------------------------------------------------------------
 
 
 class PreferenceScore(NetworkReward):

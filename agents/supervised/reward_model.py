@@ -36,8 +36,9 @@ from torch import Tensor
 from agents.distributed import processes
 from agents.losses import preference_loss
 from agents.policy.policy import Policy
-from agents.rewards.preference import _METHODS, FORMAT, RECORD, Method
+from agents.rewards.preference_record import FORMAT, RECORD
 from agents.rewards.text_reader import TextModel
+from agents.supervised.configs import PreferenceConfig
 from agents.training.config import OptimizerConfig
 from agents.training.meter import Meter
 from agents.training.optimization import optimizer_step
@@ -60,56 +61,6 @@ class Pair:
     prompt: str
     chosen: str
     rejected: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreferenceConfig:
-    """Settings of the training of a preference model."""
-
-    method: Method = "bradley_terry"
-    """bradley_terry: a value head on the last token. dpo: the model's log-ratio to where it started."""
-    epochs: int = 4
-    """Passes over the pairs; the one with the best validation log-loss is kept."""
-    batch_size: int = 64
-    """Pairs in an optimiser step."""
-    micro_batch_size: int = 64
-    """Pairs per forward pass. Changes memory and speed, never the numbers beyond rounding."""
-    learning_rate: float = 5e-4
-    """Step size of AdamW at the start; it falls in a straight line to 0. Large models want 1e-5."""
-    weight_decay: float = 0.01
-    """AdamW's."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
-    beta: float = 0.1
-    """DPO's: how much reward a nat of log-ratio is. Bradley-Terry does not use it."""
-    chat_template: bool = False
-    """Whether prompts are read in the chat template of the model's tokenizer: for instruct models. The score that the
-    model becomes reads them in the same way."""
-    seed: int = 0
-    """Of the order of the pairs."""
-
-    def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ValueError: If one is out of range.
-            TypeError: If one is of the wrong type.
-        """
-        if self.method not in _METHODS:
-            raise ValueError(f"Expected method to be one of {list(_METHODS)}, got {self.method!r}")
-        for name in ("epochs", "batch_size", "micro_batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"Expected {name} to be a whole number of at least 1, got {value!r}")
-        for name in ("learning_rate", "max_grad_norm", "beta"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"Expected {name} to be above 0, got {getattr(self, name)}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"Expected weight_decay to be at least 0, got {self.weight_decay}")
-        if not isinstance(self.chat_template, bool):
-            raise TypeError(f"Expected chat_template to be true or false, got {self.chat_template!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"Expected seed to be a whole number of at least 0, got {self.seed!r}")
 
 
 @dataclass(frozen=True)

@@ -34,36 +34,11 @@ from agents.evaluation.evaluation import evaluate
 from agents.losses import masked_mean
 from agents.policy.head import Places
 from agents.policy.policy import ActionEvaluation, Policy
-from agents.training.config import OptimizerConfig
+from agents.supervised.configs import SFTConfig
 from agents.training.meter import Meter
 from agents.training.metrics_log import MetricsLog
 from agents.training.optimization import make_optimizer, optimizer_step, set_learning_rate
 from textenvs import Example, Task, TextGenVectorEnv
-
-
-@dataclass(frozen=True, kw_only=True)
-class SFTConfig(OptimizerConfig):
-    """Settings of supervised fine-tuning."""
-
-    epochs: int = 10
-    """Largest number of passes over the demonstrations."""
-    batch_size: int = 64
-    """Demonstrations per optimiser step."""
-    demonstrations: int | None = None
-    """Number of examples of the train split that are used, starting with the first. None: all."""
-    patience: int = 2
-    """Number of epochs without a lower validation loss after which training stops."""
-    eval_episodes: int = 200
-    """Episodes played on the validation split after each epoch, to measure the score. 0: none."""
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        super().__post_init__()
-        for name in ("epochs", "batch_size", "patience"):
-            self.check_count(name)
-        self.check_count("eval_episodes", least=0)
-        if self.demonstrations is not None:
-            self.check_count("demonstrations")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,13 @@ from agents.rollout import Rollout, gather, reference_log_probs
 from agents.training import checkpoints, env_arguments
 from agents.training.alarm import parted
 from agents.training.config import RunConfig, whole_number
-from agents.training.optimization import NonFiniteError, make_optimizer, set_learning_rate, skipped, streak
+from agents.training.optimization import (
+    NonFiniteError,
+    make_optimizer,
+    set_learning_rate,
+    skipped_in_a_row,
+    skipped_steps,
+)
 from agents.training.run_folder import RunFolder, check_new
 from agents.training.schedules import adapted_kl_coef, limited_kl_coef, schedule
 from agents.training.signals import Interrupts
@@ -395,12 +401,12 @@ class Agent:
         """
         state = (self.updates, self.carried.get("evaluated", {}).get("timesteps"))
         if run is None:
-            if self._is_sharded and self._whole and not streak(self.optimizer) and state != self._saved:
+            if self._is_sharded and self._whole and not skipped_in_a_row(self.optimizer) and state != self._saved:
                 checkpoints.flatten_optimizer(self.optimizer)
                 self._saved = state
         elif not self._whole:
             _LOG.warning("The update under way is lost: the run goes on from the last checkpoint in %s.", run.path)
-        elif streak(self.optimizer):
+        elif skipped_in_a_row(self.optimizer):
             _LOG.warning("No checkpoint is written: the last steps were skipped for NaN or infinity.")
         elif state != self._saved:
             run.sync()
@@ -488,7 +494,7 @@ class Agent:
                 "kl_coef": config.kl_coef or 0.0,
                 "entropy_coef": config.entropy_coef or 0.0,
                 "learning_rate": learning_rate,
-                "skipped_steps": float(skipped(self.optimizer)),
+                "skipped_steps": float(skipped_steps(self.optimizer)),
                 "tokens_per_second": rollout.num_tokens / (ended - started),
                 "seconds_policy": rollout.seconds["policy"],
                 "seconds_environment": rollout.seconds["environment"],

@@ -10,8 +10,10 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 
-from agents.policy.sampling import TRUNCATIONS
 from textenvs.arguments import did_you_mean
+
+TRUNCATIONS = ("top_k", "top_p", "min_p")
+"""The settings of `agents.policy.sampling` that training refuses."""
 
 
 def whole_number(name: str, value: Any, least: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""Numbers to watch: averages that do not depend on how they were cut up, and where they are written."""
+"""Averages of metrics that do not depend on how they were cut up: over updates, minibatches or processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Meter:
         self._awaited: list[tuple[Tensor, Callable[[list[float]], None]]] = []
 
     def add(self, weight: Tensor | float, values: Mapping[str, Tensor | float]) -> None:
-        """Count some means.
+        """Counts some means.
 
         Args:
             weight: Over how many things each value is a mean.
@@ -34,7 +34,7 @@ class Meter:
             self._add(name, _number(value) * weight, weight)
 
     def add_shares(self, weight: Tensor | float, share: Tensor | float, values: Mapping[str, Tensor]) -> None:
-        """Count parts of a mean, such as the losses of micro-batches that are all divided by their batch's count.
+        """Counts parts of a mean, such as the losses of micro-batches that are all divided by their batch's count.
 
         Args:
             weight: Over how many things the whole mean is.
@@ -56,24 +56,24 @@ class Meter:
             self._add(name, value.detach().sum(), float(count))
 
     def merge(self, other: Meter, *, when: Tensor | None = None) -> None:
-        """Count what another meter has counted, and wait in its place for what it waits for.
+        """Counts what another meter has counted, and takes over the numbers that it awaits.
 
         Args:
             other: The other one.
-            when: () bool on the device, whether it counts at all; None: it does. Nobody waits for its value.
+            when: () bool on the device, True if it counts; None: it does. The host does not wait for its value.
         """
         for name, total in other._sums.items():
             weight = other._weights[name]
             if when is not None:  # NaN times 0 is NaN
                 total, weight = (
-                    torch.where(when, torch.as_tensor(one, device=when.device), 0.0) for one in (total, weight)
+                    torch.where(when, torch.as_tensor(number, device=when.device), 0.0) for number in (total, weight)
                 )
             self._add(name, total, weight)
         self._awaited += other._awaited
         other._awaited = []
 
     def await_numbers(self, numbers: Tensor, then: Callable[[list[float]], None]) -> None:
-        """Have some numbers read together with the averages.
+        """Has some numbers read together with the averages.
 
         Args:
             numbers: `(k,)`.
@@ -104,15 +104,15 @@ def _number(value: Tensor | float) -> Tensor | float:
 
 
 def _read(numbers: Sequence[Tensor | float]) -> list[list[float]]:
-    """The values of scalars and `(k,)` tensors, for which the host waits once a device."""
-    found = [[] if isinstance(one, Tensor) else [one] for one in numbers]
-    tensors = [(place, one.reshape(-1)) for place, one in enumerate(numbers) if isinstance(one, Tensor)]
-    for device in {one.device for _, one in tensors}:
-        there = [(place, one) for place, one in tensors if one.device == device]
-        flat = torch.cat([one.float() for _, one in there]).tolist()
-        for (place, _), part in zip(there, _split(flat, [len(one) for _, one in there]), strict=True):
-            found[place] = part
-    return found
+    """Reads scalars and `(k,)` tensors; the host waits once for each device."""
+    values = [[] if isinstance(number, Tensor) else [number] for number in numbers]
+    tensors = [(index, number.reshape(-1)) for index, number in enumerate(numbers) if isinstance(number, Tensor)]
+    for device in {tensor.device for _, tensor in tensors}:
+        there = [(index, tensor) for index, tensor in tensors if tensor.device == device]
+        flat = torch.cat([tensor.float() for _, tensor in there]).tolist()
+        for (index, _), part in zip(there, _split(flat, [len(tensor) for _, tensor in there]), strict=True):
+            values[index] = part
+    return values
 
 
 def _split(flat: list[float], lengths: Sequence[int]) -> list[list[float]]:

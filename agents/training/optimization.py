@@ -1,10 +1,11 @@
-"""The optimiser, how its step size falls, and one step of it."""
+"""The optimiser, and one step of it, whatever happens on the way: several processes, no memory, NaN."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,18 +18,42 @@ from agents.training.config import OptimizerConfig
 from agents.training.meter import Meter
 from agents.training.schedules import schedule
 
+_LOG = logging.getLogger(__name__)
+
+_ASYNCHRONOUS = ("cuda",)
+"""Devices that compute while the host goes on: to read a number there is to wait for them."""
+
+# Kept in the optimiser's first parameter group, so that they are saved and loaded with it.
+_SKIPPED_IN_A_ROW, _SKIPPED, _MICRO_BATCH_LIMIT = "skipped_in_a_row", "skipped_steps", "micro_batch_limit"
+
+LossOf = Callable[[Tensor, Meter], Tensor]
+"""From the rows of a micro-batch to its part of the minibatch's loss, (). Metrics go into the meter, and count if the
+step is taken."""
+
+
+class NonFiniteError(RuntimeError):
+    """Losses or gradients were NaN or infinite too often in a row.
+
+    Attributes:
+        rows: `(k,)` int64, the rows of the last minibatch.
+    """
+
+    def __init__(self, message: str, rows: Tensor) -> None:
+        super().__init__(message)
+        self.rows = rows
+
 
 def make_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimiser that a config names, over everything that is trained.
+    """Makes the optimiser that a config names, over everything that is trained.
 
     Args:
-        policy: Whose parameters.
-        config: Which optimiser, its step size, epsilon, momentum and weight decay.
+        policy: The policy whose parameters are trained.
+        config: The optimiser's name, learning rate, epsilon, momentum and weight decay.
 
     Returns:
         The optimiser.
     """
-    parameters = [one for one in policy.parameters() if one.requires_grad]
+    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     lr, decay = config.filled_in(policy.pretrained).learning_rate, config.weight_decay
     assert lr is not None
     if config.optimizer == "sgd":
@@ -42,18 +67,18 @@ def make_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optim
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig, progress: float) -> float:
-    """Put the step size in force that the config's schedule and warm-up give at this point of the run.
+    """Sets the learning rate that the config's schedule and warm-up give at this point of the run.
 
     Args:
-        optimizer: Whose step size.
+        optimizer: The optimiser, all groups of which get it.
         config: The schedule.
         progress: Share of the run's tokens that are played, from 0 to 1.
 
     Returns:
-        The step size. The very first update of a warm-up has one of 0.
+        The learning rate. In the very first update of a warm-up it is 0.
 
     Raises:
-        ValueError: If the config leaves the step size open.
+        ValueError: If the config leaves the learning rate open.
     """
     if config.learning_rate is None:
         raise ValueError("Expected a config with a learning_rate, got None: config.filled_in(pretrained) decides it")
@@ -62,32 +87,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig,
     for group in optimizer.param_groups:
         group["lr"] = rate
     return rate
-
-
-_STREAK, _SKIPPED, _LIMIT = "skipped_in_a_row", "skipped_steps", "micro_batch_limit"
-
-
-_LOG = logging.getLogger(__name__)
-
-
-_ASYNCHRONOUS = ("cuda",)
-"""Devices that compute while the host goes on: to read a number there is to wait for them."""
-
-
-LossOf = Callable[[Tensor, Meter], Tensor]
-"""From the rows of a micro-batch to its loss. Metrics go into the meter, and count if the step is taken."""
-
-
-class NonFiniteError(RuntimeError):
-    """Losses or gradients were NaN or infinite too often in a row.
-
-    Attributes:
-        rows: `(k,)` int64, the rows of the minibatch that was the last.
-    """
-
-    def __init__(self, message: str, rows: Tensor) -> None:
-        super().__init__(message)
-        self.rows = rows
 
 
 def optimizer_step(
@@ -99,7 +98,7 @@ def optimizer_step(
     *,
     cut: Callable[[Tensor, int], Sequence[Tensor]] = Tensor.split,
 ) -> None:
-    """Take the gradient of a minibatch, clip it once, and make one step.
+    """Computes the gradient of a minibatch, clips it once, and takes one step.
 
     Args:
         optimizer: Over everything that is trained.
@@ -114,17 +113,70 @@ def optimizer_step(
             from before the first of them. With a fused Adam on a GPU, the meter raises it when it is read.
         torch.OutOfMemoryError: If there is no memory for a single episode.
     """
-    memory = optimizer.param_groups[0]
-    parameters = [one for group in optimizer.param_groups for one in group["params"]]
-    cutter = optimizer if isinstance(optimizer, Zero) else None
-    sharded = cutter is not None or fsdp.is_sharded(parameters)
-    backward = Tensor.backward if cutter is None else cutter.backward
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    zero = optimizer if isinstance(optimizer, Zero) else None
+    sharded = zero is not None or fsdp.is_sharded(parameters)
+    loss, metrics = _gradient_that_fits(optimizer, rows, loss_of, config, cut, zero, sharded=sharded)
+    loss = processes.total(loss)
+    if zero is None:
+        processes.sum_gradients(parameters)
+        norm = fsdp.whole(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
+    else:
+        norm = zero.clip_and_step(config.max_grad_norm)
+    metrics.add(1.0, {"grad_norm": norm})
+    loss_and_norm = torch.stack([loss, norm.to(loss)])
+    count = partial(_count_skipped, optimizer, rows, config.max_skipped_steps)
+    if rows.device.type in _ASYNCHRONOUS and optimizer.defaults.get("fused") and not sharded:
+        # The device decides by itself if the step is taken, and the host reads the numbers with the meter's.
+        taken = loss_and_norm.isfinite().all()
+        _fused_step(optimizer, taken)
+        meter.merge(metrics, when=taken)
+        meter.add(1.0, {"skipped": (~taken).float()})
+        meter.await_numbers(loss_and_norm, count)
+    else:
+        numbers = loss_and_norm.tolist()
+        if finite := all(map(math.isfinite, numbers)):
+            if zero is None:  # ZeRO has taken its step, or skipped it
+                optimizer.step()
+            meter.merge(metrics)
+        meter.add(1.0, {"skipped": float(not finite)})
+        count(numbers)
+    optimizer.zero_grad(set_to_none=True)
+
+
+def skipped_steps(optimizer: torch.optim.Optimizer) -> int:
+    """Returns how many steps have been skipped so far, those before the checkpoint included."""
+    return int(optimizer.param_groups[0].get(_SKIPPED, 0))
+
+
+def skipped_in_a_row(optimizer: torch.optim.Optimizer) -> int:
+    """Returns how many steps have been skipped since the last that was taken."""
+    return int(optimizer.param_groups[0].get(_SKIPPED_IN_A_ROW, 0))
+
+
+def _gradient_that_fits(
+    optimizer: torch.optim.Optimizer,
+    rows: Tensor,
+    loss_of: LossOf,
+    config: OptimizerConfig,
+    cut: Callable[[Tensor, int], Sequence[Tensor]],
+    zero: Zero | None,
+    *,
+    sharded: bool,
+) -> tuple[Tensor, Meter]:
+    """Computes the gradient in micro-batches, which are halved for good while there is no memory for one.
+
+    Returns:
+        The loss, (), whose gradient is then in the parameters, and the metrics.
+    """
+    group = optimizer.param_groups[0]
+    backward = Tensor.backward if zero is None else zero.backward
     while True:
-        size = min(config.micro_batch_size, memory.get(_LIMIT, config.micro_batch_size))
-        found = Meter()
-        loss = _gradient(rows, loss_of, size, cut, found, backward, sharded=sharded)
+        size = min(config.micro_batch_size, group.get(_MICRO_BATCH_LIMIT, config.micro_batch_size))
+        metrics = Meter()
+        loss = _gradient(rows, loss_of, size, cut, metrics, backward, sharded=sharded)
         if loss is not None:
-            break
+            return loss, metrics
         optimizer.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -133,86 +185,8 @@ def optimizer_step(
                 "Expected memory for a forward and backward pass over one episode, got none: lower max_new_tokens, or "
                 "use gradient_checkpointing, bfloat16 or a smaller model"
             )
-        memory[_LIMIT] = size // 2
+        group[_MICRO_BATCH_LIMIT] = size // 2
         _LOG.warning("Out of memory with micro-batches of %d episodes: from now on they have %d.", size, size // 2)
-    loss = processes.total(loss)
-    if cutter is None:
-        processes.sum_gradients(parameters)
-        norm = fsdp.whole(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
-    else:
-        norm = cutter.clip_and_step(config.max_grad_norm)
-    numbers = torch.stack([loss, norm.to(loss)])
-    found.add(1.0, {"grad_norm": norm})
-
-    def count(loss_and_norm: list[float]) -> None:
-        _count(optimizer, rows, loss_and_norm, config.max_skipped_steps)
-
-    if rows.device.type in _ASYNCHRONOUS and optimizer.defaults.get("fused") and not sharded:
-        taken = numbers.isfinite().all()
-        _fused_step(optimizer, taken)
-        meter.merge(found, when=taken)
-        meter.add(1.0, {"skipped": (~taken).float()})
-        meter.await_numbers(numbers, count)
-    else:
-        read = numbers.tolist()
-        if finite := all(map(math.isfinite, read)):
-            if cutter is None:
-                optimizer.step()
-            meter.merge(found)
-        meter.add(1.0, {"skipped": float(not finite)})
-        count(read)
-    optimizer.zero_grad(set_to_none=True)
-
-
-def _fused_step(optimizer: Any, taken: Tensor) -> None:
-    """A step of a fused Adam that changes nothing, its state neither, unless `taken`, () bool on the device."""
-    optimizer.found_inf, optimizer.grad_scale = (~taken).float(), None  # where GradScaler puts them
-    try:
-        optimizer.step()
-    finally:
-        del optimizer.found_inf, optimizer.grad_scale
-
-
-def _count(optimizer: torch.optim.Optimizer, rows: Tensor, loss_and_norm: list[float], limit: int) -> None:
-    """Count a step that was skipped, and stop after too many in a row."""
-    memory = optimizer.param_groups[0]
-    loss, norm = loss_and_norm
-    if math.isfinite(loss) and math.isfinite(norm):
-        memory[_STREAK] = 0
-        return
-    memory[_STREAK] = streak(optimizer) + 1
-    memory[_SKIPPED] = skipped(optimizer) + 1
-    if streak(optimizer) > limit:
-        optimizer.zero_grad(set_to_none=True)
-        what = f"a loss of {loss}" if not math.isfinite(loss) else f"a gradient of norm {norm}"
-        raise NonFiniteError(
-            f"Expected finite losses and gradients, got {what} on the last of {streak(optimizer)} minibatches in a row",
-            rows,
-        )
-
-
-def skipped(optimizer: torch.optim.Optimizer) -> int:
-    """How many steps have been skipped so far.
-
-    Args:
-        optimizer: The optimiser.
-
-    Returns:
-        The number, those before the checkpoint included.
-    """
-    return int(optimizer.param_groups[0].get(_SKIPPED, 0))
-
-
-def streak(optimizer: torch.optim.Optimizer) -> int:
-    """How many steps have been skipped since the last that was taken.
-
-    Args:
-        optimizer: The optimiser.
-
-    Returns:
-        The number.
-    """
-    return int(optimizer.param_groups[0].get(_STREAK, 0))
 
 
 def _gradient(
@@ -220,21 +194,21 @@ def _gradient(
     loss_of: LossOf,
     size: int,
     cut: Callable[[Tensor, int], Sequence[Tensor]],
-    found: Meter,
+    metrics: Meter,
     backward: Callable[[Tensor], None],
     *,
     sharded: bool,
 ) -> Tensor | None:
-    """The loss, whose gradient is then in the parameters; None: out of memory."""
+    """Computes the loss, (), whose gradient is then in the parameters; None if memory runs out."""
     total = torch.zeros((), device=rows.device)
-    mine = processes.share(rows)
-    parts = list(cut(mine, size)) if len(mine) else []
-    # Of a policy in pieces, all processes gather the layers together, pass by pass.
+    share = processes.share(rows)
+    parts = list(cut(share, size)) if len(share) else []
+    # Layers of a sharded policy are gathered by all processes together, so all make the same number of passes.
     idle = processes.largest([len(parts)])[0] - len(parts) if sharded else 0
     try:
         with processes.among_others():
             for part in parts:
-                loss = loss_of(part, found)
+                loss = loss_of(part, metrics)
                 backward(loss)
                 total = total + loss.detach()
             for _ in range(idle):
@@ -245,5 +219,37 @@ def _gradient(
                 f"Expected memory for a forward and backward pass over {size} episodes, got none. Policies that are "
                 "cut over several processes do not try again with fewer: lower micro_batch_size"
             ) from error
-        return None  # and not on from here: the error holds on to what fills the memory
+        # Return, and try again in the caller: while the error is handled, its traceback keeps the tensors that fill
+        # the memory alive.
+        return None
     return total
+
+
+def _fused_step(optimizer: Any, taken: Tensor) -> None:
+    """Takes a step of a fused Adam that changes neither weights nor state unless `taken`, () bool on the device."""
+    optimizer.found_inf, optimizer.grad_scale = (~taken).float(), None  # where GradScaler puts them
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf, optimizer.grad_scale
+
+
+def _count_skipped(
+    optimizer: torch.optim.Optimizer, rows: Tensor, max_skipped_steps: int, loss_and_norm: list[float]
+) -> None:
+    """Counts a step that was skipped, and stops after too many in a row."""
+    group = optimizer.param_groups[0]
+    loss, norm = loss_and_norm
+    if math.isfinite(loss) and math.isfinite(norm):
+        group[_SKIPPED_IN_A_ROW] = 0
+        return
+    group[_SKIPPED_IN_A_ROW] = skipped_in_a_row(optimizer) + 1
+    group[_SKIPPED] = skipped_steps(optimizer) + 1
+    if skipped_in_a_row(optimizer) > max_skipped_steps:
+        optimizer.zero_grad(set_to_none=True)
+        reason = f"a loss of {loss}" if not math.isfinite(loss) else f"a gradient of norm {norm}"
+        raise NonFiniteError(
+            f"Expected finite losses and gradients, got {reason} on the last of {skipped_in_a_row(optimizer)} "
+            "minibatches in a row",
+            rows,
+        )

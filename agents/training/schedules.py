@@ -11,7 +11,7 @@ STAGES = 4
 
 
 def schedule(name: Schedule, progress: float, final: float) -> float:
-    """The factor of a schedule: 1 at the start of training, `final` at its end.
+    """Computes the factor of a schedule: 1 at the start of training, `final` at its end.
 
     A function of the progress alone, so a run that goes on from a checkpoint needs no state for it.
 
@@ -51,7 +51,7 @@ def schedule(name: Schedule, progress: float, final: float) -> float:
 
 
 def limited_kl_coef(kl_coef: float, kl: float, limit: float) -> float:
-    """The price of KL at a distance from the start model: as it is up to the limit, steeper beyond.
+    """Computes the price of KL at a distance from the start model: `kl_coef` up to the limit, steeper beyond.
 
     A function of the distance alone. A controller that raises and lowers the price update by update (Ziegler et al.
     2019, section 2.2) answers late, and then overshoots in both directions: see docs/log.md.
@@ -68,7 +68,7 @@ def limited_kl_coef(kl_coef: float, kl: float, limit: float) -> float:
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, target: float) -> float:
-    """The price of KL by a proportional controller in log space, one step of it.
+    """Computes the price of KL by one step of a proportional controller in log space.
 
     Args:
         kl_coef: The price in the update before.

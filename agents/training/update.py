@@ -133,7 +133,7 @@ def optimize(
 
 @dataclass(frozen=True)
 class _MinibatchLoss:
-    """The loss of one minibatch, and what each of its micro-batches adds to it.
+    """The loss of a minibatch, as a function of a micro-batch: what its rows add.
 
     Attributes:
         policy: The policy that is trained.
@@ -160,7 +160,7 @@ class _MinibatchLoss:
         return cls(policy, rollout, loss, config, tokens, normalizer.clamp(min=1))
 
     def __call__(self, rows: Tensor, meter: Meter) -> Tensor:
-        """The part of the loss, (), that a micro-batch of `rows` adds."""
+        """Returns the part of the loss, (), that a micro-batch of `rows` adds."""
         part = self.rollout.select(rows)
         return self.policy.loss(
             part.input_ids,

@@ -13,7 +13,7 @@ from agents.__main__ import main
 from agents.training import checkpoints
 from agents.training.config import OptimizerConfig
 from agents.training.meter import Meter
-from agents.training.optimization import NonFiniteError, optimizer_step, skipped, streak
+from agents.training.optimization import NonFiniteError, optimizer_step, skipped_in_a_row, skipped_steps
 from benchmarks.faults import RUN
 from tests.agents.helpers import lanes, make_policy
 
@@ -88,11 +88,11 @@ def test_what_is_not_finite_never_reaches_the_weights(name):
     means, _ = take(line, optimizer, config, fault)
     assert float(line.w.detach()) == 0.0
     assert means == {"skipped": 1.0}, "metrics are of the steps that were taken"
-    assert (skipped(optimizer), streak(optimizer)) == (1, 1)
+    assert (skipped_steps(optimizer), skipped_in_a_row(optimizer)) == (1, 1)
     assert line.w.grad is None, "nothing is left for the next step"
     take(line, optimizer, config)
     assert float(line.w.detach()) == pytest.approx(5.0)
-    assert (skipped(optimizer), streak(optimizer)) == (1, 0)
+    assert (skipped_steps(optimizer), skipped_in_a_row(optimizer)) == (1, 0)
 
 
 def test_too_many_in_a_row_stop():
@@ -104,7 +104,7 @@ def test_too_many_in_a_row_stop():
 
     for number in (1, 2):
         take(line, optimizer, config, nan)
-        assert streak(optimizer) == number
+        assert skipped_in_a_row(optimizer) == number
     with pytest.raises(NonFiniteError, match="a loss of nan on the last of 3 minibatches in a row") as error:
         take(line, optimizer, config, nan, rows=torch.tensor([4, 1]))
     assert error.value.rows.tolist() == [4, 1]
@@ -120,7 +120,7 @@ def sequence(monkeypatch, devices):
     for fault in (True, False, True, True, False, False):
         means, _ = take(line, optimizer, config, (lambda part, loss: loss * math.nan) if fault else None)
         state = {name: float(one) for name, one in optimizer.state[line.w].items()}
-        counts = (means["skipped"], means.get("grad_norm"), skipped(optimizer), streak(optimizer))
+        counts = (means["skipped"], means.get("grad_norm"), skipped_steps(optimizer), skipped_in_a_row(optimizer))
         seen.append((float(line.w.detach()), state, counts))
     return seen
 

@@ -96,7 +96,7 @@ def skip_what_is_not_finite():
 
         optimization.optimizer_step(agent.optimizer, torch.arange(4), loss_of, agent.config, Meter())
         after = torch.cat([one.detach().flatten() for one in agent._learner.parameters()])
-        assert optimization.skipped(agent.optimizer) == skipped
+        assert optimization.skipped_steps(agent.optimizer) == skipped
         assert torch.equal(before, after) == (constant == math.inf)
 
 

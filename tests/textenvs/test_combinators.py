@@ -32,6 +32,7 @@ from textenvs.rewards import (
     guard,
     list_rewards,
     minimum,
+    register_combinator,
     registry,
 )
 from textenvs.tasks import Levels
@@ -202,6 +203,13 @@ def test_a_combinator_and_a_reward_never_share_a_name() -> None:
     for name in COMBINATORS:
         with pytest.raises(ValueError, match=f"Expected a new reward name, got '{name}', which combines rewards"):
             register_reward(name, Length)
+    for name in ("min", "length"):
+        with pytest.raises(ValueError, match=f"Expected a new key for a combinator, got '{name}', which is taken"):
+            register_combinator(name, Minimum)
+    with pytest.raises(ValueError, match="Expected a key for the combinator, got ''"):
+        register_combinator("", Minimum)
+    with pytest.raises(TypeError, match="Expected a Combination class or a function that returns a Reward, got 3"):
+        register_combinator("three", 3)  # type: ignore[arg-type]
 
 
 def test_operators() -> None:
@@ -266,11 +274,11 @@ def test_a_guard_never_pays_for_breaking_it() -> None:
     """A sentiment from -1: behind a plain gate, a text that breaks the cap would get 0, more than a sad one."""
     mood = reward(lambda text: -0.5 if "sad" in text else 0.5, "mood", -1, 1)
     repeats = reward(lambda text: 1 - len(set(text.split())) / max(1, len(text.split())), "repeats", 0, 1)
-    registry._REWARDS["test_repeats"] = lambda: repeats
+    registry.REWARDS["test_repeats"] = lambda: repeats
     try:
         made = make_reward({"guard": {"reward": mood, "at_most": {"test_repeats": 0.4}}})
     finally:
-        del registry._REWARDS["test_repeats"]
+        del registry.REWARDS["test_repeats"]
     assert made.score(EXAMPLE, "a sad day") == -0.5
     assert made.score(EXAMPLE, "so so good") == 0.5
     assert made.score(EXAMPLE, "good good good") == made.low == -1

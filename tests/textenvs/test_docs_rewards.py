@@ -27,7 +27,7 @@ NAMES = {
 
 @pytest.mark.parametrize(("page", "line", "code"), BLOCKS, ids=[f"{page}:{line}" for page, line, _ in BLOCKS])
 def test_a_block_runs(page: str, line: int, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_REWARDS", dict(registry._REWARDS))
+    monkeypatch.setattr(registry, "REWARDS", dict(registry.REWARDS))
     exec(compile("\n" * line + code, f"docs/{page}", "exec"), {"__name__": "page"})
 
 

@@ -4,9 +4,8 @@ import inspect
 import re
 from pathlib import Path
 
-from textenvs.rewards import rouge
+from textenvs.rewards import BUILT_IN, rouge
 from textenvs.rewards.incremental import references
-from textenvs.rewards.registry import _REWARDS as REWARDS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "rewards-overlap.md").read_text(encoding="utf-8")
 
@@ -20,8 +19,7 @@ def test_the_blocks_run_in_order() -> None:
 
 
 def test_every_score_and_argument_is_in_the_tables() -> None:
-    scores = {name: made for name, made in REWARDS.items() if isinstance(made, type)}
-    scores = {name: made for name, made in scores.items() if issubclass(made, references.ReferenceReward)}
+    scores = {name: made for name, made in BUILT_IN.items() if issubclass(made, references.ReferenceReward)}
     assert len(scores) >= 11
     whole, arguments = PAGE.split("## The scores")[1].split("The arguments are")
     arguments = arguments.split("##")[0]

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -406,7 +407,7 @@ def test_a_term_must_be_a_reward() -> None:
 
 
 def test_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_REWARDS", dict(registry._REWARDS))
+    monkeypatch.setattr(registry, "REWARDS", dict(registry.REWARDS))
     assert {"length", "sentiment", "vader"} <= set(list_rewards())
     assert list_rewards() == sorted(list_rewards())
     register_reward("size", lambda scale=1: FunctionReward(lambda example, response: scale * len(response), "size"))
@@ -429,7 +430,7 @@ def test_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plain_function_with_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_REWARDS", dict(registry._REWARDS))
+    monkeypatch.setattr(registry, "REWARDS", dict(registry.REWARDS))
 
     class Counts:
         def __call__(self, example: Example, response: str) -> int:
@@ -449,6 +450,40 @@ def test_a_plain_function_with_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
         make_reward({"count": {"word": "sea"}})
     with pytest.raises(TypeError, match=r"Expected reward 'between' with the arguments \['high'\], got \['low'\]"):
         make_reward({"between": {"low": 0}})
+
+
+def test_an_entry_point_is_imported_when_its_reward_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(registry, "REWARDS", dict(registry.REWARDS))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "lazy_scores.py").write_text(
+        "from textenvs.rewards import Length as Size\n"
+        "def letters(example, response, letter='s'):\n    return float(response.count(letter))\n"
+        "number = 3\n"
+    )
+    names = {"lazy_size": "Size", "lazy_letters": "letters", "lazy_number": "number", "lazy_nothing": "nothing"}
+    for name, attribute in names.items():
+        register_reward(name, f"lazy_scores:{attribute}")
+    register_reward("lazy_module", "no_such_scores:Size")
+    assert set(names) < set(list_rewards())
+    assert "lazy_scores" not in sys.modules
+    with pytest.raises(ValueError, match="got 'lazy_size', which is taken by 'lazy_scores:Size'"):
+        register_reward("lazy_size", Length)
+
+    assert make_reward({"lazy_size": {"target": 2}}).score(PLAIN, "two words") == 1.0
+    monkeypatch.delitem(sys.modules, "lazy_scores")
+    made = make_reward({"lazy_letters": {"letter": "e", "weight": 0.5}})
+    assert made.score(PLAIN, "the sea") == 1.0
+    with pytest.raises(TypeError, match=r"'lazy_size' with arguments from \[.*'target'.*\], got 'taget'"):
+        make_reward({"lazy_size": {"taget": 2}})
+    with pytest.raises(TypeError, match="Expected a Reward class or a function at 'lazy_scores:number', got 3"):
+        make_reward("lazy_number")
+    with pytest.raises(ImportError, match="Reward 'lazy_nothing' could not be imported from 'lazy_scores:nothing'"):
+        make_reward("lazy_nothing")
+    with pytest.raises(ImportError, match="Reward 'lazy_module' could not be imported from 'no_such_scores:Size'"):
+        make_reward("lazy_module")
+    for text in ("lazy_scores", "lazy_scores:", ":Size", "lazy scores:Size", "a:b:c"):
+        with pytest.raises(ValueError, match="Expected the entry point of reward 'wrong' as 'module:attribute', got"):
+            register_reward("wrong", text)
 
 
 # Push against score

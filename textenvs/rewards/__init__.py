@@ -1,22 +1,14 @@
 """Rewards: scores of a growing response, and the payouts that hand them out.
 
-`make_reward` makes a `Reward` from a name, a dict of names, a function or a `Reward`.
+`make_reward` makes a `Reward` of a name, a dict of names, a function or a `Reward`. This module registers the built-in
+rewards and combinators.
 """
 
+from collections.abc import Callable
+
 from textenvs.rewards.answers import CorrectPrefix, EditSimilarity, ExactMatch, TokenF1
-from textenvs.rewards.base import (
-    Combination,
-    FunctionReward,
-    Product,
-    Reward,
-    RewardError,
-    Scale,
-    Scorer,
-    TextScorer,
-    WeightedSum,
-    checked_score,
-    sum_of,
-)
+from textenvs.rewards.arithmetic import Combination, Product, Scale, WeightedSum, sum_of
+from textenvs.rewards.base import FunctionReward, Reward, RewardError, Scorer, TextScorer, checked_score
 from textenvs.rewards.bleu import Bleu
 from textenvs.rewards.chrf import Chrf, ChrfPlusPlus
 from textenvs.rewards.combinators import Clip, Gate, MeanMinusStd, Minimum, Normalised, guard, minimum
@@ -31,27 +23,25 @@ from textenvs.rewards.numbers import Dates, IncreasingNumbers, NumericAnswer
 from textenvs.rewards.payouts import PAYOUTS, Payout, make_payout
 from textenvs.rewards.readability import Readability
 from textenvs.rewards.regex import RegexProgress
-from textenvs.rewards.registry import COMBINATORS, list_rewards, make_reward, register_reward
+from textenvs.rewards.registry import COMBINATORS, list_rewards, make_reward, register_combinator, register_reward
 from textenvs.rewards.rouge import Rouge1, Rouge2, RougeL, RougeN
 from textenvs.rewards.schedules import Constraint, Schedule
 from textenvs.rewards.sentiment import Sentiment, Vader
 from textenvs.rewards.style import Formality, NgramFluency
 
-COMBINATORS.update(
-    {
-        "sum": sum_of,
-        "product": Product,
-        "min": Minimum,
-        "mean_minus_std": MeanMinusStd,
-        "gate": Gate,
-        "guard": guard,
-        "clip": Clip,
-        "scale": Scale,
-        "normalised": Normalised,
-    }
-)
+_COMBINATORS: dict[str, Callable[..., Reward]] = {
+    "sum": sum_of,
+    "product": Product,
+    "min": Minimum,
+    "mean_minus_std": MeanMinusStd,
+    "gate": Gate,
+    "guard": guard,
+    "clip": Clip,
+    "scale": Scale,
+    "normalised": Normalised,
+}
 
-_BUILT_IN = {
+BUILT_IN: dict[str, type[Reward]] = {
     # overlap with references
     "bleu": Bleu,
     "chrf": Chrf,
@@ -87,11 +77,15 @@ _BUILT_IN = {
     "repetition": Repetition,
     "copying": Copying,
 }
+"""Name to class of the rewards that come with this package."""
 
-for _name, _factory in _BUILT_IN.items():
-    register_reward(_name, _factory)
+for _key, _combinator in _COMBINATORS.items():
+    register_combinator(_key, _combinator)
+for _name, _reward in BUILT_IN.items():
+    register_reward(_name, _reward)
 
 __all__ = [
+    "BUILT_IN",
     "COMBINATORS",
     "PAYOUTS",
     "AutomatonReward",
@@ -159,6 +153,7 @@ __all__ = [
     "make_payout",
     "make_reward",
     "minimum",
+    "register_combinator",
     "register_reward",
     "sum_of",
 ]

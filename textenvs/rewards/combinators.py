@@ -1,9 +1,6 @@
-"""Rewards made of rewards: sums, products, minima, gates, and weights that change over a training run.
+"""Formulas over other rewards' scores, by name: minima, gates, bounds, normalisers.
 
-Each is a formula over the scores of its inputs (`Combination.combine`), written once over arrays: `score` asks for one
-text, the scorer for all lanes. An episode has one formula from its first token to its last. What changes over a run
-(the weight of a schedule, the mean of a normaliser) changes between episodes: a lane latches the coefficients when it
-is reset, and keeps them while `Reward.update` moves on.
+`textenvs.rewards.arithmetic` has their base class, `Combination`, and those that operators make.
 """
 
 from __future__ import annotations
@@ -14,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from textenvs.rewards.base import Combination, PartScores, Reward, Scores, _final, _finite, _named
+from textenvs.rewards.arithmetic import Combination, Scores, _finite, by_name, final_scores
+from textenvs.rewards.base import PartScores, Reward
 from textenvs.rewards.registry import make_reward
 
 
 class Minimum(Combination):
-    """The least of several scores, such as an ensemble's, which is hard to fool all at once.
+    """The least of several scores, such as those of an ensemble, which is hard to fool all at once.
 
     Args:
-        of: Whose scores.
+        of: The rewards.
 
     Source: Coste et al. (2024), Reward model ensembles help mitigate overoptimization, arXiv:2310.02743: worst-case
         optimisation.
@@ -31,23 +29,24 @@ class Minimum(Combination):
     label = "min"
 
     def __init__(self, of: Sequence[Reward]) -> None:
-        super().__init__(_named(of))
+        super().__init__(by_name(of))
         self.name = f"min({', '.join(self.inputs)})"
         self.low = min(reward.low for reward in self.inputs.values())
         self.high = min(reward.high for reward in self.inputs.values())
 
     def combine(self, scores: Scores, coefficients: Scores) -> Scores:
-        """See `Combination.combine`."""
+        """Takes the least score."""
         phi: Scores = scores.min(axis=0)
         return phi
 
 
 class MeanMinusStd(Combination):
-    """The mean of several scores less k standard deviations: where an ensemble is of two minds, it pays less.
+    """The mean of several scores less k standard deviations, so that it pays less where an ensemble disagrees.
 
     Args:
-        of: Whose scores.
-        k: How many standard deviations (of the ensemble as it is: divided by its size), from 0.
+        of: The rewards.
+        k: The number of standard deviations, from 0. The deviation is the population's: divided by the number of
+            rewards.
 
     Raises:
         ValueError: If k is negative or not finite.
@@ -58,20 +57,20 @@ class MeanMinusStd(Combination):
     label = "mean_minus_std"
 
     def __init__(self, of: Sequence[Reward], k: float = 1.0) -> None:
-        super().__init__(_named(of))
+        super().__init__(by_name(of))
         self.k = _finite("k of 'mean_minus_std'", k)
         if self.k < 0:
             raise ValueError(f"Expected k of 'mean_minus_std' to be at least 0, got {k}")
         self.name = f"mean({', '.join(self.inputs)}) - {self.k:g} std"
         lows, highs = zip(*((reward.low, reward.high) for reward in self.inputs.values()), strict=True)
-        most_std = (max(highs) - min(lows)) / 2  # half of them at either end
+        most_std = (max(highs) - min(lows)) / 2  # with half of the scores at either end
         self.low = sum(lows) / len(lows) - (self.k * most_std if self.k else 0.0)
         self.high = sum(highs) / len(highs)
 
     def combine(self, scores: Scores, coefficients: Scores) -> Scores:
-        """See `Combination.combine`."""
+        """Takes the mean less k standard deviations."""
         mean, variance = np.zeros(scores.shape[1]), np.zeros(scores.shape[1])
-        for score in scores:  # one after another: numpy's own sums depend on how many lanes there are, in the last bit
+        for score in scores:  # a loop, since numpy's own sums differ in the last bit with the number of lanes
             mean += score
         mean /= len(scores)
         for score in scores:
@@ -83,16 +82,17 @@ class Gate(Combination):
     """A score that counts only where another is in a range.
 
     Args:
-        reward: What is paid while the gate is open.
-        by: What opens it.
-        at_least: The least score of `by` that does; None: any.
-        at_most: The largest; None: any.
-        otherwise: What is paid while it is closed.
+        reward: The score that is paid while the gate is open.
+        by: The score that opens the gate.
+        at_least: The least score of `by` that opens it; None: no bound.
+        at_most: The largest score of `by` that opens it; None: no bound.
+        otherwise: The number that is paid while the gate is closed.
 
     Raises:
-        ValueError: If neither bound is given, they are not in order, or a number is not finite.
+        ValueError: If no bound is given, the bounds are not in order, or a number is not finite.
 
-    A hard gate pays at the token that opens it, and takes everything back at the one that closes it.
+    With an immediate payout, the whole score is paid at the token that opens the gate, and taken back at the token that
+    closes it.
     """
 
     label = "gate"
@@ -105,7 +105,7 @@ class Gate(Combination):
         at_most: float | None = None,
         otherwise: float = 0.0,
     ) -> None:
-        super().__init__(_named([reward, by]))
+        super().__init__(by_name([reward, by]))
         if at_least is None and at_most is None:
             raise ValueError("Expected at_least or at_most (or both) of 'gate', got neither")
         self.at_least = -math.inf if at_least is None else _finite("at_least of 'gate'", at_least)
@@ -119,7 +119,7 @@ class Gate(Combination):
         self.low, self.high = min(reward.low, self.otherwise), max(reward.high, self.otherwise)
 
     def combine(self, scores: Scores, coefficients: Scores) -> Scores:
-        """See `Combination.combine`."""
+        """Passes the score on where the gate is open."""
         is_open = (scores[1] >= self.at_least) & (scores[1] <= self.at_most)
         return np.where(is_open, scores[0], self.otherwise)
 
@@ -133,13 +133,13 @@ class Clip(Combination):
         high: The most to pay; None: no bound.
 
     Raises:
-        ValueError: If neither bound is given, they are not in order, or one is not finite.
+        ValueError: If no bound is given, the bounds are not in order, or a bound is not finite.
     """
 
     label = "clip"
 
     def __init__(self, reward: Reward, low: float | None = None, high: float | None = None) -> None:
-        super().__init__(_named([reward]))
+        super().__init__(by_name([reward]))
         if low is None and high is None:
             raise ValueError("Expected low or high (or both) of 'clip', got neither")
         least = -math.inf if low is None else _finite("low of 'clip'", low)
@@ -151,7 +151,7 @@ class Clip(Combination):
         self.low, self.high = min(max(reward.low, least), most), min(max(reward.high, least), most)
 
     def combine(self, scores: Scores, coefficients: Scores) -> Scores:
-        """See `Combination.combine`."""
+        """Keeps the score within the bounds."""
         phi: Scores = np.clip(scores[0], *self._bounds)
         return phi
 
@@ -159,25 +159,25 @@ class Clip(Combination):
 class Normalised(Combination):
     """A score in units of its own spread: (score - mean) / standard deviation of the final scores so far.
 
-    Before the first `update` it changes nothing. The mean and deviation are those of all finished episodes that it was
-    told of, so that they move less and less.
+    The mean and deviation are those of all finished episodes that `update` was given, so they move less and less.
+    Before the first `update`, the score is paid as it is.
 
     Args:
         reward: The score.
-        centre: Whether to take the mean off. It is then paid (negative) with the first token.
-        least_std: What a smaller standard deviation is taken for; above 0.
+        centre: If True, the mean is subtracted. Minus the mean is then paid with the first token.
+        least_std: The least standard deviation to divide by; above 0.
 
     Raises:
         ValueError: If `least_std` is not a number above 0.
 
     Source: Chan, Golub & LeVeque (1979), Updating formulae and a pairwise algorithm for computing sample variances,
-        equation 2.1b: how a batch joins the batches before it.
+        equation 2.1b, which adds a batch to the batches before it.
     """
 
     label = "normalised"
 
     def __init__(self, reward: Reward, centre: bool = True, least_std: float = 1e-3) -> None:
-        super().__init__(_named([reward]))
+        super().__init__(by_name([reward]))
         if not isinstance(centre, bool):
             raise TypeError(f"Expected centre of 'normalised' to be true or false, got {centre!r}")
         self.centre = centre
@@ -189,45 +189,45 @@ class Normalised(Combination):
 
     @property
     def coefficients(self) -> tuple[float, ...]:
-        """What is taken off, and what the rest is divided by."""
+        """The mean to subtract, and the standard deviation to divide by."""
         return self._mean if self.centre else 0.0, max(math.sqrt(self._variance), self.least_std)
 
     def combine(self, scores: Scores, coefficients: Scores) -> Scores:
-        """See `Combination.combine`."""
+        """Subtracts the mean and divides by the standard deviation."""
         phi: Scores = (scores[0] - coefficients[0]) / coefficients[1]
         return phi
 
     def update(self, *, progress: float | None = None, scores: PartScores | None = None) -> None:
-        """See `Reward.update`."""
+        """Adds the final scores to the mean and deviation, and advances the input."""
         if scores is not None:
-            final = _final(scores, next(iter(self.inputs)))
+            final = final_scores(scores, next(iter(self.inputs)))
             if len(final):
-                self._join(len(final), float(final.mean()), float(final.var()))
+                self._add_batch(len(final), float(final.mean()), float(final.var()))
         super().update(progress=progress, scores=scores)
 
-    def _join(self, count: int, mean: float, variance: float) -> None:
+    def _add_batch(self, count: int, mean: float, variance: float) -> None:
         if not self._count:
             self._count, self._mean, self._variance = count, mean, variance
             return
         total = self._count + count
-        apart = mean - self._mean
+        difference = mean - self._mean
         share = count / total
-        self._variance += share * (variance - self._variance) + share * (1 - share) * apart * apart
-        self._mean += share * apart
+        self._variance += share * (variance - self._variance) + share * (1 - share) * difference * difference
+        self._mean += share * difference
         self._count = total
 
     def own_state(self) -> dict[str, Any]:
-        """See `Combination.own_state`."""
+        """Returns the number, mean and variance of the scores so far."""
         return {"count": self._count, "mean": self._mean, "variance": self._variance}
 
     def load_own_state(self, state: dict[str, Any]) -> None:
-        """See `Combination.load_own_state`."""
+        """Restores the number, mean and variance of the scores."""
         self._count, self._mean = int(state["count"]), float(state["mean"])
         self._variance = float(state["variance"])
 
     @property
     def changing(self) -> dict[str, float]:
-        """See `Reward.changing`."""
+        """The mean and standard deviation now, and the changing numbers of the input."""
         return {"mean": self._mean, "std": math.sqrt(self._variance), **super().changing}
 
 
@@ -237,29 +237,28 @@ def guard(
     at_least: Mapping[str, float] | None = None,
     otherwise: float | None = None,
 ) -> Reward:
-    """A reward behind gates: it is paid only while every cap and every floor holds.
+    """Puts a reward behind gates: it is paid only while every cap and every floor holds.
 
     Args:
-        reward: What is paid.
+        reward: The score that is paid.
         at_most: Name of a reward to its cap: `{"repetition": 0.3, "copying": 0.5}`.
         at_least: Name of a reward to its floor.
-        otherwise: What is paid while one does not hold. None takes the least that the reward can be, so that to break
-            a cap is never better than to write badly.
+        otherwise: The number that is paid while a cap or floor does not hold. None takes the reward's least score, so
+            that breaking a cap never pays more than writing badly.
 
     Returns:
-        Gates, one in the other.
+        The reward, in one gate for each bound.
 
     Raises:
-        ValueError: If no cap and no floor is given, a name is unknown, or the reward has no least score and `otherwise`
-            is None.
+        ValueError: If no bound is given, a name is unknown, or `otherwise` is None and the reward has no least score.
     """
     if not at_most and not at_least:
         raise ValueError("Expected at_most or at_least (or both) of 'guard', got neither")
     if otherwise is None:
         if not math.isfinite(reward.low):
             raise ValueError(
-                f"Expected otherwise=, what to pay while a guard of reward {reward.name!r} does not hold, since that "
-                "reward has no least score to take"
+                f"Expected otherwise=, the number to pay while a guard of reward {reward.name!r} does not hold, since "
+                "that reward has no least score to take"
             )
         otherwise = reward.low
     for name, bound in (at_most or {}).items():
@@ -270,12 +269,12 @@ def guard(
 
 
 def minimum(*rewards: Any) -> Reward:
-    """The least of some scores: what `min` would be, were it not taken.
+    """Takes the least of some scores. Python's own `min` would compare the rewards instead.
 
     Args:
-        *rewards: Each as `make_reward` takes it.
+        *rewards: The rewards, each in a form that `make_reward` takes.
 
     Returns:
         The reward `{"min": [...]}`.
     """
-    return Minimum([make_reward(one) for one in rewards])
+    return Minimum([make_reward(reward) for reward in rewards])

@@ -1,55 +1,91 @@
-"""The registry of rewards: from a name, a dict, a function or a `Reward` to a `Reward`."""
+"""The registry of rewards: makes a `Reward` of a name, a dict, a function or a `Reward`.
+
+It knows no reward by name itself: `textenvs.rewards` registers the built-in ones, and `agents` those that need a
+network.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from inspect import signature
-from typing import Any
+from typing import Any, TypeAlias
 
 from textenvs.arguments import check_arguments, did_you_mean
-from textenvs.rewards.base import FunctionReward, Reward, WeightedSum
+from textenvs.rewards.arithmetic import WeightedSum
+from textenvs.rewards.base import FunctionReward, Reward
 
-_REWARDS: dict[str, Callable[..., Any]] = {}
+Factory: TypeAlias = Callable[..., Reward] | Callable[..., float]
+
+REWARDS: dict[str, Factory | str] = {}
+"""Name to a registered factory, or to its entry point "module:attribute". Add to it with `register_reward`."""
 
 COMBINATORS: dict[str, Callable[..., Reward]] = {}
-"""What `make_reward` makes of rewards, by the key that it reads. No reward can be registered under these names."""
+"""Key of a dict to what `make_reward` makes of the rewards in it. Add to it with `register_combinator`."""
+
+_ENTRY_POINT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
-def register_reward(name: str, factory: Callable[..., Reward] | Callable[..., float]) -> None:
-    """Give a reward a name, so that `gym.make(..., reward=name)` finds it.
+def register_reward(name: str, factory: Factory | str) -> None:
+    """Gives a reward a name, so that `gym.make(..., reward=name)` finds it.
 
     Args:
-        name: What it will be called; not taken yet.
+        name: A name that is not taken yet.
         factory: A `Reward` class, a function that returns a `Reward`, or a plain function
-            `f(example, response) -> float`: what has to be given two arguments, and no more, is taken for one. Keyword
-            arguments of any of them may come from a dict: `{name: {"argument": 1}}`.
+            `f(example, response) -> float`: a function that needs two more arguments than it is given is taken for one.
+            Keyword arguments of any of them may come from a dict: `{name: {"argument": 1}}`. Or an entry point to any
+            of them, "module:attribute", which is imported when a reward of this name is first made.
 
     Raises:
-        ValueError: If the name is taken or empty.
-        TypeError: If the factory cannot be called.
+        ValueError: If the name is empty or taken, or a string is not an entry point.
+        TypeError: If the factory is neither a string nor callable.
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"Expected a name for the reward, got {name!r}")
-    if name in _REWARDS:
-        raise ValueError(f"Expected a new reward name, got {name!r}, which is taken by {_REWARDS[name]!r}")
+    if name in REWARDS:
+        raise ValueError(f"Expected a new reward name, got {name!r}, which is taken by {REWARDS[name]!r}")
     if name in COMBINATORS:
         raise ValueError(f"Expected a new reward name, got {name!r}, which combines rewards in make_reward")
-    if not callable(factory):
+    if isinstance(factory, str):
+        if not _ENTRY_POINT.fullmatch(factory):
+            raise ValueError(f"Expected the entry point of reward {name!r} as 'module:attribute', got {factory!r}")
+    elif not callable(factory):
         raise TypeError(
-            "Expected a Reward class, a function that returns a Reward or one f(example, response) -> float, got "
-            f"{factory!r}"
+            "Expected a Reward class, a function that returns a Reward or one f(example, response) -> float, or an "
+            f"entry point 'module:attribute', got {factory!r}"
         )
-    _REWARDS[name] = factory
+    REWARDS[name] = factory
+
+
+def register_combinator(key: str, factory: Callable[..., Reward]) -> None:
+    """Gives a combination of rewards a key, so that `make_reward({key: arguments})` finds it.
+
+    Args:
+        key: A key that neither a combinator nor a reward has.
+        factory: Makes the combination. `make_reward` makes rewards of its arguments `of`, `reward` and `by` first.
+
+    Raises:
+        ValueError: If the key is empty or taken.
+        TypeError: If the factory is not callable.
+    """
+    if not isinstance(key, str) or not key:
+        raise ValueError(f"Expected a key for the combinator, got {key!r}")
+    if key in COMBINATORS or key in REWARDS:
+        raise ValueError(f"Expected a new key for a combinator, got {key!r}, which is taken")
+    if not callable(factory):
+        raise TypeError(f"Expected a Combination class or a function that returns a Reward, got {factory!r}")
+    COMBINATORS[key] = factory
 
 
 def list_rewards() -> list[str]:
-    """The names that `make_reward` knows, sorted."""
-    return sorted(_REWARDS)
+    """Returns the names that `make_reward` knows, sorted."""
+    return sorted(REWARDS)
 
 
 def make_reward(reward: Any) -> Reward:
-    """A `Reward` from whatever a user writes.
+    """Makes a `Reward` of any form in which a user may write one.
 
     A **name** is a registered reward. A **dict** is a sum, and each of its keys a term:
 
@@ -57,12 +93,12 @@ def make_reward(reward: Any) -> Reward:
     - `{"length": {"target": 12, "weight": 0.3}}`: or its arguments, of which `weight` is one;
     - `{"sentiment": 1, "repetition": {"weight": {"linear": [0, -1]}}}`: a weight may change over a training run (see
       `textenvs.rewards.schedules.make_weight` for its forms);
-    - `{"min": ["rm_a", "rm_b"]}`: a combinator from `COMBINATORS`, and what it combines, each written in any of these
-      forms again; or its arguments, of which `weight` is one, too: `{"min": {"of": [...], "weight": 0.5}}`.
+    - `{"min": ["rm_a", "rm_b"]}`: a combinator from `COMBINATORS`, and the rewards that it combines, each in any of
+      these forms again; or its arguments, of which `weight` is one, too: `{"min": {"of": [...], "weight": 0.5}}`.
 
     | combinator | arguments | score |
     |---|---|---|
-    | `sum`, `product`, `min` | `of`: a list of rewards | their sum, product, least |
+    | `sum`, `product`, `min` | `of`: a list of rewards | their sum, product, minimum |
     | `mean_minus_std` | `of`, `k` (1) | mean less k standard deviations |
     | `gate` | `reward`, `by`: a reward, `at_least`, `at_most`, `otherwise` (0) | `reward` where `by` is in range |
     | `guard` | `reward`, `at_most`: `{name: cap}`, `at_least`: `{name: floor}`, `otherwise` | gates, one in another |
@@ -81,6 +117,7 @@ def make_reward(reward: Any) -> Reward:
     Raises:
         ValueError: If a name or key is unknown, a dict is empty or a number is out of range.
         TypeError: If it is none of these, or a reward does not take an argument.
+        ImportError: If the entry point of a registered reward cannot be imported.
 
     Example:
         >>> from textenvs.tasks import Example
@@ -93,16 +130,16 @@ def make_reward(reward: Any) -> Reward:
     if isinstance(reward, Reward):
         return reward
     if isinstance(reward, str):
-        return _by_name(reward)
+        return _make_registered(reward)
     if isinstance(reward, Mapping):
         terms: dict[str, tuple[Any, Reward]] = {}
         for name, setting in reward.items():
             if name in COMBINATORS:
-                terms[name] = _combined(name, setting)
+                terms[name] = _make_combination(name, setting)
                 continue
             arguments = dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
             weight = arguments.pop("weight", 1.0)
-            terms[name] = (weight, _by_name(name, arguments))
+            terms[name] = (weight, _make_registered(name, arguments))
         total = WeightedSum(terms)
         weight, first = next(iter(total.terms.values()))
         return first if len(terms) == 1 and weight == 1 else total
@@ -114,8 +151,8 @@ def make_reward(reward: Any) -> Reward:
     )
 
 
-def _combined(name: str, setting: Any) -> tuple[Any, Reward]:
-    """One combinator of a dict, and its weight."""
+def _make_combination(name: str, setting: Any) -> tuple[Any, Reward]:
+    """Makes a combination of one entry of a dict, and returns its weight and it."""
     factory = COMBINATORS[name]
     known = [*signature(factory).parameters, "weight"]
     if isinstance(setting, (list, tuple)):
@@ -140,15 +177,15 @@ def _combined(name: str, setting: Any) -> tuple[Any, Reward]:
     if "of" in arguments:
         if not isinstance(arguments["of"], (list, tuple)):
             raise TypeError(f"Expected combinator {name!r} with a list of rewards, got {arguments['of']!r}")
-        arguments["of"] = [make_reward(one) for one in arguments["of"]]
+        arguments["of"] = [make_reward(part) for part in arguments["of"]]
     return weight, factory(**arguments)
 
 
-def _by_name(name: Any, arguments: dict[str, Any] | None = None) -> Reward:
-    if name not in _REWARDS:
-        raise ValueError(f"Expected a reward from {list_rewards()}, got {name!r}.{did_you_mean(name, _REWARDS)}")
-    factory, arguments = _REWARDS[name], arguments or {}
-    if _scores(factory, arguments):
+def _make_registered(name: Any, arguments: dict[str, Any] | None = None) -> Reward:
+    if name not in REWARDS:
+        raise ValueError(f"Expected a reward from {list_rewards()}, got {name!r}.{did_you_mean(name, REWARDS)}")
+    factory, arguments = _factory(name), arguments or {}
+    if _is_score_function(factory, arguments):
         return FunctionReward(partial(factory, **arguments) if arguments else factory, name)
     check_arguments(f"reward {name!r}", factory, arguments)
     try:
@@ -163,20 +200,37 @@ def _by_name(name: Any, arguments: dict[str, Any] | None = None) -> Reward:
     return made
 
 
-def _scores(function: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:
-    """Whether these arguments are not enough for a call, but with an example and a response before them they are."""
+def _factory(name: str) -> Callable[..., Any]:
+    """Returns the factory of a registered reward, imported if only its entry point is known so far."""
+    registered = REWARDS[name]
+    if not isinstance(registered, str):
+        return registered
+    module, attribute = registered.split(":")
+    try:
+        factory = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ImportError(f"Reward {name!r} could not be imported from {registered!r}: {error}") from error
+    if not callable(factory):
+        raise TypeError(f"Expected a Reward class or a function at {registered!r}, got {factory!r}")
+    REWARDS[name] = factory
+    made: Callable[..., Any] = factory
+    return made
+
+
+def _is_score_function(function: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:
+    """Tests if a function is itself the score: callable with an example and a response, and not without them."""
     if isinstance(function, type):
         return False
     try:
-        takes = signature(function)
-    except (TypeError, ValueError):  # of some built-in functions nobody knows
+        function_signature = signature(function)
+    except (TypeError, ValueError):  # some built-in functions have no signature
         return False
 
-    def binds(*before: None) -> bool:
+    def accepts(*positional: None) -> bool:
         try:
-            takes.bind(*before, **arguments)
+            function_signature.bind(*positional, **arguments)
         except TypeError:
             return False
         return True
 
-    return binds(None, None) and not binds()
+    return accepts(None, None) and not accepts()

@@ -1,0 +1,137 @@
+"""From the words of a command line to the options of a command.
+
+`train` has the settings of its algorithm among its options, so two of its words are read before the others:
+--algorithm, and --config or --resume, whose file may name the algorithm. Only then is the algorithm imported, and torch
+with it. A plain `train --help` does without, and shows what all algorithms share.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, make_dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+import agents
+from agents.cli.options import EnvironmentArguments, Evaluate, Train
+from agents.files import read_json
+from agents.training.config import RunConfig
+
+CONFIG = "config.json"
+"""The file in a run's folder that holds its options."""
+
+
+def parse(prog: str, options: type[Any], words: Sequence[str]) -> Any:
+    """The options of a command.
+
+    Args:
+        prog: The words before them, `python -m agents train` say.
+        options: The command's class in `agents.cli.options`.
+        words: The words after the command.
+
+    Returns:
+        An instance of the class. That of `train` has `settings`, the config of its algorithm.
+
+    Raises:
+        ValueError: If a value is out of range, or a file cannot be read.
+        TypeError: If a config file has an unknown option.
+        SystemExit: For --help, and for words that are no options of the command.
+    """
+    if options is Train:
+        return _parse_train(prog, words)
+    arguments = tyro.cli(options, args=list(words), prog=prog)
+    if isinstance(arguments, Evaluate):
+        return replace(arguments, given=_given_environment_options(words))
+    return arguments
+
+
+def _given_environment_options(words: Sequence[str]) -> frozenset[str]:
+    """The names of the options for the environment that a command line gives."""
+    given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
+    return frozenset(given & {option.name for option in fields(EnvironmentArguments)})
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Help(Train):
+    """The options that `train --help` shows."""
+
+    settings: tyro.conf.OmitArgPrefixes[RunConfig]
+
+
+def _parse_train(prog: str, words: Sequence[str]) -> Any:
+    """`Train` with the settings of the algorithm that the command line, or the file that it names, names."""
+    file, resumed = _option(words, "--config"), _option(words, "--resume")
+    if resumed is not None:
+        if file is not None:
+            raise ValueError("Expected --resume without --config: a run goes on with its own options")
+        if not (Path(resumed) / CONFIG).is_file():
+            raise ValueError(f"Expected --resume with the folder of a run, got {resumed!r}, which holds no {CONFIG}")
+        file = str(Path(resumed) / CONFIG)
+    name = _option(words, "--algorithm")
+    if file is None and name is None and {"-h", "--help"}.intersection(words):
+        about = f"{Train.__doc__} {prog} --algorithm NAME --help shows the options of that algorithm too."
+        return tyro.cli(_Help, args=list(words), default=_Help(settings=RunConfig()), description=about, prog=prog)
+    given = {} if file is None else read_config(Path(file))
+    name = name or given.get("algorithm", "ppo")
+    algorithms = agents.Algorithm.known
+    if name not in algorithms:
+        raise ValueError(f"Expected --algorithm to be one of {sorted(algorithms)}, got {name!r}")
+    config: Any = algorithms[name].config
+    train_options = {option.name for option in fields(Train)}
+    flat: Any = Annotated[config, tyro.conf.OmitArgPrefixes]  # its fields are options of their own: --gamma
+    train: Any = make_dataclass("Train", [("settings", flat)], bases=(Train,), frozen=True, kw_only=True)
+    settings = config.of({key: value for key, value in given.items() if key not in train_options})
+    if isinstance(given.get("bonuses"), dict):  # on the command line they are JSON
+        given["bonuses"] = json.dumps(given["bonuses"])
+    default = train(settings=settings, **{key: value for key, value in given.items() if key in train_options})
+    return tyro.cli(train, args=list(words), default=default, description=Train.__doc__, prog=prog)
+
+
+def _option(words: Sequence[str], name: str) -> str | None:
+    """The value of one option on a command line, the last one where it stands there twice."""
+    value = None
+    for position, word in enumerate(words):
+        if word.startswith(f"{name}="):
+            value = word.partition("=")[2]
+        elif word == name and position + 1 < len(words):
+            value = words[position + 1]
+    return value
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The options in a file, each as the command line has it.
+
+    Args:
+        file: A JSON or YAML file.
+
+    Returns:
+        Name to value.
+
+    Raises:
+        ValueError: If the file cannot be read, or holds no mapping.
+        ImportError: If it is YAML, and there is no library that reads it.
+    """
+    if file.suffix in (".yaml", ".yml"):
+        yaml: Any = import_module("yaml")
+        try:
+            given = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ValueError(f"Expected {str(file)!r} to hold YAML, but it could not be read: {error}") from error
+        if not isinstance(given, dict):
+            raise ValueError(f"Expected {str(file)!r} to hold a mapping of options, got {type(given).__name__}")
+    else:
+        given = read_json(file)
+    for name in ("reward", "payout", "curriculum"):
+        if isinstance(given.get(name), (dict, list, bool)):
+            given[name] = json.dumps(given[name])
+    for name in ("init", "output", "prompts"):
+        if given.get(name) is not None:
+            given[name] = Path(given[name])
+    return {key: value for key, value in given.items() if key != "config"}

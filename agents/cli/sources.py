@@ -1,0 +1,58 @@
+"""From what --model, --models, --init and --run name to what `Policy.from_pretrained` takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agents.files import read_json
+from agents.training import checkpoints
+
+
+def policy_folder(run: Path, which: str = "last") -> Path:
+    """The folder in which a run keeps its policy.
+
+    Args:
+        run: The folder of a run of sft or of train, or of a checkpoint.
+        which: Of a run of train: which checkpoint.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If there is no policy.
+    """
+    if not (checkpoints.numbers(run) or (run / checkpoints.MANIFEST).is_file()):
+        for folder in (run / "policy", run):
+            if (folder / "policy.json").is_file() or (folder / "model.safetensors").is_file():
+                return folder
+    try:
+        return checkpoints.find(run, which).path / "policy"
+    except ValueError as error:
+        raise ValueError(f"Expected the folder of a run, with a policy in it, got {str(run)!r}: {error}") from error
+
+
+def model_source(model: str) -> str | Path:
+    """The source of a model that may be a run's folder.
+
+    Args:
+        model: A name, a folder or a hub id.
+
+    Returns:
+        The folder of the run's policy, or the model as it was given.
+    """
+    folder = Path(model)
+    holds_run = checkpoints.numbers(folder) or (folder / "policy" / "policy.json").is_file()
+    return policy_folder(folder) if holds_run else model
+
+
+def training_temperature(source: str | Path) -> float | None:
+    """The temperature that a policy was trained at.
+
+    Args:
+        source: What `policy_folder` or `model_source` returned.
+
+    Returns:
+        The temperature; None unless the policy lies in a checkpoint of a run.
+    """
+    file = Path(source).parent / "agent.json"
+    return float(read_json(file)["config"]["temperature"]) if file.is_file() else None
