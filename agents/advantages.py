@@ -194,7 +194,43 @@ def discounted_returns(
         return _discounted_sum(torch.where(response_mask, rewards, 0).to(dtype), future, response_mask, gamma)
 
 
-def normalize(advantages: Tensor, response_mask: Tensor, *, center: bool = True, eps: float = 1e-8) -> Tensor:
+def rounding_error(rewards: Tensor, response_mask: Tensor) -> Tensor:
+    """Bounds what rounding may add to a sum of rewards.
+
+    Payouts telescope: two episodes that both score 1 have rewards of float32 whose sums differ by 1e-7. Divided by its
+    own size, such a difference would look like any other.
+
+    Args:
+        rewards: (batch, time) floating point.
+        response_mask: (batch, time) bool, True where an action counts.
+
+    Returns:
+        () float64: eight units of rounding (`torch.finfo(dtype).eps`) of the largest sum of absolute rewards.
+
+    Raises:
+        ValueError: On a shape or dtype that does not fit.
+
+    Example:
+        >>> import torch
+        >>> rewards = torch.tensor([[0.25, 0.75], [0.5, 0.0]])
+        >>> float(rounding_error(rewards, rewards > 0)) == 8 * torch.finfo(torch.float32).eps
+        True
+    """
+    _check_matrix("rewards", rewards)
+    _check_mask("response_mask", response_mask, "rewards", rewards)
+    with torch.no_grad():
+        sums = torch.where(response_mask, rewards, 0).double().abs().sum(dim=1)
+        return 8 * torch.finfo(rewards.dtype).eps * sums.max() if len(sums) else sums.sum()
+
+
+def normalize(
+    advantages: Tensor,
+    response_mask: Tensor,
+    *,
+    center: bool = True,
+    eps: float = 1e-8,
+    tolerance: float | Tensor = 0.0,
+) -> Tensor:
     """Scales advantages to unit size over all counted positions of the batch.
 
     `center=True` gives mean 0 and standard deviation 1. `center=False` keeps the sign of every advantage, and so which
@@ -209,6 +245,7 @@ def normalize(advantages: Tensor, response_mask: Tensor, *, center: bool = True,
         response_mask: (batch, time) bool, True where an action counts.
         center: whether to subtract the mean.
         eps: added to the divisor. Where all advantages are equal, the centred result is 0.
+        tolerance: advantages of this size or less are rounding: if the divisor is not larger, the result is 0.
 
     Returns:
         (batch, time) in the dtype of `advantages`, 0 where masked.
@@ -234,7 +271,8 @@ def normalize(advantages: Tensor, response_mask: Tensor, *, center: bool = True,
         if center:
             counted = torch.where(response_mask, counted - counted.sum() / count, 0)
         size = (counted.square().sum() / count).sqrt()
-        return (counted / (size + eps)).to(advantages.dtype)
+        scaled = torch.where(size > tolerance, counted / (size + eps), 0)
+        return scaled.to(advantages.dtype)
 
 
 def per_step_baseline(returns: Tensor, response_mask: Tensor) -> Tensor:
@@ -325,7 +363,8 @@ def moving_average(before: Tensor, now: Tensor, decay: float) -> Tensor:
 def group_normalize(returns: Tensor, response_mask: Tensor, group: Tensor, *, eps: float = 1e-6) -> Tensor:
     """Computes, at each time step, how many standard deviations a return lies above the mean of its group.
 
-    Only rows that are still alive are compared. A group whose returns do not differ, or with one row, is worth 0.
+    Only rows that are still alive are compared. A group with one row, or whose returns differ by rounding alone (64
+    units of it, relative to the largest return), is worth 0.
 
     The standard deviation is the population's, as in `normalize`; implementations of GRPO that divide by n - 1 (torch's
     `std`) get sqrt((n - 1) / n) times as much.
@@ -356,6 +395,36 @@ def group_normalize(returns: Tensor, response_mask: Tensor, group: Tensor, *, ep
     _check_group(group, returns)
     if not eps > 0:
         raise ValueError(f"Expected a positive eps, got {eps}")
+    centred, deviation = group_deviations(returns, response_mask, group)
+    return torch.where(deviation > 0, centred / (deviation + eps), 0)
+
+
+def group_deviations(returns: Tensor, response_mask: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+    """Computes, at each time step, how far a return lies above the mean of its group, and the group's deviation.
+
+    Args:
+        returns: (batch, time), the return of each action.
+        response_mask: (batch, time) bool, True where an action counts.
+        group: (batch,) integers. Rows with the same number are compared.
+
+    Returns:
+        centred: (batch, time) in the dtype of `returns` (at least float32), 0 where masked.
+        deviation: Alike, the population's standard deviation of the group at that step; 0 where the group has one row,
+            or its returns differ by rounding alone.
+
+    Raises:
+        ValueError: On a shape or dtype that does not fit.
+
+    Example:
+        >>> import torch
+        >>> one_step = torch.tensor([[3.0], [5.0]])
+        >>> [x.tolist() for x in group_deviations(one_step, one_step > 0, torch.tensor([7, 7]))]
+        [[[-1.0], [1.0]], [[1.0], [1.0]]]
+    """
+    _check_matrix("returns", returns)
+    _check_mask("response_mask", response_mask, "returns", returns)
+    _check_group(group, returns)
+    dtype = _accurate(returns.dtype)
     with torch.no_grad():
         counted = torch.where(response_mask, returns, 0).double()
         ids, row_group = torch.unique(group, return_inverse=True)
@@ -366,7 +435,11 @@ def group_normalize(returns: Tensor, response_mask: Tensor, group: Tensor, *, ep
         count = of_group(response_mask.double()).clamp(min=1)
         centred = torch.where(response_mask, counted - of_group(counted) / count, 0)
         deviation = (of_group(centred.square()) / count).sqrt()
-        return (centred / (deviation + eps)).to(_accurate(returns.dtype))
+        largest = counted.new_zeros(len(ids), returns.shape[1])
+        rows = row_group[:, None].expand_as(counted)
+        largest = largest.scatter_reduce(0, rows, counted.abs(), "amax")[row_group]
+        differs = deviation > 64 * torch.finfo(dtype).eps * largest
+        return centred.to(dtype), torch.where(differs, deviation, 0).to(dtype)
 
 
 def n_step_advantages(
@@ -496,7 +569,8 @@ def _discounted_sum(terms: Tensor, last: Tensor, mask: Tensor, discount: float) 
     # Time first, so that each step of the loop reads and writes contiguous rows. A masked step adds 0 and discounts
     # nothing: it hands on what it got.
     terms = terms.T.contiguous()
-    discounts = torch.where(mask.T, discount, 1.0).to(terms.dtype)
+    # A tensor of that dtype: torch.where makes float32 of two numbers, and 0.99 would differ from float64's.
+    discounts = torch.where(mask.T, torch.tensor(discount, dtype=terms.dtype, device=terms.device), 1)
     sums = torch.empty_like(terms)
     carry = last
     for step in reversed(range(terms.shape[0])):

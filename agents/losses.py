@@ -23,6 +23,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+_MOST_NATS = 20.0
+"""Log-ratios are clamped to this size before they are exponentiated: a factor of 5e8 is as good as any larger one."""
+
 
 def masked_mean(x: Tensor, mask: Tensor, *, normalizer: float | Tensor | None = None) -> Tensor:
     """Computes `sum(x * mask) / normalizer`, the mean over the positions that count.
@@ -107,8 +110,9 @@ def kl_estimate(
     variance where the two are close; k3 = exp(-d) - 1 + d is unbiased and never negative, but huge where the policy
     has lost mass.
 
-    As a penalty in the reward, any will do. As a loss, they are estimates of the value alone: gradients
-    ignore how the tokens were sampled: on the policy's own samples, the expected gradient of k1 is 0, that of k2 is the
+    As a penalty in the reward, only k1 will do: the policy gradient of E[k1] is that of the KL, while a price on k2 or
+    k3 pushes the policy away from the reference. As a loss, they are estimates of the value alone: gradients ignore
+    how the tokens were sampled. On the policy's own samples, the expected gradient of k1 is 0, that of k2 is the
     gradient of KL(policy || reference), and that of k3 the gradient of KL(reference || policy).
 
     Args:
@@ -144,7 +148,7 @@ def kl_estimate(
         return 0.5 * difference.square()
     if kind == "k3":
         # expm1: near d = 0, where k3 is about d^2 / 2, exp(-d) - 1 would round all of it away.
-        return torch.expm1(-difference) + difference
+        return torch.expm1((-difference).clamp(max=_MOST_NATS)) + difference
     raise ValueError(f"Expected kind 'k1', 'k2' or 'k3', got {kind!r}")
 
 
@@ -280,7 +284,8 @@ def clipped_surrogate(
         if not size > 0:
             raise ValueError(f"Expected a positive {name}, got {size}")
     advantages = advantages.detach()
-    log_ratio = log_probs - old_log_probs.detach()
+    # Beyond, exp overflows, and inf * 0 in its gradient is NaN.
+    log_ratio = (log_probs - old_log_probs.detach()).clamp(-_MOST_NATS, _MOST_NATS)
     ratio = log_ratio.exp()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range_high) * advantages)
     with torch.no_grad():
@@ -442,7 +447,8 @@ def preference_loss(margins: Tensor, *, normalizer: float | None = None) -> Tens
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """Computes `1 - Var[returns - values] / Var[returns]`: 1 is a perfect value function, 0 a constant one.
 
-    Below 0 it is worse than a constant. A constant error is not seen: it changes no variance.
+    Below 0 it is worse than a constant. A constant error is not seen: it changes no variance. The returns are to be
+    Monte-Carlo returns: lambda-returns contain the values, which then explain themselves.
 
     Args:
         values: (batch, time).

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import tyro
 
-from agents.training.agent import Agent, Algorithm
+from agents import Agent, Algorithm
 from benchmarks.measure import RESULTS, Ledger
 from textenvs import Example, ReferenceScores, Task, make_task
 from textenvs.tasks.base import SOLVED

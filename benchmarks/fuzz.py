@@ -42,7 +42,7 @@ from agents import (
 )
 from agents.evaluation.evaluation import EvaluationPlan
 from agents.policy.sampling import Truncation
-from agents.supervised.reward_model import PreferenceConfig
+from agents.supervised.configs import PreferenceConfig
 from agents.training.config import OptimizerConfig, RunConfig
 from agents.training.schedules import schedule
 from textenvs import wrappers

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import tyro
 
-from agents.training.agent import Algorithm
+from agents import Algorithm
 from benchmarks.measure import RESULTS, Ledger
 
 ALGORITHMS = ("reinforce", "actor_critic", "ppo")

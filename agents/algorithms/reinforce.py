@@ -28,7 +28,7 @@ from torch import Tensor
 
 from agents.advantages import (
     discounted_returns,
-    group_normalize,
+    group_deviations,
     leave_one_out_baseline,
     per_step_baseline,
     per_step_means,
@@ -153,12 +153,9 @@ def update(
         ValueError: If the baseline needs `prepare`, and it has not been called.
     """
     returns = credits(rollout, priced_rewards(rollout, config), config)
+    advantages, scale = baseline_advantages(rollout, returns, config)
     advantages = priced_advantages(
-        baseline_advantages(rollout, returns, config),
-        rollout,
-        config,
-        normalized=config.normalize_advantages,
-        center=False,
+        advantages, rollout, config, normalized=config.normalize_advantages, center=False, scale=scale
     )
     if config.baseline == "value":
         returns = returns - state_values(rollout)[2]  # the critic is added to the step baseline
@@ -176,7 +173,7 @@ def loss(config: REINFORCEConfig, now: ActionEvaluation, taken: Actions) -> tupl
     return losses, terms
 
 
-def baseline_advantages(rollout: Rollout, returns: Tensor, config: REINFORCEConfig) -> Tensor:
+def baseline_advantages(rollout: Rollout, returns: Tensor, config: REINFORCEConfig) -> tuple[Tensor, Tensor | None]:
     """Subtracts the config's baseline from the returns.
 
     Args:
@@ -185,7 +182,8 @@ def baseline_advantages(rollout: Rollout, returns: Tensor, config: REINFORCEConf
         config: Which baseline.
 
     Returns:
-        `(batch, time)` float32, 0 where masked.
+        advantages: `(batch, time)` float32, 0 where masked.
+        scale: `(batch, time)` float32, what they are to be divided by, 0 where nothing differs; None: nothing.
 
     Raises:
         ValueError: If the baseline needs `prepare`, and it has not been called.
@@ -195,20 +193,22 @@ def baseline_advantages(rollout: Rollout, returns: Tensor, config: REINFORCEConf
     if config.baseline in ("batch_mean", "leave_one_out", "group"):
         whole = config.credit == "episode"  # compared at the first token, where every episode is still alive
         compared, alive = (returns[:, :1], mask[:, :1]) if whole else (returns, mask)
+        scale = None
         if config.baseline == "group":
-            advantages = group_normalize(compared, alive, rollout.group)
+            advantages, scale = group_deviations(compared, alive, rollout.group)
+            scale = torch.where(mask, scale, 0)
         elif config.baseline == "leave_one_out":
             advantages = compared - leave_one_out_baseline(compared, alive, group)
         else:
             advantages = compared - per_step_baseline(compared, alive)
-        return torch.where(mask, advantages, 0)
+        return torch.where(mask, advantages, 0), scale
     if config.baseline == "value":
-        return returns - state_values(rollout)[0]
+        return returns - state_values(rollout)[0], None
     if config.baseline in ("moving_average", "greedy"):
         if rollout.baselines is None:
             raise ValueError(f"Expected a rollout with baselines for {config.baseline!r}: call prepare(agent, rollout)")
-        return returns - rollout.baselines
-    return returns
+        return returns - rollout.baselines, None
+    return returns, None
 
 
 REINFORCE = Algorithm("reinforce", REINFORCEConfig, update, prepare)

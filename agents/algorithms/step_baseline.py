@@ -19,7 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.advantages import discounted_returns, gae, moving_average, n_step_advantages, per_step_means
+from agents.advantages import (
+    discounted_returns,
+    gae,
+    leave_one_out_baseline,
+    moving_average,
+    n_step_advantages,
+    per_step_means,
+)
 from agents.losses import explained_variance
 from agents.rollout import Rollout
 from agents.training.agent import Agent
@@ -62,10 +69,11 @@ def step_baseline(carried: MutableMapping[str, Any], returns: Tensor, mask: Tens
 
     Returns:
         `(batch, time)` float32, the moving average of earlier batches, and at a step that none of them got to, the mean
-        of this one; 0 where masked.
+        of the other episodes of this one (0 if there is no other), so that no episode is its own baseline; 0 where
+        masked.
     """
     known = step_means(carried, "step_baseline", returns, mask, DECAY)
-    means = torch.where(known.isnan(), per_step_means(returns, mask)[0], known)
+    means = torch.where(known.isnan(), leave_one_out_baseline(returns, mask).double(), known)
     return torch.where(mask, means.float(), 0)
 
 
@@ -101,9 +109,8 @@ def state_values(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
     mask, means = rollout.response_mask, rollout.baselines
     # Where an episode was cut off, the step after its last action; beyond the longest episode, that one's last.
     after = mask.sum(dim=1).clamp(max=mask.shape[1] - 1)
-    steps = torch.where(mask, means, -torch.inf).amax(dim=0)  # every row that is alive has the same
-    steps = torch.where(steps.isinf(), 0, steps)
-    return rollout.values + means, rollout.last_values + steps[after], means
+    steps, _ = per_step_means(means, mask)  # rows that are alive have the same, but for steps that are new
+    return rollout.values + means, rollout.last_values + steps.float()[after], means
 
 
 def critic_advantages(
@@ -118,17 +125,26 @@ def critic_advantages(
         n_steps: Rewards before the value that stands for the rest, in place of `gae_lambda`.
 
     Returns:
-        The rollout with `advantages`, KL not yet charged to tokens, and `returns`, the critic's targets; and the metric
-        "explained_variance".
+        The rollout with `advantages`, KL not yet charged to tokens, and `returns`, the critic's targets; and metrics,
+        both against Monte-Carlo returns, since targets that contain V would be explained by any V: "explained_variance"
+        of V, and "critic_explained_variance", of what the step baseline leaves to explain by the critic alone.
     """
     values, last_values, baseline = state_values(rollout)
+    rewards = priced_rewards(rollout, config)
     arrays = (
-        priced_rewards(rollout, config), values, rollout.terminated, rollout.truncated, rollout.response_mask
+        rewards, values, rollout.terminated, rollout.truncated, rollout.response_mask
     )  # fmt: skip
     if n_steps is None:
         lambda_ = 1.0 if gae_lambda is None else gae_lambda
         advantages, returns = gae(*arrays, gamma=config.gamma, gae_lambda=lambda_, last_values=last_values)
     else:
         advantages, returns = n_step_advantages(*arrays, n_steps=n_steps, gamma=config.gamma, last_values=last_values)
-    explained = explained_variance(values, returns, rollout.response_mask)
-    return replace(rollout, advantages=advantages, returns=returns - baseline), {"explained_variance": explained}
+    mask = rollout.response_mask
+    earned = discounted_returns(
+        rewards, mask, gamma=config.gamma, terminated=rollout.terminated, last_values=last_values
+    )
+    metrics = {
+        "explained_variance": explained_variance(values, earned, mask),
+        "critic_explained_variance": explained_variance(rollout.values, earned - baseline, mask),
+    }
+    return replace(rollout, advantages=advantages, returns=returns - baseline), metrics

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agents.cli.options import Compare
-from agents.cli.sources import model_source, training_temperature
+from agents.cli.sources import model_source, named_sources, training_temperature
 from agents.evaluation import comparison_page
-from agents.evaluation.comparison import compare, named_sources
+from agents.evaluation.comparison import compare
 from agents.training.start_policy import start_policy
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from agents.files import read_json
@@ -56,3 +57,32 @@ def training_temperature(source: str | Path) -> float | None:
     """
     file = Path(source).parent / "agent.json"
     return float(read_json(file)["config"]["temperature"]) if file.is_file() else None
+
+
+def named_sources(models: Sequence[str]) -> dict[str, str]:
+    """Gives each model of a command line a short name.
+
+    Args:
+        models: Names or folders, or `name=folder`, at least two.
+
+    Returns:
+        Name to source: what stands before "=", or the last part of the path that is not a checkpoint's.
+
+    Raises:
+        ValueError: If two have the same name, or there are not two.
+    """
+    if len(models) < 2:
+        raise ValueError(f"Expected at least two models to compare, got {list(models)}: see evaluate for one alone")
+    sources: dict[str, str] = {}
+    for model in models:
+        name, equals, source = model.partition("=")
+        if not equals or "/" in name:
+            source = model
+            parts = [
+                part for part in Path(model).parts if part not in ("checkpoints", "policy") and not part.isdecimal()
+            ]
+            name = parts[-1] if parts else model
+        if name in sources:
+            raise ValueError(f"Expected names that differ, got {name!r} twice: write NAME={source}")
+        sources[name] = source
+    return sources

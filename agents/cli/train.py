@@ -81,8 +81,8 @@ def run(arguments: Any) -> None:
         raise SystemExit(1) from error
     if processes.rank() > 0:
         return
-    if "parted_at" in agent.carried:
-        print(f"Warning: from {agent.carried['parted_at']:,} tokens on, the held-out metric fell while the score rose.")
+    if "alarm_at" in agent.carried:
+        print(f"Warning: from {agent.carried['alarm_at']:,} tokens on, the held-out metric fell while the score rose.")
     _write_results(folder, agent, arguments.samples)
 
 
@@ -106,7 +106,7 @@ def _start(arguments: Any, device: str | None) -> tuple[Path, Agent]:
     )
     if processes.rank() > 0:  # the first process alone looks into the folder and writes there
         return folder, _new_agent(arguments, device)
-    run_folder.check_new(folder, goes_on=f"--resume {folder}", files=(CONFIG,))
+    run_folder.check_new(folder, resume_with=f"--resume {folder}", files=(CONFIG,))
     agent = _new_agent(arguments, device)
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(folder / CONFIG, arguments, agent)

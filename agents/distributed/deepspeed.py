@@ -16,14 +16,17 @@ Source: Rajbhandari et al. (2020), ZeRO, arXiv:1910.02054.
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from agents.distributed import processes
+from agents.distributed import fsdp, processes
+from agents.policy.policy import Policy
 
 _PLAIN = {
     "CONFIG_FILE": ("none", "deepspeed_config_file", "the lines of docs/accelerate/deepspeed.yaml"),
@@ -53,6 +56,30 @@ def wanted() -> bool:
             "fsdp_reshard_after_forward: true is ZeRO stage 3, false stage 2"
         )
     return True
+
+
+class ZeroLearner:
+    """The learner of `agents.distributed.learner` under DeepSpeed."""
+
+    is_cut = True
+
+    def __init__(self, policy: Policy, make_optimizer: Callable[[Policy], torch.optim.Optimizer]) -> None:
+        """Hands a copy of a policy to DeepSpeed. Called by all processes together.
+
+        Args:
+            policy: The policy that plays.
+            make_optimizer: Makes the optimiser of the copy.
+        """
+        self._playing = policy
+        self.policy = copy.deepcopy(policy)
+        self.optimizer: torch.optim.Optimizer = Zero(self.policy, make_optimizer(self.policy))
+
+    def begin_update(self) -> None:
+        """Does nothing: weights are whole in every process, and stay."""
+
+    def publish(self) -> None:
+        """Gives the policy that plays the learner's weights. Called by all processes together."""
+        fsdp.fill(self._playing, self.policy)
 
 
 class Zero(torch.optim.Optimizer):

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
@@ -113,6 +114,35 @@ def shard(policy: Policy, plan: Sharding) -> Policy:
     for method in ("loss", "evaluate"):
         register_fsdp_forward_method(learner, method)
     return learner
+
+
+class ShardedLearner:
+    """The learner of `agents.distributed.learner` under FSDP."""
+
+    is_cut = True
+
+    def __init__(
+        self, policy: Policy, sharding: Sharding, make_optimizer: Callable[[Policy], torch.optim.Optimizer]
+    ) -> None:
+        """Cuts a copy of a policy. Called by all processes together.
+
+        Args:
+            policy: The policy that plays.
+            sharding: How to cut it.
+            make_optimizer: Makes the optimiser of the copy.
+        """
+        self._playing = policy
+        self.policy = shard(policy, sharding)
+        self.optimizer = make_optimizer(self.policy)
+
+    def begin_update(self) -> None:
+        """Gives up the weights of the policy that plays, on a GPU."""
+        if self._playing.device.type != "cpu":
+            give_up(self._playing)
+
+    def publish(self) -> None:
+        """Gives the policy that plays the learner's weights. Called by all processes together."""
+        fill(self._playing, self.policy)
 
 
 def give_up(policy: Policy) -> None:

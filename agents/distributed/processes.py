@@ -117,6 +117,24 @@ def rank() -> int:
     return distributed.get_rank() if _together() else 0
 
 
+def own_share(total: int, name: str) -> int:
+    """Returns this process's share of a number that all processes have together.
+
+    Args:
+        total: The number.
+        name: What it is called, for the message.
+
+    Returns:
+        An equal share of it.
+
+    Raises:
+        ValueError: If there are no equal shares.
+    """
+    if total % count():
+        raise ValueError(f"Expected {name} to be a multiple of the {count()} processes, got {total}")
+    return total // count()
+
+
 def share(rows: Tensor) -> Tensor:
     """This process's part of some rows.
 

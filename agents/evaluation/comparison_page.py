@@ -1,4 +1,4 @@
-"""A comparison of language models as files to look at: one page of HTML, its pictures, and the numbers as JSON."""
+"""A comparison of language models as tables of text, and as files: a page of HTML, its pictures and JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.evaluation.comparison import Comparison, ModelResult
+from agents.evaluation.comparison import Comparison
 from textenvs import render
 
 _STYLE = """
@@ -23,17 +23,20 @@ img { max-width: 100%; } pre.episode { margin: .2rem 0 .8rem; font: 14px/1.6 ui-
 .note { color: #5b606b; max-width: 44rem; } .wide { overflow-x: auto; }
 """
 
+DISTRIBUTION = "Distribution of scores"
+"""The title of the table that the page shows with a picture."""
+
 
 def measure_name(comparison: Comparison) -> str:
-    """What the tables call the cumulative advantage: with its lambda, where that is not 0."""
+    """The name of the cumulative advantage in tables and pictures: with its lambda, where that is not 0."""
     if comparison.gae_lambda == 0:
         return "cumulative advantage"
     return f"cumulative advantage, lambda {comparison.gae_lambda:g}"
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What a reader has to know to read the numbers, a sentence or two each."""
-    ahead = (
+    """Notes that a reader needs to understand the numbers, a sentence or two each."""
+    measure = (
         f"Cumulative advantage: the sum of discounted TD errors (gamma {comparison.gamma:g}) under the value function "
         f"of {comparison.reference!r}, which is the return minus V of the prompt."
         if comparison.gae_lambda == 0
@@ -44,106 +47,110 @@ def notes(comparison: Comparison) -> list[str]:
     kind = {
         "fitted": "The value function is the mean of the reference's returns at each step, and a ridge regression from "
         "its hidden states to the rest; the values of a prompt are fitted without that prompt's episodes.",
-        "head": "The value function is the reference's own value head, and the mean at each step of what that leaves "
-        "of its returns.",
+        "head": "The value function is the reference's own value head, and the mean at each step of the part of its "
+        "returns that the head does not explain.",
     }[comparison.value_function]
     return [
-        ahead,
+        measure,
         f"{kind} It explains {comparison.explained_variance:.0%} of the variance of the reference's returns.",
         "Differences are paired by prompt, with 95 % confidence intervals.",
     ]
 
 
-def tables(comparison: Comparison) -> list[tuple[str, list[list[str]]]]:
-    """The numbers as tables of text.
+Table = tuple[str, list[list[str]]]
+"""A title, and rows of cells, the first of which names the columns."""
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """Returns the numbers as tables of text.
 
     Args:
         comparison: The comparison.
 
     Returns:
-        Title and rows, the first of which names the columns.
+        The tables. Those of differences, labels and paired prompts are there where a model has such numbers.
     """
-    models = comparison.models
-    found = [
-        (
-            "Scores",
-            [
-                ["model", "score", "95 % interval", "normalised", "return", measure_name(comparison), "held-out", "KL",
-                 "distinct-2", "length"],
-                *[
-                    [
-                        model.name,
-                        f"{model.evaluation.score:.3f}",
-                        f"{model.evaluation.score_low:.3f} to {model.evaluation.score_high:.3f}",
-                        _number(model.normalised),
-                        f"{np.mean(model.returns):.3f}",
-                        "" if model.advantages is None else f"{np.mean(model.advantages):+.3f}",
-                        _number(model.evaluation.held_out),
-                        _number(model.evaluation.kl, 1),
-                        f"{model.evaluation.distinct_2:.3f}",
-                        f"{model.evaluation.response_length:.1f}",
-                    ]
-                    for model in models
-                ],
-            ],
-        ),
-        (
-            "Distribution of scores",
-            [
-                ["model", "lowest", "first quartile", "median", "third quartile", "highest"],
-                *[[model.name, *[f"{one:.3f}" for one in np.quantile(model.evaluation.scores, (0, 0.25, 0.5, 0.75, 1))]]
-                  for model in models],
-            ],
-        ),
+    optional = (_differences(comparison), _labels(comparison), _gaps(comparison))
+    differences, labels, gaps = ([table] if len(table[1]) > 1 else [] for table in optional)
+    return [_scores(comparison), _distributions(comparison), *differences, _folds(comparison), *labels, *gaps]
+
+
+def _scores(comparison: Comparison) -> Table:
+    rows = [
+        ["model", "score", "95 % interval", "normalised", "return", measure_name(comparison), "held-out", "KL",
+         "distinct-2", "length"]
     ]  # fmt: skip
-    others = [model for model in models if model.difference is not None]
-    if others:
-        rows = [["model", "difference", "95 % interval", "better on", "equal on", "worse on"]]
-        for model in others:
-            d = model.difference
-            assert d is not None
-            worse = 1 - d.wins - d.ties
-            rows.append(
-                [model.name, f"{d.mean:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", f"{d.wins:.0%}", f"{d.ties:.0%}",
-                 f"{worse:.0%}"]
-            )  # fmt: skip
-        found.append((f"Minus {comparison.reference}, on the same prompts", rows))
-    folds = len(models[0].folds)
-    found.append(
-        (
-            f"Mean score of each of {folds} folds of the prompts",
+    for model in comparison.models:
+        evaluation = model.evaluation
+        rows.append(
             [
-                ["model", *[str(fold + 1) for fold in range(folds)], "mean", "deviation"],
-                *[
-                    [m.name, *[f"{one:.3f}" for one in m.folds], f"{np.mean(m.folds):.3f}",
-                     f"{np.std(m.folds, ddof=1):.3f}"]
-                    for m in models
-                ],
-            ],
+                model.name,
+                f"{evaluation.score:.3f}",
+                f"{evaluation.score_low:.3f} to {evaluation.score_high:.3f}",
+                _number(model.normalised),
+                f"{np.mean(model.returns):.3f}",
+                "" if model.advantages is None else f"{np.mean(model.advantages):+.3f}",
+                _number(evaluation.held_out),
+                _number(evaluation.kl, 1),
+                f"{evaluation.distinct_2:.3f}",
+                f"{evaluation.response_length:.1f}",
+            ]
         )
-    )  # fmt: skip
-    if any(model.labels is not None for model in models):
-        rows = [["model", "accuracy", "precision", "recall", "F1", "no label at all"]]
-        for model in models:
-            if (labels := model.labels) is not None:
-                numbers = (labels.accuracy, labels.precision, labels.recall, labels.f1)
-                rows.append([model.name, *[f"{one:.3f}" for one in numbers], f"{labels.invalid:.0%}"])
-        found.append(("Labels (precision, recall and F1 are means over labels)", rows))
-    if any(model.gap is not None for model in models):
-        rows = [["model", "pairs", "score gap", "95 % interval", "responses changed", "largest mean gap of a word"]]
-        for model in models:
-            if (gap := model.gap) is not None:
-                word = max(gap.by_word, key=lambda one: gap.by_word[one])
-                rows.append(
-                    [model.name, str(gap.pairs), f"{gap.mean:.3f}", f"{gap.low:.3f} to {gap.high:.3f}",
-                     f"{gap.changed:.0%}", f"{word} {gap.by_word[word]:+.3f}"]
-                )  # fmt: skip
-        found.append(("Paired prompts that differ in one name or group word, likeliest token at every step", rows))
-    return found
+    return "Scores", rows
+
+
+def _distributions(comparison: Comparison) -> Table:
+    rows = [["model", "lowest", "first quartile", "median", "third quartile", "highest"]]
+    for model in comparison.models:
+        quantiles = np.quantile(model.evaluation.scores, (0, 0.25, 0.5, 0.75, 1))
+        rows.append([model.name, *[f"{quantile:.3f}" for quantile in quantiles]])
+    return DISTRIBUTION, rows
+
+
+def _differences(comparison: Comparison) -> Table:
+    rows = [["model", "difference", "95 % interval", "better on", "equal on", "worse on"]]
+    for model in comparison.models:
+        if (difference := model.difference) is not None:
+            worse = 1 - difference.wins - difference.ties
+            rows.append(
+                [model.name, f"{difference.mean:+.3f}", f"{difference.low:+.3f} to {difference.high:+.3f}",
+                 f"{difference.wins:.0%}", f"{difference.ties:.0%}", f"{worse:.0%}"]
+            )  # fmt: skip
+    return f"Minus {comparison.reference}, on the same prompts", rows
+
+
+def _folds(comparison: Comparison) -> Table:
+    folds = len(comparison.models[0].folds)
+    rows = [["model", *[str(fold + 1) for fold in range(folds)], "mean", "deviation"]]
+    for model in comparison.models:
+        mean, deviation = np.mean(model.folds), np.std(model.folds, ddof=1)
+        rows.append([model.name, *[f"{score:.3f}" for score in model.folds], f"{mean:.3f}", f"{deviation:.3f}"])
+    return f"Mean score of each of {folds} folds of the prompts", rows
+
+
+def _labels(comparison: Comparison) -> Table:
+    rows = [["model", "accuracy", "precision", "recall", "F1", "no label at all"]]
+    for model in comparison.models:
+        if (labels := model.labels) is not None:
+            numbers = (labels.accuracy, labels.precision, labels.recall, labels.f1)
+            rows.append([model.name, *[f"{number:.3f}" for number in numbers], f"{labels.invalid:.0%}"])
+    return "Labels (precision, recall and F1 are means over labels)", rows
+
+
+def _gaps(comparison: Comparison) -> Table:
+    rows = [["model", "pairs", "score gap", "95 % interval", "responses changed", "largest mean gap of a word"]]
+    for model in comparison.models:
+        if (gap := model.gap) is not None:
+            word, largest = max(gap.by_word.items(), key=lambda item: item[1])
+            rows.append(
+                [model.name, str(gap.pairs), f"{gap.mean:.3f}", f"{gap.low:.3f} to {gap.high:.3f}",
+                 f"{gap.changed:.0%}", f"{word} {largest:+.3f}"]
+            )  # fmt: skip
+    return "Paired prompts that differ in one name or group word, likeliest token at every step", rows
 
 
 def as_text(comparison: Comparison) -> str:
-    """The tables for a terminal.
+    """Returns the tables for a terminal.
 
     Args:
         comparison: The comparison.
@@ -156,23 +163,24 @@ def as_text(comparison: Comparison) -> str:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [
             "  ".join(
-                cell.ljust(width) if not place else cell.rjust(width) for place, (cell, width) in enumerate(pairs)
+                cell.rjust(width) if column else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
             )
-            for pairs in (list(zip(row, widths, strict=True)) for row in rows)
+            for row in rows
         ]
         parts.append("\n".join([title, *[f"  {line.rstrip()}" for line in lines]]))
     return "\n\n".join([*parts, "\n".join(notes(comparison))])
 
 
 def write(comparison: Comparison, folder: str | Path, *, command: str = "", examples: int = 6) -> Path:
-    """Write `comparison.json`, `comparison.html`, `distributions.png` and `heat_map.png`.
+    """Writes `comparison.json`, `comparison.html`, `distributions.png` and `heat_map.png`.
 
     Args:
         comparison: The comparison.
-        folder: Where to.
-        command: What made it, for the page.
-        examples: Of how many prompts the responses are shown: those where the models differ most and least, and some
-            between.
+        folder: The folder, made if it does not exist.
+        command: The command that made the comparison, for the page.
+        examples: The number of prompts whose responses are shown: those where the models differ most and least, and
+            some between.
 
     Returns:
         The page.
@@ -180,39 +188,45 @@ def write(comparison: Comparison, folder: str | Path, *, command: str = "", exam
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "comparison.json").write_text(json.dumps(comparison.summary(), indent=1) + "\n", encoding="utf-8")
-    _plot(comparison, folder / "distributions.png")
+    _draw_distributions(comparison, folder / "distributions.png")
     shown = chosen_episodes(comparison, examples)
-    heated = [model for model in comparison.models if model.token_advantages is not None]
-    scale = _scale(heated, shown)
-    _heat_map(comparison, heated, shown, scale, folder / "heat_map.png")
+    scale = _scale(comparison, shown)
+    _draw_heat_map(comparison, shown, scale, folder / "heat_map.png")
     page = folder / "comparison.html"
     page.write_text(_page(comparison, shown, scale, command, folder / "distributions.png"), encoding="utf-8")
     return page
 
 
 def chosen_episodes(comparison: Comparison, count: int) -> list[int]:
-    """Episodes to show: evenly spread in the order of how far the models' scores lie apart, the widest first.
+    """Chooses episodes to show: evenly spread in order of the distance between the models' scores, the widest first.
 
     Args:
         comparison: The comparison.
-        count: How many.
+        count: The number of episodes.
 
     Returns:
-        Numbers of episodes.
+        Their indices.
     """
     scores = np.array([model.evaluation.scores for model in comparison.models])
     order = np.argsort(-np.ptp(scores, axis=0), kind="stable")
-    places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
-    return [int(order[place]) for place in places]
+    ranks = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
+    return [int(order[rank]) for rank in ranks]
 
 
-def _scale(models: list[ModelResult], episodes: list[int]) -> float:
-    shares = [abs(one) for model in models for episode in episodes for one in (model.token_advantages or ())[episode]]
+def _scale(comparison: Comparison, episodes: list[int]) -> float:
+    """The largest share of a token in the cumulative advantage of some episodes, which gets the full colour."""
+    shares = [
+        abs(share)
+        for model in comparison.models
+        if model.token_advantages is not None
+        for episode in episodes
+        for share in model.token_advantages[episode]
+    ]
     return max(shares, default=0.0) or 1.0
 
 
-def _heat_map(comparison: Comparison, models: list[ModelResult], episodes: list[int], scale: float, file: Path) -> None:
-    """A strip for each episode and model, one under another."""
+def _draw_heat_map(comparison: Comparison, episodes: list[int], scale: float, file: Path) -> None:
+    """Draws a strip for each episode and model, one under another, its tokens coloured by their share."""
     from PIL import Image
 
     strips = [
@@ -225,13 +239,14 @@ def _heat_map(comparison: Comparison, models: list[ModelResult], episodes: list[
             measure=(measure_name(comparison), "share"),
         )
         for episode in episodes
-        for model in models
+        for model in comparison.models
+        if model.token_advantages is not None  # without another tokenizer's, whose shares are not known
     ]
     Image.fromarray(np.concatenate(strips)).save(file)
 
 
-def _plot(comparison: Comparison, file: Path) -> None:
-    """Distributions of the scores, and of the differences."""
+def _draw_distributions(comparison: Comparison, file: Path) -> None:
+    """Draws the distributions of the scores, and of the differences to the reference."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -249,8 +264,9 @@ def _plot(comparison: Comparison, file: Path) -> None:
     axes[0, 0].set(xlabel="score", ylabel="episodes")
     for number, model in enumerate(comparison.models):
         if model.difference is not None:
-            found = np.sort(model.difference.by_prompt)
-            axes[0, 1].plot(np.linspace(0, 100, len(found)), found, color=colors(number % 10), lw=1.8, label=model.name)
+            rising = np.sort(model.difference.by_prompt)
+            share = np.linspace(0, 100, len(rising))
+            axes[0, 1].plot(share, rising, color=colors(number % 10), lw=1.8, label=model.name)
     if others:
         axes[0, 1].axhline(0, color="0.6", lw=0.8)
         axes[0, 1].set(xlabel="prompts, in order (%)", ylabel=f"score minus {comparison.reference}'s")
@@ -263,17 +279,19 @@ def _plot(comparison: Comparison, file: Path) -> None:
 
 
 def _page(comparison: Comparison, shown: list[int], scale: float, command: str, plot: Path) -> str:
+    """The page, with the picture in it."""
+    names = ", ".join(model.name for model in comparison.models)
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<title>{escape(comparison.env_id)}: models compared</title><style>{_STYLE}</style>",
-        f"<h1>{escape(', '.join(model.name for model in comparison.models))} on {escape(comparison.env_id)}</h1>",
+        f"<h1>{escape(names)} on {escape(comparison.env_id)}</h1>",
         f"<p class=note>{comparison.models[0].evaluation.episodes} episodes each, split {escape(comparison.split)}.",
         f"<code>{escape(command)}</code></p>" if command else "</p>",
         *[f"<p class=note>{escape(note)}</p>" for note in notes(comparison)],
     ]
     for title, rows in tables(comparison):
         parts.append(f"<h2>{escape(title)}</h2><div class=wide>{_html_table(rows)}</div>")
-        if title == "Distribution of scores":
+        if title == DISTRIBUTION:
             picture = base64.b64encode(plot.read_bytes()).decode()
             parts.append(f"<img alt='Distributions of scores and differences' src='data:image/png;base64,{picture}'>")
     parts.append("<h2>Which tokens earned it</h2>")
@@ -282,18 +300,23 @@ def _page(comparison: Comparison, shown: list[int], scale: float, command: str, 
         f"above what the reference's value function expected, red below; full colour at {scale:.3g}. Hover for the "
         "number.</p>"
     )
-    for episode in shown:
-        for model in comparison.models:
-            score = f"{escape(model.name)}: score {model.evaluation.scores[episode]:+.3f}"
-            if model.advantages is not None:
-                score += f", {escape(measure_name(comparison))} {model.advantages[episode]:+.3f}"
-            segments = (
-                model.segments(episode) if model.token_advantages is not None else model.evaluation.segments(episode)
-            )
-            note = "" if model.token_advantages is not None else " (another tokenizer: colours are rewards)"
-            parts.append(f"<div>{score}{note}{render.html(segments, scale=scale)}</div>")
-        parts.append("<hr>")
+    parts += [_html_episode(comparison, episode, scale) for episode in shown]
     return "\n".join(parts) + "\n"
+
+
+def _html_episode(comparison: Comparison, episode: int, scale: float) -> str:
+    """One prompt with the response of each model."""
+    parts = []
+    for model in comparison.models:
+        title = f"{escape(model.name)}: score {model.evaluation.scores[episode]:+.3f}"
+        if model.advantages is not None:
+            title += f", {escape(measure_name(comparison))} {model.advantages[episode]:+.3f}"
+        if model.token_advantages is not None:
+            segments, note = model.segments(episode), ""
+        else:
+            segments, note = model.evaluation.segments(episode), " (another tokenizer: colours are rewards)"
+        parts.append(f"<div>{title}{note}{render.html(segments, scale=scale)}</div>")
+    return "\n".join([*parts, "<hr>"])
 
 
 def _html_table(rows: list[list[str]]) -> str:

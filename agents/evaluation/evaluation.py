@@ -1,4 +1,8 @@
-"""How good is a policy? Scores on examples that it never trained on, with what training on a score may cost."""
+"""The evaluation of a policy: scores on examples that it never trained on, and what training on a score may cost.
+
+The costs are watched by a held-out metric, the KL to the start model, the diversity and the length of the responses.
+Comparisons of several policies are in comparison.py.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +24,7 @@ from textenvs.render import Segment
 from textenvs.rewards import checked_score
 from textenvs.tokenizer import decode_prompt, decode_tokens
 
-_HELD_OUT_LANES = 64  # texts in a batch
-
+_HELD_OUT_BATCH = 64  # texts
 
 _EPISODES = {
     "prompts": "prompt",
@@ -31,15 +34,15 @@ _EPISODES = {
     "token_texts": "token_texts",
     "token_rewards": "token_rewards",
 }
-"""The fields of an `Evaluation` that have an entry for each episode, and what an entry is called."""
+"""Field of an `Evaluation` with an entry for each episode to the name of an entry in a row of `samples`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPlan:
-    """When a run is evaluated, and how its policy samples then.
+    """The times at which a run is evaluated, and the sampling of its policy then.
 
-    Before the first update and after the last one, it is on validation and test examples; in between on validation
-    examples alone, whose score says which checkpoint is the best.
+    Before the first update and after the last one, a run is evaluated on validation and test examples; in between on
+    validation examples alone, whose score decides which checkpoint is the best.
     """
 
     episodes: int = 300
@@ -47,9 +50,9 @@ class EvaluationPlan:
     during: int = 4
     """Evaluations between the first and the last, evenly over the run's tokens."""
     temperature: float | None = None
-    """What logits are divided by; None: as in training."""
+    """The number that logits are divided by; None: as in training."""
     deterministic: bool = False
-    """The likeliest token at every step instead of a sample."""
+    """If True, the likeliest token is taken at every step instead of a sample."""
     top_k: int | None = None
     """Sample from the k likeliest tokens alone."""
     top_p: float | None = None
@@ -57,10 +60,10 @@ class EvaluationPlan:
     min_p: float | None = None
     """Sample from tokens alone that have at least this share of the likeliest one's probability."""
     seed: int = 0
-    """Of the sampling."""
+    """Seed of the sampling."""
 
     def __post_init__(self) -> None:
-        """Check every field.
+        """Checks every field.
 
         Raises:
             ValueError: If a number is out of range.
@@ -80,13 +83,13 @@ class EvaluationPlan:
         Truncation.of(self.top_k, self.top_p, self.min_p)
 
     def sampling(self, temperature: float) -> dict[str, Any]:
-        """The arguments of `evaluate`.
+        """Returns the arguments of `evaluate` that say how to sample.
 
         Args:
-            temperature: The one of training.
+            temperature: The temperature of training.
 
         Returns:
-            By name.
+            Name to argument.
         """
         return {
             "temperature": temperature if self.temperature is None else self.temperature,
@@ -98,28 +101,29 @@ class EvaluationPlan:
         }
 
     def splits(self, progress: float, before: float | None, *, ended: bool) -> tuple[str, ...]:
-        """Which splits to evaluate on now.
+        """Returns the splits on which an evaluation is due now.
 
         Args:
             progress: Share of the run's tokens that are played.
             before: That share at the last evaluation; None: there was none.
-            ended: Whether the run is over.
+            ended: True if the run is over.
 
         Returns:
-            Their names; none where nothing is due.
+            The names of the splits.
         """
         if before is None or (ended and progress != before):
             return ("validation", "test")
-        stage, last = (int(min(one, 1.0) * (self.during + 1)) for one in (progress, before))
+        # The evaluations in between divide the run into stages: one is due when the next stage has begun.
+        stage, last = (int(min(share, 1.0) * (self.during + 1)) for share in (progress, before))
         return ("validation",) if stage > last and not ended else ()
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found.
+    """The result of `evaluate`.
 
     Attributes:
-        episodes: How many were played.
+        episodes: Number of episodes.
         score: Mean score.
         score_low: Lower end of the mean's 95 % confidence interval. Episodes of one example count as one sample of it,
             their mean.
@@ -127,17 +131,17 @@ class Evaluation:
         held_out: Mean of the held-out metric; None where there is none.
         held_out_low: Lower end of its interval.
         held_out_high: Upper end.
-        kl: KL to the reference policy in nats a response, estimated, of what was played: a greedy policy's is what its
-            tokens cost under the reference. None without a reference.
+        kl: KL to the reference policy in nats a response, estimated from the responses. For a greedy policy it is minus
+            the log-prob of its responses under the reference. None without a reference.
         distinct_2: Distinct word bigrams over all bigrams of the responses.
-        response_length: Mean tokens a response.
-        held_out_name: What the held-out metric is called.
-        prompts: The prompts, one an episode.
-        responses: The responses.
+        response_length: Mean number of tokens of a response.
+        held_out_name: Name of the held-out metric.
+        prompts: The prompt of each episode.
+        responses: The response of each.
         scores: The score of each.
         held_outs: The held-out metric of each; None where there is none.
-        token_texts: What each token of each response prints, special tokens nothing.
-        token_rewards: What each of them was paid.
+        token_texts: The text that each token of each response prints: none for special tokens.
+        token_rewards: The reward of each of those tokens.
     """
 
     episodes: int
@@ -160,22 +164,22 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """The numbers, without the episodes."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _EPISODES}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _EPISODES}
 
     def samples(self) -> Iterator[dict[str, Any]]:
         """The episodes as JSON values, one dict each."""
         for episode in range(self.episodes):
             yield {
-                name: None if (column := getattr(self, field)) is None else column[episode]
-                for field, name in _EPISODES.items()
+                name: None if (entries := getattr(self, column)) is None else entries[episode]
+                for column, name in _EPISODES.items()
             }
 
     @classmethod
     def of(cls, summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> Self:
-        """An evaluation from what `summary` and `samples` gave of it, JSON in between.
+        """Restores an evaluation from its `summary` and `samples`, which may have been JSON in between.
 
         Args:
-            summary: The numbers; other names are left aside.
+            summary: The numbers. Other names in it are ignored.
             samples: The episodes.
 
         Returns:
@@ -185,23 +189,23 @@ class Evaluation:
             ValueError: If a name is missing, or there is another number of episodes.
         """
         try:
-            numbers = {one.name: summary[one.name] for one in fields(cls) if one.name not in _EPISODES}
-            columns: dict[str, Any] = {field: [row[name] for row in samples] for field, name in _EPISODES.items()}
+            numbers = {field.name: summary[field.name] for field in fields(cls) if field.name not in _EPISODES}
+            columns: dict[str, Any] = {column: [row[name] for row in samples] for column, name in _EPISODES.items()}
         except KeyError as error:
             raise ValueError(f"Expected a whole evaluation, got one without {error}") from error
         if len(samples) != numbers["episodes"]:
             raise ValueError(f"Expected {numbers['episodes']} episodes of an evaluation, got {len(samples)}")
-        for field, column in columns.items():
-            columns[field] = tuple(tuple(one) if isinstance(one, list) else one for one in column)
-        if any(one is None for one in columns["held_outs"]):
+        for name, entries in columns.items():
+            columns[name] = tuple(tuple(entry) if isinstance(entry, list) else entry for entry in entries)
+        if None in columns["held_outs"]:
             columns["held_outs"] = None
         return cls(**numbers, **columns)
 
     def segments(self, episode: int) -> list[Segment]:
-        """One episode for `textenvs.render`: its prompt, and each token of its response with its reward.
+        """Returns an episode for `textenvs.render`: its prompt, and each token of its response with its reward.
 
         Args:
-            episode: Which one.
+            episode: Its index.
 
         Returns:
             The segments.
@@ -214,12 +218,12 @@ class Evaluation:
 def confidence_interval(
     samples: np.ndarray[Any, Any], clusters: Sequence[int] | None = None
 ) -> tuple[float, float, float]:
-    """Mean of samples, with its 95 % interval.
+    """Computes the mean of samples, with its 95 % interval.
 
     Args:
         samples: `(n,)` float.
-        clusters: `(n,)`, which samples belong together, as several episodes of one prompt do: those of different
-            clusters are independent. None: all are, as also where there is one cluster alone.
+        clusters: `(n,)`, equal for samples that belong together, as several episodes of one prompt do. Samples of
+            different clusters are independent. None: all samples are, as also where there is a single cluster.
 
     Returns:
         Mean, lower end, upper end: mean -+ 1.96 s / sqrt(n), the normal approximation, good from about 30 samples. Of
@@ -229,8 +233,8 @@ def confidence_interval(
     in size, scaled by k / (k - 1).
     """
     mean, count = float(samples.mean()), len(samples)
-    _, which = np.unique(np.arange(count) if clusters is None else np.asarray(clusters), return_inverse=True)
-    sums = np.bincount(which, samples - mean)
+    _, cluster = np.unique(np.arange(count) if clusters is None else np.asarray(clusters), return_inverse=True)
+    sums = np.bincount(cluster, samples - mean)
     if 1 < len(sums) < count:
         margin = 1.96 * math.sqrt(len(sums) / (len(sums) - 1) * float(np.square(sums).sum())) / count
     else:
@@ -241,37 +245,38 @@ def confidence_interval(
 def held_out_scores(
     reward: Reward, examples: Sequence[Example], responses: Sequence[str], tokenizer: Tokenizer
 ) -> np.ndarray[Any, Any]:
-    """A second score of the same responses, in batches: a score that needs a network reads many texts at once.
+    """Computes a second score of responses, in batches: a score that needs a network reads many texts at once.
 
     Args:
         reward: The held-out metric.
-        examples: What each response answers.
+        examples: The example that each response answers.
         responses: The texts.
-        tokenizer: Of the policy that wrote them.
+        tokenizer: The tokenizer of the policy that wrote them.
 
     Returns:
         `(n,)` float64.
 
     Raises:
-        RewardError: If the metric raises, or gives anything but a finite number: names the example and response.
+        RewardError: If the metric raises, or gives anything but a finite number; it names the example and response.
     """
-    found = np.zeros(len(responses))
-    scorer = reward.scorer(min(_HELD_OUT_LANES, len(responses)), tokenizer)
-    for begin in range(0, len(responses), _HELD_OUT_LANES):
-        part = slice(begin, begin + _HELD_OUT_LANES)
+    scores = np.zeros(len(responses))
+    scorer = reward.scorer(min(_HELD_OUT_BATCH, len(responses)), tokenizer)
+    for begin in range(0, len(responses), _HELD_OUT_BATCH):
+        part = slice(begin, begin + _HELD_OUT_BATCH)
         try:
-            found[part] = scorer.score_whole(np.arange(len(responses[part])), examples[part], responses[part])
+            scores[part] = scorer.score_whole(np.arange(len(responses[part])), examples[part], responses[part])
         except RewardError:
             raise
-        except Exception:  # one by one, for an error that names the response
-            _one_by_one(reward, examples[part], responses[part])
+        except Exception:
+            _raise_for_a_response(reward, examples[part], responses[part])
             raise
-    wrong = np.flatnonzero(~np.isfinite(found)).tolist()
-    _one_by_one(reward, [examples[row] for row in wrong], [responses[row] for row in wrong])
-    return found
+    wrong = np.flatnonzero(~np.isfinite(scores)).tolist()
+    _raise_for_a_response(reward, [examples[row] for row in wrong], [responses[row] for row in wrong])
+    return scores
 
 
-def _one_by_one(reward: Reward, examples: Sequence[Example], responses: Sequence[str]) -> None:
+def _raise_for_a_response(reward: Reward, examples: Sequence[Example], responses: Sequence[str]) -> None:
+    """Scores responses one by one, so that the error of a batch names the response that it comes from."""
     for example, response in zip(examples, responses, strict=True):
         checked_score(reward, example, response)
 
@@ -290,27 +295,26 @@ def evaluate(
     min_p: float | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Play each of a split's first examples once (again from the start, where there are too few) and score them.
+    """Plays the first examples of a split once each (again from the start, where there are too few) and scores them.
 
     Args:
-        policy: Who plays.
+        policy: The policy that plays.
         env: Lanes over the split to evaluate on, `autoreset_mode="Disabled"`.
-        num_episodes: How many episodes.
+        num_episodes: The number of episodes.
         reference: The policy to measure KL to, or None.
         held_out: A second score, as `make_reward` takes it; None takes the task's own, which may be none.
-        temperature: What logits are divided by.
-        deterministic: The likeliest token instead of a sample.
+        temperature: The number that logits are divided by.
+        deterministic: If True, the likeliest token is taken instead of a sample.
         top_k: Sample from the k likeliest tokens alone. KL is then that of the truncated policy.
         top_p: Sample from the likeliest tokens alone, whose probabilities add up to this.
         min_p: Sample from tokens alone that have at least this share of the likeliest one's probability.
-        seed: Of the sampling.
+        seed: Seed of the sampling.
 
     Returns:
         The evaluation. The same arguments give the same one.
     """
     generator = torch.Generator(policy.device).manual_seed(seed)
-    pool = env.setting.pool
-    places = [episode % len(pool) for episode in range(num_episodes)]
+    examples = [episode % len(env.setting.pool) for episode in range(num_episodes)]
     rollout = collect(
         env,
         policy,
@@ -319,7 +323,7 @@ def evaluate(
         temperature=temperature,
         deterministic=deterministic,
         generator=generator,
-        examples=places,
+        examples=examples,
         truncation=Truncation.of(top_k, top_p, min_p),
     )
     return describe(rollout, policy, env, reference=reference, held_out=held_out, temperature=temperature)
@@ -334,51 +338,50 @@ def describe(
     held_out: Any = None,
     temperature: float = 1.0,
 ) -> Evaluation:
-    """How good the episodes of a rollout are.
+    """Evaluates the episodes of a rollout.
 
     Args:
         rollout: The episodes.
-        policy: Who played them.
-        env: Where.
-        reference: See `evaluate`.
-        held_out: See `evaluate`.
-        temperature: What logits were divided by.
+        policy: The policy that played them.
+        env: The environment that they were played in.
+        reference: The policy to measure KL to, or None.
+        held_out: A second score, as `make_reward` takes it; None takes the task's own, which may be none.
+        temperature: The number that logits were divided by.
 
     Returns:
         The evaluation.
     """
-    pool, episodes = env.setting.pool, len(rollout)
-    places = rollout.examples.tolist()
-    examples = [pool.examples[place] for place in places]
+    episodes, rows = len(rollout), rollout.examples.tolist()  # of each episode: its example's row in the pool
     responses = rollout.responses(policy)
     scores = rollout.scores.double().cpu().numpy()
-    score, low, high = confidence_interval(scores, places)
+    score, low, high = confidence_interval(scores, rows)
     token_texts, token_rewards = _tokens(rollout, policy)
-    second = held_out if held_out is not None else env.task.held_out_reward
-    found: tuple[float | None, float | None, float | None] = (None, None, None)
-    name = held_outs = None
-    if second is not None:
-        metric = make_reward(second)
-        name = metric.name
+    held_out_reward = held_out if held_out is not None else env.task.held_out_reward
+    held_out_interval: tuple[float | None, float | None, float | None] = (None, None, None)
+    held_out_name = held_outs = None
+    if held_out_reward is not None:
+        metric = make_reward(held_out_reward)
+        held_out_name = metric.name
+        examples = [env.setting.pool.examples[row] for row in rows]
         held_outs = held_out_scores(metric, examples, responses, policy.tokenizer)
-        found = confidence_interval(held_outs, places)
+        held_out_interval = confidence_interval(held_outs, rows)
     kl = None
     if reference is not None:
-        other = reference_log_probs(reference, rollout, temperature=temperature)
-        kl = float(((rollout.log_probs - other) * rollout.response_mask).sum() / episodes)
+        ref_log_probs = reference_log_probs(reference, rollout, temperature=temperature)
+        kl = float(((rollout.log_probs - ref_log_probs) * rollout.response_mask).sum() / episodes)
     return Evaluation(
         episodes=episodes,
         score=score,
         score_low=low,
         score_high=high,
-        held_out=found[0],
-        held_out_low=found[1],
-        held_out_high=found[2],
+        held_out=held_out_interval[0],
+        held_out_low=held_out_interval[1],
+        held_out_high=held_out_interval[2],
         kl=kl,
         distinct_2=distinct_n(responses),
         response_length=float(rollout.response_mask.sum() / episodes),
-        held_out_name=name,
-        prompts=tuple(prompt_texts(env, places)),
+        held_out_name=held_out_name,
+        prompts=tuple(prompt_texts(env, rows)),
         responses=tuple(responses),
         scores=tuple(scores.tolist()),
         held_outs=None if held_outs is None else tuple(held_outs.tolist()),
@@ -388,7 +391,10 @@ def describe(
 
 
 def _tokens(rollout: Rollout, policy: Policy) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[float, ...], ...]]:
-    """The text that each token of each response adds, and its reward. A split character shows with its last token."""
+    """The text that each token of each response adds, and its reward.
+
+    A character that is split over several tokens is the text of the last of them.
+    """
     actions = rollout.input_ids.gather(1, rollout.positions).tolist()
     lengths = rollout.response_mask.sum(dim=1).tolist()
     texts = [tuple(decode_tokens(policy.tokenizer, row[:length])) for row, length in zip(actions, lengths, strict=True)]
@@ -396,29 +402,29 @@ def _tokens(rollout: Rollout, policy: Policy) -> tuple[tuple[tuple[str, ...], ..
     return tuple(texts), tuple(rewards)
 
 
-def prompt_texts(env: TextGenVectorEnv, places: list[int]) -> list[str]:
-    """The prompts at some places of an environment's pool, as they were cut.
+def prompt_texts(env: TextGenVectorEnv, rows: list[int]) -> list[str]:
+    """Returns prompts of an environment's pool as texts, cut to the environment's length.
 
     Args:
         env: The environment.
-        places: Places in its pool.
+        rows: The prompts' rows in the pool.
 
     Returns:
         The texts.
     """
     pool = env.setting.pool
-    return [decode_prompt(env.tokenizer, pool.prompts[place, : pool.lengths[place]].tolist()) for place in places]
+    return [decode_prompt(env.tokenizer, pool.prompts[row, : pool.lengths[row]].tolist()) for row in rows]
 
 
 def distinct_n(texts: Iterable[str], n: int = 2) -> float:
-    """Distinct word n-grams over all word n-grams of a corpus, from 0 to 1.
+    """Computes the share of distinct n-grams among all word n-grams of a corpus.
 
     Args:
-        texts: The corpus. Words are what stands between white space; n-grams do not cross texts.
-        n: Words in an n-gram.
+        texts: The corpus. White space divides words; n-grams do not cross texts.
+        n: Number of words in an n-gram.
 
     Returns:
-        The ratio; 0 where there is no n-gram. It falls as a corpus grows: compare corpora of equal size.
+        The share, from 0 to 1; 0 where there is no n-gram. It falls as a corpus grows: compare corpora of equal size.
 
     Source: Li et al. (2016), A diversity-promoting objective function for neural conversation models.
     """

@@ -342,6 +342,26 @@ class Policy(nn.Module):
             self.critic = copy.deepcopy(self.model.base_model)
         return self.critic
 
+    def with_critic(self, critic: Literal["shared", "separate"]) -> Policy:
+        """Returns a policy over the same weights whose values are read off another trunk.
+
+        Args:
+            critic: "shared": the model's own trunk. "separate": a trunk of their own, a copy of the model's as it is
+                now, unless there is one already.
+
+        Returns:
+            This policy, where its values are read like that. Otherwise a second one that shares its modules: what is
+            trained in one is trained in the other, and the critic is added to or left out of the second alone.
+        """
+        if (self.critic is not None) == (critic == "separate"):
+            return self
+        other = copy.copy(self)  # shares its modules, in a dict of its own
+        other._modules = dict(self._modules)
+        other.critic = None
+        if critic == "separate":
+            other.separate_critic()
+        return other
+
     def frozen_copy(self) -> Policy:
         """This policy as it is now, for good: the reference that KL is measured against. It has no critic.
 

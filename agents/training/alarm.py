@@ -2,35 +2,76 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
+from typing import Any
 
 import numpy as np
 
+ALARM_WINDOW = 20
+"""Updates over which the score and the held-out metric are compared."""
 
-def parted(scores: Sequence[float], held_out: Sequence[float], *, window: int = 20, deviations: float = 3.0) -> bool:
-    """Whether a score has risen while a held-out metric has fallen: what over-optimisation looks like.
+_LOG = logging.getLogger(__name__)
 
-    Over the last `window` updates, a line is fitted to either; each slope must be `deviations` of its standard errors
-    from 0, the first above it and the second below, so that noise alone hardly ever does it.
+
+def watch(
+    carried: MutableMapping[str, Any], score: float, held_out: float, timesteps: int, *, window: int = ALARM_WINDOW
+) -> bool:
+    """Adds one update's means to those of the updates before it, and compares their trends.
+
+    The first time that they diverge, a warning is logged, and `carried["alarm_at"]` keeps the number of tokens.
 
     Args:
-        scores: What is trained on, one mean an update, the latest last.
-        held_out: What is not, alike.
-        window: How many updates, at least 3. With fewer, nothing has parted yet.
+        carried: Where the means are kept, as JSON values: the agent's.
+        score: The update's mean score.
+        held_out: The update's mean held-out metric.
+        timesteps: Tokens played before the update.
+        window: How many updates are compared.
+
+    Returns:
+        True while the score rises and the held-out metric falls.
+    """
+    watched = carried["watched"] = [*carried.get("watched", []), [score, held_out]][-window:]
+    scores, metrics = zip(*watched, strict=True)
+    if not diverged(scores, metrics, window=window):
+        return False
+    if "alarm_at" not in carried:
+        carried["alarm_at"] = timesteps
+        _LOG.warning(
+            "At %s tokens the score rises while the held-out metric falls: the policy may be learning to please the "
+            "score and not to write well. Look at samples; a guard, a larger kl_coef or fewer tokens may help.",
+            f"{timesteps:,}",
+        )
+    return True
+
+
+def diverged(
+    scores: Sequence[float], held_out: Sequence[float], *, window: int = ALARM_WINDOW, deviations: float = 3.0
+) -> bool:
+    """Tells if a score has risen while a held-out metric has fallen, the mark of over-optimisation.
+
+    A line is fitted to each over the last `window` updates. The slope of the scores must be `deviations` of its
+    standard errors above 0, that of the held-out metric as many below, so that noise alone hardly ever raises the
+    alarm.
+
+    Args:
+        scores: The mean score of each update, the latest last.
+        held_out: The mean held-out metric of each update, likewise.
+        window: How many updates, at least 3. With fewer, nothing has diverged yet.
         deviations: How clear both trends must be.
 
     Returns:
-        Whether the two have parted.
+        True if the two have diverged.
 
     Raises:
-        ValueError: If they are not as many, or the window is too small.
+        ValueError: If the two lengths differ, or the window is too small.
 
     Source: Gao, Schulman & Hilton (2023), Scaling laws for reward model overoptimization, arXiv:2210.10760: there the
         held-out metric is the gold reward.
 
     Example:
-        >>> parted([0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1], window=4)
+        >>> diverged([0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1], window=4)
         True
     """
     if len(scores) != len(held_out):
@@ -43,12 +84,12 @@ def parted(scores: Sequence[float], held_out: Sequence[float], *, window: int = 
 
 
 def _trend(values: Sequence[float]) -> float:
-    """The slope of the least-squares line, in its standard errors; 0 for a constant."""
+    """Returns the slope of the least-squares line, in its standard errors; 0 for a constant."""
     y = np.asarray(values, dtype=np.float64)
     x = np.arange(len(y)) - (len(y) - 1) / 2
     slope = float(x @ y / (x @ x))
     residuals = y - y.mean() - slope * x
     error = math.sqrt(float(residuals @ residuals) / (len(y) - 2) / float(x @ x))
-    # A line without noise has no error but what rounding leaves.
+    # Where the line fits exactly, the error is 0 up to rounding, and must not be divided by.
     error = max(error, 1e-12 * max(1.0, float(np.abs(y).max())))
     return slope / error

@@ -28,7 +28,7 @@ from torch import Tensor
 from agents.distributed import fsdp
 from agents.files import read_json, sync_file, sync_folder, write_json
 
-FORMAT = 2
+FORMAT = 3
 """The version of the layout. Another one is refused."""
 
 
@@ -115,7 +115,7 @@ def write(
             "updates": updates,
             "score": score,
             "libraries": {name: version(name) for name in _LIBRARIES},
-            "files": {path.relative_to(fresh).as_posix(): _fingerprint(path) for path in files},
+            "files": {path.relative_to(fresh).as_posix(): fingerprint(path) for path in files},
         }
         for path in files:
             sync_file(path)
@@ -225,11 +225,16 @@ def verified(path: Path) -> Checkpoint:
             raise CheckpointError(f"Expected the files of {str(path)!r} inside it, got {name!r}, which leaves it")
         if not file.is_file():
             raise CheckpointError(f"Expected a whole checkpoint in {str(path)!r}, but it is damaged: {name} is missing")
-        if _fingerprint(file) != expected:
+        if fingerprint(file) != expected:
             raise CheckpointError(
                 f"Expected a whole checkpoint in {str(path)!r}, but it is damaged: {name} has changed"
             )
     return described
+
+
+def run_of(checkpoint: Path) -> Path:
+    """Returns the folder of the run that a checkpoint belongs to; the checkpoint itself, where it lies by itself."""
+    return checkpoint.parent.parent if checkpoint.parent.name == FOLDER else checkpoint
 
 
 def numbers(run: Path) -> list[int]:
@@ -270,7 +275,8 @@ def _names_files(files: Any) -> bool:
     return isinstance(files, dict) and bool(files)
 
 
-def _fingerprint(file: Path) -> dict[str, Any]:
+def fingerprint(file: Path) -> dict[str, Any]:
+    """Returns the size of a file and the digest of its content, as a manifest has them."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"bytes": file.stat().st_size, "sha256": digest}

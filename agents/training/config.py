@@ -289,6 +289,11 @@ class RunConfig(OptimizerConfig):
         self.check_choice("kl_estimator", "k1", "k2", "k3")
         self.check_choice("kl_credit", "token", "return", "loss")
         self.check_choice("loss_mean", "token", "episode")
+        if self.kl_credit != "loss" and self.kl_estimator != "k1":
+            raise ValueError(
+                f"Expected kl_estimator 'k1' with kl_credit={self.kl_credit!r}, got {self.kl_estimator!r}: as a "
+                "reward, k2 and k3 push the policy away from its reference. Use them with kl_credit='loss'"
+            )
         if self.kl_credit == "loss" and self.kl_estimator == "k1":
             raise ValueError(
                 "Expected kl_estimator 'k2' or 'k3' with kl_credit='loss', got 'k1', whose gradient averages to 0"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
+from agents.distributed import processes
+from agents.training.config import RunConfig
 from textenvs import TextGenEnv, TextGenVectorEnv, Tokenizer
 from textenvs.arguments import did_you_mean
+from textenvs.rewards import Payout
 from textenvs.tokenizer import fingerprint
 
 _OWN = ("num_envs", "autoreset_mode", "copy", "group_size", "tokenizer")
@@ -70,6 +73,35 @@ def described(
     return (None if spec is None else spec.id), kwargs
 
 
+def check_fits(env: TextGenVectorEnv, payout: Payout, config: RunConfig) -> None:
+    """Raises unless an environment and a config fit each other.
+
+    Args:
+        env: The lanes that are trained in.
+        payout: Their payout.
+        config: The agent's config.
+
+    Raises:
+        ValueError: If they do not; says in what.
+    """
+    if env.group_size != config.group_size:
+        raise ValueError(
+            f"Expected an environment with the config's group_size={config.group_size}, got {env.group_size}"
+        )
+    if payout.gamma is not None and payout.gamma != config.gamma:
+        raise ValueError(
+            f"Expected the agent's gamma to be the shaped payout's, {payout.gamma}, got {config.gamma}: shaping "
+            "leaves the best policy as it is only where the two agree"
+        )
+    if env.curriculum is not None and config.episodes_per_update < env.num_envs:
+        raise ValueError(  # lanes that idle in a rollout would count as failures
+            f"Expected episodes_per_update to be at least num_envs={env.num_envs} with a curriculum, got "
+            f"{config.episodes_per_update}"
+        )
+    if env.curriculum is not None and processes.count() > 1:
+        raise ValueError("Expected one process with a curriculum, whose level all lanes share, got several")
+
+
 NO_ID = (
     "Expected an environment's id, or what gym.make or gym.make_vec made of one, so that others like it can be made, "
     "got an environment whose class was called by hand: it has no spec"
@@ -124,32 +156,35 @@ def saved(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {"env_kwargs": plain, "env_objects": objects}
 
 
-def restored(state: Mapping[str, Any], env_kwargs: Mapping[str, Any], folder: str | Path) -> tuple[str, dict[str, Any]]:
-    """The id and arguments of a checkpoint's environment.
+def restored(
+    env_id: str | None,
+    env_kwargs: Mapping[str, Any],
+    env_objects: Sequence[str],
+    given: Mapping[str, Any],
+    folder: str | Path,
+) -> tuple[str, dict[str, Any]]:
+    """Puts the id and arguments of a checkpoint's environment together.
 
     Args:
-        state: What the checkpoint says.
-        env_kwargs: What the user says, which is laid over the saved ones.
+        env_id: The saved id.
+        env_kwargs: The saved arguments.
+        env_objects: Names of those that the checkpoint could not hold.
+        given: The user's arguments, which are laid over the saved ones.
         folder: The run's, for the message.
 
     Returns:
         Id and arguments.
 
     Raises:
-        ValueError: If the checkpoint cannot hold what is needed, and the user does not say it.
+        ValueError: If something is needed that the checkpoint does not hold and the user did not give.
     """
-    if state["env_id"] is None:
+    if env_id is None:
         raise ValueError(f"Expected env=, the environment of {str(folder)!r}, which was made without an id, got none")
-    if state["env_kwargs"] is None and not env_kwargs:  # of a version that saved all of them or none
-        raise ValueError(
-            f"Expected env_kwargs with the arguments of the run's environment, which {str(folder)!r} does not hold, "
-            f"got none: load({str(folder)!r}, env_kwargs={{...}})"
-        )
-    missing = [name for name in state.get("env_objects", ()) if name not in env_kwargs]
+    missing = [name for name in env_objects if name not in given]
     if missing:
         call = ", ".join(f"{name!r}: ..." for name in missing)
         raise ValueError(
             f"Expected env_kwargs with {', '.join(map(repr, missing))}, which the run in {str(folder)!r} had as "
             f"objects that no checkpoint can hold: load({str(folder)!r}, env_kwargs={{{call}}})"
         )
-    return state["env_id"], {**(state["env_kwargs"] or {}), **env_kwargs}
+    return env_id, {**env_kwargs, **given}

@@ -52,8 +52,17 @@ def make_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optim
 
     Returns:
         The optimiser.
+
+    Raises:
+        ValueError: If weights that are trained are not in float32.
     """
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        if parameter.dtype != torch.float32:
+            raise ValueError(
+                f"Expected weights to train in float32, got {parameter.dtype}, in which steps are lost to rounding: "
+                "make the policy of model.float(), and compute in less with policy.adapt(precision='bfloat16')"
+            )
     lr, decay = config.filled_in(policy.pretrained).learning_rate, config.weight_decay
     assert lr is not None
     if config.optimizer == "sgd":
@@ -97,7 +106,8 @@ def optimizer_step(
     meter: Meter,
     *,
     cut: Callable[[Tensor, int], Sequence[Tensor]] = Tensor.split,
-) -> None:
+    accept: Callable[[Meter], bool] | None = None,
+) -> bool:
     """Computes the gradient of a minibatch, clips it once, and takes one step.
 
     Args:
@@ -107,6 +117,11 @@ def optimizer_step(
         config: Size of micro-batches, largest norm, and how many steps in a row may be skipped.
         meter: Gets the metrics, `grad_norm`, before clipping, and `skipped`, the share of steps that were.
         cut: Makes micro-batches of at most so many rows, such as `agents.rollout.micro_batches` of a rollout.
+        accept: Asked with the metrics of the pass, which are those of the weights as they are; False: no step is taken,
+            and the meter gets nothing. To ask is to wait for the device.
+
+    Returns:
+        True unless `accept` said no.
 
     Raises:
         NonFiniteError: If too many steps in a row were skipped; says what was NaN or infinite. The weights are those
@@ -117,6 +132,9 @@ def optimizer_step(
     zero = optimizer if isinstance(optimizer, Zero) else None
     sharded = zero is not None or fsdp.is_sharded(parameters)
     loss, metrics = _gradient_that_fits(optimizer, rows, loss_of, config, cut, zero, sharded=sharded)
+    if accept is not None and not accept(metrics):
+        optimizer.zero_grad(set_to_none=True)
+        return False
     loss = processes.total(loss)
     if zero is None:
         processes.sum_gradients(parameters)
@@ -142,6 +160,7 @@ def optimizer_step(
         meter.add(1.0, {"skipped": float(not finite)})
         count(numbers)
     optimizer.zero_grad(set_to_none=True)
+    return True
 
 
 def skipped_steps(optimizer: torch.optim.Optimizer) -> int:

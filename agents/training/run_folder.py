@@ -135,12 +135,12 @@ class RunFolder:
             self._lock.release()
 
 
-def check_new(folder: Path, *, goes_on: str, files: tuple[str, ...] = ()) -> None:
+def check_new(folder: Path, *, resume_with: str, files: tuple[str, ...] = ()) -> None:
     """Raise if a folder holds a run, whose logs and checkpoints another one would replace.
 
     Args:
         folder: The folder, which need not exist.
-        goes_on: How to go on with that run, for the message.
+        resume_with: What resumes that run, for the message.
         files: What else says that it holds one.
 
     Raises:
@@ -151,7 +151,7 @@ def check_new(folder: Path, *, goes_on: str, files: tuple[str, ...] = ()) -> Non
     if logged or checkpoints.numbers(folder) or any((folder / name).exists() for name in files):
         raise ValueError(
             f"Expected a new folder for this run, got {str(folder)!r}, which holds another run: choose another, or go "
-            f"on with {goes_on}"
+            f"on with {resume_with}"
         )
 
 

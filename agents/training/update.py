@@ -11,15 +11,15 @@ call of `Policy.loss`. The optimiser's step itself is `agents.training.optimizat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from agents.advantages import normalize
-from agents.losses import kl_estimate
+from agents.advantages import normalize, rounding_error
+from agents.losses import kl_estimate, masked_mean
 from agents.policy.head import Places
 from agents.policy.policy import ActionEvaluation, Policy
 from agents.rollout import Actions, Rollout, micro_batches, minibatches
@@ -50,16 +50,28 @@ def priced_rewards(rollout: Rollout, config: RunConfig) -> Tensor:
 
 
 def priced_advantages(
-    advantages: Tensor, rollout: Rollout, config: RunConfig, *, normalized: bool, center: bool = True
+    advantages: Tensor,
+    rollout: Rollout,
+    config: RunConfig,
+    *,
+    normalized: bool,
+    center: bool = True,
+    scale: Tensor | None = None,
 ) -> Tensor:
     """Charges each token for its own KL where the config says so, and then normalises over the batch.
 
+    The price is in units of the score whatever the normalisation: KL is charged first, and what advantages are divided
+    by afterwards divides it too. In a batch (or with `scale`, at an action) where no episode does better than another,
+    nothing is learned, the price of KL neither: its rounding would be blown up to the size of an advantage.
+
     Args:
-        advantages: `(batch, time)` float32.
+        advantages: `(batch, time)` float32, in units of the score.
         rollout: The episodes that they belong to.
         config: Of `kl_credit`, `kl_coef` and `kl_estimator`.
         normalized: If True, shifted and scaled to mean 0 and standard deviation 1 over the batch's tokens.
         center: If False, scaled only, by the root mean square: every advantage keeps its sign.
+        scale: `(batch, time)`, what each advantage is divided by before that, such as its group's standard deviation;
+            0 where there is nothing to learn. None: nothing.
 
     Returns:
         `(batch, time)` float32.
@@ -67,9 +79,17 @@ def priced_advantages(
     Raises:
         ValueError: If KL has a price and there are no `ref_log_probs`.
     """
+    mask = rollout.response_mask
+    earned = advantages
     if config.kl_credit == "token" and config.kl_coef:
         advantages = advantages - _kl_price(rollout, config)
-    return normalize(advantages, rollout.response_mask, center=center) if normalized else advantages
+    if scale is not None:
+        advantages = torch.where(scale > 0, advantages / scale, 0)
+    if not normalized:
+        return advantages
+    noise = rounding_error(rollout.rewards_and_bonuses, mask)
+    differs = (torch.where(mask, earned, 0).abs() > noise).any()
+    return torch.where(differs, normalize(advantages, mask, center=center), 0)
 
 
 def _kl_price(rollout: Rollout, config: RunConfig) -> Tensor:
@@ -107,28 +127,69 @@ def optimize(
         epochs: Passes over the episodes.
         minibatch_size: Episodes in a minibatch, on average; None: all of them are one optimiser step.
         minibatch_tokens: Tokens in a minibatch, on average, in place of `minibatch_size`.
-        target_kl: No further epoch once the term `approx_kl` of the last one is above this many nats; None: never stop.
+        target_kl: The update ends before the first minibatch on which the policy, as it is then, is further than this
+            many nats a token from the one that played (the term "approx_kl"); None: never.
         metrics: More numbers to log, () each. They are read with the others, so the device is waited for once.
 
     Returns:
-        The metrics: those, token means of the terms, "entropy", and what `optimizer_step` counts.
+        The metrics: those, token means of the terms, "entropy", what `optimizer_step` counts, and "epochs", the passes
+        that were made, a fraction where `target_kl` ended one. With minibatches, "kl_of_update" too: nats a token from
+        the policy that played to the policy after the last step, on some of the episodes.
     """
     meter = Meter()
     meter.add(1.0, metrics or {})
     whole = torch.arange(len(rollout), device=rollout.response_mask.device) if rows is None else rows
-    for epoch in range(1, epochs + 1):
-        epoch_meter = Meter()
-        batches = [whole]
+    near = None if target_kl is None else partial(_is_near, target_kl)
+    cut = partial(micro_batches, rollout)
+    passes = 0.0
+    for passes, batch in _batches(rollout, whole, epochs, minibatch_size, minibatch_tokens, generator):
+        accept = near if passes else None  # the first minibatch meets the policy that played
+        minibatch_loss = _MinibatchLoss.of(policy, rollout, batch, loss, config)
+        if not optimizer_step(optimizer, batch, minibatch_loss, config, meter, cut=cut, accept=accept):
+            break
+    else:
+        passes = float(epochs)
+    if minibatch_size is not None:
+        meter.add(1.0, {"kl_of_update": _kl_of_update(policy, rollout, whole, config)})
+    return {**meter.means(), "epochs": passes}
+
+
+def _batches(
+    rollout: Rollout,
+    rows: Tensor,
+    epochs: int,
+    minibatch_size: int | None,
+    minibatch_tokens: int | None,
+    generator: torch.Generator,
+) -> Iterator[tuple[float, Tensor]]:
+    """Yields the minibatches of all epochs, `(k,)` int64 each, with the passes that are made before each."""
+    for epoch in range(epochs):
+        batches = [rows]
         if minibatch_size is not None:
             batches = minibatches(rollout, minibatch_size, generator, tokens=minibatch_tokens)
-        for batch in batches:
-            of_batch = _MinibatchLoss.of(policy, rollout, batch, loss, config)
-            optimizer_step(optimizer, batch, of_batch, config, epoch_meter, cut=partial(micro_batches, rollout))
-        meter.merge(epoch_meter)
-        # The last epoch is followed by none: to read the meter is to wait for the device.
-        if target_kl is not None and epoch < epochs and epoch_meter.means().get("approx_kl", 0.0) > target_kl:
-            break
-    return {**meter.means(), "epochs": float(epoch)}
+        for number, batch in enumerate(batches):
+            yield epoch + number / len(batches), batch
+
+
+@torch.no_grad()
+def _kl_of_update(policy: Policy, rollout: Rollout, rows: Tensor, config: RunConfig) -> Tensor:
+    """Estimates KL(policy that played || policy as it is), (), nats a token, on one micro-batch of some episodes."""
+    parts = micro_batches(rollout, rows, config.micro_batch_size)
+    part = rollout.select(parts[len(parts) // 2])  # micro-batches are sorted by length
+    now = policy.evaluate(
+        part.input_ids,
+        part.positions,
+        part.response_mask,
+        temperature=config.temperature,
+        entropy=False,
+        allowed=part.action_masks,
+    )
+    kl = kl_estimate(part.log_probs, now.log_probs, "k3", mask=part.response_mask)
+    return masked_mean(kl, part.response_mask)
+
+
+def _is_near(target_kl: float, metrics: Meter) -> bool:
+    return metrics.means().get("approx_kl", 0.0) <= target_kl
 
 
 @dataclass(frozen=True)

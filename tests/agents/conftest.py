@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from agents import Policy
+from agents import Algorithm, Policy
 from agents.policy import cuda_graphs
 from tests.agents.helpers import Again, make_policy
 
@@ -24,6 +24,15 @@ def one_thread() -> Iterator[None]:
 def policy() -> Policy:
     """A random Llama over ten words."""
     return make_policy()
+
+
+@pytest.fixture
+def own_algorithms() -> Iterator[None]:
+    """Algorithms that the test makes are forgotten after it, and their names are free again."""
+    before = dict(Algorithm.known)
+    yield
+    Algorithm.known.clear()
+    Algorithm.known.update(before)
 
 
 @pytest.fixture

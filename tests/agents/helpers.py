@@ -154,7 +154,7 @@ def change(checkpoint, **values):
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
     manifest = checkpoint / checkpoints.MANIFEST
     content = json.loads(manifest.read_text())
-    content["files"]["agent.json"] = checkpoints._fingerprint(file)
+    content["files"]["agent.json"] = checkpoints.fingerprint(file)
     manifest.write_text(json.dumps(content))
 
 

@@ -141,7 +141,7 @@ CHANGES = {
     "kl_coef": (5.0, {}),
     "kl_limit": (0.001, {}),
     "kl_target": (0.001, {"kl_limit": None}),
-    "kl_estimator": ("k3", {}),
+    "kl_estimator": ("k3", {"kl_credit": "loss", "kl_estimator": "k2"}),
     "kl_credit": ("return", {}),
     "entropy_coef": (0.5, {}),
     "entropy_schedule": ("constant", {"entropy_coef": 0.5}),
@@ -175,7 +175,7 @@ CHANGES_OF_BEST_OF_N = {
     "keep": (0.9, {}),
     "epochs": (3, {}),
     "kl_estimator": ("k2", IN_THE_LOSS),
-    "kl_credit": ("loss", {"kl_estimator": "k3"}),
+    "kl_credit": ("loss", {}, {"kl_estimator": "k3"}),  # k1 has no gradient in a loss, k3 the wrong one in a return
 }
 
 
@@ -201,10 +201,10 @@ def test_every_setting_has_an_effect(name):
     torch.testing.assert_close(run({"micro_batch_size": 5}), reference, atol=1e-4, rtol=1e-3)
     for field in known - {"micro_batch_size", "max_skipped_steps"}:  # neither changes a number, if all goes well
         assert field in changes, f"no change named for {field}"
-        value, needs = changes[field]
+        value, needs, *others = changes[field]
         needs = {key: needed for key, needed in needs.items() if key in known}
         before = run(needs) if needs else reference
-        assert not torch.allclose(run({**needs, field: value}), before, atol=1e-7), field
+        assert not torch.allclose(run({**needs, field: value, **dict(*others)}), before, atol=1e-7), field
 
 
 @pytest.mark.parametrize(
@@ -216,6 +216,8 @@ def test_every_setting_has_an_effect(name):
         ({"num_envs": 0}, "Expected num_envs to be at least 1, got 0"),
         ({"kl_coef": -0.1}, "Expected kl_coef"),
         ({"kl_credit": "nobody"}, "Expected kl_credit to be 'token', 'return' or 'loss', got 'nobody'"),
+        ({"kl_estimator": "k3"}, "Expected kl_estimator 'k1' with kl_credit='token', got 'k3': as a reward"),
+        ({"kl_estimator": "k2", "kl_credit": "return"}, "Expected kl_estimator 'k1' with kl_credit='return', got 'k2'"),
         ({"kl_credit": "loss"}, "Expected kl_estimator 'k2' or 'k3' with kl_credit='loss', got 'k1'"),
         ({"kl_target": 0}, r"Expected kl_target in \(0, inf\), got 0"),
         ({"optimizer": "adagrad"}, "Expected optimizer to be"),

@@ -298,6 +298,7 @@ def agent(algorithm: Algorithm, tiny: Policy, **settings: object):
     return algorithm(tiny.frozen_copy().requires_grad_(True), **{**SMALL, **settings})
 
 
+@pytest.mark.usefixtures("own_algorithms")
 @pytest.mark.parametrize("algorithm", [PPO, ActorCritic, REINFORCE], ids=lambda one: one.name)
 def test_every_algorithm_learns_from_them(algorithm: Algorithm, tiny: Policy) -> None:
     """A bonus moves the weights as the same number in the reward would; and the rewards stay as they are."""
@@ -308,13 +309,9 @@ def test_every_algorithm_learns_from_them(algorithm: Algorithm, tiny: Policy) ->
         seen.append(batch)
         return update(policy, optimizer, batch, config, generator)
 
-    spying = Algorithm(f"spying_{algorithm.name}", algorithm.config, spy)
-    try:
-        one = agent(spying, tiny, bonuses=EVERY)
-        row = one._iterate(0.0)
-        twin = agent(algorithm, tiny)
-    finally:
-        del Algorithm.known[spying.name]
+    one = agent(Algorithm("spying", algorithm.config, spy), tiny, bonuses=EVERY)
+    row = one._iterate(0.0)
+    twin = agent(algorithm, tiny)
     batch = seen[0]
     assert batch.bonuses is not None
     assert batch.bonuses.abs().sum() > 0

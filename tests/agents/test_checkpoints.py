@@ -107,7 +107,7 @@ def test_another_version_is_refused(tmp_path):
     path = write(tmp_path, 1)
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(CheckpointError, match=r"Expected a checkpoint of format 2 in .*, got 99: use the version"):
+    with pytest.raises(CheckpointError, match=r"Expected a checkpoint of format 3 in .*, got 99: use the version"):
         checkpoints.find(tmp_path)
     old = tmp_path / "old" / "checkpoint"
     old.mkdir(parents=True)
@@ -136,7 +136,7 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, name):
     (run / "checkpoints" / "outside.txt").write_text("secret")
     (path / "link").symlink_to(tmp_path / "outside.txt")
     manifest = json.loads((path / "manifest.json").read_text())
-    manifest["files"][name] = checkpoints._fingerprint(tmp_path / "outside.txt")
+    manifest["files"][name] = checkpoints.fingerprint(tmp_path / "outside.txt")
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="which leaves it"):
         checkpoints.find(run)
@@ -155,7 +155,7 @@ def test_a_full_disk_leaves_the_one_before(tmp_path, monkeypatch, error):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("agents.training.agent.save_file", full)
+        patch.setattr("agents.training.agent_state.save_file", full)
         with pytest.raises(SaveError, match=r"No space left.*The one before, of 0 tokens, is whole.*--resume"):
             agent.save(tmp_path)
     assert names(tmp_path) == ["00001"], "nothing is left of the one that failed"

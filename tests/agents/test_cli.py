@@ -9,8 +9,10 @@ import time
 
 import pytest
 
+import agents
 from agents.__main__ import main
-from agents.cli.train import _train_arguments
+from agents.cli.options import Train
+from agents.cli.parsing import parse
 from agents.training import checkpoints
 
 SMALL = ["--device", "cpu", "--num-envs", "8", "--episodes-per-update", "8"]
@@ -167,6 +169,41 @@ def test_no_command_shows_the_commands(capsys):
     assert "error" not in capsys.readouterr().out
 
 
+def test_options_are_read_and_shown_before_torch_is_imported():
+    """And `import agents` gives the scores their names without it."""
+    code = (
+        "import contextlib, sys\n"
+        "import agents, textenvs\n"
+        "from agents.__main__ import COMMANDS, main\n"
+        "for words in (['--help'], *([name, '--help'] for name in COMMANDS), ['evaluate', '--episodse', '3']):\n"
+        "    with contextlib.suppress(SystemExit):\n"
+        "        main(words)\n"
+        "assert {'lm', 'preference', 'dpo', 'classifier', 'bertscore'} <= set(textenvs.list_rewards())\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+        "assert agents.advantages.gae and 'torch' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120, capture_output=True)
+
+
+def test_every_public_name_of_agents_is_there():
+    for name in agents.__all__:
+        assert getattr(agents, name) is not None
+    assert set(agents.__all__) <= set(dir(agents))
+    with pytest.raises(AttributeError, match="no attribute 'PPPO'"):
+        _ = agents.PPPO
+
+
+def test_help_of_an_algorithm_has_its_own_settings(capsys):
+    for words, own in ((["--help"], False), (["--algorithm", "reinforce", "--help"], True)):
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", *words])
+        assert stopped.value.code == 0
+        shown = capsys.readouterr().out
+        assert "--kl-coef" in shown
+        assert ("--baseline-decay" in shown) is own
+        assert "--algorithm NAME --help" in shown
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_ends_a_run_with_a_checkpoint(tmp_path):
     folder = tmp_path / "run"
@@ -189,9 +226,9 @@ def test_ctrl_c_ends_a_run_with_a_checkpoint(tmp_path):
 
 def test_bonuses_are_json_on_the_command_line_and_a_dict_in_a_file(tmp_path):
     spec = {"novelty": 0.1, "diversity": {"over": "batch"}}
-    assert json.loads(_train_arguments(["--bonuses", json.dumps(spec)]).bonuses) == spec
+    assert json.loads(parse("train", Train, ["--bonuses", json.dumps(spec)]).bonuses) == spec
     (tmp_path / "config.json").write_text(json.dumps({"bonuses": spec, "gamma": 0.5}))
-    arguments = _train_arguments(["--config", str(tmp_path / "config.json")])
+    arguments = parse("train", Train, ["--config", str(tmp_path / "config.json")])
     assert json.loads(arguments.bonuses) == spec
     assert arguments.settings.gamma == 0.5
     with pytest.raises(SystemExit):

@@ -11,11 +11,13 @@ import torch
 from agents import Policy, collect
 from agents.__main__ import main
 from agents.advantages import cumulative_advantage, gae
+from agents.cli.sources import named_sources
 from agents.collector import make_env
-from agents.evaluation import comparison as comparison_module
-from agents.evaluation.comparison import Labels, compare, label_scores, named_sources, normalised_score
+from agents.evaluation.comparison import compare, normalised_score
 from agents.evaluation.comparison_page import as_text, chosen_episodes, write
 from agents.evaluation.fitted_values import ReferenceValues, ridge
+from agents.evaluation.labels import Labels, label_scores
+from agents.evaluation.paired_prompts import play_pairs, score_gap
 from tests.agents.helpers import count_good, lanes, make_policy
 from textenvs import Example, Task, register_task
 from textenvs.tokenizer import decode
@@ -234,21 +236,20 @@ def test_cumulative_advantages_add_up_by_token_and_differ_from_returns_by_the_pr
     assert comparison.explained_variance < 1
 
 
-def test_values_of_a_prompt_do_not_depend_on_its_own_episodes(monkeypatch):
-    """At one price: which is best is chosen over all prompts."""
-    monkeypatch.setattr(comparison_module, "ridge", lambda features, targets: ridge(features, targets, (1.0,)))
+def test_values_of_a_prompt_do_not_depend_on_its_own_episodes():
+    """At one penalty: the best of several is chosen over all prompts."""
     policy = make_policy(seed=1)
     env = lanes(4)
     rollout = collect(env, policy, 24, seed=0, generator=torch.Generator().manual_seed(0), examples=[*range(6)] * 4)
     changed = rollout.rewards.clone()
     own = rollout.examples % 3 == 1
     changed[own] += 5.0
-    one = ReferenceValues.of(policy, rollout, "fitted", THIRDS, 1.0).values(rollout)
-    two = ReferenceValues.of(policy, dataclasses.replace(rollout, rewards=changed), "fitted", THIRDS, 1.0).values(
-        rollout
+    before, after = (
+        ReferenceValues.of(policy, episodes, "fitted", THIRDS, 1.0, penalties=(1.0,)).values(rollout)
+        for episodes in (rollout, dataclasses.replace(rollout, rewards=changed))
     )
-    torch.testing.assert_close(one[own], two[own])
-    assert (one[~own] - two[~own]).abs().max() > 0.1
+    torch.testing.assert_close(before[own], after[own])
+    assert (before[~own] - after[~own]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("source", ["fitted", "head"])
@@ -347,24 +348,25 @@ def test_the_gap_is_that_of_greedy_scores_and_0_for_who_does_not_look(comparison
     assert (found.models[0].gap.mean, found.models[0].gap.changed) == (0, 0)
 
 
-def gap_and_its_episodes(monkeypatch, policy, env, **settings):
-    """A gap, and the rollout that it was found in: the last one that is played."""
-    played = []
+def gap_and_its_episodes(policy, env_id, *, num_episodes, env_kwargs, split="test"):
+    """The gap of a comparison, and the episodes of paired prompts that it was found in."""
+    compared = compare(
+        {"model": policy}, env_id, num_episodes=num_episodes, folds=2, env_kwargs=env_kwargs, split=split
+    )
+    gap = compared.models[0].gap
+    env = make_env(env_id, policy, split=split, **env_kwargs)
+    examples = env.setting.pool.examples[:num_episodes]
+    assert score_gap(policy, env, examples) == gap
+    pairs = [(example, other) for example in examples if (other := env.task.counterpart(example)) is not None]
+    return gap, play_pairs(policy, env, pairs)
 
-    def spy(*args, **kwargs):
-        played.append(collect(*args, **kwargs))
-        return played[-1]
 
-    monkeypatch.setattr(comparison_module, "collect", spy)
-    found = compare({"model": policy}, env, **settings)
-    return found.models[0].gap, played[-1]
-
-
-def test_the_gap_is_played_under_the_environments_masks(monkeypatch):
+def test_the_gap_is_played_under_the_environments_masks():
     pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install textenvs[benchmarks]")
     policy = Policy.from_pretrained("tiny", device="cpu")
-    settings = {"num_episodes": 6, "folds": 2, "env_kwargs": {"action_mask": "task"}}
-    gap, rollout = gap_and_its_episodes(monkeypatch, policy, "TextGen/Classify-v0", **settings)
+    gap, rollout = gap_and_its_episodes(
+        policy, "TextGen/Classify-v0", num_episodes=6, env_kwargs={"action_mask": "task"}
+    )
     assert len(rollout) == 2 * gap.pairs > 0
     assert rollout.action_masks is not None
     env = make_env("TextGen/Classify-v0", policy, split="test")
@@ -372,15 +374,13 @@ def test_the_gap_is_played_under_the_environments_masks(monkeypatch):
     assert {response.strip() for response in rollout.responses(policy)} <= labels
 
 
-def test_the_gap_ends_and_cuts_as_the_environment_does(monkeypatch):
+def test_the_gap_ends_and_cuts_as_the_environment_does():
     pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install textenvs[benchmarks]")
     policy = make_policy(seed=1)
     cut = {"max_prompt_length": 2, "truncation_side": "right"}
     for settings in (cut, {"stop": " good", **cut}, {"min_new_tokens": 6}):
         kwargs = {**SETTINGS, **settings}
-        _, rollout = gap_and_its_episodes(
-            monkeypatch, policy, "TextGen-v0", num_episodes=10, folds=2, env_kwargs=kwargs, split="train"
-        )
+        _, rollout = gap_and_its_episodes(policy, "TextGen-v0", num_episodes=10, env_kwargs=kwargs, split="train")
         env = make_env("TextGen-v0", policy, split="train", **kwargs)
         alone = collect(env, policy, 10, deterministic=True, examples=range(10))
         assert rollout.responses(policy)[::2] == alone.responses(policy)

@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
-from agents import rewards
+from agents.rewards import bertscore, classifier, language_model, preference
+from agents.rewards.network_reward import NetworkReward
+from textenvs import list_rewards
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "rewards-network.md"
 
@@ -24,6 +26,8 @@ def test_the_python_of_the_page_runs(tmp_path, monkeypatch, capsys):
 
 def test_every_score_is_in_the_table():
     rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
-    kinds = [kind for kind in vars(rewards).values() if isinstance(kind, type)]
-    registered = {kind.name for kind in kinds if "name" in vars(kind)}
-    assert {row.split("`")[1] for row in rows} == registered == {"lm", "preference", "dpo", "classifier", "bertscore"}
+    modules = (bertscore, classifier, language_model, preference)
+    kinds = [kind for module in modules for kind in vars(module).values() if isinstance(kind, type)]
+    scores = {kind.name for kind in kinds if issubclass(kind, NetworkReward) and "name" in vars(kind)}
+    assert {row.split("`")[1] for row in rows} == scores == {"lm", "preference", "dpo", "classifier", "bertscore"}
+    assert scores <= set(list_rewards())

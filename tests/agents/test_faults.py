@@ -15,8 +15,7 @@ import torch
 import textenvs
 from agents import PPO, load
 from agents.__main__ import main
-from agents.training import agent as training
-from agents.training import checkpoints, run_folder
+from agents.training import checkpoints, player, run_folder
 from benchmarks.faults import RUN, outcome, start
 from tests.agents.helpers import make_policy, small_agent
 
@@ -110,7 +109,7 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path, straight, cap
 @pytest.fixture
 def little_memory(monkeypatch):
     """An accelerator with room for two lanes, which it says when the third step is taken."""
-    original, tried = training.collect, []
+    original, tried = player.collect, []
 
     def collect(env, *args, **kwargs):
         tried.append(env.num_envs)
@@ -126,7 +125,7 @@ def little_memory(monkeypatch):
             patch.setattr(env, "step", step_with_less)
             return original(env, *args, **kwargs)
 
-    monkeypatch.setattr(training, "collect", collect)
+    monkeypatch.setattr(player, "collect", collect)
     return tried
 
 
@@ -153,14 +152,14 @@ def test_no_memory_to_play_halves_the_lanes(tmp_path, little_memory, caplog):
 def test_no_memory_to_evaluate_halves_the_lanes(monkeypatch):
     agent = copyist(8)
     expected = copyist(4).evaluate(6)
-    original = training.evaluate
+    original = player.evaluate
 
     def evaluate(policy, env, *args, **kwargs):
         if env.num_envs > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(policy, env, *args, **kwargs)
 
-    monkeypatch.setattr(training, "evaluate", evaluate)
+    monkeypatch.setattr(player, "evaluate", evaluate)
     assert agent.evaluate(6).summary() == expected.summary()
     assert agent.env.num_envs == 4
 
@@ -169,7 +168,7 @@ def test_no_memory_for_one_lane_ends_the_run(tmp_path, capsys, monkeypatch):
     def collect(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training, "collect", collect)
+    monkeypatch.setattr(player, "collect", collect)
     said = fails([*SHORT, "--output", str(tmp_path / "run")], 1, capsys)
     assert "Expected memory to play 1 episodes side by side, got none" in said
     assert f"Go on with: python -m agents train --resume {tmp_path / 'run'}" in said

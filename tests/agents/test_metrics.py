@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from agents.evaluation.evaluation import distinct_n
-from agents.training.alarm import parted
+from agents.training.alarm import diverged
 from agents.training.meter import Meter
 from agents.training.metrics_log import MetricsLog, plot_learning_curve, read_metrics
 
@@ -85,35 +85,35 @@ def test_wandb_is_asked_for_by_name(tmp_path, monkeypatch):
         MetricsLog(tmp_path, wandb_project="x")
 
 
-def test_parted_by_hand() -> None:
+def test_diverged_by_hand() -> None:
     """Score 0, 2, 1, 3: a slope of 0.8, residuals 0.3, -0.9, 0.9, -0.3, hence an error of sqrt(1.8 / 2 / 5)."""
     rising, falling = [0.0, 2.0, 1.0, 3.0], [3.0, 1.0, 2.0, 0.0]
     trend = 0.8 / math.sqrt(1.8 / 2 / 5)
     assert trend == pytest.approx(1.8856, abs=1e-4)
-    assert parted(rising, falling, window=4, deviations=trend - 1e-6)
-    assert not parted(rising, falling, window=4, deviations=trend + 1e-6)
+    assert diverged(rising, falling, window=4, deviations=trend - 1e-6)
+    assert not diverged(rising, falling, window=4, deviations=trend + 1e-6)
 
 
-def test_parted_needs_a_rise_and_a_fall() -> None:
+def test_diverged_needs_a_rise_and_a_fall() -> None:
     up, down = [0.1, 0.2, 0.3, 0.4, 0.5], [0.5, 0.4, 0.3, 0.2, 0.1]
     flat = [0.3] * 5
-    assert parted(up, down, window=5)
+    assert diverged(up, down, window=5)
     for scores, held_out in ((up, up), (down, down), (down, up), (up, flat), (flat, down), (flat, flat)):
-        assert not parted(scores, held_out, window=5)
-    assert not parted(up, down, window=6), "too few updates"
-    assert parted([9.0, *up], [-9.0, *down], window=5), "only the window counts"
-    assert not parted([1e9 + one for one in flat], [1e9 + one for one in flat], window=5)
+        assert not diverged(scores, held_out, window=5)
+    assert not diverged(up, down, window=6), "too few updates"
+    assert diverged([9.0, *up], [-9.0, *down], window=5), "only the window counts"
+    assert not diverged([1e9 + one for one in flat], [1e9 + one for one in flat], window=5)
     with pytest.raises(ValueError, match="as many held-out metrics as scores, 5, got 4"):
-        parted(up, down[1:])
+        diverged(up, down[1:])
     with pytest.raises(ValueError, match="at least 3 updates, got 2"):
-        parted(up, down, window=2)
+        diverged(up, down, window=2)
 
 
 def test_noise_alone_hardly_ever_parts() -> None:
     rng = np.random.default_rng(0)
-    alarms = [parted(*rng.normal(size=(2, 20)).tolist()) for _ in range(2000)]
+    alarms = [diverged(*rng.normal(size=(2, 20)).tolist()) for _ in range(2000)]
     assert sum(alarms) <= 2  # each side has a chance of about 1 in 250
     trend = np.linspace(0, 2, 20)
     assert (
-        np.mean([parted(rng.normal(trend, 0.3).tolist(), rng.normal(-trend, 0.3).tolist()) for _ in range(100)]) > 0.9
+        np.mean([diverged(rng.normal(trend, 0.3).tolist(), rng.normal(-trend, 0.3).tolist()) for _ in range(100)]) > 0.9
     )

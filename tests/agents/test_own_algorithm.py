@@ -20,14 +20,13 @@ PAGE = Path(__file__).parents[2] / "docs" / "own-algorithm.md"
 
 
 @pytest.fixture
-def grpo():
+def grpo(own_algorithms):
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     body = code[code.index("@dataclass") :]
     assert len([line for line in body.splitlines() if line.strip()]) <= 44, "about forty lines, imports aside"
     namespace = {"__name__": "grpo_of_the_docs"}
     exec(compile(code, str(PAGE), "exec", dont_inherit=True), namespace)
-    yield namespace["GRPO"]
-    del Algorithm.known["grpo"]
+    return namespace["GRPO"]
 
 
 def test_its_gradient_at_ratio_one_is_that_of_reinforce_with_the_same_baseline(grpo):

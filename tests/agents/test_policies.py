@@ -14,6 +14,7 @@ from transformers.generation import logits_process
 
 from agents import PPO, REINFORCE, Policy, collect, load
 from agents.__main__ import main
+from agents.cli.generate import PromptsTask
 from agents.policy.context import FullContext
 from agents.policy.encoder_decoder import EncoderDecoderContext
 from agents.policy.kv_cache import CachedContext
@@ -81,9 +82,7 @@ def plain_logits(policy, row, prompt, place):
 
 
 def env_of(policy, num_envs=5, **kwargs):
-    from agents.cli.generate import _Prompts
-
-    settings = {"task": _Prompts(WORDS), "reward": lambda example, response: response.count("a") / 4.0, **kwargs}
+    settings = {"task": PromptsTask(WORDS), "reward": lambda example, response: response.count("a") / 4.0, **kwargs}
     settings = {"max_new_tokens": 6, **settings}
     return TextGenVectorEnv(num_envs, tokenizer=policy.tokenizer, autoreset_mode="Disabled", **settings)
 

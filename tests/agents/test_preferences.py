@@ -11,10 +11,11 @@ import torch
 from agents import PPO, Policy
 from agents.__main__ import main
 from agents.losses import preference_loss
-from agents.rewards.preference import RECORD, LogRatioScore, PreferenceScore
+from agents.rewards.preference import LogRatioScore, PreferenceScore
+from agents.rewards.preference_record import RECORD
+from agents.supervised.configs import PreferenceConfig
 from agents.supervised.reward_model import (
     Pair,
-    PreferenceConfig,
     evaluate_margins,
     fit_temperature,
     load_pairs,

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import distributed
 
-from agents import PPO, REINFORCE, ActorCritic, Algorithm, BestOfN, SFTConfig, fine_tune, load
+from agents import PPO, REINFORCE, ActorCritic, BestOfN, SFTConfig, fine_tune, load
 from agents.__main__ import main
 from agents.distributed import processes
 from agents.supervised import reward_model
@@ -88,14 +88,14 @@ def worker(rank, folder, environment):
 def skip_what_is_not_finite():
     """A loss that is infinite, its gradient not: nothing changes, and the next step is taken."""
     agent = make_agent("ppo")
-    before = torch.cat([one.detach().flatten().clone() for one in agent._learner.parameters()])
+    before = torch.cat([one.detach().flatten().clone() for one in agent.learner.policy.parameters()])
     for constant, skipped in ((math.inf, 1), (0.0, 1)):
 
         def loss_of(rows, meter, constant=constant):
-            return sum(one.sum() for one in agent._learner.parameters()) + constant
+            return sum(one.sum() for one in agent.learner.policy.parameters()) + constant
 
         optimization.optimizer_step(agent.optimizer, torch.arange(4), loss_of, agent.config, Meter())
-        after = torch.cat([one.detach().flatten() for one in agent._learner.parameters()])
+        after = torch.cat([one.detach().flatten() for one in agent.learner.policy.parameters()])
         assert optimization.skipped_steps(agent.optimizer) == skipped
         assert torch.equal(before, after) == (constant == math.inf)
 
@@ -178,7 +178,7 @@ def test_two_processes_make_the_update_of_one(request, how, name, monkeypatch):
         if name == "group":
             assert rollout.group.unique(return_counts=True)[1].tolist() == [2] * 8
         assert torch.equal(after[number], after_too[number])
-        monkeypatch.setattr("agents.training.agent.collect", lambda *args, rollout=rollout, **kwargs: rollout)
+        monkeypatch.setattr("agents.training.player.collect", lambda *args, rollout=rollout, **kwargs: rollout)
         row = agent._iterate(number / UPDATES)
         torch.testing.assert_close(weights(agent), after[number], atol=1e-6, rtol=0)
         for key in (key for key in row if "second" not in key):
@@ -227,13 +227,13 @@ def same(one, other):
         assert torch.equal(tensor, tensors_too[name]), name
 
 
+@pytest.mark.usefixtures("own_algorithms")
 def test_the_lanes_of_both_have_the_examples_of_one(copies):
     """Before any update: lane i of the second process is lane i + 4 of one process with all eight."""
     rollout = torch.load(copies / "reinforce-0.pt", weights_only=False)[0][0]
     seen = []
     agent = make_agent("reinforce")
-    agent.algorithm = replace(agent.algorithm, update=lambda *args: seen.append(args[2]) or {})
-    Algorithm.known[agent.algorithm.name] = REINFORCE  # which making another one of that name has displaced
+    agent.algorithm = replace(agent.algorithm, name="watched", update=lambda *args: seen.append(args[2]) or {})
     agent._iterate(0.0)
     assert rollout.examples[[0, 1, 2, 3, 8, 9, 10, 11]].tolist() == seen[0].examples[:8].tolist()
 

@@ -129,7 +129,7 @@ def test_baselines_leave_the_gradient_as_it_is_and_lower_its_variance(small):
     variance = {}
     for name, (settings, batch) in variants.items():
         config = REINFORCE.config(baseline="none" if name == "episode" else name, **settings)
-        advantages = baseline_advantages(batch, credits(batch, batch.rewards, config), config)
+        advantages, _ = baseline_advantages(batch, credits(batch, batch.rewards, config), config)
         mean, variance[name] = moments(batch, scores, weights, rows, advantages)
         torch.testing.assert_close(mean, exact, atol=1e-5 * float(exact.abs().max()), rtol=1e-4)
     assert variance["episode"] > variance["none"], "what was earned before is noise"
@@ -149,7 +149,7 @@ def test_the_batch_mean_shrinks_the_gradient_by_one_part_in_n(small, size):
     less = [
         baseline_advantages(
             replace(every, response_mask=mask[start : start + size]), returns[start : start + size], config
-        )
+        )[0]
         for start in range(0, len(every), size)
     ]
     plain, _ = moments(every, scores, weights, rows, returns)
@@ -198,7 +198,8 @@ def grouped(returns, group, baseline, **settings):
     )
     settings = {"group_size": 2, "num_envs": 2, "episodes_per_update": 2, **settings}
     config = REINFORCE.config(baseline=baseline, **settings)
-    return baseline_advantages(rollout, credits(rollout, rollout.rewards, config), config)
+    advantages, scale = baseline_advantages(rollout, credits(rollout, rollout.rewards, config), config)
+    return advantages if scale is None else torch.where(scale > 0, advantages / scale, 0)
 
 
 @pytest.mark.parametrize("credit", ["to_go", "episode"])
@@ -300,7 +301,7 @@ def test_bonuses_are_in_the_baseline(baseline):
         agent.algorithm.prepare(agent, batch)  # the moving average knows this batch from here on
         prepared = agent.algorithm.prepare(agent, batch)
         found.append(
-            baseline_advantages(prepared, credits(batch, batch.rewards_and_bonuses, agent.config), agent.config)
+            baseline_advantages(prepared, credits(batch, batch.rewards_and_bonuses, agent.config), agent.config)[0]
         )
     lengths = rollout.response_mask.sum(dim=1)
     uneven = 0.25 * (lengths - lengths.float().mean())

@@ -27,7 +27,8 @@ from agents.rewards.bertscore import BERTScore
 from agents.rewards.classifier import ClassifierScore
 from agents.rewards.language_model import LanguageModelScore
 from agents.rewards.network_reward import NetworkReward
-from agents.rewards.preference import RECORD, LogRatioScore, PreferenceScore
+from agents.rewards.preference import LogRatioScore, PreferenceScore
+from agents.rewards.preference_record import RECORD
 from agents.rewards.text_encoder import load_encoder
 from agents.rewards.text_reader import TextModel, cut, load_text_model
 from agents.supervised import reward_model
@@ -515,9 +516,9 @@ def test_making_a_score_loads_no_model(folders):
     """As in a worker that only unpickles: nothing is read but JSON."""
     code = (
         "import agents, textenvs, transformers\n"
-        "from agents import text_model\n"
+        "from agents.rewards import text_reader\n"
         f"reward = textenvs.make_reward({{'lm': {{'model': {str(folders / 'gpt2-byte_level')!r}}}}})\n"
-        "assert text_model._load.cache_info().currsize == 0\n"
+        "assert text_reader._load.cache_info().currsize == 0\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
 

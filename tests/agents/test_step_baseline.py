@@ -29,12 +29,12 @@ def test_each_step_has_its_own_average_by_hand():
     assert carried == {"here": [4.0, 3.0, 5.0]}, "a step that no episode reached stays as it was"
 
 
-def test_a_step_is_worth_what_it_was_and_a_new_one_what_it_is_now():
+def test_a_step_is_worth_what_it_was_and_a_new_one_what_it_is_for_the_others():
     carried = {}
     returns, mask = torch.tensor([[4.0, 2.0], [8.0, 99.0]]), mask_of(2, 1)
-    assert step_baseline(carried, returns, mask).tolist() == [[6.0, 2.0], [6.0, 0.0]]
+    assert step_baseline(carried, returns, mask).tolist() == [[8.0, 0.0], [4.0, 0.0]], "nobody else got to step 1"
     longer = step_baseline(carried, torch.tensor([[0.0, 0.0, 7.0], [0.0, 0.0, 9.0]]), mask_of(3, 3))
-    assert longer.tolist() == [[6.0, 2.0, 8.0], [6.0, 2.0, 8.0]]
+    assert longer.tolist() == [[6.0, 2.0, 9.0], [6.0, 2.0, 7.0]]
 
 
 def test_values_are_the_critics_and_the_steps():
@@ -99,9 +99,11 @@ def test_agents_remember_it(algorithm):
     rollout = collect(lanes(8), make_policy(seed=1), 8, seed=1, generator=torch.Generator().manual_seed(1))
     agent = algorithm(make_policy(seed=1), lanes(8), **settings)
     prepared = agent.algorithm.prepare(agent, rollout)
-    mean = float(rollout.rewards_and_bonuses.sum(dim=1).mean())
+    earned = rollout.rewards_and_bonuses.sum(dim=1)
+    mean = float(earned.mean())
+    others = ((earned.sum() - earned) / 7).tolist()
     assert agent.carried["step_baseline"][0] == pytest.approx(mean, abs=1e-5)
-    assert prepared.baselines[:, 0].tolist() == pytest.approx([mean] * 8, abs=1e-5)
+    assert prepared.baselines[:, 0].tolist() == pytest.approx(others, abs=1e-5)
     off = algorithm(make_policy(seed=1), lanes(8), step_baseline=False, **settings)
     assert off.algorithm.prepare(off, rollout).baselines is None
     assert off.carried == {}
