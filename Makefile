@@ -5,12 +5,13 @@ STAMP := .venv/.stamp
 # Parallel test processes: one a core, at most 8. Set WORKERS=0 to debug.
 WORKERS ?= auto
 ARGS ?=
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup libraries test demo check format tiny clean
+.PHONY: help setup test test-all bridge demo check format tiny clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
 
 setup: $(STAMP) ## Create .venv and install the project with everything the tests need
 
@@ -24,13 +25,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[agents,sb3,dev]'
 	@touch $@
 
-# Constraints keep torch, gymnasium and numpy as they are. Why the second line: see `libraries` in pyproject.toml.
-libraries: $(STAMP) ## Add to .venv the libraries that test_libraries.py runs with, which are many and large
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[libraries]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps moviepy tianshou
+test: $(STAMP) ## Run the core tests and the docstring examples, in minutes (ARGS="-k bleu" for some of them)
+	$(PYTEST) -m "not slow" $(ARGS)
 
-test: $(STAMP) ## Run the tests and the docstring examples (ARGS="-k bleu" for some of them)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal $(ARGS)
+test-all: $(STAMP) ## Run all tests, slow ones included, with every random example: what CI runs
+	$(PYTEST) --hypothesis-profile=all $(ARGS)
+
+# Needs no .venv: the library gets an environment of its own, in .venv-bridges/NAME.
+bridge: ## Run the tests with an outside library (NAME=torchrl) and record the result in docs/bridges.md
+	$(PYTHON) -m tests.bridges $(NAME)
 
 demo: $(STAMP) ## Train the bundled model with PPO, a minute or two on a CPU, into runs/
 	$(BIN)/python -m agents train --algorithm ppo --env TextGen-v0 --model tiny $(ARGS)

@@ -37,10 +37,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # A test that downloads is an error, not a s
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 
-# No deadline: on a shared machine it measures the neighbours. The same examples at every run of CI, new ones at a desk.
-settings.register_profile("desk", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
-settings.load_profile("ci" if os.environ.get("CI") else "desk")
+# How many random examples Hypothesis draws: a quarter in the core, all of them with `make test-all`, which passes
+# `--hypothesis-profile=all`. No deadline: on a shared machine it measures the neighbours. The same examples at every
+# run of CI, new ones at a desk.
+_ci = {"derandomize": True, "database": None, "print_blob": True} if os.environ.get("CI") else {}
+settings.register_profile("core", deadline=None, max_examples=25, **_ci)
+settings.register_profile("all", deadline=None, max_examples=100, **_ci)
+settings.load_profile("core")
 
 
 def _shared(*parts: str) -> Path:

@@ -14,6 +14,7 @@ from agents.files import read_json
 from agents.policy.pretrained import BUNDLED_MODELS
 from agents.supervised import reward_model
 from benchmarks.fuzz import calls, check
+from tests.helpers import examples
 from textenvs import load_dataset, make_tokenizer
 from textenvs.datasets import readers
 
@@ -141,7 +142,7 @@ def test_what_is_printed_obeys_no_hidden_characters(capsys):
     assert "\x1b[2J" not in colours
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=list(HealthCheck))
 @given(calls())
 @pytest.mark.filterwarnings("ignore")
 def test_constructors_refuse_nonsense_with_a_clear_error(call):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.helpers import examples
 from tests.textenvs.helpers import E_ACUTE, EOS, FIRST, SPECIAL, Letters
 from textenvs.action_masks import ActionMasks, Stops
 from textenvs.grammars import Language, make_language
@@ -75,7 +76,7 @@ def accepts(language: Language, text: str) -> bool:
 
 
 class TestRegex:
-    @settings(max_examples=400)
+    @settings(max_examples=examples(400))
     @given(patterns(), st.lists(st.sampled_from(CHARACTERS), max_size=5).map("".join))
     @example("(a|b)*a(a|b){2}", "abaab")
     @example("(a?){2,3}", "aaa")
@@ -83,7 +84,7 @@ class TestRegex:
     def test_it_accepts_what_fullmatch_accepts(self, pattern: str, text: str) -> None:
         assert accepts(make_language({"regex": pattern}), text) == bool(re.fullmatch(pattern, text, re.ASCII))
 
-    @settings(max_examples=100)
+    @settings(max_examples=examples(100))
     @given(patterns(), st.randoms(use_true_random=False))
     def test_a_state_that_lives_leads_to_a_text(self, pattern: str, random: Any) -> None:
         language = make_language({"regex": pattern})
@@ -203,7 +204,7 @@ class TestActionMasks:
             masks.reset(np.array([0]), [make_language(allowed)])
             assert [names[token] for token in np.flatnonzero(masks.legal(np.array([0]))[0])] == first
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=examples(200), deadline=None)
     @given(
         st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=4, unique=True),
         st.lists(st.text("ab", max_size=5), min_size=1, max_size=4),
@@ -248,7 +249,7 @@ class TestActionMasks:
 
 
 class TestStops:
-    @settings(max_examples=200)
+    @settings(max_examples=examples(200))
     @given(st.lists(st.text("ab\n", min_size=1, max_size=4), min_size=1, max_size=3), st.lists(st.integers(0, 33)))
     def test_every_token_that_completes_one(self, stops: list[str], tokens: list[int]) -> None:
         few = [0, 3, FIRST["a"], FIRST["b"], FIRST["\n"], FIRST["ab"]]

@@ -13,6 +13,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers import examples
 from textenvs.grammars import Regex
 from textenvs.rewards import Keywords, RewardError, Units, checked_score, make_reward
 from textenvs.rewards.english import inflections, syllables
@@ -124,7 +125,7 @@ SYLLABLES = st.lists(st.sampled_from(["a", "ab", "b", " ", ", ", "A", "é", "ß"
 WANTED = st.lists(st.lists(st.sampled_from(["a", "ab", "a b", "b a b", "é", "ss a", "漢 b"]), min_size=1, max_size=2))
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(WANTED.filter(bool), SYLLABLES)
 def test_keywords_are_what_a_regular_expression_finds(wanted: list[list[str]], text: str) -> None:
     def pattern(phrase: str, anywhere: bool) -> str:
@@ -355,7 +356,7 @@ def test_sentences_by_hand(text: str, number: int) -> None:
 PIECES = st.lists(st.sampled_from([*"aZ.!?…\"')(。！ \n-", "mr", "Dr.", "e.g", "longest words"]), max_size=16)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(PIECES)
 def test_sentences_begun_never_fall_and_shortened_words_read_alike(pieces: list[str]) -> None:
     text, last, splitter = "", 0, SentenceWords()
@@ -402,7 +403,7 @@ def test_progress_by_hand(pattern: str, text: str, score: float) -> None:
     assert make_reward({"regex": {"pattern": pattern}}).score(NOTHING, text) == pytest.approx(score, abs=1e-12)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.from_regex(r"\A([ab](\*|\+|\?|\{1,2\})?\|?|\(ab\|b\)){0,4}[ab]\Z"), st.text("abc", max_size=5))
 def test_progress_is_the_distance_that_a_search_finds(pattern: str, text: str) -> None:
     """Breadth first over the bytes that come next, against the length that is read off the expression."""
@@ -505,7 +506,7 @@ def test_dates_by_hand() -> None:
         checked_score(make_reward("dates"), example(dates=0), "a")
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.text("0123456789-/ a", max_size=12), st.dates(), st.sampled_from(["", " ", "-", "1", ",", "é"]))
 def test_dates_are_what_a_regular_expression_finds(before: str, date: datetime.date, after: str) -> None:
     text = before + date.isoformat() + after

@@ -23,6 +23,7 @@ from nltk.metrics.distance import edit_distance
 from rouge_score import rouge_scorer
 from sacrebleu.metrics import BLEU, CHRF
 
+from tests.helpers import examples
 from textenvs.rewards import Reward, RewardError, Units, Words, make_reward, rouge
 from textenvs.rewards.answers import AnswerWords, SpacedCharacters
 from textenvs.rewards.bleu import LowerCharacters, LowerWords, Tokens13a
@@ -218,7 +219,7 @@ SPLITTERS = [
 
 
 @pytest.mark.parametrize("splitter", SPLITTERS, ids=lambda splitter: type(splitter).__name__)
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(st.lists(st.sampled_from(NASTY), min_size=1, max_size=3).map("".join), max_size=6))
 def test_a_text_may_come_in_any_pieces(splitter: Any, pieces: list[str]) -> None:
     units: list[str] = []
@@ -233,7 +234,7 @@ def test_a_text_may_come_in_any_pieces(splitter: Any, pieces: list[str]) -> None
         assert units + splitter.finish(rest) == splitter.split(text)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(nasty_texts)
 def test_13a_equals_the_library(text: str) -> None:
     for lowercase in (False, True):
@@ -356,7 +357,7 @@ PLAIN_ORACLES = [(reward, oracle) for reward, oracle in ORACLES if reward != "ex
 def test_random_strings_against_the_library(reward: Any, oracle: Callable[[str, tuple[str, ...]], float]) -> None:
     made = make_reward(reward)
 
-    @settings(max_examples=40)
+    @settings(max_examples=examples(40))
     @given(nasty_texts, st.lists(nasty_texts, min_size=1, max_size=3), st.randoms(use_true_random=False))
     def check(response: str, references: list[str], random: Any) -> None:
         words = [word for text in references for word in re.split(r"(?<=\s)", text)]
@@ -553,7 +554,7 @@ def test_tables_wait_for_the_first_push() -> None:
 
 
 @pytest.mark.parametrize("reward", RECALLS, ids=str)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(nasty_texts, min_size=1, max_size=3), st.lists(nasty_texts, max_size=8))
 def test_recall_falls_on_no_finished_word(reward: Any, references: list[str], parts: list[str]) -> None:
     made, example = make_reward(reward), Example("", tuple(references))
@@ -562,7 +563,7 @@ def test_recall_falls_on_no_finished_word(reward: Any, references: list[str], pa
     assert scores == sorted(scores)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(nasty_texts, min_size=1, max_size=3), nasty_texts)
 def test_a_correct_prefix_never_falls(references: list[str], rest: str) -> None:
     example = Example("", tuple(references))

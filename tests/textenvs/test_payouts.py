@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers import examples
 from textenvs.rewards import PAYOUTS, make_payout
 from textenvs.rewards.payouts import Payout
 from textenvs.testing import PAYOUTS as SPECS
@@ -180,7 +181,7 @@ def test_shaping_keeps_the_discounted_return(gamma: float, episode: list[tuple[f
         assert shaped == pay(make_payout("immediate", 1, TOKENIZER), phis, tokens)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(specs, st.lists(episodes, min_size=3, max_size=3), st.data())
 def test_lanes_and_their_order_do_not_matter(
     spec: Any, written: list[list[tuple[float, int]]], data: st.DataObject

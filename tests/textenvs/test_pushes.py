@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.helpers import examples
 from textenvs.rewards import make_reward
 from textenvs.tasks import Example
 from textenvs.tokenizer import decode, make_tokenizer
@@ -58,7 +59,7 @@ def test_push_equals_score(reward: Any, asked: Example, pieces: list[str]) -> No
 
     # What is drawn may never be what a score wants. All pieces in order are, and make a difference to every one.
     @example([spelled, spelled[::-1]])
-    @settings(max_examples=150)
+    @settings(max_examples=examples(150))
     @given(st.lists(st.lists(st.sampled_from(spelled), min_size=1, max_size=12), min_size=2, max_size=2))
     def check(drawn: list[list[list[int]]]) -> None:
         texts = [[token for ids in one for token in ids] for one in drawn]

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vaderSentiment import vaderSentiment
 
+from tests.helpers import examples
 from tests.textenvs.helpers import OUR_REWARDS
 from textenvs.rewards import (
     FunctionReward,
@@ -167,7 +168,7 @@ WORDS = """never so this without doubt least at very not isn't nothing hardly li
     the a kind of :) but more, good. "so" 'never' doubt!"""
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.lists(st.sampled_from(WORDS.split()), max_size=7).map(" ".join))
 def test_any_valences_equal_the_library(text: str) -> None:
     check_library([text], at_least=0)
@@ -562,7 +563,7 @@ def cases_of(tokenizer: Tokenizer) -> dict[str, st.SearchStrategy]:
 def test_push_equals_score(reward: object, tokenizer: Tokenizer) -> None:
     made = make_reward(reward)
 
-    @settings(max_examples=40)
+    @settings(max_examples=examples(40))
     @given(**cases_of(tokenizer))
     def check(responses: list[list[int]], turns: list[Turn]) -> None:
         check_pushes(made, tokenizer, responses, turns)
@@ -716,7 +717,7 @@ def test_a_users_sums_of_units(tokenizer: Tokenizer) -> None:
         pieces = [token for token, piece in enumerate(tokenizer.pieces) if not set(piece) - set(letters.encode())]
         mixed = st.lists(st.sampled_from(pieces), min_size=4, max_size=24)
 
-        @settings(max_examples=40)
+        @settings(max_examples=examples(40))
         @given(st.lists(mixed, min_size=4, max_size=4), cases_of(tokenizer)["turns"])
         def check(responses: list[list[int]], turns: list[Turn]) -> None:
             check_pushes(reward, tokenizer, responses, turns)  # noqa: B023 - called before the loop goes on

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.helpers import examples
 from textenvs.data import train_ngrams
 from textenvs.rewards import Formality, NgramFluency, RewardError, checked_score, make_reward
 from textenvs.rewards.ngram_model import BUNDLED, SPLITTER, NgramModel, load_ngrams, train
@@ -153,7 +154,7 @@ def definition(texts: list[str], order: int, context: tuple[str, ...], word: str
     return p(order)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=8).map(" ".join), min_size=1, max_size=6),
     st.integers(1, 4),

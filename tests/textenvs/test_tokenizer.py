@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models
 
+from tests.helpers import examples
 from tests.textenvs.helpers import FAMILIES, LINES, backend_of, suffix_bpe
 from textenvs.tokenizer import SubwordTokenizer, Tokenizer, decode, decode_bytes, fingerprint, make_tokenizer
 
@@ -68,7 +69,7 @@ def test_pieces_of_any_tokens(name: str) -> None:
     others = [[token] for token in range(tokenizer.vocab_size) if not is_byte[token]]
     characters = [[token for token in plain_ids(tokenizer, char) if is_byte[token]] for char in "Ä漢😀"]
 
-    @settings(max_examples=60)
+    @settings(max_examples=examples(60))
     @given(st.lists(st.sampled_from(others + [char for char in characters if char]), max_size=12))
     def check(chunks: list[list[int]]) -> None:
         check_pieces(tokenizer, [token for chunk in chunks for token in chunk])
@@ -270,7 +271,7 @@ def test_a_special_token_in_a_response_is_text(name: str) -> None:
         assert made.eos_token_id in made.backend.encode(eos, add_special_tokens=False).ids, "prompts are read as before"
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.text(st.sampled_from(" \nafox.,!é漢😀"), max_size=10))
 def test_any_response_round_trips(text: str) -> None:
     for name in ("sentencepiece-strip", "byte_level"):
