@@ -22,7 +22,7 @@ import torch
 import tyro
 
 from agents import Agent, Algorithm
-from benchmarks.measure import RESULTS, Ledger
+from benchmarks.records import RESULTS, Ledger
 from textenvs import Example, ReferenceScores, Task, make_task
 from textenvs.tasks.base import SOLVED
 

@@ -27,7 +27,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 import textenvs
 from agents import Policy
 from agents.sb3 import TextGenVecEnv, TransformerPolicy
-from benchmarks.measure import RESULTS, Ledger
+from benchmarks.records import RESULTS, Ledger
 
 EPISODES = 500
 """Episodes over which the score is averaged."""

@@ -25,7 +25,7 @@ import torch
 import tyro
 
 from agents import Algorithm
-from benchmarks.measure import RESULTS, Ledger
+from benchmarks.records import RESULTS, Ledger
 
 ALGORITHMS = ("reinforce", "actor_critic", "ppo")
 PAYOUTS = ("immediate", "sparse")

@@ -21,7 +21,7 @@ import tyro
 
 from agents import PPO, Policy, SFTConfig, fine_tune
 from agents.evaluation.evaluation import evaluate
-from benchmarks.measure import RESULTS, Ledger
+from benchmarks.records import RESULTS, Ledger
 
 TASKS = ("TextGen/Translate-v0", "TextGen/QuestionAnswering-v0")
 METHODS = ("start model", "SFT", "PPO", "SFT, then PPO")
