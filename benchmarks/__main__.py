@@ -1,4 +1,4 @@
-"""python -m benchmarks NAME --help: run one measurement."""
+"""Runs one measurement: python -m benchmarks NAME --help."""
 
 import ast
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from textenvs.subcommands import chosen
 
-# Each is a module with a `main`, loaded when it is asked for: some need torch.
+# A module is loaded when its command is asked for: some need torch.
 COMMANDS = {
     "env": "speed.env",
     "rewards": "speed.rewards",
@@ -16,30 +16,26 @@ COMMANDS = {
     "update": "speed.update",
     "iteration": "speed.iteration",
     "gpu": "speed.gpu",
-    "sentiment": "sentiment",
     "preferences": "questions.reward_model",
-    "policies": "policies",
     "faults": "robustness.kill_and_resume",
     "fuzz": "robustness.fuzz_constructors",
     "learn": "learn.run_suite",
     "report": "learn.report",
-    "fresh": "fresh",
-    "warm_start": "warm_start",
-    "sb3": "sb3",
     "values": "questions.values",
 }
+"""Command to a module of benchmarks with a `main`."""
 
 
 def about(name: str) -> str:
-    """The first line of a measurement's docstring, read without loading it."""
+    """Returns the first line of a measurement's docstring, without loading the module."""
     source = Path(__file__).parent / (COMMANDS[name].replace(".", "/") + ".py")
     return (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def main() -> None:
-    """Run one measurement."""
+    """Runs one measurement."""
     words = sys.argv[1:]
-    name = chosen("python -m benchmarks", {one: about(one) for one in COMMANDS}, words)
+    name = chosen("python -m benchmarks", {command: about(command) for command in COMMANDS}, words)
     import_module(f"benchmarks.{COMMANDS[name]}").main(words[1:])
 
 

@@ -1,4 +1,4 @@
-"""Who takes part: an agent's name on the command line, and what it does with an experiment.
+"""The agents that take part, by their names on the command line.
 
     reinforce, actor_critic, ppo, best_of_n     the bundled algorithms, at their default settings
     reinforce[baseline=none]                    the same with other settings, separated by ";"
@@ -7,8 +7,8 @@
     start, random, demonstrations               no training at all
     sb3_ppo, sb3_a2c, sb3_ppo_mlp, ...          outside baselines, see benchmarks/learn/sb3_and_trl.py
 
-Whoever it is, it is given the same start model, environment and budget, and comes back as a `Trained`: a way to play,
-and the curve of what it scored while it learned.
+Each of them gets the same start policy, environment and budget, and comes back as a `Trained`: test episodes, and the
+curve of its scores while it learned.
 """
 
 from __future__ import annotations
@@ -16,31 +16,39 @@ from __future__ import annotations
 import ast
 import re
 import time
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents import Algorithm, Policy, SFTConfig, fine_tune
+from agents import Algorithm, SFTConfig, fine_tune
 from agents.supervised.sft import demonstrations
-from agents.training.start_policy import start_policy
-from benchmarks.learn.playing import Trained, Unavailable, make_env, played_scores, policy_scores, tokenizer_of
+from benchmarks.learn import sb3_and_trl
+from benchmarks.learn.playing import (
+    Curve,
+    Scores,
+    Trained,
+    Unavailable,
+    make_env,
+    make_start_policy,
+    played_scores,
+    policy_scores,
+    tokenizer_of,
+)
+from benchmarks.learn.sb3_and_trl import OUTSIDE
 from benchmarks.learn.suite import UNTRAINED, Experiment
 from textenvs.rewards import checked_score
 
-OUTSIDE = ("sb3_ppo", "sb3_a2c", "sb3_ppo_mlp", "sb3_a2c_mlp", "trl_grpo", "trl_rloo")
-
 
 def parse(name: str) -> tuple[str, dict[str, Any]]:
-    """An agent's name and settings.
+    """Splits an agent's name from its settings.
 
     Args:
-        name: As on the command line.
+        name: The agent, as on the command line.
 
     Returns:
-        The name without its settings, and the settings: Python literals where they are ones, else text.
+        The name without its settings, and the settings: Python literals where they can be read as such, else text.
 
     Raises:
         ValueError: If it cannot be read.
@@ -49,11 +57,11 @@ def parse(name: str) -> tuple[str, dict[str, Any]]:
         >>> parse("reinforce[baseline=none;learning_rate=1e-3]")
         ('reinforce', {'baseline': 'none', 'learning_rate': 0.001})
     """
-    found = re.fullmatch(r"([\w.:]+)(?:\[(.*)\])?", name)
-    if found is None:
+    matched = re.fullmatch(r"([\w.:]+)(?:\[(.*)\])?", name)
+    if matched is None:
         raise ValueError(f"Expected an agent as NAME, MODULE:NAME or NAME[setting=value;...], got {name!r}")
     settings = {}
-    for part in filter(None, (found[2] or "").split(";")):
+    for part in filter(None, (matched[2] or "").split(";")):
         key, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"Expected setting=value in {name!r}, got {part!r}")
@@ -61,11 +69,11 @@ def parse(name: str) -> tuple[str, dict[str, Any]]:
             settings[key.strip()] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             settings[key.strip()] = value
-    return found[1], settings
+    return matched[1], settings
 
 
 def algorithm_of(name: str) -> Algorithm:
-    """The algorithm that a name means: a bundled one, or `module:attribute`.
+    """Returns the algorithm of a name: a bundled one, or `module:attribute`.
 
     Raises:
         ValueError: If there is none.
@@ -77,22 +85,22 @@ def algorithm_of(name: str) -> Algorithm:
             raise ValueError(f"Expected an agent from {known}, got {name!r}")
         return Algorithm.known[name]
     try:
-        found = getattr(import_module(module), attribute)
+        algorithm = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"Expected {name!r} to be an importable module and a name in it: {error}") from error
-    if not isinstance(found, Algorithm):
-        raise ValueError(f"Expected {name!r} to be an agents.Algorithm, got {type(found).__name__}")
-    return found
+    if not isinstance(algorithm, Algorithm):
+        raise ValueError(f"Expected {name!r} to be an agents.Algorithm, got {type(algorithm).__name__}")
+    return algorithm
 
 
 def train(name: str, experiment: Experiment, seed: int, max_seconds: float | None = None) -> Trained:
-    """Let an agent learn.
+    """Trains an agent on an experiment.
 
     Args:
         name: The agent, as on the command line.
-        experiment: What it learns.
+        experiment: The experiment.
         seed: Decides everything that is random.
-        max_seconds: It stops after so many seconds, whatever is left of the budget.
+        max_seconds: Training stops after this many seconds, whatever is left of the budget.
 
     Returns:
         The agent, trained.
@@ -104,22 +112,21 @@ def train(name: str, experiment: Experiment, seed: int, max_seconds: float | Non
     """
     plain, settings = parse(name)
     if plain in OUTSIDE:
-        outside = import_module("benchmarks.learn.sb3_and_trl")
-        return outside.train(plain, experiment, seed, settings, max_seconds)
-    if plain in ("random", "demonstrations"):
-        if settings:
-            raise TypeError(f"Expected no settings of {plain!r}, got {settings}")
-        return Trained(random_scores(experiment, seed) if plain == "random" else demonstration_scores(experiment))
-    if plain in ("sft", "start"):
-        policy = start_policy(experiment.model, experiment.env, experiment.kwargs, seed=seed, device="cpu")
-        if plain == "start":
-            return Trained(policy_scores(policy, experiment, seed))
-        return _sft(policy, experiment, seed, settings)
-    algorithm = algorithm_of(plain)
-    agent = algorithm(
-        experiment.model, experiment.env, seed=seed, env_kwargs=experiment.kwargs, device="cpu", **settings
-    )
-    curve: list[tuple[int, float, float]] = []
+        return sb3_and_trl.train(plain, experiment, seed, settings, max_seconds)
+    if plain in UNTRAINED and settings:
+        raise TypeError(f"Expected no settings of {plain!r}, got {settings}")
+    if plain == "random":
+        return Trained(random_scores(experiment, seed))
+    if plain == "demonstrations":
+        return Trained(demonstration_scores(experiment))
+    if plain == "start":
+        return Trained(policy_scores(make_start_policy(experiment, seed), experiment, seed))
+    if plain == "sft":
+        return _sft(experiment, seed, settings)
+    algorithm = algorithm_of(plain)  # refuses an unknown name before the start policy is made
+    policy = make_start_policy(experiment, seed)
+    agent = algorithm(policy, experiment.env, seed=seed, env_kwargs=experiment.kwargs, **settings)
+    curve: Curve = []
     started = time.process_time()
 
     def note(row: dict[str, float]) -> None:
@@ -130,8 +137,9 @@ def train(name: str, experiment: Experiment, seed: int, max_seconds: float | Non
     return Trained(scores, agent.timesteps, curve, agent.config.to_dict())
 
 
-def _sft(policy: Policy, experiment: Experiment, seed: int, settings: dict[str, Any]) -> Trained:
-    """As many tokens of demonstrations as the budget has tokens of episodes, at most ten passes."""
+def _sft(experiment: Experiment, seed: int, settings: dict[str, Any]) -> Trained:
+    """Trains on as many tokens of demonstrations as the budget has tokens of episodes, in at most ten passes."""
+    policy = make_start_policy(experiment, seed)
     try:
         available = demonstrations(make_env(experiment, "train", policy.tokenizer))
     except ValueError as error:
@@ -150,13 +158,8 @@ def _sft(policy: Policy, experiment: Experiment, seed: int, settings: dict[str, 
     return Trained(policy_scores(policy, experiment, seed), used, [], config.to_dict())
 
 
-# Playing --------------------------------------------------------------------------------------------------------------
-
-
-def random_scores(
-    experiment: Experiment, seed: int
-) -> Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]:
-    """Tokens drawn uniformly from the whole vocabulary: what the scale of scores calls 0."""
+def random_scores(experiment: Experiment, seed: int) -> Scores:
+    """Returns the scores of tokens drawn uniformly from the whole vocabulary: the 0 of the scale."""
     generator = np.random.default_rng(seed)
     tokenizer = tokenizer_of(experiment)
     vocab_size = make_env(experiment, "test", tokenizer, num_envs=1).tokenizer.vocab_size
@@ -167,18 +170,18 @@ def random_scores(
     return played_scores(experiment, act, tokenizer=tokenizer)
 
 
-def demonstration_scores(experiment: Experiment) -> Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]:
-    """What the task's demonstrations score."""
+def demonstration_scores(experiment: Experiment) -> Scores:
+    """Returns the scores of the task's demonstrations."""
 
     def scores(split: str, episodes: int) -> tuple[NDArray[np.float64], dict[str, Any]]:
         envs = make_env(experiment, split, num_envs=1)
-        examples = envs.setting.pool.examples
-        chosen = [examples[place % len(examples)] for place in range(episodes)]
+        pool = envs.setting.pool.examples
+        examples = [pool[index % len(pool)] for index in range(episodes)]
         try:
-            answers = [envs.task.demonstration(example) for example in chosen]
+            answers = [envs.task.demonstration(example) for example in examples]
         except NotImplementedError as error:
             raise Unavailable("the task has no demonstrations") from error
-        pairs = zip(chosen, answers, strict=True)
-        return np.array([checked_score(envs.setting.reward, one, answer) for one, answer in pairs]), {}
+        pairs = zip(examples, answers, strict=True)
+        return np.array([checked_score(envs.setting.reward, example, answer) for example, answer in pairs]), {}
 
     return scores

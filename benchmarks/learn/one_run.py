@@ -1,4 +1,4 @@
-"""One run: an agent learns an experiment, and is judged. What comes of it is a row."""
+"""One run: an agent learns an experiment and is tested. Its row says how that went."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.learn.contestants import train
-from benchmarks.learn.playing import Trained, Unavailable, make_env, tokenizer_of
+from benchmarks.learn.playing import Curve, Trained, Unavailable, make_env, tokenizer_of
 from benchmarks.learn.suite import Experiment, Run
 from textenvs.tokenizer import fingerprint
 
@@ -19,59 +19,59 @@ AVERAGED = 3
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """Do a run.
+    """Trains and tests, with one thread.
 
     Args:
-        run: Which.
+        run: The run.
 
     Returns:
         Its row. `status` is "ok", "skipped" (with the reason) or "failed" (with the error).
     """
     torch.set_num_threads(1)
-    one = run.experiment
     row = run.columns
     started, cpu = time.perf_counter(), time.process_time()
     try:
-        reason = one.missing()
+        reason = run.experiment.missing()
         if reason is not None:
             raise Unavailable(reason)
-        trained = train(run.agent, one, run.seed, run.max_seconds)
+        trained = train(run.agent, run.experiment, run.seed, run.max_seconds)
         row |= {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
-        row |= judged(trained, one)
+        row |= test_columns(trained, run.experiment)
     except Unavailable as reason:
         return {**row, "status": "skipped", "reason": str(reason)}
-    except Exception as error:  # whatever it is, it is a result, and the other runs go on
+    except Exception as error:  # an error of any kind is a result, and the other runs continue
         lines = traceback.format_exc().strip().splitlines()
         return {**row, "status": "failed", "reason": f"{type(error).__name__}: {error}", "trace": lines[-8:]}
     return {**row, "status": "ok"}
 
 
-def judged(trained: Trained, experiment: Experiment) -> dict[str, Any]:
-    """What a trained agent is worth: test scores, on their scale, and how soon training reached the threshold.
+def test_columns(trained: Trained, experiment: Experiment) -> dict[str, Any]:
+    """Tests a trained agent: its scores, also on the task's scale, and how soon training reached the threshold.
 
     Args:
         trained: The agent.
-        experiment: What it learned.
+        experiment: The experiment that it learned.
 
     Returns:
         Columns of the row.
     """
-    own, tokenizer = make_env(experiment, "test", num_envs=1), tokenizer_of(experiment)
-    task = own.task
-    # What random tokens score, and how long texts are, depends on what a token is.
-    same_tokens = tokenizer is None or fingerprint(tokenizer) == fingerprint(own.tokenizer)
-    own_scale = same_tokens and not set(experiment.env_kwargs) - {"task"}
+    envs, tokenizer = make_env(experiment, "test", num_envs=1), tokenizer_of(experiment)
+    task = envs.task
+    # The score of random tokens, and the length of texts, depend on the tokenizer.
+    same_tokens = tokenizer is None or fingerprint(tokenizer) == fingerprint(envs.tokenizer)
+    # A mask keeps the task's scale, whose 0 is random tokens of the whole vocabulary.
+    has_scale = same_tokens and not set(experiment.env_kwargs) - {"task", "action_mask"}
     row: dict[str, Any] = {"tokens": trained.tokens, "config": trained.config, "curve": thinned(trained.curve)}
     for split in ("test", "shifted"):
         if split not in task.splits:
             continue
-        scores, more = trained.scores(split, experiment.episodes)
+        scores, columns = trained.scores(split, experiment.episodes)
         suffix = "" if split == "test" else "_shifted"
-        reference = task.reference_scores(split) if own_scale else None
+        reference = task.reference_scores(split) if has_scale else None
         row[f"score{suffix}"] = float(scores.mean())
         row[f"normalised{suffix}"] = None if reference is None else reference.normalised(float(scores.mean()))
         if split == "test":
-            row |= more
+            row |= columns
             if reference is not None:
                 row |= {"random": reference.random, "top": reference.top, "threshold": reference.threshold}
                 row |= time_to(trained.curve, reference.threshold)
@@ -81,8 +81,8 @@ def judged(trained: Trained, experiment: Experiment) -> dict[str, Any]:
     return row
 
 
-def time_to(curve: list[tuple[int, float, float]], threshold: float) -> dict[str, Any]:
-    """When the mean training score of `AVERAGED` updates first reached a threshold.
+def time_to(curve: Curve, threshold: float) -> dict[str, Any]:
+    """Finds when the mean training score of `AVERAGED` updates first reached a threshold.
 
     Args:
         curve: Tokens, CPU-seconds and score of each update.
@@ -102,8 +102,8 @@ def time_to(curve: list[tuple[int, float, float]], threshold: float) -> dict[str
     return {"tokens_to_threshold": None, "cpu_seconds_to_threshold": None}
 
 
-def thinned(curve: list[tuple[int, float, float]], points: int = 60) -> list[tuple[int, float, float]]:
-    """A curve of at most so many points, each the mean score of its stretch, rounded: results are committed."""
+def thinned(curve: Curve, points: int = 60) -> Curve:
+    """Reduces a curve to so many points at most, each the mean score of its stretch, rounded: results are committed."""
     if not curve:
         return []
     parts = np.array_split(np.array(curve, dtype=np.float64), min(points, len(curve)))

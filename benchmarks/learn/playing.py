@@ -1,73 +1,94 @@
-"""How a trained contestant plays an experiment's test split, whoever trained it."""
+"""Start policies, environments and test episodes: the parts that every contestant of an experiment shares."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from agents import Policy
+from agents import Policy, SFTConfig, fine_tune
 from agents.evaluation.evaluation import evaluate
+from agents.training.start_policy import start_policy
 from benchmarks.learn.suite import Experiment
 from textenvs import TextGenVectorEnv
 
+Curve: TypeAlias = list[tuple[int, float, float]]
+"""Tokens so far, CPU-seconds so far and the mean score of the batch, for each update."""
+Scores: TypeAlias = Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]
+"""`scores(split, episodes)` plays that many examples of a split, from the first on. It returns their scores
+`(episodes,)` and more columns for the row."""
+
 
 class Unavailable(Exception):
-    """This contestant cannot take part in this experiment. The reason becomes its row."""
+    """A contestant cannot take part in an experiment. The reason becomes its row."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Somebody who has learned.
+    """A contestant after training.
 
     Attributes:
-        scores: `scores(split, episodes)` plays that many examples of a split, from the first on: scores, and more
-            numbers to report.
-        tokens: Environment tokens that it took.
-        curve: A row for each update: tokens so far, CPU-seconds so far, mean score of the batch that was played.
+        scores: Plays test episodes.
+        tokens: Environment tokens that training took.
+        curve: Its training scores.
         config: Its settings, as JSON values.
     """
 
-    scores: Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]
+    scores: Scores
     tokens: int = 0
-    curve: list[tuple[int, float, float]] = field(default_factory=list)
+    curve: Curve = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
 
 
+def make_start_policy(experiment: Experiment, seed: int) -> Policy:
+    """Makes the policy that every contestant of an experiment begins with.
+
+    Args:
+        experiment: Its model, adapters and supervised fine-tuning.
+        seed: Decides random weights and the order of the demonstrations.
+
+    Returns:
+        The policy, on the CPU.
+    """
+    policy = start_policy(experiment.model, experiment.env, experiment.kwargs, seed=seed, device="cpu")
+    policy.adapt(**experiment.policy_kwargs)
+    if experiment.sft:
+        config = SFTConfig.of({"eval_episodes": 0, **experiment.sft})
+        fine_tune(policy, experiment.env, config=config, seed=seed, env_kwargs=experiment.kwargs)
+    return policy
+
+
 def make_env(experiment: Experiment, split: str, tokenizer: Any = None, num_envs: int = 64) -> TextGenVectorEnv:
-    """Lanes of an experiment's environment, which leave resets to their user."""
-    made = gym.make_vec(
+    """Makes lanes of an experiment's environment whose resets are left to the caller."""
+    envs = gym.make_vec(
         experiment.env,
         num_envs=num_envs,
         autoreset_mode="Disabled",
         tokenizer=tokenizer,
         **{**experiment.kwargs, "split": split},
     )
-    assert isinstance(made, TextGenVectorEnv)
-    return made
+    assert isinstance(envs, TextGenVectorEnv)
+    return envs
 
 
 def tokenizer_of(experiment: Experiment) -> Any:
-    """The start model's tokenizer, as `make_env` takes it; None: the task's own."""
-    return None if experiment.model == "tiny" else Policy.from_pretrained(experiment.model, device="cpu").tokenizer
+    """Returns the start model's tokenizer, as `make_env` takes it; None is the task's own."""
+    return None if experiment.folder is None else Policy.from_pretrained(experiment.folder, device="cpu").tokenizer
 
 
-def policy_scores(
-    policy: Policy, experiment: Experiment, seed: int, reference: Policy | None = None
-) -> Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]:
-    """How a language model plays: samples at temperature 1."""
+def policy_scores(policy: Policy, experiment: Experiment, seed: int, reference: Policy | None = None) -> Scores:
+    """Returns the scores of a language model that is sampled at temperature 1."""
 
     def scores(split: str, episodes: int) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        found = evaluate(
-            policy, make_env(experiment, split, policy.tokenizer), episodes, seed=seed, reference=reference
-        )
-        more = {"kl": found.kl, "distinct_2": found.distinct_2, "held_out": found.held_out}
-        sample = f"{found.prompts[0]} | {found.responses[0]}"
-        return np.array(found.scores), {**more, "response_length": found.response_length, "sample": sample[-300:]}
+        envs = make_env(experiment, split, policy.tokenizer)
+        result = evaluate(policy, envs, episodes, seed=seed, reference=reference)
+        columns = {name: getattr(result, name) for name in ("kl", "distinct_2", "held_out", "response_length")}
+        sample = f"{result.prompts[0]} | {result.responses[0]}"
+        return np.array(result.scores), {**columns, "sample": sample[-300:]}
 
     return scores
 
@@ -77,31 +98,31 @@ def played_scores(
     act: Callable[[Any], NDArray[np.int64]],
     wrap: Callable[[TextGenVectorEnv], Any] = lambda envs: envs,
     tokenizer: Any = None,
-) -> Callable[[str, int], tuple[NDArray[np.float64], dict[str, Any]]]:
-    """How anything plays that takes observations of all lanes and gives actions: each lane has one example.
+) -> Scores:
+    """Returns the scores of a function from observations to actions. Each lane plays one example.
 
     Args:
-        experiment: Where.
-        act: Observations to `(lanes,)` token ids.
-        wrap: Shows the lanes as `act` wants them.
-        tokenizer: Whose ids the actions are; None: the task's own.
+        experiment: The experiment.
+        act: Maps the observations of all lanes to `(lanes,)` token ids.
+        wrap: Makes the view of the lanes that `act` reads.
+        tokenizer: The tokenizer of the actions; None is the task's own.
 
     Returns:
-        As `Trained.scores`.
+        The scores.
     """
 
     def scores(split: str, episodes: int) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        base = make_env(experiment, split, tokenizer, num_envs=episodes)
-        envs = wrap(base)
-        places = np.arange(episodes) % len(base.setting.pool)
-        observation, infos = envs.reset(seed=0, options={"example": places})
+        lanes = make_env(experiment, split, tokenizer, num_envs=episodes)
+        envs = wrap(lanes)
+        examples = np.arange(episodes) % len(lanes.setting.pool)
+        observation, infos = envs.reset(seed=0, options={"example": examples})
         over = np.zeros(episodes, dtype=np.bool_)
-        found = np.zeros(episodes)
+        final = np.zeros(episodes)
         while not over.all():
             observation, _, terminated, truncated, infos = envs.step(act(observation))
             ended = (terminated | truncated) & ~over
-            found[ended] = infos["score"][ended]
+            final[ended] = infos["score"][ended]
             over |= ended
-        return found, {}
+        return final, {}
 
     return scores

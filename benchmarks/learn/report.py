@@ -1,18 +1,16 @@
-"""Results of `python -m benchmarks learn` as one page of HTML, with its pictures inside, and as Markdown.
+"""Reports results of `python -m benchmarks learn` as Markdown, and as one page of HTML with its pictures inside.
 
     python -m benchmarks report --results runs/learn-smoke.jsonl
+    python -m benchmarks report --all
 
-What the numbers are and how uncertain: benchmarks/learn/analysis.py.
+The second command makes the pages of all committed results again. The numbers and their intervals are computed in
+benchmarks/learn/analysis.py.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,21 +19,10 @@ import tyro
 
 from benchmarks.learn import analysis
 from benchmarks.learn.analysis import Cell, Interval, Row
+from benchmarks.learn.page import Section, draw_png, html, markdown
 from benchmarks.learn.run_suite import read_rows
-from benchmarks.learn.suite import UNTRAINED, is_own
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1b1d22; background: #fff; max-width: 66rem; margin: 2rem auto;
-  padding: 0 1rem; }
-h1, h2 { line-height: 1.25; font-weight: 600; } h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
-table { border-collapse: collapse; margin: .75rem 0; font-variant-numeric: tabular-nums; font-size: 14px; }
-th, td { padding: .22rem .7rem; border-bottom: 1px solid #dcdfe6; text-align: right; }
-td { white-space: nowrap; } td.text, th.text { text-align: left; } th { font-weight: 600; vertical-align: bottom; }
-td.text { white-space: normal; min-width: 9rem; }
-tr:hover td { background: #f6f7f9; } img { max-width: 100%; height: auto; } .wide { overflow-x: auto; }
-p { max-width: 46rem; } .note { color: #5b606b; } code { font-size: 13px; overflow-wrap: anywhere; }
-"""
-
+from benchmarks.learn.suite import RANDOM_WEIGHTS, UNTRAINED, is_own
+from benchmarks.records import RESULTS, write_page
 
 _DASHES = (("immediate", "-"), ("sparse", "--"))
 Styles: TypeAlias = dict[str, dict[str, Any]]
@@ -46,47 +33,39 @@ class Arguments:
     """Write the report of some results."""
 
     results: Path = Path("runs/learn-smoke.jsonl")
-    """What `python -m benchmarks learn` wrote."""
+    """The file that `python -m benchmarks learn` wrote."""
     output: Path | None = None
-    """Where to: OUTPUT.html and OUTPUT.md. Default: beside the results, under their name."""
+    """Name of the pages: OUTPUT.html, OUTPUT.md and OUTPUT.png. Default: that of the results."""
     command: str | None = None
-    """The commands that made the results, for the head of the page."""
+    """The commands that made the results, for the head of the page. Default: those in the rows, and where there are
+    none, those of the page as it is."""
+    all: bool = False
+    """Make the pages of all results in benchmarks/results, in place of one."""
+    replications: int = analysis.REPLICATIONS
+    """Samples of the bootstrap of the intervals."""
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the report.
-
-    Attributes:
-        title: Its heading.
-        text: What to know to read it, a paragraph each.
-        table: Rows of cells, the names of the columns first; or None.
-        picture: A PNG, or None. Markdown leaves it out.
-    """
-
-    title: str
-    text: tuple[str, ...] = ()
-    table: list[list[str]] | None = None
-    picture: bytes | None = None
-
-
-def sections(rows: Sequence[Row]) -> list[Section]:
-    """The report of one suite, at its own budgets or at another one.
+def sections(rows: Sequence[Row], replications: int = analysis.REPLICATIONS) -> list[Section]:
+    """Makes the report of one suite, at its own budgets or at another one.
 
     Args:
         rows: Its rows.
+        replications: Samples of the bootstrap of its intervals.
 
     Returns:
         The sections, in order.
     """
-    found = analysis.matrices(rows)
+    matrices = analysis.matrices(rows)
     grid = analysis.cells(rows)
     styles = _styles(analysis.names(rows, "agent"))
     parts = [Section("Notes", notes)] if (notes := _notes(rows)) else []
-    if found.scores:
-        parts += [_headline(rows, styles), _aggregates(found, styles), _improvements(found), _profiles(found, styles)]
-    elif found.left_out:
-        reasons = "; ".join(f"{agent}: {reason}" for agent, reason in found.left_out.items())
+    if matrices.scores:
+        parts += [
+            _headline(rows, styles, replications), _aggregates(matrices, styles, replications),
+            _improvements(matrices, replications), _profiles(matrices, styles),
+        ]  # fmt: skip
+    elif matrices.left_out:
+        reasons = "; ".join(f"{agent}: {reason}" for agent, reason in matrices.left_out.items())
         parts.append(Section("Aggregates", (f"None. {reasons}.",)))
     parts += [_payouts(grid), _tasks(grid, rows)]
     trained = [row for row in rows if row["status"] == "ok" and row["curve"]]
@@ -97,44 +76,50 @@ def sections(rows: Sequence[Row]) -> list[Section]:
 
 
 def _notes(rows: Sequence[Row]) -> tuple[str, ...]:
-    """What to know before any number."""
-    found = []
+    """Returns what a reader has to know before any number."""
+    notes = []
     for agent, settings in analysis.differing(rows).items():
         differ = "; ".join(f"{name}: {' or '.join(map(str, values))}" for name, values in settings.items())
-        found.append(
+        notes.append(
             f"Warning: runs of {agent} on one task had different settings ({differ}), so that their mean is over "
             "different algorithms. Make these runs again, in a file of their own."
         )
     models = list(dict.fromkeys(row.get("model", "tiny") for row in rows))
-    if models != ["tiny"]:
-        found.append(
+    models = [model for model in models if not model.startswith(RANDOM_WEIGHTS)]
+    if models and models != ["tiny"]:
+        notes.append(
             f"All seeds begin with one and the same start model, {' or '.join(models)}: intervals and deviations are "
-            "over seeds of what came after it alone."
+            "over the seeds of training alone, not over those of the model."
         )
-    return tuple(found)
+    return tuple(notes)
 
 
-def _headline(rows: Sequence[Row], styles: Styles) -> Section:
-    """Each payout's interquartile means, and how they were reached: the figure for a README."""
+def _headline(rows: Sequence[Row], styles: Styles, replications: int) -> Section:
+    """Each payout's interquartile means, and the training curves that led there: the figure for a README."""
     by_payout = {payout: analysis.matrices(analysis.chosen(rows, payout=payout)).scores for payout, _ in _DASHES}
-    means = {payout: analysis.aggregates(scores) for payout, scores in by_payout.items() if scores}
-    agents = list(dict.fromkeys(agent for found in means.values() for agent in found))
-    agents.sort(key=lambda agent: -max(found[agent]["IQM"].value for found in means.values() if agent in found))
+    means = {
+        payout: analysis.aggregates(scores, replications=replications) for payout, scores in by_payout.items() if scores
+    }
+    agents = list(dict.fromkeys(agent for by_agent in means.values() for agent in by_agent))
+    agents.sort(
+        key=lambda agent: -max(by_agent[agent]["IQM"].value for by_agent in means.values() if agent in by_agent)
+    )
     table = [["agent", *[f"IQM, {payout}" for payout in means]]]
     for agent in agents:
-        table.append([agent, *[str(found[agent]["IQM"]) if agent in found else "" for found in means.values()]])
+        iqms = [str(by_agent[agent]["IQM"]) if agent in by_agent else "" for by_agent in means.values()]
+        table.append([agent, *iqms])
 
     def draw(plt: Any) -> Any:
         figure, (left, right) = plt.subplots(
             1, 2, figsize=(10, max(3.2, 0.36 * len(agents) + 1.2)), layout="constrained"
         )
-        for place, agent in enumerate(agents):
+        for row, agent in enumerate(agents):
             for shift, (payout, dash) in zip((-0.15, 0.15), _DASHES, strict=True):
-                one = means.get(payout, {}).get(agent)
-                if one is not None:
-                    found, y = one["IQM"], place + shift
-                    left.plot([found.low, found.high], [y, y], lw=2, ls=dash, color=styles[agent]["color"])
-                    left.plot([found.value], [y], "o", ms=4, color=styles[agent]["color"])
+                measures = means.get(payout, {}).get(agent)
+                if measures is not None:
+                    iqm, y = measures["IQM"], row + shift
+                    left.plot([iqm.low, iqm.high], [y, y], lw=2, ls=dash, color=styles[agent]["color"])
+                    left.plot([iqm.value], [y], "o", ms=4, color=styles[agent]["color"])
                 curve = analysis.mean_curve(analysis.chosen(rows, agent=agent, payout=payout))
                 if curve is not None:
                     right.plot(*curve, **{**styles[agent], "ls": dash, "lw": 1.2})
@@ -155,40 +140,43 @@ def _headline(rows: Sequence[Row], styles: Styles) -> Section:
         "Normalised scores, over environments: 0 is random tokens, 1 the top. Lines: immediate payouts; dashes: sparse "
         "ones, of the same score."
     )
-    return Section("At a glance", (text,), table, _png(draw))
+    return Section("At a glance", (text,), table, draw_png(draw))
 
 
-def _aggregates(found: analysis.Matrices, styles: Styles) -> Section:
-    values = analysis.aggregates(found.scores)
+def _aggregates(matrices: analysis.Matrices, styles: Styles, replications: int) -> Section:
+    values = analysis.aggregates(matrices.scores, replications=replications)
     order = sorted(values, key=lambda agent: -values[agent]["IQM"].value)
     table = [["agent", *analysis.MEASURES, "runs a task"]]
     for agent in order:
-        table.append([agent, *[str(values[agent][name]) for name in analysis.MEASURES], str(len(found.scores[agent]))])
+        table.append(
+            [agent, *[str(values[agent][name]) for name in analysis.MEASURES], str(len(matrices.scores[agent]))]
+        )
     text = [
-        f"Normalised test scores over {len(found.tasks)} tasks (an environment with a payout): 0 is random tokens, 1 "
-        "the top. In brackets: 95 % intervals of a bootstrap stratified by task (rliable). IQM: mean of the middle "
+        f"Normalised test scores over {len(matrices.tasks)} tasks (an environment with a payout): 0 is random tokens, "
+        "1 the top. In brackets: 95 % intervals of a bootstrap stratified by task (rliable). IQM: mean of the middle "
         "half of all runs. Optimality gap: how far runs stay below 1, on average; smaller is better.",
         "A failed run counts as 0.",
     ]
-    if any(len(matrix) < 3 for matrix in found.scores.values()):
+    if any(len(matrix) < 3 for matrix in matrices.scores.values()):
         text.append("Few runs a task: intervals say little, and with one run they are a point.")
-    if found.left_out:
-        text.append("Not in here: " + "; ".join(f"{a} ({reason})" for a, reason in found.left_out.items()) + ".")
+    if matrices.left_out:
+        text.append("Not in here: " + "; ".join(f"{a} ({reason})" for a, reason in matrices.left_out.items()) + ".")
     return Section("Aggregates", tuple(text), table, _interval_plot(values, order, styles))
 
 
-def _improvements(found: analysis.Matrices) -> Section:
-    agents = [agent for agent in found.scores if agent not in UNTRAINED]
-    pairs = analysis.improvements({agent: found.scores[agent] for agent in agents})
+def _improvements(matrices: analysis.Matrices, replications: int) -> Section:
+    agents = [agent for agent in matrices.scores if agent not in UNTRAINED]
+    scores = {agent: matrices.scores[agent] for agent in agents}
+    pairs = analysis.improvements(scores, replications=max(1, replications // 10))
     table = [["row beats column", *agents]]
-    for one in agents:
-        table.append([one, *["" if one == two else str(pairs[one, two]) for two in agents]])
+    for agent in agents:
+        table.append([agent, *["" if agent == other else str(pairs[agent, other]) for other in agents]])
     text = "How likely a run of the row's agent is to beat one of the column's on the same task; 0.5 is even."
     return Section("Probability of improvement", (text,), table)
 
 
-def _profiles(found: analysis.Matrices, styles: Styles) -> Section:
-    taus, values, bounds = analysis.profiles(found.scores)
+def _profiles(matrices: analysis.Matrices, styles: Styles) -> Section:
+    taus, values, bounds = analysis.profiles(matrices.scores)
 
     def draw(plt: Any) -> Any:
         figure, axis = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
@@ -200,7 +188,7 @@ def _profiles(found: analysis.Matrices, styles: Styles) -> Section:
         axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
         return figure
 
-    return Section("Performance profiles", ("Higher is better.",), None, _png(draw))
+    return Section("Performance profiles", ("Higher is better.",), None, draw_png(draw))
 
 
 def _payouts(grid: list[Cell]) -> Section:
@@ -210,15 +198,15 @@ def _payouts(grid: list[Cell]) -> Section:
         for env in dict.fromkeys(cell.env for cell in grid):
             pair = [by_key.get((agent, env, payout)) for payout in ("immediate", "sparse")]
             if agent not in UNTRAINED and all(pair):
-                table.append([agent, env, *[_number(one.score) for one in pair], *[_tokens(one) for one in pair]])
+                table.append([agent, env, *[_number(cell.score) for cell in pair], *[_tokens(cell) for cell in pair]])
     text = [
         "The threshold is nine tenths of the way from random to top; reached when the mean training score of three "
         "updates is there. Tokens: the median over seeds."
     ]
-    for agent, (one, two, equal, neither) in analysis.sooner(grid).items():
+    for agent, (immediate, sparse, equal, neither) in analysis.sooner(grid).items():
         text.append(
-            f"{agent}: immediate is sooner on {one} environments, sparse on {two}, equally soon on {equal}; neither "
-            f"gets there on {neither}."
+            f"{agent}: immediate is sooner on {immediate} environments, sparse on {sparse}, equally soon on {equal}; "
+            f"neither gets there on {neither}."
         )
     return Section("Immediate against sparse payouts", tuple(text), table if len(table) > 1 else None)
 
@@ -248,13 +236,13 @@ def _tasks(grid: list[Cell], rows: Sequence[Row]) -> Section:
             ]
         )
     scaled = any(row.get("normalised") is not None for row in rows)
-    what = "normalised where the task has a scale, else as it is" if scaled else "as it is, since no task has a scale"
+    scale = "as it is" if not scaled else "normalised where the task has a scale, else as it is"
     text = (
         "Runs: those that did not fail, of all. A failed one counts as a score of 0 where the task has a scale, and is "
         "left out where it has none. Tokens used: the mean; a budget is finished by a whole batch, so that agents go "
         "beyond it by different amounts.",
-        f"Score: mean over seeds on the test split, {what}. Over seeds: its sample standard deviation. Shifted: on the "
-        "shifted test split (longer or other inputs than were trained on), on that split's own scale.",
+        f"Score: mean over seeds on the test split, {scale}. Over seeds: its sample standard deviation. Shifted: on "
+        "the shifted test split (longer or other inputs than were trained on), on that split's own scale.",
         "Reached: runs that got to the threshold. Late deviation: standard deviation of the training "
         "score over the updates in the last fifth of training, in score units. KL: to the start model, in nats a "
         "response. Held-out: a metric that nobody trained on.",
@@ -296,7 +284,7 @@ def _curves(rows: list[Row], styles: Styles, column: int, label: str, title: str
         return figure
 
     text = "Training score, mean over seeds, the band from lowest to highest seed. Dotted: the threshold."
-    return Section(title, (text,), None, _png(draw))
+    return Section(title, (text,), None, draw_png(draw))
 
 
 def _failures(rows: Sequence[Row]) -> Section:
@@ -313,81 +301,20 @@ def _failures(rows: Sequence[Row]) -> Section:
 
 
 def joined_curves(curves: list[list[list[float]]], column: int, points: int = 60) -> tuple[Any, Any, Any, Any]:
-    """The mean, lowest and highest of several curves, up to where the shortest ends.
+    """Computes the mean, lowest and highest of several curves, up to the end of the shortest.
 
     Args:
         curves: Rows of tokens, CPU-seconds and score.
         column: 0 for tokens as x, 1 for CPU-seconds.
-        points: How many x.
+        points: The number of x.
 
     Returns:
         x, mean, lowest and highest, `(points,)` each.
     """
     arrays = [np.array(curve, dtype=np.float64) for curve in curves]
-    x = np.linspace(max(one[0, column] for one in arrays), min(one[-1, column] for one in arrays), points)
-    y = np.array([np.interp(x, one[:, column], one[:, 2]) for one in arrays])
+    x = np.linspace(max(curve[0, column] for curve in arrays), min(curve[-1, column] for curve in arrays), points)
+    y = np.array([np.interp(x, curve[:, column], curve[:, 2]) for curve in arrays])
     return x, y.mean(axis=0), y.min(axis=0), y.max(axis=0)
-
-
-# Writing --------------------------------------------------------------------------------------------------------------
-
-
-def markdown(head: list[str], parts: list[Section]) -> str:
-    """The report without its pictures, and without the sections that are nothing else."""
-    lines = [f"# {head[0]}", ""]
-    for one in head[1:]:
-        lines += [one, ""]
-    for part in parts:
-        if part.picture is not None and part.table is None:
-            continue
-        lines += [f"## {part.title}", ""]
-        for paragraph in part.text:
-            lines += [paragraph, ""]
-        if part.table is not None:
-            first, *rest = part.table
-            lines += ["| " + " | ".join(first) + " |", "|" + "---|" * len(first)]
-            lines += ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
-                      for row in rest]  # fmt: skip
-            lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def html(head: list[str], parts: list[Section]) -> str:
-    """The report as one page that needs nothing else."""
-    lines = [
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        f"<title>{escape(head[0])}</title><style>{_STYLE}</style><h1>{escape(head[0])}</h1>",
-        *[_paragraph(one) for one in head[1:]],
-    ]
-    for part in parts:
-        lines.append(f"<h2>{escape(part.title)}</h2>")
-        lines += [f"<p class=note>{escape(paragraph)}</p>" for paragraph in part.text]
-        if part.table is not None:
-            lines.append(f"<div class=wide>{_html_table(part.table)}</div>")
-        if part.picture is not None:
-            data = base64.b64encode(part.picture).decode()
-            lines.append(f"<img alt='{escape(part.title)}' src='data:image/png;base64,{data}'>")
-    return "\n".join(lines) + "\n"
-
-
-def _paragraph(text: str) -> str:
-    return f"<p><code>{escape(text.strip())}</code></p>" if text.startswith("    ") else f"<p>{escape(text)}</p>"
-
-
-_TEXTS = {"agent", "environment", "payout", "what", "why", "row beats column"}
-"""Columns whose cells stand at the left."""
-
-
-def _html_table(table: list[list[str]]) -> str:
-    texts = [name in _TEXTS for name in table[0]]
-
-    def line(cells: list[str], tag: str) -> str:
-        # An agent with many settings may break between two of them.
-        broken = ["<wbr>".join(map(escape, re.split(r"(?<=;)|(?=\[)", cell))) for cell in cells]
-        parts = [f"<{tag}{' class=text' if texts[i] else ''}>{cell}</{tag}>" for i, cell in enumerate(broken)]
-        return "<tr>" + "".join(parts) + "</tr>"
-
-    return "<table>" + line(table[0], "th") + "".join(line(row, "td") for row in table[1:]) + "</table>"
 
 
 def _interval_plot(values: dict[str, dict[str, Interval]], order: list[str], styles: Styles) -> bytes:
@@ -396,45 +323,32 @@ def _interval_plot(values: dict[str, dict[str, Interval]], order: list[str], sty
             1, len(analysis.MEASURES), figsize=(10, 0.34 * len(order) + 1.1), layout="constrained", sharey=True
         )
         for axis, name in zip(axes, analysis.MEASURES, strict=True):
-            for place, agent in enumerate(order):
-                one = values[agent][name]
-                axis.plot([one.low, one.high], [place, place], lw=6, alpha=0.35, color=styles[agent]["color"],
+            for row, agent in enumerate(order):
+                interval = values[agent][name]
+                axis.plot([interval.low, interval.high], [row, row], lw=6, alpha=0.35, color=styles[agent]["color"],
                           solid_capstyle="butt")  # fmt: skip
-                axis.plot([one.value], [place], "|", ms=14, mew=2, color=styles[agent]["color"])
+                axis.plot([interval.value], [row], "|", ms=14, mew=2, color=styles[agent]["color"])
             axis.set_yticks(range(len(order)), order)
             axis.set_title(name, fontsize=10)
             _tidy(axis)
         axes[0].invert_yaxis()
         return figure
 
-    return _png(draw)
+    return draw_png(draw)
 
 
 def _styles(agents: list[str]) -> Styles:
-    """One look for each agent, the same in all plots."""
+    """Chooses a look for each agent, the same in all plots."""
     import matplotlib
 
     colors = [*matplotlib.color_sequences["tab10"], *matplotlib.color_sequences["Dark2"]]
-    return {agent: {"color": colors[place % len(colors)], "lw": 1.6} for place, agent in enumerate(agents)}
+    return {agent: {"color": colors[index % len(colors)], "lw": 1.6} for index, agent in enumerate(agents)}
 
 
 def _tidy(axis: Any) -> None:
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
-
-
-def _png(draw: Any) -> bytes:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure = draw(plt)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    plt.close(figure)
-    return buffer.getvalue()
 
 
 def _number(value: float | None, digits: int = 2) -> str:
@@ -450,7 +364,7 @@ def _tokens(cell: Cell) -> str:
 
 
 def _settings(row: Row) -> str:
-    """What a run had that its suite does not say: runs in which it differs are different experiments."""
+    """Names the settings of a run that are not its suite's: runs that differ in them are different experiments."""
     model, seconds = row.get("model", "tiny"), row.get("max_seconds")
     if is_own(row["suite"], row["env"], row["budget"], model, seconds):
         return "its own budgets"
@@ -458,46 +372,99 @@ def _settings(row: Row) -> str:
     return settings if seconds is None else f"{settings}, at most {seconds:g} seconds"
 
 
-def main(argv: Sequence[str]) -> None:
-    """Write the report.
+def _commands(rows: Sequence[Row], page: Path) -> list[str]:
+    """Finds the commands that made some results: in their rows, and in a page that was made of older ones.
 
-    Args:
-        argv: The command's words.
+    Rows had no command at first: then the commands were given to the report, and stand indented below the page's title.
     """
-    arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks report")
-    rows = read_rows(arguments.results)
-    if not rows:
-        raise SystemExit(f"error: Expected results in {str(arguments.results)!r}, got none: python -m benchmarks learn")
-    try:
-        analysis.load_rliable()
-    except ImportError as error:
-        raise SystemExit(f"error: {error}") from error
-    target = arguments.output or arguments.results.with_suffix("")
-    head = [f"Benchmark: {', '.join(analysis.names(rows, 'suite'))}"]
-    head += [f"    {command}" for command in (arguments.command or "").split("\n") if command]
+    commands = list(dict.fromkeys(row["command"] for row in rows if "command" in row))
+    if page.exists() and any("command" not in row for row in rows):
+        head, _, _ = page.read_text(encoding="utf-8").partition("\n## ")
+        commands = [line.strip() for line in head.splitlines() if line.startswith("    ")] + commands
+    return list(dict.fromkeys(commands))
+
+
+def _head(rows: Sequence[Row], commands: Sequence[str]) -> list[str]:
+    """Returns the title, the commands and the origin of some results."""
     machines = ", ".join(dict.fromkeys(row["machine"] for row in rows if "machine" in row))
     seconds = sum(row.get("cpu_seconds", 0.0) for row in rows)
-    made = sorted({row["textenvs"] for row in rows if "textenvs" in row})
-    by = "; ".join([machines, *(f"textenvs {version}" for version in made)])
-    head.append(f"{len(rows)} runs, {seconds:,.0f} CPU-seconds, one thread a run; {by}.")
-    parts: list[Section] = []
-    glanced: bytes | None = None
+    versions = sorted({row["textenvs"] for row in rows if "textenvs" in row})
+    origin = "; ".join([machines, *(f"textenvs {version}" for version in versions)])
+    return [
+        f"Benchmark: {', '.join(analysis.names(rows, 'suite'))}",
+        *(f"    {command}" for command in commands if command),
+        f"{len(rows)} runs, {seconds:,.0f} CPU-seconds, one thread a run; {origin}.",
+    ]
+
+
+def write_report(
+    results: Path, output: Path | None = None, command: str | None = None, replications: int = analysis.REPLICATIONS
+) -> Path:
+    """Writes the pages of a results file.
+
+    Args:
+        results: The .jsonl file.
+        output: The pages' name; None: that of the results.
+        command: The commands that made the results, a line each; None: as the rows or the page have them.
+        replications: Samples of the bootstrap of the intervals.
+
+    Returns:
+        The pages' name, without a suffix.
+
+    Raises:
+        ValueError: If there are no results.
+    """
+    rows = read_rows(results)
+    if not rows:
+        raise ValueError(f"Expected results in {str(results)!r}, got none: python -m benchmarks learn")
+    target = results.with_suffix("") if output is None else output
+    commands = _commands(rows, target.with_suffix(".md")) if command is None else command.split("\n")
+    head = _head(rows, commands)
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["suite"], _settings(row)), []).append(row)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for (suite, settings), some in groups.items():
-        prefix = f"{suite}, {settings}: "
-        for one in sections(some):
-            if one.title == "At a glance" and not glanced:
-                glanced = one.picture
-            title = prefix + one.title if len(groups) > 1 else one.title
-            parts.append(Section(title, one.text, one.table, one.picture))
+    parts: list[Section] = []
+    figure: bytes | None = None
+    for (suite, settings), group in groups.items():
+        for section in sections(group, replications):
+            if section.title == "At a glance" and figure is None:
+                figure = section.picture
+            title = f"{suite}, {settings}: {section.title}" if len(groups) > 1 else section.title
+            parts.append(replace(section, title=title))
     if len(groups) == 1:
         budgets = ", ".join(f"{budget:,}" for budget in sorted(set(analysis.names(rows, "budget"))))
         head.append(f"Budget of a run: {budgets} environment tokens.")
-    if glanced is not None:
-        target.with_suffix(".png").write_bytes(glanced)
-    target.with_suffix(".md").write_text(markdown(head, parts), encoding="utf-8")
-    target.with_suffix(".html").write_text(html(head, parts), encoding="utf-8")
-    print(f"{target.with_suffix('.html')}\n{target.with_suffix('.md')}")
+    write_page(target, markdown(head, parts), html=html(head, parts), picture=figure)
+    return target
+
+
+def write_reports(folder: Path, replications: int = analysis.REPLICATIONS) -> list[Path]:
+    """Writes the pages of all results of `python -m benchmarks learn` in a folder.
+
+    Args:
+        folder: The folder of the learn-*.jsonl files.
+        replications: Samples of the bootstrap of the intervals.
+
+    Returns:
+        The pages' names, without a suffix.
+    """
+    return [write_report(file, replications=replications) for file in sorted(folder.glob("learn-*.jsonl"))]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Writes reports.
+
+    Args:
+        argv: The options of the command.
+    """
+    arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks report")
+    try:
+        analysis.load_rliable()
+        if arguments.all:
+            pages = write_reports(RESULTS, arguments.replications)
+        else:
+            pages = [write_report(arguments.results, arguments.output, arguments.command, arguments.replications)]
+    except (ImportError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    for page in pages:
+        print(f"{page.with_suffix('.html')}\n{page.with_suffix('.md')}")

@@ -1,27 +1,25 @@
-"""What do the payouts change? Policy gradients in tables, on the diagnostic tasks, exact and sampled.
+"""Compares the payouts: policy gradients in tables, on the diagnostic tasks, exact and sampled.
 
 One example of each diagnostic task is a small Markov decision process (`textenvs.exact.EpisodeModel`). A policy is a
 table of logits, one row for each state and time. It starts uniform, and climbs the gradient of its mean return until it
-reaches the task's threshold, or never does:
+reaches the task's threshold or the last update:
 
 - exact, gamma 1: the payouts have the same return on every path, so the same gradient, and take the same updates.
-- exact, gamma 0.9: they do not; a discount makes late pay worth less.
-- reinforce: the same gradient, sampled, with the batch's mean at each time as a baseline. What the immediate payout has
-  paid already is no part of the return to go, which works as one more baseline.
+- exact, gamma 0.9: they do not, as a discount makes late pay worth less.
+- reinforce: the same gradient, sampled, with the batch's mean at each time as a baseline. Pay that came before an
+  action is no part of its return to go: under the immediate payout this works as one more baseline.
 - actor-critic: one-step temporal differences and a table of values. Sparse pay has to travel back through the values.
 
-Also how many examples a second each task's generator makes, at every level.
+It also measures how many examples a second each task's generator makes, at every level.
 
     python -m benchmarks tasks
 """
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ import tyro
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from benchmarks.records import RESULTS
+from benchmarks.records import RESULTS, command_line, heading, machine, table, write
 from textenvs import TextGenVectorEnv, list_tasks, make_task, make_tokenizer
 from textenvs.tasks import SPLITS, Diagnostic, Example
 from textenvs.tasks.exact import EpisodeModel
@@ -56,15 +54,17 @@ class Arguments:
     seeds: int = 8
     """Independent sampled runs."""
     every: int = 10
-    """Updates between two looks at the score."""
+    """Updates between two measurements of the score."""
     generator_examples: int = 20_000
-    """Examples that each generator makes."""
+    """Examples to make with each generator."""
+    quick: bool = False
+    """Few tasks and updates, to see that all of it works: the numbers mean nothing."""
     output: Path = RESULTS / "tasks"
-    """Where results go: a .json file, a .md table and a .png plot of this name."""
+    """Name of the results: a .json, a .md and a .png file."""
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities over the last axis."""
+    """Computes probabilities over the last axis."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     probabilities: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
     return probabilities
@@ -73,7 +73,7 @@ def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 def exact_gradient(
     model: EpisodeModel, policy: NDArray[np.float64], payout: str, gamma: float
 ) -> tuple[float, NDArray[np.float64]]:
-    """The mean discounted return of a policy, and its gradient by the logits.
+    """Computes the mean discounted return of a policy, and its gradient with respect to the logits.
 
     Args:
         model: The episode.
@@ -112,10 +112,17 @@ def exact_gradient(
 def climb_exactly(
     arguments: Arguments, model: EpisodeModel, threshold: float, payout: str, gamma: float
 ) -> list[list[float]]:
-    """Gradient ascent with the exact gradient.
+    """Climbs the exact gradient.
+
+    Args:
+        arguments: The command's arguments.
+        model: The episode.
+        threshold: The score at which the climb ends.
+        payout: "immediate" or "sparse".
+        gamma: The discount.
 
     Returns:
-        One curve: the mean score before the first update and after every so many, until the threshold is reached.
+        One curve: the mean score before the first update and after every `arguments.every`.
     """
     logits = np.zeros((model.max_new_tokens, *model.after.shape))
     curve = [model.expected_score()]
@@ -132,10 +139,19 @@ def climb_by_samples(
     arguments: Arguments, task: Diagnostic, example: Example, model: EpisodeModel, threshold: float, payout: str,
     method: str,
 ) -> list[list[float]]:  # fmt: skip
-    """Gradient ascent with sampled gradients, all seeds side by side in one vector environment, which pays.
+    """Climbs sampled gradients, all seeds side by side in one vector environment, which pays.
+
+    Args:
+        arguments: The command's arguments.
+        task: The task.
+        example: Its example, which every lane plays.
+        model: The episode of that example.
+        threshold: The score at which the climb ends, when every seed has reached it.
+        payout: "immediate" or "sparse".
+        method: "reinforce" or "actor-critic".
 
     Returns:
-        A curve for each seed, as `climb_exactly` gives it. All go on until the last seed has reached the threshold.
+        A curve for each seed, as `climb_exactly` returns it.
     """
     seeds, episodes, budget = arguments.seeds, arguments.episodes, model.max_new_tokens
     lanes = np.arange(seeds * episodes)
@@ -191,12 +207,12 @@ def _by_run(array: NDArray[Any], seeds: int) -> NDArray[Any]:
 
 
 def updates_to(curve: Sequence[float], threshold: float, every: int) -> int | None:
-    """How many updates a curve took to reach the threshold, or None: it did not."""
-    return next((every * place for place, score in enumerate(curve) if score >= threshold), None)
+    """Counts the updates that a curve took to reach the threshold; None if it did not."""
+    return next((every * index for index, score in enumerate(curve) if score >= threshold), None)
 
 
 def learn(arguments: Arguments, name: str) -> dict[str, Any]:
-    """Every method and payout on the first test example of a task.
+    """Runs every method and payout on the first test example of a task.
 
     Args:
         arguments: The command's arguments.
@@ -226,8 +242,8 @@ def learn(arguments: Arguments, name: str) -> dict[str, Any]:
         "threshold": threshold, "curves": curves,
         "updates": {
             method: {
-                payout: [updates_to(curve, threshold, arguments.every) for curve in found]
-                for payout, found in by_payout.items()
+                payout: [updates_to(curve, threshold, arguments.every) for curve in runs]
+                for payout, runs in by_payout.items()
             }
             for method, by_payout in curves.items()
         },
@@ -235,7 +251,7 @@ def learn(arguments: Arguments, name: str) -> dict[str, Any]:
 
 
 def generator_speeds(arguments: Arguments) -> list[dict[str, Any]]:
-    """Examples a second of every generator, at every level and split: the best of three tries."""
+    """Measures the examples a second of every generator, at every level and split: the best of three tries."""
     rows = []
     for name in list_tasks():
         if name == "dataset":
@@ -258,70 +274,65 @@ def generator_speeds(arguments: Arguments) -> list[dict[str, Any]]:
     return rows
 
 
-def _median(found: Sequence[int | None], most: int) -> str:
-    """The median over seeds, where a run that never got there counts as longer than any."""
-    ordered = sorted(most + 1 if one is None else one for one in found)
+def _median(updates: Sequence[int | None], most: int) -> str:
+    """Returns the median over seeds, where a run that never reached the threshold counts as longer than any."""
+    ordered = sorted(most + 1 if count is None else count for count in updates)
     middle = ordered[(len(ordered) - 1) // 2]
-    reached = sum(one is not None for one in found)
+    reached = sum(count is not None for count in updates)
     shown = f"> {most}" if middle > most else str(middle)
-    return shown if reached == len(found) else f"{shown} ({reached} of {len(found)})"
+    return shown if reached == len(updates) else f"{shown} ({reached} of {len(updates)})"
 
 
-def table(arguments: Arguments, results: dict[str, Any], command: str) -> str:
-    """The results as Markdown.
+def page(arguments: Arguments, results: dict[str, Any]) -> str:
+    """Returns the results as Markdown.
 
     Args:
         arguments: The command's arguments.
-        results: What was measured.
-        command: The command that made it.
-
-    Returns:
-        The text of a Markdown file.
+        results: The measurement.
     """
-    lines = [
-        "# The diagnostic tasks: what the payouts change",
-        "",
-        f"    {command}",
-        "",
-        f"CPU, {platform.machine()}, NumPy {np.__version__}. Updates until a tabular policy, uniform at first, reaches",
-        "0.9 of the way from the random to the optimal score of one example, both exact. Sampled methods: median of",
-        f"{arguments.seeds} seeds, {arguments.episodes} episodes an update; in parentheses how many seeds got there in",
-        f"{arguments.updates} updates, where not all did. The score is looked at every {arguments.every} updates.",
-        "",
-        "![curves](tasks.png)",
-        "",
-        "| task | states | budget | random | " + " | ".join(f"{one}: immediate | sparse" for one in METHODS) + " |",
-        "|---|---|---|---|" + "---|---|" * len(METHODS),
-    ]
+    note = (
+        "Updates until a tabular policy, uniform at first, has come 0.9 of the way from the random to the optimal "
+        f"score of one example, both exact. Sampled methods: median of {arguments.seeds} seeds, {arguments.episodes} "
+        f"episodes an update; in parentheses the number of seeds that got there in {arguments.updates} updates, where "
+        f"not all did. The score is measured every {arguments.every} updates."
+    )
+    columns = [f"{method}: {payout}" for method in METHODS for payout in PAYOUTS]
+    rows = []
     for row in results["learning"]:
         cells = [_median(row["updates"][method][payout], arguments.updates) for method in METHODS for payout in PAYOUTS]
-        lines.append(
-            f"| {row['task']} | {row['states']} | {row['budget']} | {row['random']:.3g} | {' | '.join(cells)} |"
-        )
-    lines += [
+        rows.append([row["task"], row["states"], row["budget"], f"{row['random']:.3g}", *cells])
+    splits = (*SPLITS, "shifted")
+    speeds = [[row["task"], row["level"], *(f"{row[split]:,.0f}" for split in splits)] for row in results["generators"]]
+    lines = [
+        *heading("The diagnostic tasks: effects of the payouts", results, note),
+        f"![curves]({arguments.output.name}.png)",
+        "",
+        *table(["task", "states", "budget", "random", *columns], rows),
         "",
         "The scores of `delayed_cue`, `chain` and `password` are late by themselves: immediate pays them with the",
         "token that makes the response complete, sparse with the end, which is one token later here.",
         "",
         "## Examples a second",
         "",
-        "| task | level | train | validation | test | shifted |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['task']} | {row['level']} | "
-        + " | ".join(f"{row[split]:,.0f}" for split in (*SPLITS, "shifted"))
-        + " |"
-        for row in results["generators"]
+        *table(["task", "level", *splits], speeds),
     ]
     return "\n".join(lines) + "\n"
 
 
-def plot(arguments: Arguments, rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """Draw the curves: a row of pictures for each sampled method, a picture for each task."""
-    import matplotlib.pyplot as plt
+def plot(arguments: Arguments, rows: Sequence[dict[str, Any]]) -> Any:
+    """Draws the curves: a row of pictures for each sampled method, a picture for each task.
 
-    figure, axes = plt.subplots(2, len(rows), figsize=(2.2 * len(rows), 4.4), sharey=True, squeeze=False)
+    Args:
+        arguments: The command's arguments.
+        rows: A row for each task, with its curves.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.2 * len(rows), 4.4), layout="constrained")
+    axes = figure.subplots(2, len(rows), sharey=True, squeeze=False)
     for column, row in enumerate(rows):
         for line, method in enumerate(METHODS[2:]):
             axis = axes[line][column]
@@ -336,35 +347,34 @@ def plot(arguments: Arguments, rows: Sequence[dict[str, Any]], file: Path) -> No
     axes[0][0].legend(fontsize=7)
     figure.supxlabel("updates", fontsize=8)
     figure.supylabel("mean score (exact)", fontsize=8)
-    figure.tight_layout()
-    figure.savefig(file, dpi=100)
-    plt.close(figure)
+    return figure
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measure, and write the tables and the plot.
+    """Measures, and writes the tables and the plot.
 
     Args:
-        argv: The command's words.
+        argv: The options of the command.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks tasks")
     names = [name for name in list_tasks() if name != "dataset" and isinstance(make_task(name), Diagnostic)]
-    rows = []
+    if arguments.quick:
+        arguments = replace(arguments, updates=4, seeds=2, episodes=2, every=2, generator_examples=10)
+        names = names[:2]
+    about, rows = machine(), []
     for name in names:
         began = time.perf_counter()
         rows.append(learn(arguments, name))
         medians = {
-            method: {payout: _median(found, arguments.updates) for payout, found in one.items()}
-            for method, one in rows[-1]["updates"].items()
+            method: {payout: _median(updates, arguments.updates) for payout, updates in by_payout.items()}
+            for method, by_payout in rows[-1]["updates"].items()
         }
         print(f"{name}: {medians} ({time.perf_counter() - began:.0f} s)", flush=True)
-    results: dict[str, Any] = {"learning": rows, "generators": generator_speeds(arguments)}
-    command = " ".join(["python -m benchmarks tasks", *argv])
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    plot(arguments, rows, arguments.output.with_suffix(".png"))
-    arguments.output.with_suffix(".md").write_text(table(arguments, results, command), encoding="utf-8")
-    for row in rows:  # the curves are in the plot; the file keeps what the table is made of
-        del row["curves"]
-    results["command"] = command
-    arguments.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(arguments.output.with_suffix(".md").read_text(encoding="utf-8"))
+    results: dict[str, Any] = {
+        "command": command_line("tasks", argv),
+        "machine": about,
+        # The curves are in the plot; the file keeps the numbers of the table.
+        "learning": [{key: value for key, value in row.items() if key != "curves"} for row in rows],
+        "generators": generator_speeds(arguments),
+    }
+    write(arguments.output, results, page(arguments, results), plot(arguments, rows))

@@ -1,10 +1,10 @@
-"""Does a reward model recover a utility that it never saw, and does PPO on it raise that utility?
+"""Trains reward models on noisy labels of a known utility, and PPO on what they learned.
 
-A language model writes two responses to each prompt. A known utility, how happy a response sounds in nats of log-odds,
-says which is preferred, with the noise of Bradley and Terry's model. From these labels alone a reward model and a DPO
-policy are trained, and measured on held-out pairs beside the noise ceiling: the accuracy of the utility itself. Then
-PPO trains on each of them, paid at every token or at the end, and on the utility for comparison, and is judged by the
-utility on prompts that nothing was trained on.
+A language model writes two responses to each prompt. A known utility, the happiness of a response in nats of log-odds,
+labels one of them as preferred, with the noise of Bradley and Terry's model. From these labels alone a reward model and
+a DPO policy are trained, and measured on held-out pairs beside the noise ceiling, which is the accuracy of the utility
+itself. Then PPO trains on each of them, paid at every token or at the end, and on the utility for comparison, and is
+judged by the utility on prompts that nothing was trained on.
 
     python -m benchmarks preferences
 """
@@ -12,11 +12,10 @@ utility on prompts that nothing was trained on.
 from __future__ import annotations
 
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 
 from agents import PPO, Policy, collect
 from agents.supervised import reward_model
-from benchmarks.records import RESULTS
+from benchmarks.records import RESULTS, command_line, heading, machine, table, write
 from textenvs import Example, TextGenVectorEnv, make_reward
 from textenvs.rewards import FunctionReward
 
@@ -41,46 +40,48 @@ class Arguments:
     """Train preference models on labels of a known utility, and PPO on what they learned."""
 
     model: str = "tiny"
-    """Who writes, and what every model starts from: tiny, or a folder."""
+    """The start model of writer, preference models and PPO: tiny, or a folder."""
     pairs: int = 12_000
     """Pairs of responses to label; 80 % of them are trained on."""
     max_new_tokens: int = 16
     """Tokens of a response."""
     scale: float = 25.0
-    """Nats of log-odds that a sentiment of 1 is worth: the larger, the less noise is in the labels."""
+    """Nats of log-odds for a sentiment of 1: the larger, the less noise is in the labels."""
     epochs: int = 1
     """Passes over the pairs."""
     learning_rate: float = 1e-3
-    """Of the preference models."""
+    """Step size of the preference models."""
     tokens: int = 30_000
     """Budget of a run of PPO, in tokens."""
     kl_coef: float = 0.3
-    """PPO's price of a nat of KL, in nats of log-odds."""
+    """PPO's penalty on a nat of KL, in nats of log-odds."""
     episodes: int = 300
     """Held-out episodes before and after."""
     seed: int = 0
     """Decides everything that is random."""
+    quick: bool = False
+    """Few pairs and tokens, to see that all of it works: the numbers mean nothing."""
     output: Path = RESULTS / "preferences"
-    """Where results go: a .json file and a .md table of this name."""
+    """Name of the results: a .json and a .md file."""
 
 
 def utility_of(scale: float) -> FunctionReward:
-    """The known utility: mean valence of the words, whatever the prompt wanted, times `scale`."""
-    nothing_wanted = Example("")
-    return FunctionReward(lambda example, response: scale * _SENTIMENT.score(nothing_wanted, response), "utility")
+    """Makes the known utility: mean valence of the words, whatever the prompt asks for, times `scale`."""
+    no_prompt = Example("")
+    return FunctionReward(lambda example, response: scale * _SENTIMENT.score(no_prompt, response), "utility")
 
 
 def label(
     policy: Policy, utility: FunctionReward, count: int, max_new_tokens: int, seed: int
 ) -> list[reward_model.Pair]:
-    """Pairs of a policy's responses, labelled with the noise of Bradley and Terry's model.
+    """Writes pairs of responses, labelled with the noise of Bradley and Terry's model.
 
     Args:
-        policy: Who writes.
-        utility: What decides.
-        count: How many pairs.
+        policy: The writer.
+        utility: The known utility.
+        count: Number of pairs.
         max_new_tokens: Tokens of a response.
-        seed: Of the responses and the labels.
+        seed: Seed of the responses and the labels.
 
     Returns:
         The pairs: the first response is preferred with probability sigmoid(difference of utilities).
@@ -91,37 +92,37 @@ def label(
     )  # fmt: skip
     assert isinstance(env, TextGenVectorEnv)
     pool = env.setting.pool
-    places = [place // 2 % len(pool) for place in range(2 * count)]
+    indices = [response // 2 % len(pool) for response in range(2 * count)]
     generator = torch.Generator(policy.device).manual_seed(seed)
-    responses = collect(env, policy, 2 * count, seed=seed, generator=generator, examples=places).responses(policy)
+    responses = collect(env, policy, 2 * count, seed=seed, generator=generator, examples=indices).responses(policy)
     chance = np.random.default_rng(seed).random(count)
     pairs = []
     for pair in range(count):
-        example, one, two = pool.examples[places[2 * pair]], responses[2 * pair], responses[2 * pair + 1]
-        gap = utility.score(example, one) - utility.score(example, two)
-        first = chance[pair] < 1.0 / (1.0 + np.exp(-gap))
-        pairs.append(reward_model.Pair(example.prompt, *((one, two) if first else (two, one))))
+        example, first, second = pool.examples[indices[2 * pair]], responses[2 * pair], responses[2 * pair + 1]
+        gap = utility.score(example, first) - utility.score(example, second)
+        prefers_first = chance[pair] < 1.0 / (1.0 + np.exp(-gap))
+        pairs.append(reward_model.Pair(example.prompt, *((first, second) if prefers_first else (second, first))))
     return pairs
 
 
 def gaps(utility: FunctionReward, pairs: Sequence[reward_model.Pair]) -> NDArray[np.float64]:
-    """The utility's own margins `(pairs,)`: chosen above rejected."""
-    nobody = Example("")
-    return np.array([utility.score(nobody, pair.chosen) - utility.score(nobody, pair.rejected) for pair in pairs])
+    """Computes the utility's own margins `(pairs,)`, of the chosen response over the rejected one."""
+    no_prompt = Example("")
+    return np.array([utility.score(no_prompt, pair.chosen) - utility.score(no_prompt, pair.rejected) for pair in pairs])
 
 
 def train_model(arguments: Arguments, method: Any, file: Path, folder: Path, utility: FunctionReward) -> dict[str, Any]:
-    """Train one preference model and measure it on the test pairs.
+    """Trains one preference model and measures it on the test pairs.
 
     Args:
         arguments: The command's arguments.
         method: "bradley_terry" or "dpo".
         file: The labelled pairs.
-        folder: Where the model goes.
-        utility: What made the labels.
+        folder: The model's folder.
+        utility: The known utility.
 
     Returns:
-        What was found.
+        A row of the table of models.
     """
     splits = reward_model.split_pairs(reward_model.load_pairs(file))
     policy = Policy.from_pretrained(arguments.model, device="cpu")
@@ -132,14 +133,14 @@ def train_model(arguments: Arguments, method: Any, file: Path, folder: Path, uti
     trained = reward_model.train(policy, splits["train"], splits["validation"], config)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
     margins = reward_model.margins(policy, splits["test"], trained)
-    found = reward_model.evaluate_margins(margins, trained.temperature)
-    reward_model.save(folder, policy, trained, found)
+    measured = reward_model.evaluate_margins(margins, trained.temperature)
+    reward_model.save(folder, policy, trained, measured)
     true = gaps(utility, splits["test"])
     oracle = reward_model.evaluate_margins(true)
     return {
         "method": method,
         "splits": {split: len(pairs) for split, pairs in splits.items()},
-        **asdict(found),
+        **asdict(measured),
         "epoch": trained.epoch,
         "ceiling_expected": float(np.mean(1.0 / (1.0 + np.exp(-np.abs(true))))),
         "ceiling_on_these_labels": oracle.accuracy,
@@ -154,18 +155,18 @@ def train_model(arguments: Arguments, method: Any, file: Path, folder: Path, uti
 def run_ppo(
     arguments: Arguments, reward: Any, name: str, payout: str, utility: FunctionReward, before: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Train PPO on one reward, and judge it by the utility on held-out prompts.
+    """Trains PPO on one reward, and judges it by the utility on held-out prompts.
 
     Args:
         arguments: The command's arguments.
         reward: As `make_reward` takes it.
-        name: What to call it.
+        name: The reward's name in the table.
         payout: "immediate" or "sparse".
-        utility: The judge.
-        before: The start model's row under this reward, if it is known.
+        utility: The known utility.
+        before: The start model's scores under this reward, or None if they are not known yet.
 
     Returns:
-        One row of the table.
+        A row of the table of runs.
     """
     kwargs = {"reward": reward, "payout": payout, "max_new_tokens": arguments.max_new_tokens}
     agent = PPO(
@@ -189,77 +190,105 @@ def run_ppo(
     }
 
 
-def report(found: dict[str, Any], command: str) -> str:
-    """The results as Markdown.
+def page(results: dict[str, Any]) -> str:
+    """Returns the results as Markdown.
 
     Args:
-        found: What `main` writes as JSON.
-        command: The command that made them.
-
-    Returns:
-        The text of a Markdown file.
+        results: The measurement.
     """
-    first = found["models"][0]
+    first = results["models"][0]
     splits = first["splits"]
+    note = (
+        f"One thread. Utility: the happiness of a response (`sentiment`, whatever mood the prompt asks for), times "
+        f"{results['arguments']['scale']:g}: nats of log-odds. {sum(splits.values())} pairs of responses of the start "
+        f"model: {splits['train']} to train on, {splits['validation']} for the temperature, and {splits['test']} of "
+        "other prompts to test. Every number below is of the test pairs or of prompts that nothing was trained on. "
+        "Brackets: 95 % intervals."
+    )
     lines = [
-        "# Preference models: from noisy labels of a known utility to a policy",
-        "",
-        f"    {command}",
-        "",
-        f"CPU, {platform.machine()}, one thread; torch {torch.__version__}. Utility: how happy a response sounds",
-        f"(`sentiment`, whatever mood the prompt asks for), times {found['arguments']['scale']:g}: nats of log-odds.",
-        f"{sum(splits.values())} pairs of responses of the bundled model: {splits['train']} to train on, "
-        f"{splits['validation']} for the",
-        f"temperature, and {splits['test']} of other prompts to test. Every number below is of the test pairs or of",
-        "prompts that nothing was trained on. Brackets: 95 % intervals.",
-        "",
+        *heading("Preference models: from noisy labels of a known utility to a policy", results, note),
         "## The models, on held-out pairs",
         "",
         f"The noise ceiling, the accuracy of the utility itself: {first['ceiling_expected']:.3f} expected, "
         f"{first['ceiling_on_these_labels']:.3f} on these",
         f"labels; its log-loss: {first['log_loss_of_the_utility']:.3f}.",
         "",
-        "| method | accuracy | same order as the utility | correlation of margins | log-loss | calibrated | ECE "
-        "| calibrated | temperature | CPU seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in found["models"]:
-        lines.append(
-            f"| {row['method']} | {row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}] "
-            f"| {row['same_order_as_the_utility']:.3f} | {row['correlation_with_the_utility']:.2f} "
-            f"| {row['log_loss']:.3f} | {row['calibrated_log_loss']:.3f} | {row['ece']:.3f} "
-            f"| {row['calibrated_ece']:.3f} | {row['temperature']:.2f} | {row['cpu_seconds']:.0f} |"
-        )
-    lines += [
+        *_models_table(results["models"]),
         "",
         "## PPO on them, judged by the utility",
         "",
         "Score: what was trained on. Utility: what the labels were made of, which only the first run has seen.",
         "",
-        "| trained on | payout | score before | after | utility before | after | KL (nats a response) "
-        "| distinct-2 before | after | CPU seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        *_runs_table(results["runs"]),
+        "",
+        "A response of each:",
+        "",
+        *(f"- {row['reward']}, {row['payout']}: `{row['sample']!r}`" for row in results["runs"]),
     ]
-    for row in found["runs"]:
+    return "\n".join(lines) + "\n"
+
+
+def _models_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    header = [
+        "method", "accuracy", "same order as the utility", "correlation of margins", "log-loss", "calibrated", "ECE",
+        "calibrated", "temperature", "CPU seconds",
+    ]  # fmt: skip
+    return table(
+        header,
+        [
+            [
+                row["method"],
+                f"{row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]",
+                f"{row['same_order_as_the_utility']:.3f}",
+                f"{row['correlation_with_the_utility']:.2f}",
+                f"{row['log_loss']:.3f}",
+                f"{row['calibrated_log_loss']:.3f}",
+                f"{row['ece']:.3f}",
+                f"{row['calibrated_ece']:.3f}",
+                f"{row['temperature']:.2f}",
+                f"{row['cpu_seconds']:.0f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _runs_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    header = [
+        "trained on", "payout", "score before", "after", "utility before", "after", "KL (nats a response)",
+        "distinct-2 before", "after", "CPU seconds",
+    ]  # fmt: skip
+    cells = []
+    for row in rows:
         before, after = row["before"], row["after"]
-        interval = f"[{after['held_out_low']:.2f}, {after['held_out_high']:.2f}]"
-        lines.append(
-            f"| {row['reward']} | {row['payout']} | {before['score']:.2f} | {after['score']:.2f} "
-            f"| {before['held_out']:.2f} | {after['held_out']:.2f} {interval} | {after['kl']:.1f} "
-            f"| {before['distinct_2']:.2f} | {after['distinct_2']:.2f} | {row['cpu_seconds']:.0f} |"
+        cells.append(
+            [
+                row["reward"],
+                row["payout"],
+                f"{before['score']:.2f}",
+                f"{after['score']:.2f}",
+                f"{before['held_out']:.2f}",
+                f"{after['held_out']:.2f} [{after['held_out_low']:.2f}, {after['held_out_high']:.2f}]",
+                f"{after['kl']:.1f}",
+                f"{before['distinct_2']:.2f}",
+                f"{after['distinct_2']:.2f}",
+                f"{row['cpu_seconds']:.0f}",
+            ]
         )
-    samples = [f"- {row['reward']}, {row['payout']}: `{row['sample']!r}`" for row in found["runs"]]
-    return "\n".join([*lines, "", "A response of each:", "", *samples]) + "\n"
+    return table(header, cells)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run it, and write the results.
+    """Trains the models and PPO on them, and writes the results.
 
     Args:
-        argv: The command's words.
+        argv: The options of the command.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks preferences")
+    if arguments.quick:
+        arguments = replace(arguments, pairs=60, max_new_tokens=4, tokens=100, episodes=8)
     torch.set_num_threads(1)
+    about = machine("torch", "transformers")
     utility = utility_of(arguments.scale)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -278,10 +307,11 @@ def main(argv: Sequence[str]) -> None:
             known = next((row["before"] for row in runs if row["reward"] == reward), None)
             runs.append(run_ppo(arguments, rewards[reward], reward, payout, utility, known))
             print(json.dumps(runs[-1]), flush=True)
-    settings = {key: value for key, value in asdict(arguments).items() if key != "output"}
-    found = {"arguments": settings, "models": models, "runs": runs}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    command = ("python -m benchmarks preferences " + " ".join(argv)).strip()
-    arguments.output.with_suffix(".md").write_text(report(found, command), encoding="utf-8")
-    print(arguments.output.with_suffix(".md").read_text(encoding="utf-8"))
+    results = {
+        "command": command_line("preferences", argv),
+        "machine": about,
+        "arguments": {key: value for key, value in asdict(arguments).items() if key != "output"},
+        "models": models,
+        "runs": runs,
+    }
+    write(arguments.output, results, page(results))

@@ -1,15 +1,14 @@
-"""Do public constructors refuse what makes no sense with a ValueError or a TypeError, and never with another exception?
+"""Calls public constructors with values of any kind: they must refuse them with a ValueError or a TypeError.
 
-Each draw takes one constructor and gives some of its arguments values of any kind. What it cannot do without is a value
-that makes sense, half of the time, so that the others are looked at. Numbers stay below a hundred, since what is asked
-for is made: a million lanes are no error.
+Each draw takes one constructor and gives some of its arguments values of any kind. Half of the time, the arguments that
+it needs have values that make sense, so that it gets as far as the others. Numbers stay below a hundred: a million
+lanes are no error, and would be made.
 
     python -m benchmarks fuzz
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -45,13 +44,13 @@ from agents.policy.sampling import Truncation
 from agents.supervised.configs import PreferenceConfig
 from agents.training.config import OptimizerConfig, RunConfig
 from agents.training.schedules import schedule
-from benchmarks.records import RESULTS
+from benchmarks.records import RESULTS, command_line, heading, machine, table, write
 from textenvs import wrappers
 
 CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     **{
-        one.__name__: one
-        for one in (
+        constructor.__name__: constructor
+        for constructor in (
             OptimizerConfig,
             RunConfig,
             PPOConfig,
@@ -70,10 +69,10 @@ CONSTRUCTORS: dict[str, Callable[..., Any]] = {
             textenvs.load_dataset,
         )
     },
-    **{one.name: one for one in (PPO, ActorCritic, REINFORCE, BestOfN)},
+    **{algorithm.name: algorithm for algorithm in (PPO, ActorCritic, REINFORCE, BestOfN)},
     **{
-        one.__name__: one
-        for one in (
+        wrapper.__name__: wrapper
+        for wrapper in (
             wrappers.MultiDiscreteObservation,
             wrappers.OneHotObservation,
             wrappers.FlatIdsObservation,
@@ -109,7 +108,7 @@ def _envs() -> tuple[gym.Env[Any, Any], gym.vector.VectorEnv[Any, Any, Any]]:
 
 
 def _sensible(name: str) -> dict[str, Any]:
-    """Arguments that a constructor cannot do without, as they should be."""
+    """Returns sensible values of the arguments that a constructor needs."""
     if name in Algorithm.known:
         return {"policy": _MODEL, "env": "TextGen/Copy-v0", "num_envs": 2, "episodes_per_update": 2}
     if name.endswith(("Observation", "Action")):
@@ -171,40 +170,42 @@ junk = st.recursive(
 
 @st.composite
 def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    """A constructor's name, and arguments for it: those that it needs, and up to three others."""
+    """Draws a constructor's name and arguments for it: those that it needs, and up to three others."""
     name = draw(st.sampled_from(sorted(CONSTRUCTORS)))
     constructor = Policy.adapt if name == "Policy.adapt" else CONSTRUCTORS[name]
     parameters = [
-        one
-        for one in signature(constructor).parameters.values()
-        if one.name != "self" and one.kind is not Parameter.VAR_KEYWORD
+        parameter
+        for parameter in signature(constructor).parameters.values()
+        if parameter.name != "self" and parameter.kind is not Parameter.VAR_KEYWORD
     ]
-    known = [one.name for one in parameters]
+    known = [parameter.name for parameter in parameters]
     if name in Algorithm.known:
-        known += [one.name for one in fields(Algorithm.known[name].config)]
-    needed = [one.name for one in parameters if one.default is Parameter.empty]
+        known += [field.name for field in fields(Algorithm.known[name].config)]
+    needed = [parameter.name for parameter in parameters if parameter.default is Parameter.empty]
     others = draw(st.lists(st.sampled_from(known), max_size=3, unique=True))
     sensible = _sensible(name) if draw(st.booleans()) else {}
-    return name, {**{one: draw(junk) for one in dict.fromkeys([*needed, *others])}, **sensible}
+    return name, {**{argument: draw(junk) for argument in dict.fromkeys([*needed, *others])}, **sensible}
 
 
 _KINDS = (ValueError, TypeError, ImportError)
 
 
 def check(name: str, arguments: dict[str, Any]) -> str:
-    """Call a constructor. Anything but a ValueError, a TypeError or Gymnasium's own error comes through.
-
-    So does not an ImportError, where a folder is named that takes a library which is not installed.
+    """Calls a constructor.
 
     Args:
-        name: Its name.
+        name: The constructor's name.
         arguments: Its arguments.
 
     Returns:
-        "made", or the name of the error that it raised.
+        "made", or the name of the error that it raised: a ValueError, a TypeError, Gymnasium's own error, or an
+        ImportError where a library is needed that is not installed. Any other exception comes through.
+
+    Raises:
+        AssertionError: If the error has no message.
     """
     try:
-        with patch("huggingface_hub.constants.HF_HUB_OFFLINE", True):  # a name may look like one of the Hub's
+        with patch("huggingface_hub.constants.HF_HUB_OFFLINE", True):  # a text may look like a name on the Hub
             made = CONSTRUCTORS[name](**arguments)
     except (*_KINDS, gym.error.Error) as error:
         if not str(error):
@@ -222,51 +223,58 @@ class Arguments:
     """Call public constructors with values of any kind."""
 
     draws: int = 10_000
-    """How many calls."""
+    """Number of calls."""
+    quick: bool = False
+    """A hundred calls, to see that all of it works."""
     output: Path = RESULTS / "fuzz"
-    """Where to write .md and .json."""
+    """Name of the results: a .json and a .md file."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """Draw, call, count, and write the table.
+    """Draws, calls, counts, and writes the table.
 
     Args:
-        argv: The command's words.
+        argv: The options of the command.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks fuzz")
     counts: Counter[tuple[str, str]] = Counter()
-    slowest = [0.0, ""]
+    slowest: tuple[float, str] = (0.0, "")
 
     @settings(
-        max_examples=arguments.draws, deadline=None, derandomize=True, database=None,
+        max_examples=100 if arguments.quick else arguments.draws, deadline=None, derandomize=True, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(calls())
     def run(call: tuple[str, dict[str, Any]]) -> None:
+        nonlocal slowest
         began = time.perf_counter()
         counts[call[0], check(*call)] += 1
-        slowest[:] = max(slowest, [time.perf_counter() - began, call[0]])
+        slowest = max(slowest, (time.perf_counter() - began, call[0]))
 
+    about = machine("torch", "transformers", "hypothesis")
     run()
-    rows = [{"constructor": name, "outcome": found, "draws": count} for (name, found), count in sorted(counts.items())]
-    command = f"python -m benchmarks fuzz {' '.join(argv)}".strip()
-    lines = [
-        "# Public constructors, called with values of any kind",
-        "",
-        f"    {command}",
-        "",
-        f"{sum(counts.values()):,} draws, none of which ended in another exception than a ValueError, a TypeError, an",
-        "ImportError where a library is not installed, or Gymnasium's own.",
-        f"The slowest took {slowest[0]:.1f} s ({slowest[1]}).",
-        "",
-        "| constructor | made | ValueError | TypeError | ImportError | Gymnasium's |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name in sorted(CONSTRUCTORS):
-        found = {kind: count for (one, kind), count in counts.items() if one == name}
-        cells = [found.get(kind, 0) for kind in ("made", *(kind.__name__ for kind in _KINDS), gym.error.Error.__name__)]
-        lines.append(f"| {name} | {' | '.join(map(str, cells))} |")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    arguments.output.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    results = {
+        "command": command_line("fuzz", argv),
+        "machine": about,
+        "slowest": {"constructor": slowest[1], "seconds": slowest[0]},
+        "rows": [
+            {"constructor": name, "outcome": outcome, "draws": count}
+            for (name, outcome), count in sorted(counts.items())
+        ],
+    }
+    write(arguments.output, results, page(results))
+
+
+def page(results: dict[str, Any]) -> str:
+    """Returns the results as Markdown."""
+    counts = {(row["constructor"], row["outcome"]): row["draws"] for row in results["rows"]}
+    note = (
+        f"{sum(counts.values()):,} draws, none of which ended in another exception than a ValueError, a TypeError, an "
+        "ImportError where a library is not installed, or Gymnasium's own. The slowest took "
+        f"{results['slowest']['seconds']:.1f} s ({results['slowest']['constructor']})."
+    )
+    outcomes = ("made", *(kind.__name__ for kind in _KINDS), gym.error.Error.__name__)
+    cells = [[name, *(counts.get((name, outcome), 0) for outcome in outcomes)] for name in sorted(CONSTRUCTORS)]
+    header = ["constructor", "made", "ValueError", "TypeError", "ImportError", "Gymnasium's"]
+    lines = heading("Public constructors, called with values of any kind", results, note)
+    return "\n".join([*lines, *table(header, cells)]) + "\n"

@@ -1,9 +1,9 @@
-"""Does a run that is killed come to the numbers of one that is not? 20 kills with SIGKILL, at random moments.
+"""Kills runs at random moments, resumes them, and compares them with a run that was left alone.
 
 Each run is killed once, at a random call of something that it does (a step of the rollout, a gradient step, a file of a
-checkpoint pushed to the disk, an evaluation) or from outside after a random time, and then goes on with --resume. Logs
-(but for the columns with seconds), samples of evaluations, and the tensors of the last checkpoint must be, bit for bit,
-those of a run that nobody disturbed.
+checkpoint pushed to the disk, an evaluation) or from outside after a random time, and then continues with --resume. Its
+logs (except the columns with seconds), the samples of its evaluations, and the tensors of its last checkpoint must
+equal, bit for bit, those of a run that was not disturbed.
 
     python -m benchmarks faults
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import random
 import signal
 import tempfile
@@ -30,7 +29,7 @@ import tyro
 
 from agents.__main__ import main as agents_main
 from agents.training import checkpoints
-from benchmarks.records import RESULTS
+from benchmarks.records import RESULTS, command_line, heading, machine, table, write
 
 MOMENTS = {
     "rollout": ("agents.policy.policy", "Policy.step", 104),
@@ -38,7 +37,8 @@ MOMENTS = {
     "checkpoint": ("agents.training.checkpoints", "sync_file", 136),
     "evaluation": ("agents.training.run_folder", "RunFolder.write_evaluation", 6),
 }
-"""What is called at a moment: its module, its name, and how often in `RUN`, which a kill is drawn from."""
+"""The function that is called at a moment: its module, its name, and its number of calls in `RUN`, from which a kill is
+drawn."""
 
 RUN = [
     "train", "--algorithm", "ppo", "--env", "TextGen/Copy-v0", "--device", "cpu", "--seed", "7",
@@ -50,17 +50,17 @@ RUN = [
     "--learning-rate-schedule", "linear", "--warmup", "0.2", "--eval-episodes", "8", "--eval-during", "2",
     "--checkpoint-seconds", "0",
 ]  # fmt: skip
-"""A run of a few seconds, with everything in it that remembers something from one update to the next."""
+"""A run of a few seconds with everything in it that carries something from one update to the next."""
 
 
 def play(argv: Sequence[str], moment: str | None = None, call: int = 1, fault: Callable[[], Any] | None = None) -> None:
-    """Run a command of `python -m agents` in this process, and have something happen at a moment.
+    """Runs a command of `python -m agents` in this process, with a fault at one moment.
 
     Args:
-        argv: Its words.
-        moment: One of `MOMENTS`; None: nothing happens.
-        call: At which call, from 1.
-        fault: What happens; None: SIGKILL to this process.
+        argv: The words of the command.
+        moment: One of `MOMENTS`; None: no fault.
+        call: The call at which the fault happens, from 1.
+        fault: The fault; None: SIGKILL to this process.
     """
     torch.set_num_threads(1)
     if moment is not None:
@@ -86,7 +86,7 @@ def play(argv: Sequence[str], moment: str | None = None, call: int = 1, fault: C
 
 
 def start(argv: Sequence[str], **fault: Any) -> Any:
-    """`play` in a process of its own, which costs no import: it is a copy of one that has the packages already.
+    """Starts `play` in a process of its own, forked from one that has imported the packages already.
 
     Args:
         argv: The words of a command.
@@ -103,10 +103,10 @@ def start(argv: Sequence[str], **fault: Any) -> Any:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """What a finished run has come to, without what depends on the clock.
+    """Reads the outcome of a finished run, except what depends on the clock.
 
     Args:
-        run: Its folder.
+        run: The run's folder.
 
     Returns:
         Rows of the logs, digests of samples and of the tensors in the last checkpoint.
@@ -125,99 +125,113 @@ def outcome(run: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Kill runs, and compare what becomes of them with a run that was left alone."""
+    """Kill runs, resume them, and compare them with a run that was left alone."""
 
     kills: int = 20
-    """How many runs are killed, once each."""
+    """Runs to kill, once each."""
     seed: int = 0
-    """Of the moments."""
+    """Seed of the moments."""
+    quick: bool = False
+    """Two kills, to see that all of it works."""
     output: Path = RESULTS / "faults"
-    """Where to write .md and .json."""
+    """Name of the results: a .json and a .md file."""
+
+
+def kill_once(
+    number: int, folder: Path, draw: random.Random, seconds: float, expected: dict[str, Any]
+) -> dict[str, Any]:
+    """Kills a run at a random moment, resumes it, and compares its outcome.
+
+    Args:
+        number: The run's number, which also chooses the kind of moment.
+        folder: Where the run's folder is made.
+        draw: Draws the moment.
+        seconds: How long an undisturbed run takes.
+        expected: The outcome of an undisturbed run.
+
+    Returns:
+        The row of the run.
+    """
+    moment = [*MOMENTS, "any"][number % (len(MOMENTS) + 1)]
+    run = folder / str(number)
+    command = [*RUN, "--output", str(run)]
+    if moment == "any":
+        delay = draw.uniform(0.2, 0.9) * seconds
+        process = start(command)
+        process.join(delay)
+        process.kill()
+        where = f"after {delay:.2f} s"
+    else:
+        call = draw.randint(1, MOMENTS[moment][2])
+        process = start(command, moment=moment, call=call)
+        where = f"call {call} of {MOMENTS[moment][1]}"
+    process.join()
+    killed = process.exitcode == -signal.SIGKILL
+    left = checkpoints.listed(run)
+    resumed = start(["train", "--resume", str(run)] if (run / "config.json").exists() else command)
+    resumed.join()
+    return {
+        "moment": moment,
+        "where": where,
+        "killed": killed,
+        "checkpoint": left[-1].timesteps if left else None,
+        "identical": resumed.exitcode == 0 and outcome(run) == expected,
+    }
 
 
 def main(argv: Sequence[str]) -> None:
-    """Kill, resume, compare, and write the table.
+    """Kills, resumes, compares, and writes the table.
 
     Args:
-        argv: The command's words.
+        argv: The options of the command.
 
     Raises:
-        SystemExit: If a run came to other numbers.
+        SystemExit: If the outcome of a run differs.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks faults")
     draw = random.Random(arguments.seed)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    about, rows = machine("torch", "transformers"), []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         began = time.perf_counter()
-        straight = start([*RUN, "--output", f"{folder}/straight"])
-        straight.join()
+        undisturbed = start([*RUN, "--output", str(folder / "undisturbed")])
+        undisturbed.join()
         seconds = time.perf_counter() - began
-        expected = outcome(Path(folder, "straight"))
-        for number in range(arguments.kills):
-            moment = [*MOMENTS, "any"][number % (len(MOMENTS) + 1)]
-            run = Path(folder, str(number))
-            command = [*RUN, "--output", str(run)]
-            if moment == "any":
-                delay = draw.uniform(0.2, 0.9) * seconds
-                process = start(command)
-                process.join(delay)
-                process.kill()
-                where = f"after {delay:.2f} s"
-            else:
-                call = draw.randint(1, MOMENTS[moment][2])
-                process = start(command, moment=moment, call=call)
-                where = f"call {call} of {MOMENTS[moment][1]}"
-            process.join()
-            killed = process.exitcode == -signal.SIGKILL
-            left = checkpoints.listed(run)
-            resumed = start(["train", "--resume", str(run)] if (run / "config.json").exists() else command)
-            resumed.join()
-            rows.append(
-                {
-                    "moment": moment,
-                    "where": where,
-                    "killed": killed,
-                    "checkpoint": left[-1].timesteps if left else None,
-                    "identical": resumed.exitcode == 0 and outcome(run) == expected,
-                }
-            )
+        expected = outcome(folder / "undisturbed")
+        for number in range(2 if arguments.quick else arguments.kills):
+            rows.append(kill_once(number, folder, draw, seconds, expected))
             print(rows[-1], flush=True)
-    command = f"python -m benchmarks faults {' '.join(argv)}".strip()
-    result = {"command": command, "updates": len(expected["metrics"]), "seconds": seconds, "rows": rows}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    arguments.output.with_suffix(".md").write_text(table(result), encoding="utf-8")
-    print(arguments.output.with_suffix(".md").read_text(encoding="utf-8"))
+    results = {
+        "command": command_line("faults", argv),
+        "machine": about,
+        "updates": len(expected["metrics"]),
+        "seconds": seconds,
+        "rows": rows,
+    }
+    write(arguments.output, results, page(results))
     if not all(row["identical"] for row in rows):
         raise SystemExit(1)
 
 
-def table(result: dict[str, Any]) -> str:
-    """The results as Markdown.
-
-    Args:
-        result: What `main` writes as JSON.
-
-    Returns:
-        The text of a Markdown file.
-    """
-    rows = result["rows"]
+def page(results: dict[str, Any]) -> str:
+    """Returns the results as Markdown."""
+    rows = results["rows"]
     same, killed = (sum(row[name] for row in rows) for name in ("identical", "killed"))
-    lines = [
-        "# Runs that are killed",
-        "",
-        f"    {result['command']}",
-        "",
-        f"CPU, {platform.machine()}, one thread; torch {torch.__version__}. PPO, {result['updates']} updates on",
-        "TextGen/Copy-v0, with a normalised reward, a schedule, a bonus and a KL controller that remember. Of",
-        f"{len(rows)} runs, {killed} were killed with SIGKILL before their end, and {same} came to the numbers of the",
-        "run that was left alone, bit for bit, after `--resume`.",
-        "",
-        "| moment | where | killed | tokens of the last checkpoint | identical |",
-        "|---|---|---|---|---|",
+    note = (
+        f"One thread. PPO, {results['updates']} updates on TextGen/Copy-v0, with a normalised reward, a schedule, a "
+        "bonus and a KL controller that carry something from one update to the next. Of "
+        f"{len(rows)} runs, {killed} were killed with SIGKILL before their end, and {same} came to the numbers of the "
+        "run that was left alone, bit for bit, after `--resume`."
+    )
+    cells = [
+        [
+            row["moment"],
+            row["where"],
+            "yes" if row["killed"] else "no: it was over",
+            "none yet" if row["checkpoint"] is None else row["checkpoint"],
+            "yes" if row["identical"] else "NO",
+        ]
+        for row in rows
     ]
-    for row in rows:
-        found = "none yet" if row["checkpoint"] is None else row["checkpoint"]
-        said = ("yes" if row["killed"] else "no: it was over"), "yes" if row["identical"] else "NO"
-        lines.append(f"| {row['moment']} | {row['where']} | {said[0]} | {found} | {said[1]} |")
-    return "\n".join(lines) + "\n"
+    header = ["moment", "where", "killed", "tokens of the last checkpoint", "identical"]
+    return "\n".join([*heading("Runs that are killed", results, note), *table(header, cells)]) + "\n"

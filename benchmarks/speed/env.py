@@ -1,16 +1,16 @@
-"""How fast are the environments by themselves? No policy, resets and scores included.
+"""Measures the speed of the environments without a policy, resets and scores included.
 
 Every case plays whole episodes of TextGen-v0 with actions that were drawn beforehand, in one process and one thread.
-The cases take turns, round by round, so that whatever else the machine does falls on all of them; the table shows
-medians over the rounds. Time is that of the processor, which is the clock's while the process has a core to itself; the
-results say how much of one it had.
+The cases take turns, round by round, so that whatever else the machine does affects all of them; the table shows
+medians over the rounds. Time is that of the processor, which equals the clock's while the process has a core to itself;
+the results say how much of one it had.
 
 - random: uniformly random tokens. Nearly every word is nonsense that no reward has seen, the worst case for rewards
-  that remember.
+  that remember words.
 - text: the task's demonstrations, tokenised, so that the words are those of real text and episodes end with EOS.
 
-Beside the table, two promises: with copy=False a step costs the same however long responses are, and a reset however
-many examples the task has.
+Beside the table stand two promises: with copy=False a step costs the same at any length of responses, and a reset the
+same at any number of examples.
 
     python -m benchmarks env
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
 import textenvs
-from benchmarks.records import RESULTS, machine, write
+from benchmarks.records import RESULTS, command_line, heading, machine, table, write
 from benchmarks.speed.timing import Case, take_turns
 
 ENV_ID = "TextGen-v0"
-REWARDS = ("length", "sentiment", "bleu")  # those that are registered
+REWARDS = ("length", "sentiment", "bleu")
 PAYOUTS = ("sparse", "immediate")
 ACTIONS = ("random", "text")
 KINDS = (
@@ -48,9 +48,9 @@ KINDS = (
     ("native", 16384),
 )
 AT_LEAST = {64: 1e6, 1024: 5e6, 16384: 6e6}
-"""Lanes to the steps a second that native lanes are to reach with the sparse payout."""
+"""Lanes to the steps a second that native lanes promise with the sparse payout."""
 TIMES_SYNC = 25
-"""How many times SyncVectorEnv's speed at 1024 lanes."""
+"""Promised ratio to SyncVectorEnv's speed at 1024 lanes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,33 +58,33 @@ class Arguments:
     """Measure the environments without a policy."""
 
     rounds: int = 5
-    """How often each case has its turn."""
+    """Turns of each case."""
     seconds: float = 0.15
-    """How long a turn lasts at least; it ends with an episode's worth of steps."""
+    """The shortest turn. A turn ends with an episode's worth of steps."""
     max_new_tokens: int = 64
     """Budget of an episode in the table, in tokens."""
     max_prompt_length: int = 16
     """Prompts are cut to this many tokens."""
     lengths: tuple[int, ...] = (16, 64, 256, 1024, 4096)
-    """Responses of how many tokens, for the cost of a step."""
+    """Tokens of a response, for the cost of a step."""
     examples: tuple[int, ...] = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
-    """Tasks of how many examples, for the cost of a reset."""
+    """Examples of a task, for the cost of a reset."""
     lanes: int = 256
     """Lanes for those two."""
     quick: bool = False
     """Few and small cases, to see that all of it works: the numbers mean nothing."""
     output: Path = RESULTS / "env"
-    """Where results go: a .json, a .md and a .png file of this name."""
+    """Name of the results: a .json, a .md and a .png file."""
 
 
 def make_actions(kind: str, num_envs: int, budget: int, steps: int) -> NDArray[np.int64]:
-    """What the lanes write, drawn beforehand.
+    """Draws the actions of the lanes beforehand.
 
     Args:
         kind: One of `ACTIONS`.
-        num_envs: How many lanes.
+        num_envs: Number of lanes.
         budget: Longest episode, in tokens.
-        steps: How many steps.
+        steps: Number of steps.
 
     Returns:
         `(steps, num_envs)` token ids.
@@ -102,12 +102,12 @@ def make_actions(kind: str, num_envs: int, budget: int, steps: int) -> NDArray[n
 
 
 def play_vector(envs: Any, actions: NDArray[np.int64], steps: int) -> Callable[[], None]:
-    """What steps a vector environment, going on in the actions where it left off.
+    """Returns a function that steps a vector environment, and continues in the actions where it stopped.
 
     Args:
         envs: A vector environment in the mode SAME_STEP.
-        actions: `(any, num_envs)` token ids, read round and round.
-        steps: How many steps a call does.
+        actions: `(any, num_envs)` token ids, read again from the start when they end.
+        steps: Steps of a call.
 
     Returns:
         The function.
@@ -125,7 +125,7 @@ def play_vector(envs: Any, actions: NDArray[np.int64], steps: int) -> Callable[[
 
 
 def play_single(env: Any, actions: NDArray[np.int64], steps: int) -> Callable[[], None]:
-    """The same for a single environment. See `play_vector`."""
+    """Returns a function that steps a single environment, as `play_vector` does."""
     env.reset(seed=0)
     tokens, step = actions[:, 0].tolist(), 0
 
@@ -140,11 +140,11 @@ def play_single(env: Any, actions: NDArray[np.int64], steps: int) -> Callable[[]
 
 
 def speed_cases(arguments: Arguments, kinds: Sequence[tuple[str, int]], rewards: Sequence[str]) -> list[Case]:
-    """The cases of the table.
+    """Makes the cases of the table.
 
     Args:
         arguments: The command's arguments.
-        kinds: Which environments, and how many lanes each.
+        kinds: Kinds of environments, and the number of lanes of each.
         rewards: Names of rewards.
 
     Returns:
@@ -173,13 +173,13 @@ def speed_cases(arguments: Arguments, kinds: Sequence[tuple[str, int]], rewards:
 
 
 def length_cases(arguments: Arguments) -> list[Case]:
-    """Responses of several lengths: every episode spends its budget.
+    """Makes cases of several lengths of responses. Every episode spends its budget.
 
     Args:
         arguments: The command's arguments.
 
     Returns:
-        A case for each length, payout, and observations that are copies or not.
+        A case for each length, payout and value of `copy`.
     """
     cases = []
     for length in arguments.lengths:
@@ -195,10 +195,10 @@ def length_cases(arguments: Arguments) -> list[Case]:
 
 
 class Numbered(textenvs.Task):
-    """A task with as many examples as one wants.
+    """A task with any number of examples.
 
     Args:
-        size: How many the training split has.
+        size: Number of examples in the training split.
     """
 
     name = "numbered"
@@ -208,20 +208,20 @@ class Numbered(textenvs.Task):
         self._size = size
 
     def num_examples(self, split: str) -> int:
-        """See `Task.num_examples`."""
+        """Returns the size of the training split; the others are empty."""
         return self._size if split == "train" else 0
 
     def example(self, split: str, index: int) -> textenvs.Example:
-        """See `Task.example`."""
+        """Returns a prompt with the example's number."""
         return textenvs.Example(f"This is story number {index:06}.")
 
 
 def reset_cases(arguments: Arguments, size: int) -> list[Case]:
-    """Resets of all lanes, with a task of some size.
+    """Makes cases of resets of all lanes, with a task of some size.
 
     Args:
         arguments: The command's arguments.
-        size: How many examples.
+        size: Number of examples.
 
     Returns:
         A case for each payout; with the immediate one, a reset hands the reward its examples.
@@ -240,13 +240,13 @@ def reset_cases(arguments: Arguments, size: int) -> list[Case]:
 
 
 def checks(results: dict[str, Any]) -> list[tuple[str, str, float]]:
-    """What the environments promise, and what was measured.
+    """Compares the promises of the environments with the measurement.
 
     Args:
-        results: What the benchmark wrote.
+        results: The measurement.
 
     Returns:
-        (promise, its bound, what was measured) for each promise that the cases can tell of.
+        (promise, its bound, the measured value) for each promise that the measured cases cover.
     """
     wanted = {"actions": "random", "reward": "length", "payout": "sparse"}
     speeds = {
@@ -254,104 +254,99 @@ def checks(results: dict[str, Any]) -> list[tuple[str, str, float]]:
         for row in results["speed"]
         if wanted.items() <= row.items()
     }
-    found = [
+    promises = [
         (f"{lanes} lanes: millions of steps a second", f"at least {least / 1e6:g}", speeds["native", lanes] / 1e6)
         for lanes, least in AT_LEAST.items()
         if ("native", lanes) in speeds
     ]
     if ("SyncVectorEnv", 1024) in speeds:
         ratio = speeds["native", 1024] / speeds["SyncVectorEnv", 1024]
-        found.append(("1024 lanes: times SyncVectorEnv's speed", f"at least {TIMES_SYNC}", ratio))
+        promises.append(("1024 lanes: times SyncVectorEnv's speed", f"at least {TIMES_SYNC}", ratio))
     steps = [row for row in results["length"] if row["payout"] == "sparse" and not row["copy"]]
     resets = [row for row in results["reset"] if row["payout"] == "sparse"]
     for what, key, rows in (("step", "length", steps), ("reset", "examples", resets)):
         growth = rows[0]["steps_per_second"] / rows[-1]["steps_per_second"]
-        found.append((f"cost of a {what} at {key} {rows[-1][key]:,}, in that at {rows[0][key]}", "about 1", growth))
-    return found
+        promises.append((f"cost of a {what} at {key} {rows[-1][key]:,}, in that at {rows[0][key]}", "about 1", growth))
+    return promises
 
 
-def table(results: dict[str, Any]) -> str:
-    """The results as Markdown.
+def page(results: dict[str, Any]) -> str:
+    """Returns the results as Markdown.
 
     Args:
-        results: What the benchmark wrote.
-
-    Returns:
-        The text of a Markdown file.
+        results: The measurement.
     """
-    about = results["machine"]
+    note = (
+        f"One process, which had {results['share_of_a_core']:.0%} of a core. {ENV_ID}, prompts of "
+        f"{results['prompt_tokens']:.1f} tokens on average, {results['max_new_tokens']} new tokens, copied "
+        f"observations, resets and scores included. Medians of {results['rounds']} interleaved rounds. Random: "
+        "uniformly random tokens. Text: the task's demonstrations, tokenised."
+    )
+    lanes = results["lanes"]
     lines = [
-        "# Speed of the environments, without a policy",
-        "",
-        f"    {results['command']}",
-        "",
-        f"{about['cpu']} ({about['architecture']}), {about['cores']} cores, one process, which had "
-        f"{results['share_of_a_core']:.0%} of a core; load before: {about['load']}. "
-        f"Python {about['python']}, numpy {about['numpy']}, gymnasium {about['gymnasium']}.",
-        f"{ENV_ID}, prompts of {results['prompt_tokens']:.1f} tokens on average, "
-        f"{results['max_new_tokens']} new tokens, copied observations, resets and scores included.",
-        f"Medians of {results['rounds']} interleaved rounds. Random: uniformly random tokens. Text: the task's "
-        "demonstrations, tokenised.",
-        *([f"Not registered, and left out: {', '.join(results['left_out'])}."] if results["left_out"] else []),
-        "",
+        *heading("Speed of the environments, without a policy", results, note),
         "Thousands of steps a second:",
         "",
-    ]
-    rewards = list(dict.fromkeys(row["reward"] for row in results["speed"]))
-    columns = [(reward, payout, name) for reward in rewards for payout in PAYOUTS for name in ACTIONS]
-    lines += [
-        "| environment | lanes | "
-        + " | ".join(f"{reward}, {payout}, {name}" for reward, payout, name in columns)
-        + " |",
-        "|---|---|" + "---|" * len(columns),
-    ]
-    speeds = {
-        (row["kind"], row["lanes"], row["reward"], row["payout"], row["actions"]): row["steps_per_second"]
-        for row in results["speed"]
-    }
-    for kind, lanes in dict.fromkeys((row["kind"], row["lanes"]) for row in results["speed"]):
-        cells = [f"{speeds[kind, lanes, *column] / 1e3:,.0f}" for column in columns]
-        lines.append(f"| {kind} | {lanes} | " + " | ".join(cells) + " |")
-    lines += ["", "| promise (random actions, reward `length`, sparse) | bound | measured |", "|---|---|---|"]
-    lines += [f"| {promise} | {bound} | {measured:.2f} |" for promise, bound, measured in checks(results)]
-    lines += [
+        *_speed_table(results["speed"]),
         "",
-        f"Nanoseconds a step of one of {results['lanes']} lanes, by the response's length:",
+        *table(
+            ["promise (random actions, reward `length`, sparse)", "bound", "measured"],
+            [[promise, bound, f"{measured:.2f}"] for promise, bound, measured in checks(results)],
+        ),
         "",
-        "| tokens | " + " | ".join(str(length) for length in results["lengths"]) + " |",
-        "|---|" + "---|" * len(results["lengths"]),
-    ]
-    for payout in PAYOUTS:
-        for copy in (False, True):
-            cells = [
-                f"{1e9 / row['steps_per_second']:.0f}"
-                for row in results["length"]
-                if (row["payout"], row["copy"]) == (payout, copy)
-            ]
-            lines.append(f"| {payout}, copy={copy} | " + " | ".join(cells) + " |")
-    lines += [
+        f"Nanoseconds a step of one of {lanes} lanes, by the response's length:",
         "",
-        f"Nanoseconds a reset of one of {results['lanes']} lanes, by the number of examples:",
+        *table(
+            ["tokens", *results["lengths"]],
+            [
+                [f"{payout}, copy={copy}", *_nanoseconds(results["length"], payout=payout, copy=copy)]
+                for payout in PAYOUTS
+                for copy in (False, True)
+            ],
+        ),
         "",
-        "| examples | " + " | ".join(f"{size:,}" for size in results["examples"]) + " |",
-        "|---|" + "---|" * len(results["examples"]),
-    ]
-    for payout in PAYOUTS:
-        cells = [f"{1e9 / row['steps_per_second']:.0f}" for row in results["reset"] if row["payout"] == payout]
-        lines.append(f"| {payout}, copy=False | " + " | ".join(cells) + " |")
-    lines += [
+        f"Nanoseconds a reset of one of {lanes} lanes, by the number of examples:",
+        "",
+        *table(
+            ["examples", *(f"{size:,}" for size in results["examples"])],
+            [[f"{payout}, copy=False", *_nanoseconds(results["reset"], payout=payout)] for payout in PAYOUTS],
+        ),
         "",
         f"![both as curves]({results['plot']})",
     ]
     return "\n".join(lines) + "\n"
 
 
-def plot(results: dict[str, Any], file: Path) -> None:
-    """Draw what a step costs by length, and a reset by the number of examples.
+def _speed_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Makes the table of thousands of steps a second: a row for each kind and number of lanes."""
+    rewards = dict.fromkeys(row["reward"] for row in rows)
+    columns = [(reward, payout, name) for reward in rewards for payout in PAYOUTS for name in ACTIONS]
+    speeds = {
+        (row["kind"], row["lanes"], row["reward"], row["payout"], row["actions"]): row["steps_per_second"]
+        for row in rows
+    }
+    return table(
+        ["environment", "lanes", *(f"{reward}, {payout}, {name}" for reward, payout, name in columns)],
+        [
+            [kind, lanes, *(f"{speeds[kind, lanes, *column] / 1e3:,.0f}" for column in columns)]
+            for kind, lanes in dict.fromkeys((row["kind"], row["lanes"]) for row in rows)
+        ],
+    )
+
+
+def _nanoseconds(rows: Sequence[dict[str, Any]], **labels: Any) -> list[str]:
+    """Returns the cost of a step in the rows with these labels."""
+    return [f"{1e9 / row['steps_per_second']:.0f}" for row in rows if labels.items() <= row.items()]
+
+
+def plot(results: dict[str, Any]) -> Any:
+    """Draws the cost of a step by length, and of a reset by the number of examples.
 
     Args:
-        results: What the benchmark wrote.
-        file: Where the picture goes.
+        results: The measurement.
+
+    Returns:
+        The figure.
     """
     from matplotlib.figure import Figure
 
@@ -370,63 +365,41 @@ def plot(results: dict[str, Any], file: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.legend()
         axes.grid(alpha=0.3)
-    figure.savefig(file, dpi=120)
+    return figure
 
 
 def _curve(axes: Any, rows: Sequence[dict[str, Any]], key: str, label: str, color: str, style: str) -> None:
-    places = [row[key] for row in rows]
+    values = [row[key] for row in rows]
     costs, least, most = ([1e9 / row[name] for row in rows] for name in ("steps_per_second", "most", "least"))
-    axes.plot(places, costs, style, color=color, marker="o", label=label)
-    axes.fill_between(places, least, most, color=color, alpha=0.15)
+    axes.plot(values, costs, style, color=color, marker="o", label=label)
+    axes.fill_between(values, least, most, color=color, alpha=0.15)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measure, and write the results.
+    """Measures, and writes the results.
 
     Args:
-        argv: The command's words.
+        argv: The options of the command.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks env")
     kinds: Sequence[tuple[str, int]] = KINDS
     if arguments.quick:
-        arguments = Arguments(
-            rounds=1,
-            seconds=0.0,
-            max_new_tokens=8,
-            max_prompt_length=arguments.max_prompt_length,
-            lengths=(4, 8),
-            examples=(10, 100),
-            lanes=4,
-            quick=True,
-            output=arguments.output,
+        arguments = replace(
+            arguments, rounds=1, seconds=0.0, max_new_tokens=8, lengths=(4, 8), examples=(10, 100), lanes=4
         )
         kinds = (("single", 1), ("SyncVectorEnv", 2), ("native", 2))
     about, clock, processor = machine(), time.perf_counter(), time.process_time()
-    known = textenvs.list_rewards()
-    rewards = [reward for reward in REWARDS if reward in known]
-    left_out = [reward for reward in REWARDS if reward not in known]
-    for reward in left_out:
-        print(f"Left out: no reward {reward!r} is registered", flush=True)
     env: Any = gym.make(ENV_ID, max_prompt_length=arguments.max_prompt_length).unwrapped
+    resets = [case for size in arguments.examples for case in reset_cases(arguments, size)]
     results: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks env", *argv]),
+        "command": command_line("env", argv),
         "machine": about,
-        "rounds": arguments.rounds,
-        "max_new_tokens": arguments.max_new_tokens,
+        **{name: getattr(arguments, name) for name in ("rounds", "max_new_tokens", "lanes", "lengths", "examples")},
         "prompt_tokens": float(env.setting.pool.lengths.mean()),
-        "lanes": arguments.lanes,
-        "lengths": list(arguments.lengths),
-        "examples": list(arguments.examples),
-        "left_out": left_out,
         "plot": arguments.output.with_suffix(".png").name,
-        "speed": take_turns(speed_cases(arguments, kinds, rewards), arguments.rounds, arguments.seconds),
+        "speed": take_turns(speed_cases(arguments, kinds, REWARDS), arguments.rounds, arguments.seconds),
         "length": take_turns(length_cases(arguments), arguments.rounds, arguments.seconds),
-        "reset": take_turns(
-            [case for size in arguments.examples for case in reset_cases(arguments, size)],
-            arguments.rounds,
-            arguments.seconds,
-        ),
+        "reset": take_turns(resets, arguments.rounds, arguments.seconds),
     }
     results["share_of_a_core"] = (time.process_time() - processor) / (time.perf_counter() - clock)
-    write(arguments.output, results, table(results))
-    plot(results, arguments.output.with_suffix(".png"))
+    write(arguments.output, results, page(results), plot(results))

@@ -1,9 +1,9 @@
-"""How fast on a GPU: a GPT-2 of 124 million parameters with random weights, in bfloat16.
+"""Measures rollout and update on a GPU: a GPT-2 of 124 million parameters with random weights, in bfloat16.
 
-One command for a bare machine with torch, transformers and this project's dependencies. Ours through the environment
-(`sentiment` at every token) against `generate` and, where this Transformers has it, `generate_batch`; the roofline,
-which is the bytes that a step has to read (weights once, keys and values of every lane) over the bandwidth that is
-measured first; and the update, in shares of the matrix rate that is measured first.
+One command for a bare machine with torch, transformers and this project's dependencies. It compares ours through the
+environment (`sentiment` at every token) with `generate` and, where this Transformers has it, `generate_batch`; with the
+roofline, which is the bytes that a step has to read (weights once, keys and values of every lane) over the bandwidth
+that is measured first; and the update with the matrix rate that is measured first.
 
 It runs on any device: without a GPU, `--quick` shows that all of it works. No figure of a GPU has been committed yet.
 
@@ -26,10 +26,11 @@ import tyro
 from agents import Policy, collect
 from agents.devices import choose_device
 from agents.rollout import reference_log_probs
-from benchmarks.records import RESULTS, heading, machine, table, write
+from benchmarks.records import RESULTS, command_line, table, write
 from benchmarks.speed import peers
 from benchmarks.speed.iteration import make_agent
 from benchmarks.speed.shapes import TINY, Shape, make_env, make_model, word_tokenizer
+from benchmarks.speed.timing import speed_heading, speed_machine
 
 GPT2 = Shape("GPT-2 124M", layers=12, width=768, vocab_size=50257, lanes=64, new_tokens=128, family="gpt2", heads=12)
 
@@ -39,25 +40,25 @@ class Arguments:
     """Measure rollout and update on a GPU."""
 
     lanes: tuple[int, ...] = (64, 128, 256, 512)
-    """How many lanes."""
+    """Numbers of lanes."""
     rounds: int = 3
-    """How often each case has its turn, after one to warm up."""
+    """Turns of each case, after one to warm up."""
     device: str | None = None
-    """Where; None takes CUDA, then MPS, then the CPU."""
+    """The device; None takes CUDA, then MPS, then the CPU."""
     quick: bool = False
     """Few and small cases, to see that all of it works: the numbers mean nothing."""
     output: Path = RESULTS / "gpu"
-    """Where results go: a .json, a .md and a .png file of this name."""
+    """Name of the results: a .json, a .md and a .png file."""
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that it was given."""
+    """Waits until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds_of(play: Callable[[], Any], device: torch.device, rounds: int) -> float:
-    """The clock's seconds a call, the median over rounds."""
+    """Returns the clock's seconds of a call, the median over rounds."""
     play()
     spent = []
     for _ in range(rounds):
@@ -70,7 +71,7 @@ def seconds_of(play: Callable[[], Any], device: torch.device, rounds: int) -> fl
 
 
 def limits(device: torch.device, size: int) -> dict[str, float]:
-    """What the device can do: bytes a second read and written, and operations a second of bfloat16 products."""
+    """Measures the device: bytes a second read and written, and operations a second of bfloat16 products."""
     data, copy = (torch.empty(size * size * 4, dtype=torch.bfloat16, device=device) for _ in range(2))
     square = torch.randn(size, size, device=device).to(torch.bfloat16)
     copying = seconds_of(lambda: copy.copy_(data), device, 5)
@@ -79,14 +80,17 @@ def limits(device: torch.device, size: int) -> dict[str, float]:
 
 
 def step_bytes(shape: Shape) -> float:
-    """What a decode step has to read, on average over a response: weights, and every lane's keys and values."""
+    """Computes the bytes that a decode step has to read, on average over a response.
+
+    They are the weights, and every lane's keys and values.
+    """
     weights = shape.flops_per_token / 2
     seen = shape.prompt + shape.new_tokens / 2
     return 2 * (weights + 2 * shape.lanes * seen * shape.layers * shape.width)
 
 
 def generate_batch(model: Any, shape: Shape) -> Callable[[], int]:
-    """Transformers' own continuous batching."""
+    """Returns a function that writes with Transformers' own continuous batching, and returns its tokens."""
     ids = peers.prompts(shape, shape.lanes).tolist()
     settings = transformers.GenerationConfig(do_sample=True, top_k=0, max_new_tokens=shape.new_tokens, eos_token_id=-1)
 
@@ -98,7 +102,7 @@ def generate_batch(model: Any, shape: Shape) -> Callable[[], int]:
 
 
 def rollouts(shape: Shape, device: torch.device, arguments: Arguments, skipped: list[str]) -> list[dict[str, Any]]:
-    """Everybody at one number of lanes."""
+    """Measures everybody at one number of lanes."""
     model = make_model(shape)
     policy = Policy(model.to(device), word_tokenizer(shape.vocab_size)).adapt(precision="bfloat16")
     compiled = Policy(policy.model, policy.tokenizer).adapt(precision="bfloat16", compile=True)  # as CUDA graphs
@@ -130,7 +134,7 @@ def rollouts(shape: Shape, device: torch.device, arguments: Arguments, skipped: 
     for who, play in cases.items():
         try:
             seconds = seconds_of(play, device, arguments.rounds)
-        except (RuntimeError, TypeError, ValueError, ImportError) as error:  # a peer that does not run is no result
+        except (RuntimeError, TypeError, ValueError, ImportError) as error:  # the other cases still have results
             skipped.append(f"{shape.lanes} lanes: {who}: {error}")
             continue
         tokens = shape.lanes * shape.new_tokens
@@ -140,7 +144,7 @@ def rollouts(shape: Shape, device: torch.device, arguments: Arguments, skipped: 
 
 
 def update(shape: Shape, device: torch.device, arguments: Arguments) -> dict[str, Any]:
-    """One update of PPO: operations a second, forward and backward, of the products alone."""
+    """Measures one update of PPO: operations a second of the products alone, forward and backward."""
     policy = Policy(make_model(shape).to(device), word_tokenizer(shape.vocab_size)).adapt(precision="bfloat16")
     agent = make_agent(shape, shape.lanes, policy)
     generator = torch.Generator(device).manual_seed(0)
@@ -162,9 +166,9 @@ def update(shape: Shape, device: torch.device, arguments: Arguments) -> dict[str
 
 
 def page(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Returns the results as Markdown."""
     limit = results["limits"]
-    lines = heading(f"Speed on {results['device']}", results, "of the clock's time")
+    lines = speed_heading(f"Speed on {results['device']}", results, "of the clock's time")
     lines += [
         f"{results['date']}, `{results['shape']}`. Measured first: {limit['bytes_per_second'] / 1e9:,.0f} GB/s, "
         f"{limit['flops_per_second'] / 1e12:,.1f} TFLOP/s in bfloat16.",
@@ -197,12 +201,14 @@ def page(results: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def plot(results: dict[str, Any], file: Path) -> None:
-    """Draw the speeds by lanes, under the roofline.
+def plot(results: dict[str, Any]) -> Any:
+    """Draws the speeds by lanes, under the roofline.
 
     Args:
-        results: What the benchmark wrote.
-        file: Where the picture goes.
+        results: The measurement.
+
+    Returns:
+        The figure.
     """
     from matplotlib.figure import Figure
 
@@ -215,14 +221,14 @@ def plot(results: dict[str, Any], file: Path) -> None:
     axes.plot([row["lanes"] for row in roof], [row["tokens_per_second"] for row in roof], "k--", label="roofline")
     axes.set(xscale="log", yscale="log", xlabel="lanes", ylabel="tokens a second", title=results["device"])
     axes.legend()
-    figure.savefig(file, dpi=120)
+    return figure
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measure, and write the results.
+    """Measures, and writes the results.
 
     Args:
-        argv: The command's words.
+        argv: The options of the command.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks gpu")
     device = choose_device("cpu" if arguments.quick and arguments.device is None else arguments.device)
@@ -234,8 +240,8 @@ def main(argv: Sequence[str]) -> None:
     measured = limits(device, size)
     skipped: list[str] = []
     results: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks gpu", *argv]),
-        "machine": machine("torch", "transformers"),
+        "command": command_line("gpu", argv),
+        "machine": speed_machine("torch", "transformers"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "date": time.strftime("%Y-%m-%d"),
         "rounds": arguments.rounds,
@@ -243,18 +249,17 @@ def main(argv: Sequence[str]) -> None:
         "limits": measured,
         "roofline": [
             {
-                "lanes": one.lanes,
-                "tokens_per_second": one.lanes
+                "lanes": shape.lanes,
+                "tokens_per_second": shape.lanes
                 / max(
-                    step_bytes(one) / measured["bytes_per_second"],
-                    one.lanes * one.flops_per_token / measured["flops_per_second"],
+                    step_bytes(shape) / measured["bytes_per_second"],
+                    shape.lanes * shape.flops_per_token / measured["flops_per_second"],
                 ),
             }
-            for one in shapes
+            for shape in shapes
         ],
-        "speed": [row for one in shapes for row in rollouts(one, device, arguments, skipped)],
+        "speed": [row for shape in shapes for row in rollouts(shape, device, arguments, skipped)],
         "update": [update(shapes[0], device, arguments)],
         "skipped": skipped,
     }
-    write(arguments.output, results, page(results))
-    plot(results, arguments.output.with_suffix(".png"))
+    write(arguments.output, results, page(results), plot(results))

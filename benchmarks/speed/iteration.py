@@ -1,12 +1,12 @@
-"""How fast is an iteration of PPO: write, score, learn for four epochs of four minibatches?
+"""Measures the speed of an iteration of PPO: write, score, learn for four epochs of four minibatches.
 
-Ours is `agents.PPO` through the environment, with `sentiment` at every token and KL to a reference; the others are in
-`peers.py`: a bare hand-written loop, Stable-Baselines3's PPO with the same transformer (at the small shape: it
-reads the whole text again at every step), and TRL's PPO, GRPO and RLOO, each in a process of its own, where an
-interpreter that has it is named. Each also says how much memory its first iterations added.
+Ours is `agents.PPO` through the environment, with `sentiment` at every token and KL to a reference. The others are in
+`peers.py`: a bare hand-written loop, Stable-Baselines3's PPO with the same transformer (at the small shape alone, since
+it reads the whole text again at every step), and TRL's PPO, GRPO and RLOO, each in a process of its own, where an
+interpreter that has it is named. Each also reports the memory that its first iterations added.
 
-Then, whether the fast path learns the same: reward curves of ours, and of a plain policy (whole texts read again at
-every step, a log-softmax of all logits), over several seeds.
+Then it compares what is learned: reward curves of ours, and of a plain policy (whole texts read again at every step, a
+log-softmax of all logits), over several seeds.
 
     python -m benchmarks iteration --trl-ppo /path/to/python --trl /path/to/python
 """
@@ -31,7 +31,7 @@ from agents import PPO, Agent, Policy, collect
 from agents.policy.context import Context, FullContext
 from agents.policy.decode_graph import WORTH_IT as WARM_UP
 from agents.policy.policy import ActionEvaluation, LossOfActions
-from benchmarks.records import RESULTS, heading, machine, table, write
+from benchmarks.records import RESULTS, command_line, table, write
 from benchmarks.speed import peers
 from benchmarks.speed.shapes import (
     BASE,
@@ -45,7 +45,7 @@ from benchmarks.speed.shapes import (
     make_policy,
     word_tokenizer,
 )
-from benchmarks.speed.timing import Case, compared, compared_table
+from benchmarks.speed.timing import Case, compared, compared_table, speed_heading, speed_machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,32 +53,32 @@ class Arguments:
     """Measure an iteration of PPO."""
 
     rounds: int = 3
-    """How often each case has its turn."""
+    """Turns of each case."""
     trl_ppo: Path | None = None
     """An interpreter with TRL 1.12.0, the last with a PPO."""
     trl: Path | None = None
     """An interpreter with the latest TRL."""
     shapes: tuple[str, ...] = ("base", "small", "ragged")
-    """Which shapes."""
+    """Names of the shapes."""
     memory: bool = True
-    """Whether to measure memory at a vocabulary of 50257."""
+    """Measure memory at a vocabulary of 50257."""
     seeds: int = 5
-    """Runs of each kind, for the reward curves."""
+    """Runs of each kind, for the reward curves; 0: none."""
     updates: int = 12
     """Updates of each of those runs."""
     quick: bool = False
     """Few and small cases, to see that all of it works: the numbers mean nothing."""
     output: Path = RESULTS / "iteration"
-    """Where results go: a .json, a .md and a .png file of this name."""
+    """Name of the results: a .json, a .md and a .png file."""
     worker: str | None = None
-    """Measure the memory of one kind, in this process, and say so on standard output. For the benchmark itself."""
+    """Measure the memory of one kind in this process, and print it. For the benchmark itself."""
 
 
 class PlainPolicy(Policy):
-    """The reference: reads whole texts at every step, and keeps all logits."""
+    """The plain reference: reads whole texts at every step, and keeps all logits."""
 
     def context(self, num_lanes: int, max_length: int) -> Context:
-        """See `Policy.context`."""
+        """Returns a context without a cache."""
         return FullContext(self.model, num_lanes)
 
     def evaluate(
@@ -91,7 +91,7 @@ class PlainPolicy(Policy):
         entropy: bool = True,
         allowed: Tensor | None = None,
     ) -> ActionEvaluation:
-        """See `Policy.evaluate`."""
+        """Evaluates actions with a log-softmax of all logits."""
         output = self.model(input_ids=input_ids, output_hidden_states=True, use_cache=False)
         before = (positions - 1)[..., None]
         logs = torch.log_softmax(output.logits / temperature, dim=-1)
@@ -105,13 +105,13 @@ class PlainPolicy(Policy):
     def loss(
         self, input_ids: Tensor, positions: Tensor, mask: Tensor, loss_of: LossOfActions, **settings: Any
     ) -> Tensor:
-        """See `Policy.loss`: the gradient is PyTorch's own."""
+        """Computes the loss; its gradient is PyTorch's own."""
         now, at = self.evaluate(input_ids, positions, mask, **settings), mask.nonzero(as_tuple=True)
         return loss_of(ActionEvaluation(now.log_probs[at], now.entropies[at], now.values[at]), at)
 
 
 def make_agent(shape: Shape, episodes: int, policy: Policy | None = None, seed: int = 0, **settings: Any) -> Agent:
-    """Our PPO at a shape: four epochs of four minibatches."""
+    """Makes our PPO at a shape: four epochs of four minibatches."""
     policy = make_policy(shape) if policy is None else policy
     defaults: dict[str, Any] = {"learning_rate": 1e-5, "kl_coef": 0.01, "optimizer": "adamw"}
     return PPO(
@@ -128,11 +128,9 @@ def make_agent(shape: Shape, episodes: int, policy: Policy | None = None, seed: 
 
 
 def ours(shape: Shape, episodes: int, warm: bool = True, compiled: bool = False) -> Any:
-    """What does one iteration of ours and returns how many tokens that were."""
+    """Returns a function that does one iteration of ours, and returns its tokens."""
     agent = make_agent(shape, episodes, make_policy(shape).adapt(compile=compiled))
-    for _ in range(
-        0, (1 + WARM_UP) * warm, shape.new_tokens
-    ):  # until the policy has traced its step: agents/policy/decode_graph.py
+    for _ in range(0, (1 + WARM_UP) * warm, shape.new_tokens):  # until the policy has traced its step
         collect(agent.env, agent.policy, shape.lanes, seed=0)
 
     def play() -> int:
@@ -144,7 +142,7 @@ def ours(shape: Shape, episodes: int, warm: bool = True, compiled: bool = False)
 
 
 def speeds(shape: Shape, episodes: int, arguments: Arguments, skipped: list[str]) -> list[dict[str, Any]]:
-    """Everybody at one shape."""
+    """Measures everybody at one shape."""
 
     def labels(who: str) -> dict[str, Any]:
         return {"shape": shape.name, "who": who}
@@ -172,21 +170,21 @@ def speeds(shape: Shape, episodes: int, arguments: Arguments, skipped: list[str]
     try:
         return compared([*cases, *remote], arguments.rounds, 0.0, "ours")
     finally:
-        for one in remote:
-            one.close()
+        for case in remote:
+            case.close()
 
 
 KINDS = ("ours", "bare loop", "bare loop, chunked head")
 
 
 def memory_worker(kind: str, shape: Shape, episodes: int) -> None:
-    """Do two iterations in this process, and say how much memory they added to what was there before."""
-    from benchmarks.speed.trl_peer import forget, memory_mb
+    """Does two iterations in this process, and prints the memory that they added."""
+    from benchmarks.speed.trl_peer import memory_mb, reset_peak
 
     play = (
         ours(shape, episodes, False) if kind == "ours" else peers.BareLoop(shape, episodes, "chunked" in kind).iteration
     )
-    forget()
+    reset_peak()
     before = memory_mb("VmRSS")
     play()
     started = time.process_time()
@@ -198,7 +196,7 @@ def memory_worker(kind: str, shape: Shape, episodes: int) -> None:
 
 
 def memory(shape: Shape, episodes: int, arguments: Arguments, skipped: list[str]) -> list[dict[str, Any]]:
-    """How much memory two iterations add, each kind in a process of its own."""
+    """Measures the memory that two iterations add, each kind in a process of its own."""
     rows = []
     for kind in KINDS:
         words = [sys.executable, "-m", "benchmarks", "iteration", "--worker", kind]
@@ -224,9 +222,9 @@ def memory(shape: Shape, episodes: int, arguments: Arguments, skipped: list[str]
 
 
 def curves(arguments: Arguments, shape: Shape) -> dict[str, Any]:
-    """Scores by update, `(seeds, updates)`, of the fast path and of the plain one, on other seeds."""
-    found: dict[str, list[list[float]]] = {"fast": [], "plain": []}
-    for kind, first in (("fast", 0), ("plain", 1000)):  # other seeds: only the distributions are to agree
+    """Trains the fast path and the plain one, on different seeds. Returns scores by update, `(seeds, updates)` each."""
+    scores_of: dict[str, list[list[float]]] = {"fast": [], "plain": []}
+    for kind, first in (("fast", 0), ("plain", 1000)):  # different seeds: only the distributions have to agree
         for seed in range(arguments.seeds):
             model, tokenizer = make_model(shape, seed=0), word_tokenizer(shape.vocab_size)
             policy = (Policy if kind == "fast" else PlainPolicy)(model, tokenizer)
@@ -234,13 +232,13 @@ def curves(arguments: Arguments, shape: Shape) -> dict[str, Any]:
             scores: list[float] = []
             while len(scores) < arguments.updates:
                 agent.learn(agent.timesteps + 1, on_update=lambda row, scores=scores: scores.append(row["score"]))
-            found[kind].append(scores)
+            scores_of[kind].append(scores)
             print(kind, seed, [round(score, 3) for score in scores], flush=True)
-    fast, plain = (np.array(found[kind]) for kind in ("fast", "plain"))
+    fast, plain = (np.array(scores_of[kind]) for kind in ("fast", "plain"))
     gap = fast.mean(0) - plain.mean(0)
     error = np.sqrt((fast.var(0, ddof=1) + plain.var(0, ddof=1)) / len(fast)) if len(fast) > 1 else np.ones_like(gap)
     return {
-        **found,
+        **scores_of,
         "gaps_in_standard_errors": (gap / np.maximum(error, 1e-12)).tolist(),
         "first": float(fast[:, 0].mean()),
         "last": [float(fast[:, -1].mean()), float(plain[:, -1].mean())],
@@ -248,11 +246,11 @@ def curves(arguments: Arguments, shape: Shape) -> dict[str, Any]:
 
 
 def page(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    lines = heading("Speed of an iteration of PPO", results)
+    """Returns the results as Markdown."""
+    lines = speed_heading("Speed of an iteration of PPO", results)
     lines += [
         "Ours writes through the environment with `sentiment` paid at every token, and compares with a reference;",
-        "where it is compiled, that is the step of its rollout (docs/speed.md), before anything is timed.",
+        "compiled, the step of its rollout is (docs/speed.md), before anything is timed.",
         "TRL's PPO has a reward model of one layer, GRPO and RLOO a reward that costs nothing, the bare loop random",
         "rewards. Each learns for four epochs of four minibatches.",
         "",
@@ -269,15 +267,15 @@ def page(results: dict[str, Any]) -> str:
         ]
         lines += [*table(["", "MB added by two iterations", "tokens a CPU-second"], cells), ""]
     if results["curves"]:
-        found = results["curves"]
-        worst = max(abs(gap) for gap in found["gaps_in_standard_errors"])
+        curves = results["curves"]
+        worst = max(abs(gap) for gap in curves["gaps_in_standard_errors"])
         lines += [
             "## The same learning",
             "",
-            f"{len(found['fast'])} seeds of {len(found['fast'][0])} updates each, fast and plain on other seeds: the "
-            f"mean score goes from {found['first']:.3f} to {found['last'][0]:.3f} (fast) and {found['last'][1]:.3f} "
+            f"{len(curves['fast'])} seeds of {len(curves['fast'][0])} updates each, fast and plain on other seeds: the "
+            f"mean score goes from {curves['first']:.3f} to {curves['last'][0]:.3f} (fast) and {curves['last'][1]:.3f} "
             f"(plain). The largest gap between the two means at any update is {worst:.1f} standard errors.",
-            "That the gradients of one update agree to 1e-5 is tested: `tests/benchmarks/test_speed.py`.",
+            "The gradients of one update agree to 1e-5: `tests/benchmarks/speed/test_speed.py`.",
             "",
             f"![scores by update]({results['plot']})",
             "",
@@ -286,12 +284,14 @@ def page(results: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def plot(results: dict[str, Any], file: Path) -> None:
-    """Draw the speeds, and the reward curves of the fast and of the plain path.
+def plot(results: dict[str, Any]) -> Any:
+    """Draws the speeds, and the reward curves of the fast and of the plain path.
 
     Args:
-        results: What the benchmark wrote.
-        file: Where the picture goes.
+        results: The measurement.
+
+    Returns:
+        The figure.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
@@ -310,14 +310,14 @@ def plot(results: dict[str, Any], file: Path) -> None:
     right.set(xlabel="updates", ylabel="score", title="The same learning")
     if results["curves"]:
         right.legend()
-    figure.savefig(file, dpi=120)
+    return figure
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measure, and write the results.
+    """Measures, and writes the results.
 
     Args:
-        argv: The command's words.
+        argv: The options of the command.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks iteration")
     torch.set_num_threads(1)
@@ -338,8 +338,8 @@ def main(argv: Sequence[str]) -> None:
     episodes = {shape.name: shape.lanes * (8 if shape.mean_length else 4 if shape is TINY else 2) for shape in chosen}
     skipped: list[str] = []
     results: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks iteration", *argv]),
-        "machine": machine("torch", "transformers"),
+        "command": command_line("iteration", argv),
+        "machine": speed_machine("torch", "transformers"),
         "rounds": arguments.rounds,
         "shapes": {**{shape.name: repr(shape) for shape in chosen}, "memory": repr(large)},
         "episodes": episodes,
@@ -350,16 +350,15 @@ def main(argv: Sequence[str]) -> None:
         "skipped": skipped,
     }
 
-    def keep() -> None:
-        write(arguments.output, results, page(results))
-        plot(results, arguments.output.with_suffix(".png"))
+    def save() -> None:
+        write(arguments.output, results, page(results), plot(results))
 
     for shape in chosen:
         results["speed"] += speeds(shape, episodes[shape.name], arguments, skipped)
-        keep()
+        save()
     if arguments.memory:
         results["memory"] = memory(large, at_large, arguments, skipped)
-        keep()
+        save()
     if arguments.seeds:
         results["curves"] = curves(arguments, learned)
-        keep()
+        save()

@@ -1,12 +1,12 @@
-"""What our rollout and our update are measured against, in this process: what anybody would write on Transformers.
+"""Other ways to do a rollout and an update, measured beside ours in the same process.
 
 - `generate`: Transformers' own, with its dynamic or its static cache. No environment, no reward, no log-probs.
 - a bare loop: a hand-written rollout on Transformers' dynamic cache, with inverse CDF sampling and log-probs, and a
-  hand-written PPO update over whole padded batches, with all its logits in memory. No environment, rewards for nothing.
+  hand-written PPO update over whole padded batches, with all its logits in memory. No environment, random rewards.
 - the floor: the matrix products of a decode step alone, as PyTorch computes them.
-- SB3's PPO with the same transformer as its policy, see `agents.sb3`.
+- SB3's PPO with the same transformer as its policy, through `agents.sb3`.
 
-TRL runs in a process of its own, see `benchmarks.speed.trl_peer`.
+TRL runs in a process of its own: `trl_peer.py`.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from benchmarks.speed.timing import Case
 
 
 def prompts(shape: Shape, count: int) -> Tensor:
-    """`(count, prompt)` random tokens."""
+    """Draws `(count, prompt)` random tokens."""
     return torch.randint(3, shape.vocab_size, (count, shape.prompt), generator=torch.Generator().manual_seed(0))
 
 
 def written_tokens(rows: Tensor, prompt: int) -> int:
-    """How many tokens were written behind the prompts in `(batch, length)` rows: EOS counts, and nothing after it."""
+    """Counts the tokens written after the prompts in `(batch, length)` rows: EOS counts, and nothing after it."""
     responses = rows[:, prompt:]
     return int(((responses == 0).long().cumsum(1) - (responses == 0).long() == 0).sum())
 
 
 def generate(model: Any, shape: Shape, episodes: int, static: bool = False) -> Callable[[], int]:
-    """Batches of as many rows as there are lanes, until that many episodes are written.
+    """Returns a function that writes batches of as many rows as there are lanes, until it has so many episodes.
 
     Args:
         model: A Transformers model.
-        shape: How many lanes, and their budget.
-        episodes: How many episodes a call writes.
-        static: Whether to use the static cache, not compiled.
+        shape: Number of lanes, and their budget.
+        episodes: Episodes of a call.
+        static: If True, with the static cache, not compiled.
 
     Returns:
-        What writes them, and returns how many tokens that were.
+        The function, which returns the number of tokens.
     """
     ids = prompts(shape, shape.lanes)
     settings: dict[str, Any] = {"cache_implementation": "static", "disable_compile": True} if static else {}
@@ -76,13 +76,13 @@ def generate(model: Any, shape: Shape, episodes: int, static: bool = False) -> C
 
 @torch.no_grad()
 def bare_rollout(model: Any, value_head: nn.Linear, ids: Tensor, new_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A hand-written loop over Transformers' dynamic cache.
+    """Writes responses in a hand-written loop over Transformers' dynamic cache.
 
     Args:
         model: A Transformers model that never draws EOS.
-        value_head: Linear, from hidden states to one number.
+        value_head: A linear layer from hidden states to one number.
         ids: `(batch, prompt)` prompts of one length.
-        new_tokens: How many tokens to write.
+        new_tokens: Tokens to write.
 
     Returns:
         `(batch, prompt + new_tokens)` rows, and `(batch, new_tokens)` log-probs and values.
@@ -100,13 +100,12 @@ def bare_rollout(model: Any, value_head: nn.Linear, ids: Tensor, new_tokens: int
 
 
 class BareLoop:
-    """PPO as one would write it by hand: full logits, whole padded batches, four epochs of four minibatches.
+    """PPO as written by hand: full logits, whole padded batches, four epochs of four minibatches.
 
     Args:
-        shape: The model, and how many lanes.
-        episodes: Of each iteration.
-        chunked: Whether the head of the update is `agents.policy.chunked_log_probs` rather than a log-softmax of all
-        logits.
+        shape: The model, and the number of lanes.
+        episodes: Episodes of each iteration.
+        chunked: If True, the head of the update is `chunked_log_probs.py`, in place of a log-softmax of all logits.
     """
 
     def __init__(self, shape: Shape, episodes: int, chunked: bool = False) -> None:
@@ -118,7 +117,7 @@ class BareLoop:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5, eps=1e-5, fused=True)
 
     def iteration(self) -> int:
-        """Write, and learn from it. Returns how many tokens were written."""
+        """Writes a batch and learns from it. Returns the number of tokens."""
         shape = self.shape
         ids = prompts(shape, shape.lanes)
         parts = [
@@ -130,13 +129,13 @@ class BareLoop:
         return old.numel()
 
     def update(self, rows: Tensor, old: Tensor, values: Tensor, rewards: Tensor) -> None:
-        """Four epochs of PPO.
+        """Does four epochs of PPO.
 
         Args:
             rows: `(batch, length)` whole episodes, all of one length.
             old: `(batch, time)` log-probs of the actions, which end the rows.
-            values: `(batch, time)` of the states before them.
-            rewards: `(batch, time)`.
+            values: `(batch, time)` values of the states before them.
+            rewards: `(batch, time)` rewards.
         """
         steps = old.shape[1]
         size = max(1, len(rows) // 4)
@@ -163,16 +162,16 @@ class BareLoop:
         if self.chunked:
             head = model.lm_head
             flat = hidden.reshape(-1, hidden.shape[-1])
-            found = linear_log_probs(flat, head.weight, head.bias, taken.reshape(-1))
-            return found[0].view_as(taken), found[1].view_as(taken), hidden
+            log_probs, entropies = linear_log_probs(flat, head.weight, head.bias, taken.reshape(-1))
+            return log_probs.view_as(taken), entropies.view_as(taken), hidden
         logs = torch.log_softmax(model.lm_head(hidden), dim=-1)
         return logs.gather(2, taken[..., None])[..., 0], -(logs.exp() * logs).sum(-1), hidden
 
 
 def floor(model: Any, shape: Shape) -> Callable[[], int]:
-    """The matrix products of a response's decode steps, and nothing else."""
-    weights = [one.weight.detach() for one in model.modules() if isinstance(one, nn.Linear)]
-    inputs = [torch.randn(shape.lanes, one.shape[1]) for one in weights]
+    """Returns a function that does the matrix products of a response's decode steps, and nothing else."""
+    weights = [layer.weight.detach() for layer in model.modules() if isinstance(layer, nn.Linear)]
+    inputs = [torch.randn(shape.lanes, weight.shape[1]) for weight in weights]
 
     @torch.no_grad()
     def play() -> int:
@@ -185,7 +184,10 @@ def floor(model: Any, shape: Shape) -> Callable[[], int]:
 
 
 def sb3_iteration(shape: Shape, episodes: int) -> Callable[[], int]:
-    """An iteration of Stable-Baselines3's PPO with the same transformer, which reads the whole text at every step."""
+    """Returns a function that does an iteration of Stable-Baselines3's PPO with the same transformer.
+
+    It reads the whole text at every step.
+    """
     import stable_baselines3
 
     policy = make_policy(shape)
@@ -222,11 +224,15 @@ class TrlCase(Case):
     """A trainer of TRL in a process of its own, which does one iteration each time it is asked.
 
     Args:
-        labels: What the results call it.
+        labels: The columns that tell it from other cases.
         python: The interpreter of an environment that has TRL.
         algorithm: "ppo", "grpo" or "rloo".
-        shape: The model, and how many lanes.
-        episodes: Of each iteration.
+        shape: The model, and the number of lanes.
+        episodes: Episodes of each iteration.
+
+    Attributes:
+        version: TRL's version.
+        added_mb: Memory that the iterations so far have added, in MB.
     """
 
     def __init__(self, labels: dict[str, Any], python: Path, algorithm: str, shape: Shape, episodes: int) -> None:
@@ -270,7 +276,7 @@ class TrlCase(Case):
         raise RuntimeError(f"Expected an answer of TRL, got none: {self._errors.read()[-2000:]}")
 
     def turn(self, seconds: float) -> None:
-        """One iteration; the first only warms up."""
+        """Does one iteration. The first only warms up."""
         assert self.process.stdin is not None
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
@@ -281,7 +287,7 @@ class TrlCase(Case):
         self._warm = True
 
     def close(self) -> None:
-        """End the process."""
+        """Ends the process."""
         self.process.kill()
         self.process.wait()
         self._errors.close()

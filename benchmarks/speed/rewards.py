@@ -1,16 +1,16 @@
-"""What does a token cost under each score, and does it cost the same late in a response as early?
+"""Measures the cost of a token under each score, early and late in a response.
 
-Every registered score, without an environment: tokens of real text go straight into its scorer. Beside it stands the
-price of what everybody else does, which is to score the whole text again once a token: with the score's own definition,
-and with the library that it equals, where there is one.
+Every registered score is measured without an environment: tokens of real text go straight into its scorer. Beside it
+stands the usual way, which is to score the whole text again once a token: with the score's own definition, and with the
+library that it equals, where there is one.
 
 - lanes: nanoseconds a token of one lane, when many lanes push together.
-- single: the same for one lane alone, where what a call of numpy costs shows.
+- single: the same for one lane alone, where the cost of a NumPy call shows.
 - again, library: the whole text, scored once a token, over the same responses.
-- late: the cost of a token of the last `window` tokens before each length, the first of them being 1.
+- late: the cost of a token of the last `window` tokens before each length, relative to the first length.
 
-Texts are demonstrations of the task "stories", so words come again, as they do in training: what a scorer works out
-when it meets a word for the first time is paid in the turn that warms up. The time is the processor's, and cases take
+Texts are demonstrations of the task "stories", so that words come again, as they do in training: the work of a scorer
+that meets a word for the first time is paid in the turn that warms up. The time is the processor's, and cases take
 turns, as in `benchmarks.speed.env`.
 
     python -m benchmarks rewards
@@ -30,14 +30,14 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from benchmarks.records import RESULTS, machine, write
+from benchmarks.records import RESULTS, command_line, heading, machine, table, write
 from benchmarks.speed.timing import Case, take_turns
 from textenvs import Example, list_rewards, make_reward, make_task
 from textenvs.rewards import Reward, TextScorer
 from textenvs.tokenizer import decode, make_tokenizer
 
 ARGUMENTS: dict[str, dict[str, Any]] = {"last_turn": {"reward": "length"}}
-"""Arguments of the scores that need some. A score that still cannot be made is left out, and named."""
+"""Arguments of the scores that need some. A score that still cannot be made is left out, with the reason."""
 METADATA: dict[str, Any] = {
     "keywords": ["happy", ["little", "small"], "day"],
     "concepts": ["girl", "laugh_V", "ball_N"],
@@ -48,45 +48,45 @@ METADATA: dict[str, Any] = {
     "source": "The small dog is not happy.",
     "target": "German",
 }
-"""What some scores read of an example, beside what the task gives."""
+"""Metadata that some scores read, beside the task's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Measure what a token costs under each score."""
+    """Measure the cost of a token under each score."""
 
     rounds: int = 5
-    """How often each case has its turn."""
+    """Turns of each case."""
     seconds: float = 0.1
-    """How long a turn lasts at least."""
+    """The shortest turn."""
     tokens: int = 64
     """Length of a response, in tokens."""
     lanes: int = 256
     """Responses that grow side by side."""
     lengths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
-    """Where in a response the cost of a token is looked at."""
+    """Lengths of a response at which the cost of a token is measured."""
     window: int = 32
-    """Over how many tokens."""
+    """Tokens before each length over which it is measured."""
     long_lanes: int = 64
-    """Lanes for that."""
+    """Lanes for that measurement."""
     only: tuple[str, ...] = ()
-    """Names of the scores to measure; none: all that are registered."""
+    """Names of the scores to measure; none: all registered ones."""
     quick: bool = False
     """Few and small cases, to see that all of it works: the numbers mean nothing."""
     output: Path = RESULTS / "rewards"
-    """Where results go: a .json, a .md and a .png file of this name."""
+    """Name of the results: a .json, a .md and a .png file."""
 
 
 def libraries() -> dict[str, Callable[[Example, str], float]]:
-    """The libraries that scores equal, as far as they are installed."""
-    found: dict[str, Callable[[Example, str], float]] = {}
+    """Returns the libraries that scores equal, as far as they are installed, by the score's name."""
+    by_name: dict[str, Callable[[Example, str], float]] = {}
     try:
         from sacrebleu.metrics import BLEU, CHRF
 
         logging.getLogger("sacrebleu").setLevel(logging.ERROR)
         metrics = {"bleu": BLEU(effective_order=True), "chrf": CHRF(), "chrfpp": CHRF(word_order=2)}
         for name, metric in metrics.items():
-            found[name] = lambda example, text, metric=metric: (
+            by_name[name] = lambda example, text, metric=metric: (
                 metric.sentence_score(text, list(example.references)).score
             )
     except ImportError:
@@ -96,20 +96,20 @@ def libraries() -> dict[str, Callable[[Example, str], float]]:
 
         for name, kind in {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_n": "rouge3", "rouge_l": "rougeL"}.items():
             scorer = RougeScorer([kind])
-            found[name] = lambda example, text, scorer=scorer, kind=kind: (
+            by_name[name] = lambda example, text, scorer=scorer, kind=kind: (
                 scorer.score_multi(example.references, text)[kind].fmeasure
             )
     except ImportError:
         pass
-    return found
+    return by_name
 
 
 @dataclass(frozen=True)
 class Texts:
-    """What is scored.
+    """Examples and text to score.
 
     Attributes:
-        examples: Some examples; each has two references and all metadata that a score might read.
+        examples: Examples, each with two references and all metadata that a score might read.
         stream: Token ids of many demonstrations, one behind the other.
     """
 
@@ -117,40 +117,37 @@ class Texts:
     stream: NDArray[np.int64]
 
     def tokens(self, steps: int, lanes: int) -> NDArray[np.int64]:
-        """`(steps, lanes)` tokens: each lane reads the stream from another place."""
+        """Returns `(steps, lanes)` tokens. Each lane reads the stream from a position of its own."""
         starts = np.random.default_rng(0).integers(len(self.stream), size=lanes)
         return self.stream[(starts + np.arange(steps)[:, None]) % len(self.stream)]
 
 
 def make_texts(count: int = 512) -> Texts:
-    """Examples and demonstrations of the task "stories".
+    """Makes examples and demonstrations of the task "stories".
 
     Args:
-        count: How many.
-
-    Returns:
-        Them.
+        count: Number of examples.
     """
     task, tokenizer = make_task("stories"), make_tokenizer("stories")
     plain = [task.example("train", index) for index in range(count)]
     texts = [task.demonstration(example) for example in plain]
-    numbered = [f"{text} 3.5" for text in texts]  # what reads numbers finds one
+    numbered = [f"{text} 3.5" for text in texts]  # for scores that read numbers
     examples = [
-        replace(example, references=(one, other), metadata={**example.metadata, **METADATA})
-        for example, one, other in zip(plain, numbered, [*numbered[1:], numbered[0]], strict=True)
+        replace(example, references=(first, second), metadata={**example.metadata, **METADATA})
+        for example, first, second in zip(plain, numbered, [*numbered[1:], numbered[0]], strict=True)
     ]
     stream = [token for text in texts for token in tokenizer.encode_response(" " + text.strip())]
     return Texts(examples, np.array(stream, dtype=np.int64))
 
 
 def push_case(reward: Reward, lanes: int, texts: Texts, labels: dict[str, Any], tokens: int) -> Case:
-    """Whole responses, pushed token by token, to other examples each time.
+    """Makes a case of whole responses, pushed token by token, to other examples each time.
 
     Args:
         reward: The score.
-        lanes: How many responses grow side by side.
-        texts: What is scored.
-        labels: What the result is called.
+        lanes: Responses that grow side by side.
+        texts: Examples and text.
+        labels: Labels of the case.
         tokens: Length of a response.
 
     Returns:
@@ -172,12 +169,12 @@ def push_case(reward: Reward, lanes: int, texts: Texts, labels: dict[str, Any], 
 
 
 def again_case(score: Callable[[Example, str], float], texts: Texts, labels: dict[str, Any], tokens: int) -> Case:
-    """Whole texts, scored once a token.
+    """Makes a case of whole texts that are scored once a token.
 
     Args:
-        score: What scores one.
-        texts: What is scored.
-        labels: What the result is called.
+        score: Scores a text.
+        texts: Examples and text.
+        labels: Labels of the case.
         tokens: Length of a response.
 
     Returns:
@@ -199,18 +196,18 @@ def again_case(score: Callable[[Example, str], float], texts: Texts, labels: dic
 
 
 def late_costs(reward: Reward, texts: Texts, arguments: Arguments) -> dict[int, float]:
-    """What a token costs late in a response.
+    """Measures the cost of a token late in a response.
 
     Args:
         reward: The score.
-        texts: What is scored.
+        texts: Examples and text.
         arguments: The command's arguments.
 
     Returns:
         Length to nanoseconds a token of one lane, the median over rounds.
     """
     tokenizer = make_tokenizer("stories")
-    if isinstance(reward.scorer(1, tokenizer), TextScorer):  # a token costs what the whole text costs
+    if isinstance(reward.scorer(1, tokenizer), TextScorer):  # a token costs as much as the whole text
         row = texts.tokens(max(arguments.lengths), 1)[:, 0].tolist()
         costs = {}
         for length in arguments.lengths:
@@ -229,15 +226,15 @@ def late_costs(reward: Reward, texts: Texts, arguments: Arguments) -> dict[int, 
     seconds: dict[int, list[float]] = {length: [] for length in arguments.lengths}
     for _ in range(arguments.rounds + 1):
         scorer.reset(all_lanes, texts.examples[:lanes])
-        place = 0
+        pushed = 0
         for length in arguments.lengths:
-            for row in ids[place : length - arguments.window]:
+            for row in ids[pushed : length - arguments.window]:
                 scorer.push(all_lanes, row)
             started = time.process_time()
             for row in ids[length - arguments.window : length]:
                 scorer.push(all_lanes, row)
             seconds[length].append(time.process_time() - started)
-            place = length
+            pushed = length
     # The first round warms up.
     return {
         length: 1e9 * statistics.median(spent[1:]) / (arguments.window * lanes) for length, spent in seconds.items()
@@ -245,102 +242,92 @@ def late_costs(reward: Reward, texts: Texts, arguments: Arguments) -> dict[int, 
 
 
 def made_rewards(names: Sequence[str], texts: Texts) -> Iterator[tuple[str, Reward | str]]:
-    """The scores by name; one that cannot be made or score an example, as what is wrong with it.
+    """Makes scores by their names.
 
     Args:
-        names: Which.
-        texts: What is scored.
+        names: Names of scores.
+        texts: Examples and text.
 
     Yields:
-        A name, and the score or the problem.
+        A name and its score, or the reason why it cannot be made or cannot score an example.
     """
     for name in names:
         try:
             reward = make_reward({name: ARGUMENTS.get(name, {})})
             reward.score(texts.examples[0], "A text.")
-        except Exception as error:  # a user's own may raise anything
+        except Exception as error:  # a user's own score may raise anything
             yield name, f"{type(error).__name__}: {error}".splitlines()[0]
         else:
             yield name, reward
 
 
-def table(results: dict[str, Any]) -> str:
-    """The results as Markdown.
+def page(results: dict[str, Any]) -> str:
+    """Returns the results as Markdown.
 
     Args:
-        results: What the benchmark wrote.
-
-    Returns:
-        The text of a Markdown file.
+        results: The measurement.
     """
-    about, lengths = results["machine"], results["lengths"]
+    lengths = results["lengths"]
+    note = (
+        f"One process, which had {results['share_of_a_core']:.0%} of a core. Nanoseconds a token; responses of "
+        f"{results['tokens']} tokens, two references each, medians of {results['rounds']} rounds. Lanes: "
+        f"{results['lanes']} responses pushed together. Single: one. Again: the definition, on the whole text, once a "
+        "token. Library: the library's own, likewise."
+    )
+    costs, late = [], []
+    for name, row in results["scores"].items():
+        library = [f"{row['library']:,.0f}", f"{row['library'] / row['lanes']:,.0f}"] if "library" in row else ["", ""]
+        costs.append([name, *(f"{row[what]:,.0f}" for what in ("lanes", "single", "again")), *library])
+        by_length = [row["late"][str(length)] for length in lengths]
+        growth = f"{by_length[-1] / by_length[0]:.2f}"
+        late.append([f"{name}{'' if row['incremental'] else ' *'}", *(f"{cost:,.0f}" for cost in by_length), growth])
     lines = [
-        "# What a token costs under each score",
+        *heading("The cost of a token under each score", results, note),
+        *table(["score", "lanes", "single", "again", "library", "library / lanes"], costs),
         "",
-        f"    {results['command']}",
+        f"Nanoseconds a token of one of {results['long_lanes']} lanes, by its position in the response (the "
+        f"{results['window']} tokens before it), and the last relative to the first. A score that is marked with * "
+        "reads the whole text again at every token.",
         "",
-        f"{about['cpu']} ({about['architecture']}), {about['cores']} cores, one process, which had "
-        f"{results['share_of_a_core']:.0%} of a core; load before: {about['load']}. "
-        f"Python {about['python']}, numpy {about['numpy']}.",
-        f"Nanoseconds a token; responses of {results['tokens']} tokens, two references each, medians of "
-        f"{results['rounds']} rounds. Lanes: {results['lanes']} responses pushed together. Single: one. Again: the "
-        "definition, on the whole text, once a token. Library: the library's own, likewise.",
-        "",
-        "| score | lanes | single | again | library | library / lanes |",
-        "|---|---|---|---|---|---|",
+        *table(["score", *(f"{length:,}" for length in lengths), "growth"], late),
     ]
-    for name, row in results["scores"].items():
-        library = row.get("library")
-        shown = f"{library:,.0f} | {library / row['lanes']:,.0f}" if library else "|"
-        lines.append(f"| {name} | {row['lanes']:,.0f} | {row['single']:,.0f} | {row['again']:,.0f} | {shown} |")
-    lines += [
-        "",
-        f"Nanoseconds a token of one of {results['long_lanes']} lanes, by its place in the response (the "
-        f"{results['window']} tokens before it), and the last in the first. A score that is marked with * reads the "
-        "whole text again at every token.",
-        "",
-        "| score | " + " | ".join(f"{length:,}" for length in lengths) + " | growth |",
-        "|---|" + "---|" * (len(lengths) + 1),
-    ]
-    for name, row in results["scores"].items():
-        costs = [row["late"][str(length)] for length in lengths]
-        cells = " | ".join(f"{cost:,.0f}" for cost in costs)
-        lines.append(f"| {name}{'' if row['incremental'] else ' *'} | {cells} | {costs[-1] / costs[0]:.2f} |")
     if results["left_out"]:
         lines += ["", "Left out:", "", *(f"- {name}: {problem}" for name, problem in results["left_out"].items())]
-    lines += ["", f"![cost by place in the response]({results['plot']})"]
+    lines += ["", f"![cost by position in the response]({results['plot']})"]
     return "\n".join(lines) + "\n"
 
 
-def plot(results: dict[str, Any], file: Path) -> None:
-    """Draw what a token costs by its place in the response.
+def plot(results: dict[str, Any]) -> Any:
+    """Draws the cost of a token by its position in the response.
 
     Args:
-        results: What the benchmark wrote.
-        file: Where the picture goes.
+        results: The measurement.
+
+    Returns:
+        The figure.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
-    for place, (name, row) in enumerate(results["scores"].items()):
+    for index, (name, row) in enumerate(results["scores"].items()):
         costs = [row["late"][str(length)] for length in results["lengths"]]
-        style = ("-", "--", "-.", ":")[place // 10 % 4] if row["incremental"] else (0, (1, 1))
+        style = ("-", "--", "-.", ":")[index // 10 % 4] if row["incremental"] else (0, (1, 1))
         axes.plot(
             results["lengths"], costs, marker=".", linestyle=style, label=name + ("" if row["incremental"] else " *")
         )
-    axes.set(xscale="log", yscale="log", xlabel="place in the response, in tokens", ylabel="nanoseconds a token")
+    axes.set(xscale="log", yscale="log", xlabel="position in the response, in tokens", ylabel="nanoseconds a token")
     axes.set_title("Cost of a token (* reads the whole text again)")
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.grid(alpha=0.3)
-    figure.savefig(file, dpi=120)
+    return figure
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measure, and write the results.
+    """Measures, and writes the results.
 
     Args:
-        argv: The command's words.
+        argv: The options of the command.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks rewards")
     if arguments.quick:
@@ -371,7 +358,7 @@ def main(argv: Sequence[str]) -> None:
         }
         print(f"{name}: {scores[name]['lanes']:,.0f} ns a token", flush=True)
     results: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks rewards", *argv]),
+        "command": command_line("rewards", argv),
         "machine": about,
         **{name: getattr(arguments, name) for name in ("rounds", "tokens", "lanes", "window", "long_lanes")},
         "lengths": list(arguments.lengths),
@@ -380,5 +367,4 @@ def main(argv: Sequence[str]) -> None:
         "left_out": left_out,
         "share_of_a_core": (time.process_time() - processor) / (time.perf_counter() - clock),
     }
-    write(arguments.output, results, table(results))
-    plot(results, arguments.output.with_suffix(".png"))
+    write(arguments.output, results, page(results), plot(results))

@@ -1,8 +1,8 @@
-"""How fast are responses written? Ours through the environment with a reward at every token, others with nothing.
+"""Measures the speed of rollouts: ours with a reward at every token, others without any environment.
 
-The cases take turns (`timing.py`), with one thread. Ours is `agents.collect` on `TextGenVectorEnv`; `generate`
-has no environment, no reward and gives no log-probs or values. Then: which share of a rollout the environment takes,
-and what a token costs by length, lanes and width.
+The cases take turns (`timing.py`), with one thread. Ours is `agents.collect` on `TextGenVectorEnv`; `generate` has no
+environment and no reward, and returns no log-probs or values. Then come the environment's share of a rollout, and the
+cost of a token by length, lanes and width.
 
     python -m benchmarks rollout
 """
@@ -20,56 +20,63 @@ from torch import nn
 
 from agents import collect
 from agents.policy.decode_graph import WORTH_IT as WARM_UP
-from benchmarks.records import RESULTS, heading, machine, table, write
+from benchmarks.records import RESULTS, command_line, table, write
 from benchmarks.speed import peers
 from benchmarks.speed.shapes import BASE, RAGGED, SMALL, TINY, Shape, make_env, make_model, make_policy
-from benchmarks.speed.timing import Case, compared, compared_table, costs_section, plot_costs, take_turns
+from benchmarks.speed.timing import (
+    Case,
+    compared,
+    compared_table,
+    costs_section,
+    plot_costs,
+    speed_heading,
+    speed_machine,
+    take_turns,
+)
 
 BASELINE = "generate"
-"""Who the others are compared with."""
+"""The case that the others are compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Measure how fast responses are written."""
+    """Measure the speed of rollouts."""
 
     rounds: int = 5
-    """How often each case has its turn."""
+    """Turns of each case."""
     seconds: float = 0.5
-    """How long a turn lasts at least."""
+    """The shortest turn."""
     lengths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
-    """Responses of how many tokens, for the cost by length."""
+    """Tokens of a response, for the cost by length."""
     lanes: tuple[int, ...] = (8, 32, 128, 512)
-    """How many lanes, for the cost by lanes."""
+    """Numbers of lanes, for the cost by lanes."""
     widths: tuple[int, ...] = (64, 128, 256, 512)
-    """Models of what width, for the cost by width."""
+    """Widths of the model, for the cost by width."""
     quick: bool = False
     """Few and small cases, to see that all of it works: the numbers mean nothing."""
     output: Path = RESULTS / "rollout"
-    """Where results go: a .json, a .md and a .png file of this name."""
+    """Name of the results: a .json, a .md and a .png file."""
 
 
 def ours(shape: Shape, episodes: int, reward: Any = "sentiment", compile: bool = False) -> Callable[[], int]:
-    """What plays that many episodes through the environment and returns how many tokens they had."""
+    """Returns a function that plays so many episodes through the environment, and returns their tokens."""
     policy = make_policy(shape).adapt(compile=compile)
     env = make_env(shape, policy, reward)
     generator = torch.Generator().manual_seed(0)
     env.reset(seed=0)
-    for _ in range(
-        0, 1 + WARM_UP, shape.new_tokens
-    ):  # until the policy has traced its step: see agents/policy/decode_graph.py
+    for _ in range(0, 1 + WARM_UP, shape.new_tokens):  # until the policy has traced its step
         collect(env, policy, shape.lanes, generator=generator)
     return lambda: collect(env, policy, episodes, generator=generator).num_tokens
 
 
 def bare(shape: Shape) -> Callable[[], int]:
-    """What writes a batch in a hand-written loop."""
+    """Returns a function that writes a batch in a hand-written loop."""
     model, head, ids = make_model(shape), nn.Linear(shape.width, 1), peers.prompts(shape, shape.lanes)
     return lambda: peers.bare_rollout(model, head, ids, shape.new_tokens)[1].numel()
 
 
 def speeds(shape: Shape, episodes: int, arguments: Arguments) -> list[dict[str, Any]]:
-    """Everybody at one shape."""
+    """Measures everybody at one shape."""
     plain = make_model(shape)
     cases = [
         Case({"shape": shape.name, "who": "ours"}, ours(shape, episodes)),
@@ -87,21 +94,21 @@ def speeds(shape: Shape, episodes: int, arguments: Arguments) -> list[dict[str, 
 
 
 def shares(shape: Shape, rounds: int) -> list[dict[str, Any]]:
-    """Which share of a rollout the environment takes, by the reward."""
-    found = []
+    """Measures the environment's share of a rollout, by the reward."""
+    rows = []
     for reward in ("sentiment", "bleu"):
         policy = make_policy(shape)
         env = make_env(shape, policy, reward)
-        shared = []
+        fractions = []
         for round_ in range(rounds + 3):
             seconds = collect(env, policy, 2 * shape.lanes, seed=round_).seconds
-            shared.append(seconds["environment"] / sum(seconds.values()))
-        found.append({"shape": shape.name, "reward": reward, "share": sorted(shared[3:])[rounds // 2]})
-    return found
+            fractions.append(seconds["environment"] / sum(seconds.values()))
+        rows.append({"shape": shape.name, "reward": reward, "share": sorted(fractions[3:])[rounds // 2]})
+    return rows
 
 
 def costs(arguments: Arguments, shape: Shape) -> list[dict[str, Any]]:
-    """What a token costs by length, lanes and width, beside `generate`."""
+    """Measures the cost of a token by length, lanes and width, beside `generate`."""
     cases = []
     for what, name, values in (
         ("length", "new_tokens", arguments.lengths),
@@ -118,8 +125,8 @@ def costs(arguments: Arguments, shape: Shape) -> list[dict[str, Any]]:
 
 
 def page(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    lines = heading("Speed of a rollout", results)
+    """Returns the results as Markdown."""
+    lines = speed_heading("Speed of a rollout", results)
     lines += [
         "Ours goes through the environment, with `sentiment` paid at every token, and records log-probs and values.",
         "`generate` and the bare loop have no environment.",
@@ -138,10 +145,10 @@ def page(results: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measure, and write the results.
+    """Measures, and writes the results.
 
     Args:
-        argv: The command's words.
+        argv: The options of the command.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks rollout")
     shapes: Sequence[Shape] = (BASE, SMALL, RAGGED)
@@ -151,8 +158,8 @@ def main(argv: Sequence[str]) -> None:
         shapes, grown = (TINY, replace(TINY, name="ragged", mean_length=2.0, min_new_tokens=2)), TINY
     torch.set_num_threads(1)
     results: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks rollout", *argv]),
-        "machine": machine("torch", "transformers"),
+        "command": command_line("rollout", argv),
+        "machine": speed_machine("torch", "transformers"),
         "rounds": arguments.rounds,
         "shapes": {shape.name: repr(shape) for shape in shapes},
         "plot": arguments.output.with_suffix(".png").name,
@@ -164,5 +171,4 @@ def main(argv: Sequence[str]) -> None:
         "shares": [row for shape in shapes[:2] for row in shares(shape, arguments.rounds)],
         "costs": costs(arguments, grown),
     }
-    write(arguments.output, results, page(results))
-    plot_costs(results["costs"], BASELINE, arguments.output.with_suffix(".png"))
+    write(arguments.output, results, page(results), plot_costs(results["costs"], BASELINE))

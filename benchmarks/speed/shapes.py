@@ -1,7 +1,7 @@
-"""The shapes that speed is measured at: a model with random weights, a vocabulary of words, prompts of one length.
+"""The shapes at which speed is measured: a model with random weights, a vocabulary of words, prompts of one length.
 
-How long a response gets is up to the weights: EOS has a bias. At -30 it is never drawn, so that every response spends
-its budget; for ragged lengths it is drawn once in so many tokens.
+A bias of EOS decides the length of responses. At -30 it is never drawn, so that every response spends its budget; for
+ragged lengths it is drawn once in so many tokens.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ NEVER = -30.0
 
 @dataclass(frozen=True)
 class Shape:
-    """A model, and what it writes.
+    """A model, and the lengths of its prompts and responses.
 
     Attributes:
-        name: What the tables call it.
+        name: The name in tables.
         layers: Transformer layers.
-        width: Of the hidden states; the MLP's is four times that, a head's 32.
-        vocab_size: Tokens.
-        lanes: Responses that are written side by side.
+        width: Width of the hidden states; the MLP's is four times that, a head's 32.
+        vocab_size: Number of tokens.
+        lanes: Number of responses that are written side by side.
         prompt: Tokens of each prompt.
         new_tokens: Budget of a response.
         family: "llama" or "gpt2".
         mean_length: Tokens between two EOS; None: every response spends its budget.
         min_new_tokens: No EOS before this many tokens.
-        heads: Attention heads; 0: as many as make each 32 wide.
+        heads: Number of attention heads; 0: as many as make each 32 wide.
     """
 
     name: str
@@ -58,27 +58,27 @@ class Shape:
 
     @property
     def config(self) -> transformers.PreTrainedConfig:
-        """The model's."""
+        """The config of the model."""
         heads = self.heads or max(1, self.width // 32)
-        room = max(self.prompt + self.new_tokens, 128)
+        positions = max(self.prompt + self.new_tokens, 128)
         tokens = {"vocab_size": self.vocab_size, "eos_token_id": 0, "bos_token_id": 1, "pad_token_id": 2}
         if self.family == "gpt2":
             return transformers.GPT2Config(
-                n_embd=self.width, n_layer=self.layers, n_head=heads, n_positions=room, **tokens
+                n_embd=self.width, n_layer=self.layers, n_head=heads, n_positions=positions, **tokens
             )
         return transformers.LlamaConfig(
             hidden_size=self.width,
             intermediate_size=4 * self.width,
             num_hidden_layers=self.layers,
             num_attention_heads=heads,
-            max_position_embeddings=room,
+            max_position_embeddings=positions,
             tie_word_embeddings=False,
             **tokens,
         )
 
     @property
     def flops_per_token(self) -> float:
-        """Of the matrix products of one new token, its head included, its attention's scores and sums not."""
+        """Operations of the matrix products of one new token, with the head and without attention's scores and sums."""
         mlp = 8 if self.family == "gpt2" else 12
         return 2.0 * (self.layers * (4 + mlp) * self.width**2 + self.width * self.vocab_size)
 
@@ -88,11 +88,11 @@ SMALL = Shape("small", layers=2, width=64, vocab_size=256, lanes=8)
 RAGGED = Shape("ragged", layers=4, width=256, vocab_size=2000, lanes=32, mean_length=16.0, min_new_tokens=8)
 LARGE_VOCABULARY = Shape("large vocabulary", layers=4, width=256, vocab_size=50257, lanes=32)
 TINY = Shape("tiny", layers=1, width=32, vocab_size=64, lanes=2, prompt=3, new_tokens=4)
-"""To see that all of it works."""
+"""Shows that all of it works."""
 
 
 def words(count: int) -> list[str]:
-    """That many different words, of which every eighth has a valence in VADER's lexicon, as far as that goes."""
+    """Lists so many different words. Every eighth has a valence in VADER's lexicon, as long as there are such."""
     known = set()
     plain = []
     for piece in textenvs.make_tokenizer("stories").pieces:
@@ -102,21 +102,21 @@ def words(count: int) -> list[str]:
             plain.append(word)
     lexicon = SentimentIntensityAnalyzer().lexicon
     valued = [word for word in lexicon if word.isalpha() and word.isascii() and word not in known]
-    found: list[str] = []
+    chosen: list[str] = []
     made_up = 0
-    while len(found) < count:
-        if len(found) % 8 == 7 and valued:
-            found.append(valued.pop(len(valued) // 2))
+    while len(chosen) < count:
+        if len(chosen) % 8 == 7 and valued:
+            chosen.append(valued.pop(len(valued) // 2))
         elif plain:
-            found.append(plain.pop(0))
+            chosen.append(plain.pop(0))
         else:
             made_up += 1
-            found.append("q" + "".join(chr(97 + made_up // 26**place % 26) for place in range(4)))
-    return found
+            chosen.append("q" + "".join(chr(97 + made_up // 26**digit % 26) for digit in range(4)))
+    return chosen
 
 
 def word_tokenizer(vocab_size: int) -> Tokenizer:
-    """A tokenizer of that many tokens, each a word with the space before it, but for EOS, BOS and padding."""
+    """Makes a tokenizer of so many tokens: EOS, BOS, padding, and words with the space before them."""
     pieces = [*_SPECIAL, *(f" {word}" for word in words(vocab_size - len(_SPECIAL)))]
     tokenizer = Tokenizer(models.WordLevel({piece: index for index, piece in enumerate(pieces)}, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")
@@ -126,11 +126,11 @@ def word_tokenizer(vocab_size: int) -> Tokenizer:
 
 
 def make_model(shape: Shape, seed: int = 0) -> Any:
-    """A Transformers model with random weights, in evaluation mode, whose head has a bias for EOS.
+    """Makes a Transformers model with random weights, in evaluation mode, whose head has a bias for EOS.
 
     Args:
-        shape: Which.
-        seed: Of the weights.
+        shape: The shape.
+        seed: Seed of the weights.
 
     Returns:
         The model, float32, on the CPU.
@@ -145,7 +145,7 @@ def make_model(shape: Shape, seed: int = 0) -> Any:
         assert head.bias is not None
         head.bias.zero_()
         head.bias[0] = NEVER
-        head.bias[1:3] = NEVER  # nor BOS and padding, which trainers that look for padding by its id would trip over
+        head.bias[1:3] = NEVER  # BOS and padding too: some trainers find padding by its id
         if shape.mean_length is not None:
             head.bias[0] = math.log((shape.vocab_size - 3) / (shape.mean_length - 1))
     model.lm_head = head
@@ -156,8 +156,8 @@ class Written(textenvs.Task):
     """Prompts and references of random words, of one length each.
 
     Args:
-        shape: Whose words, and how many of them.
-        size: How many examples the training split has.
+        shape: The shape of prompts and vocabulary.
+        size: Number of examples in each split.
     """
 
     name = "written"
@@ -169,29 +169,29 @@ class Written(textenvs.Task):
         self._size = size
 
     def num_examples(self, split: str) -> int:
-        """See `Task.num_examples`."""
+        """Returns the same number for each split."""
         return self._size
 
     def example(self, split: str, index: int) -> textenvs.Example:
-        """See `Task.example`."""
+        """Draws words for a prompt and a reference."""
         rng = np.random.default_rng([("train", "validation", "test").index(split), index])
-        drawn = [f" {self._words[place]}" for place in rng.integers(len(self._words), size=self._shape.prompt + 64)]
+        drawn = [f" {self._words[word]}" for word in rng.integers(len(self._words), size=self._shape.prompt + 64)]
         return textenvs.Example(
             "".join(drawn[: self._shape.prompt]), references=("".join(drawn[self._shape.prompt :]),)
         )
 
 
 def make_policy(shape: Shape, seed: int = 0) -> Policy:
-    """The policy of a shape, on the CPU."""
+    """Makes the policy of a shape, on the CPU."""
     return Policy(make_model(shape, seed), word_tokenizer(shape.vocab_size))
 
 
 def make_env(shape: Shape, policy: Policy, reward: Any = "sentiment", payout: Any = "immediate") -> TextGenVectorEnv:
-    """Lanes for `collect` in which that policy writes.
+    """Makes lanes for `collect` in which that policy writes.
 
     Args:
-        shape: How many, and their budget.
-        policy: Whose tokenizer.
+        shape: Number of lanes, and their budget.
+        policy: The policy, for its tokenizer.
         reward: As `textenvs.make_reward` takes it.
         payout: As a `TextGenEnv` takes it.
 

@@ -2,9 +2,9 @@
 
     python benchmarks/speed/trl_peer.py SPEC.json
 
-It says "@{...}" when it is ready, and then, for each line that it reads, does an iteration and says what that took.
-TRL's PPO was written for reward models, so it gets the smallest there is; GRPO and RLOO get a function that costs
-nothing. What they are compared with scores every token.
+It prints "@{...}" when it is ready. For each line that it reads, it does an iteration and prints its time and memory in
+the same way. TRL's PPO was written for reward models, so it gets the smallest there is; GRPO and RLOO get a function
+that costs nothing. The algorithm that they are compared with scores every token.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ PASSES = 4  # over each batch, in as many minibatches
 
 
 def say(answer: dict[str, Any]) -> None:
-    """Answer the process that started this one."""
+    """Answers the process that started this one."""
     print("@" + json.dumps(answer), flush=True)
 
 
 def memory_mb(field: str) -> float:
-    """A line of /proc/self/status in MB: "VmRSS", the memory now, or "VmHWM", the most since `forget`."""
+    """Reads a line of /proc/self/status in MB: "VmRSS", the memory now, or "VmHWM", the peak since `reset_peak`."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) / 1024
     raise ValueError(f"Expected a line {field!r} in /proc/self/status, got none: memory is measured on Linux alone")
 
 
-def forget() -> None:
-    """Begin again to look for the most memory that this process has; a child's rusage would start at its parent's."""
+def reset_peak() -> None:
+    """Starts a new measurement of peak memory. A child's rusage would not do: its peak starts at the parent's."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 class Turns(transformers.TrainerCallback):
-    """Waits for a line before each iteration, and says afterwards what it took."""
+    """Waits for a line before each iteration, and answers with its time and memory afterwards."""
 
     def __init__(self, steps: int, tokens: Any) -> None:
         self.steps, self.tokens = steps, tokens
@@ -54,13 +54,13 @@ class Turns(transformers.TrainerCallback):
         self.clock, self.processor = time.perf_counter(), time.process_time()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Wait for the first line."""
-        forget()
+        """Waits for the first line."""
+        reset_peak()
         self.before = memory_mb("VmRSS")
         self._wait()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After the last optimiser step of an iteration, answer and wait."""
+        """Answers and waits after the last optimiser step of an iteration."""
         self.taken += 1
         if self.taken % self.steps:
             return
@@ -71,13 +71,13 @@ class Turns(transformers.TrainerCallback):
 
 
 def make_model(spec: dict[str, Any]) -> Any:
-    """The same model as everybody else's, with random weights."""
+    """Makes the model that all peers have, with random weights."""
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(**spec["config"])
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    where = str(Path(spec["folder"]) / "model")  # GRPO and RLOO load their reference from there, without the bias
-    model.save_pretrained(where)
-    model.config._name_or_path = where
+    folder = str(Path(spec["folder"]) / "model")  # GRPO and RLOO load their reference from there, without the bias
+    model.save_pretrained(folder)
+    model.config._name_or_path = folder
     head = torch.nn.Linear(model.lm_head.in_features, model.lm_head.out_features, bias=True)
     head.weight = model.lm_head.weight
     with torch.no_grad():
@@ -89,7 +89,7 @@ def make_model(spec: dict[str, Any]) -> Any:
 
 
 def ppo(spec: dict[str, Any], tokenizer: Any, folder: Path) -> Any:
-    """TRL's PPO."""
+    """Makes TRL's PPO."""
     module, datasets = importlib.import_module("trl.experimental.ppo"), importlib.import_module("datasets")
     tiny = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 32}
     tiny |= {"num_attention_heads": 1, "num_key_value_heads": 1}
@@ -130,7 +130,7 @@ def ppo(spec: dict[str, Any], tokenizer: Any, folder: Path) -> Any:
 
 
 def grouped(spec: dict[str, Any], tokenizer: Any, folder: Path) -> Any:
-    """TRL's GRPO or RLOO."""
+    """Makes TRL's GRPO or RLOO."""
     trl, datasets = importlib.import_module("trl"), importlib.import_module("datasets")
     name = spec["algorithm"].upper()
     config, trainer = getattr(trl, f"{name}Config"), getattr(trl, f"{name}Trainer")
@@ -139,7 +139,7 @@ def grouped(spec: dict[str, Any], tokenizer: Any, folder: Path) -> Any:
 
     def reward(completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
         written[0] = sum(len(ids) for ids in completion_ids)
-        return [float(len(ids) % 2) + 0.001 * place for place, ids in enumerate(completion_ids)]
+        return [float(len(ids) % 2) + 0.001 * index for index, ids in enumerate(completion_ids)]
 
     args = config(
         output_dir=str(folder / "out"),
@@ -172,7 +172,7 @@ def grouped(spec: dict[str, Any], tokenizer: Any, folder: Path) -> Any:
 
 
 def main() -> None:
-    """Train until the other side stops asking."""
+    """Trains until the other process stops asking."""
     spec = json.loads(Path(sys.argv[1]).read_text())
     torch.set_num_threads(1)
     folder = Path(spec["folder"])

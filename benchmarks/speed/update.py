@@ -1,9 +1,8 @@
-"""How fast is an update of PPO, and what does it cost by length, width and vocabulary?
+"""Measures the speed of an update of PPO, and the cost of a token by length, width and vocabulary.
 
-Ours is `agents.algorithms.ppo`'s update with the pass of the reference, on one rollout again and again; the bare loop
-keeps all
-its logits and pads every row to the longest (`benchmarks.speed.peers`). At ragged lengths tokens that were written are
-counted, and padding is not. The bare loop also runs with our chunked head: what chunks cost.
+Ours is the update of PPO with the pass of the reference, on one rollout again and again; the bare loop keeps all its
+logits and pads every row to the longest (`peers.py`). At ragged lengths, tokens that were written count, and padding
+does not. The bare loop also runs with our chunked head, which shows the cost of chunks.
 
     python -m benchmarks update
 """
@@ -20,14 +19,23 @@ import tyro
 
 from agents import collect
 from agents.rollout import reference_log_probs
-from benchmarks.records import RESULTS, heading, machine, write
+from benchmarks.records import RESULTS, command_line, write
 from benchmarks.speed import peers
 from benchmarks.speed.iteration import make_agent
 from benchmarks.speed.shapes import BASE, LARGE_VOCABULARY, RAGGED, SMALL, TINY, Shape
-from benchmarks.speed.timing import Case, compared, compared_table, costs_section, plot_costs, take_turns
+from benchmarks.speed.timing import (
+    Case,
+    compared,
+    compared_table,
+    costs_section,
+    plot_costs,
+    speed_heading,
+    speed_machine,
+    take_turns,
+)
 
 BASELINE = "bare loop"
-"""Who the others are compared with."""
+"""The case that the others are compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +43,21 @@ class Arguments:
     """Measure an update of PPO."""
 
     rounds: int = 3
-    """How often each case has its turn."""
+    """Turns of each case."""
     lengths: tuple[int, ...] = (64, 256, 1024, 2048)
-    """Responses of how many tokens, for the cost by length."""
+    """Tokens of a response, for the cost by length."""
     widths: tuple[int, ...] = (64, 128, 256, 512)
-    """Models of what width, for the cost by width."""
+    """Widths of the model, for the cost by width."""
     vocabularies: tuple[int, ...] = (256, 2000, 10_000, 50_257)
-    """How many tokens there are, for the cost by vocabulary."""
+    """Sizes of the vocabulary, for the cost by vocabulary."""
     quick: bool = False
     """Few and small cases, to see that all of it works: the numbers mean nothing."""
     output: Path = RESULTS / "update"
-    """Where results go: a .json, a .md and a .png file of this name."""
+    """Name of the results: a .json, a .md and a .png file."""
 
 
 def ours(shape: Shape, episodes: int) -> Callable[[], int]:
-    """What does one update of ours, and returns how many tokens it was on."""
+    """Returns a function that does one update of ours, and returns the rollout's tokens."""
     agent = make_agent(shape, episodes)
     generator = torch.Generator().manual_seed(0)
     rollout = collect(agent.env, agent.policy, episodes, seed=0, generator=generator)
@@ -63,7 +71,7 @@ def ours(shape: Shape, episodes: int) -> Callable[[], int]:
 
 
 def bare(shape: Shape, episodes: int, chunked: bool = False) -> Callable[[], int]:
-    """The same by hand, over rows of the longest response's length."""
+    """Returns a function that does the same by hand, over rows of the longest response's length."""
     loop = peers.BareLoop(shape, episodes, chunked)
     agent = make_agent(shape, episodes)
     written = collect(agent.env, agent.policy, episodes, seed=0)
@@ -80,7 +88,7 @@ def bare(shape: Shape, episodes: int, chunked: bool = False) -> Callable[[], int
 
 
 def speeds(shape: Shape, episodes: int, arguments: Arguments) -> list[dict[str, Any]]:
-    """Ours and by hand, at one shape."""
+    """Measures ours and the bare loop at one shape."""
     cases = [
         Case({"shape": shape.name, "who": "ours"}, ours(shape, episodes)),
         Case({"shape": shape.name, "who": "bare loop"}, bare(shape, episodes)),
@@ -90,7 +98,7 @@ def speeds(shape: Shape, episodes: int, arguments: Arguments) -> list[dict[str, 
 
 
 def costs(arguments: Arguments, shape: Shape) -> list[dict[str, Any]]:
-    """What a token costs by length, width and vocabulary, in batches of eight responses."""
+    """Measures the cost of a token by length, width and vocabulary, in batches of eight responses."""
     cases = []
     for what, name, values in (
         ("length", "new_tokens", arguments.lengths),
@@ -105,8 +113,8 @@ def costs(arguments: Arguments, shape: Shape) -> list[dict[str, Any]]:
 
 
 def page(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    lines = heading("Speed of an update of PPO", results)
+    """Returns the results as Markdown."""
+    lines = speed_heading("Speed of an update of PPO", results)
     lines += ["Four epochs of four minibatches and one pass of the reference.", ""]
     for name in dict.fromkeys(row["shape"] for row in results["speed"]):
         rows = [row for row in results["speed"] if row["shape"] == name]
@@ -116,10 +124,10 @@ def page(results: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measure, and write the results.
+    """Measures, and writes the results.
 
     Args:
-        argv: The command's words.
+        argv: The options of the command.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks update")
     shapes: Sequence[Shape] = (BASE, SMALL, replace(RAGGED, lanes=8), replace(LARGE_VOCABULARY, lanes=8))
@@ -129,8 +137,8 @@ def main(argv: Sequence[str]) -> None:
         shapes, grown = (TINY,), TINY
     torch.set_num_threads(1)
     results: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks update", *argv]),
-        "machine": machine("torch", "transformers"),
+        "command": command_line("update", argv),
+        "machine": speed_machine("torch", "transformers"),
         "rounds": arguments.rounds,
         "shapes": {shape.name: repr(shape) for shape in shapes},
         "plot": arguments.output.with_suffix(".png").name,
@@ -139,5 +147,4 @@ def main(argv: Sequence[str]) -> None:
         ],
         "costs": costs(arguments, grown),
     }
-    write(arguments.output, results, page(results))
-    plot_costs(results["costs"], BASELINE, arguments.output.with_suffix(".png"))
+    write(arguments.output, results, page(results), plot_costs(results["costs"], BASELINE))

@@ -1,13 +1,13 @@
-"""What measurements share: results that grow run by run, and what a token costs."""
+"""The writer of results, and the table of commands."""
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.__main__ import COMMANDS, about, main
-from benchmarks.records import PRODUCTS, Ledger, heading, kernel_speeds, machine
-from benchmarks.speed.timing import costs_section
+from benchmarks.records import Ledger, command_line, heading, machine, write
 
 
 def page(rows):
@@ -39,32 +39,6 @@ def test_a_ledger_goes_on_after_a_stop_in_the_middle_of_a_line(tmp_path):
     assert file.read_text().splitlines()[1:] == ['{"seed": 1, "sc', '{"seed": 1}', '{"seed": 2}']
 
 
-def test_costs_stand_beside_the_other_s_in_microseconds():
-    costs = [
-        {"what": "lanes", "value": value, "who": who, "steps_per_second": 1e6 / cost}
-        for value, who, cost in ((32, "ours", 3), (32, "other", 9), (8, "ours", 5), (8, "other", 7))
-    ]
-    lines = costs_section(costs, "other")
-    assert "Microseconds of the processor a token, ours / other:" in lines
-    assert lines[-4:-1] == ["| lanes | 8 | 32 |", "| --- | --- | --- |", "|  | 5 / 7 | 3 / 9 |"]
-
-
-def test_tables_of_speed_name_the_speed_of_matrix_products(monkeypatch):
-    """Of both libraries, and on one thread, however many there are."""
-    threads = torch.get_num_threads()
-    speeds = kernel_speeds(0.001)
-    assert torch.get_num_threads() == threads
-    assert list(speeds) == [f"{rows} x {inputs} x {outputs}" for rows, inputs, outputs in PRODUCTS]
-    for found in speeds.values():
-        assert len(found) == 1 + torch.backends.mkldnn.is_available()
-        assert all(0.1 < speed < 1e5 for speed in found.values())
-    assert "gflops" not in machine()
-    monkeypatch.setattr("benchmarks.records.kernel_speeds", lambda: {"1 x 2 x 3": {"MKL": 83.4, "oneDNN": 68.6}})
-    text = "\n".join(heading("Speed", {"command": "c", "machine": machine("torch"), "rounds": 1}))
-    assert "GFLOP/s" in text
-    assert "1 x 2 x 3: MKL 83, oneDNN 69." in text
-
-
 def test_the_commands_say_what_they_measure(monkeypatch, capsys):
     assert all(len(about(name)) > 20 for name in COMMANDS)
     monkeypatch.setattr("sys.argv", ["benchmarks", "lern"])
@@ -72,5 +46,20 @@ def test_the_commands_say_what_they_measure(monkeypatch, capsys):
         main()
     shown = capsys.readouterr().err
     assert stopped.value.code == 2
-    assert "  learn        Train agents on a suite" in shown
+    assert "  learn        Trains agents on a suite" in shown
     assert "got 'lern'. Did you mean 'learn'?" in shown
+
+
+def test_a_measurement_says_which_command_made_it_where_and_with_what(tmp_path, capsys):
+    command = command_line("fuzz", ["--output", "two words"])
+    assert command == "python -m benchmarks fuzz --output 'two words'"
+    results = {"command": command, "machine": machine("torch"), "rows": [1]}
+    page_ = "\n".join(heading("Title", results, "A note."))
+    write(tmp_path / "new" / "found", results, page_)
+    assert json.loads((tmp_path / "new" / "found.json").read_text()) == results
+    assert (tmp_path / "new" / "found.md").read_text() == page_
+    assert capsys.readouterr().out == page_ + "\n"
+    for part in ("# Title", f"    {command}", f"numpy {np.__version__}", f"torch {torch.__version__}", "A note."):
+        assert part in page_
+    with pytest.raises(ValueError, match=r"a command and a machine, got none of \['machine'\]"):
+        write(tmp_path / "found", {"command": command}, "")

@@ -10,7 +10,8 @@ import pytest
 from agents import Algorithm
 from benchmarks.learn import analysis, report
 from benchmarks.learn.analysis import cells, matrices, sooner
-from benchmarks.learn.contestants import OUTSIDE
+from benchmarks.learn.page import Section, html
+from benchmarks.learn.sb3_and_trl import OUTSIDE
 from benchmarks.learn.suite import SUITES, UNTRAINED, is_own
 
 pytest.importorskip("rliable", reason="rliable is not installed: pip install 'textenvs[benchmarks]'")
@@ -49,17 +50,16 @@ def test_matrices_have_a_row_a_run_and_a_column_a_task():
     assert (raw.scores, raw.left_out) == ({}, {"a": "no task has a scale"})
 
 
-def test_aggregates_are_those_of_the_paper(monkeypatch):
-    monkeypatch.setattr(analysis, "REPLICATIONS", 200)
+def test_aggregates_are_those_of_the_paper():
     scores = {"a": np.array([[0.0, 0.2], [0.4, 0.6], [0.8, 1.0], [1.0, 1.0]]), "same": np.full((4, 2), 0.7)}
-    found = analysis.aggregates(scores)
+    found = analysis.aggregates(scores, replications=200)
     # Sorted: 0, .2, .4, .6, .8, 1, 1, 1. The middle half is .4, .6, .8, 1.
     assert found["a"]["IQM"].value == pytest.approx(0.7)
     assert found["a"]["mean"].value == pytest.approx(5 / 8)
     assert found["a"]["optimality gap"].value == pytest.approx(3 / 8)
     assert found["a"]["mean"].low < 5 / 8 < found["a"]["mean"].high
     assert (found["same"]["IQM"].low, found["same"]["IQM"].high) == pytest.approx((0.7, 0.7))
-    assert analysis.aggregates(scores) == found, "the bootstrap has a seed"
+    assert analysis.aggregates(scores, replications=200) == found, "the bootstrap has a seed"
 
 
 def test_probability_of_improvement_counts_pairs_of_runs():
@@ -166,8 +166,7 @@ def test_a_mean_curve_is_over_tasks_on_their_scales_and_over_shares_of_the_budge
     assert analysis.mean_curve(rows[3:]) is None
 
 
-def test_the_page_shows_everything(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(analysis, "REPLICATIONS", 50)
+def test_the_page_shows_everything(tmp_path, capsys):
     rows = [
         row(agent, env, payout, seed, score=0.1 * seed + (0.4 if agent == "b" else 0.2))
         for agent in ("a", "b") for env in ("E", "F") for payout in ("immediate", "sparse") for seed in range(3)
@@ -178,7 +177,7 @@ def test_the_page_shows_everything(tmp_path, capsys, monkeypatch):
     rows += [{**row("random", env, payout), "curve": []} for env in ("E", "F") for payout in ("immediate", "sparse")]
     file = tmp_path / "x.jsonl"
     file.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
-    report.main(["--results", str(file), "--command", "python -m <this>"])
+    report.main(["--results", str(file), "--command", "python -m <this>", "--replications", "50"])
     assert str(tmp_path / "x.html") in capsys.readouterr().out
     page = (tmp_path / "x.html").read_text(encoding="utf-8")
     text = (tmp_path / "x.md").read_text(encoding="utf-8")
@@ -207,8 +206,7 @@ def test_the_page_shows_everything(tmp_path, capsys, monkeypatch):
     assert order[0] == "| b", "the best first"
 
 
-def test_two_budgets_are_two_reports(tmp_path, monkeypatch):
-    monkeypatch.setattr(analysis, "REPLICATIONS", 20)
+def test_two_budgets_are_two_reports(tmp_path):
     rows = [
         row(),
         {**row(), "budget": 20},
@@ -218,7 +216,7 @@ def test_two_budgets_are_two_reports(tmp_path, monkeypatch):
     ]
     file = tmp_path / "x.jsonl"
     file.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
-    report.main(["--results", str(file), "--output", str(tmp_path / "there" / "y")])
+    report.main(["--results", str(file), "--output", str(tmp_path / "there" / "y"), "--replications", "20"])
     text = (tmp_path / "there" / "y.md").read_text(encoding="utf-8")
     for head in ("s, 10 tokens a run: Every task", "s, 20 tokens a run: Every task", "t, 10 tokens a run: Aggregates",
                  "s, 10 tokens a run from runs/warm: Every task",
@@ -226,8 +224,7 @@ def test_two_budgets_are_two_reports(tmp_path, monkeypatch):
         assert f"## {head}" in text
 
 
-def test_a_suites_own_budgets_are_one_report(tmp_path, monkeypatch):
-    monkeypatch.setattr(analysis, "REPLICATIONS", 20)
+def test_a_suites_own_budgets_are_one_report(tmp_path):
     budgets = {one.name: one.tokens for one in SUITES["diagnostics"].experiments}
     assert budgets["Needle"] != budgets["Copy"]
     rows = [
@@ -237,14 +234,35 @@ def test_a_suites_own_budgets_are_one_report(tmp_path, monkeypatch):
     assert not is_own("diagnostics", "Copy", budgets["Copy"], "tiny", 1.0), "nobody knows how much of it was used"
     file = tmp_path / "x.jsonl"
     file.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
-    report.main(["--results", str(file)])
+    report.main(["--results", str(file), "--replications", "20"])
     text = (tmp_path / "x.md").read_text(encoding="utf-8")
     assert "over 2 tasks" in text
     assert f"Budget of a run: {budgets['Needle']:,}, {budgets['Copy']:,} environment tokens." in text
 
 
+def test_all_pages_of_a_folder_are_made_again_with_their_commands(tmp_path):
+    """Rows know their command; those that do not, leave it to the page that was made of them."""
+    old, new = row(), {**row("b"), "command": "python -m benchmarks learn --agents b"}
+    for name, rows in {"old": [old], "new": [new], "both": [old, new]}.items():
+        (tmp_path / f"learn-{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    (tmp_path / "other.jsonl").write_text("{}\n")
+    for name in ("old", "both"):
+        report.write_report(tmp_path / f"learn-{name}.jsonl", command="first\nsecond", replications=20)
+    pages = {page.name: page.with_suffix(".md") for page in report.write_reports(tmp_path, replications=20)}
+    heads = {name: page.read_text().split("## ")[0] for name, page in pages.items()}
+    assert list(heads) == ["learn-both", "learn-new", "learn-old"]
+    commands = {name: re.findall(r"^    (.*)$", head, flags=re.MULTILINE) for name, head in heads.items()}
+    assert commands["learn-old"] == ["first", "second"]
+    assert commands["learn-new"] == [new["command"]]
+    assert commands["learn-both"] == ["first", "second", new["command"]]
+    before = pages["learn-both"].read_text()
+    report.write_reports(tmp_path, replications=20)
+    assert pages["learn-both"].read_text() == before
+    assert all(page.with_suffix(".html").exists() for page in pages.values())
+
+
 def test_names_with_many_settings_may_break_between_two():
-    page = report.html(["x"], [report.Section("T", table=[["agent"], ["ppo[epochs=1;critic=<a&b>]"]])])
+    page = html(["x"], [Section("T", table=[["agent"], ["ppo[epochs=1;critic=<a&b>]"]])])
     assert "ppo<wbr>[epochs=1;<wbr>critic=&lt;a&amp;b&gt;]</td>" in page
 
 

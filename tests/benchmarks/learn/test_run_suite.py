@@ -11,18 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import textenvs
 from agents import Policy
 from agents.files import FileLock
 from agents.training.agent import Algorithm
-from benchmarks.learn import run_suite, suite
-from benchmarks.learn.contestants import OUTSIDE, algorithm_of, parse, train
+from benchmarks.learn import run_suite
+from benchmarks.learn.contestants import algorithm_of, parse, train
 from benchmarks.learn.one_run import measure, thinned, time_to
-from benchmarks.learn.playing import Unavailable
+from benchmarks.learn.playing import Unavailable, make_start_policy
 from benchmarks.learn.run_suite import Arguments, key_of, read_rows, split_agents, wanted
-from benchmarks.learn.suite import DIAGNOSTICS, LANGUAGE, SUITES, Experiment, Run
-from benchmarks.records import append_rows
+from benchmarks.learn.sb3_and_trl import OUTSIDE
+from benchmarks.learn.suite import DIAGNOSTICS, LANGUAGE, SUITES, Experiment, Run, folder_name
+from benchmarks.records import append_rows, command_line
 from textenvs import list_envs
 
 ROOT = Path(__file__).parents[3]
@@ -34,7 +36,7 @@ def row_of(agent, experiment=SMALL, seed=0):
 
 
 def test_every_id_is_in_a_suite():
-    ids = {one.env for suite in SUITES.values() for one in suite.experiments}
+    ids = {experiment.env for suite in SUITES.values() for experiment in suite.experiments}
     assert ids == set(list_envs())
     assert len(SUITES["diagnostics"].experiments) == 2 * len(DIAGNOSTICS) == 20
     assert len(SUITES["language"].experiments) == 2 * len(LANGUAGE) == 20
@@ -61,6 +63,9 @@ def test_a_command_asks_for_whole_seeds_first():
     one_seed = [("immediate", "ppo"), ("immediate", "sft"), ("sparse", "ppo"), ("sparse", "sft")]
     assert keys == [(seed, *rest) for seed in (0, 1) for rest in one_seed]
     assert {run.experiment.tokens for run in runs} == {5}
+    assert [run.agent for run in wanted(Arguments(suite="warm_start", envs="Translate-SFT", seeds=1))] == [
+        "start", "ppo[num_envs=64;episodes_per_update=64]",
+    ], "the suite's own"  # fmt: skip
     for changes in ({"suite": "none"}, {"envs": "Copy"}, {"payouts": "never"}):
         with pytest.raises(ValueError, match="Expected --"):
             wanted(Arguments(**changes))
@@ -93,10 +98,44 @@ def test_another_start_model_with_the_same_tokens_keeps_the_scale(tmp_path):
     assert key_of(row) != key_of(bundled)
 
 
+def test_experiments_of_a_suite_have_names_of_their_own_that_a_command_can_take():
+    for suite in SUITES.values():
+        keys = [(experiment.name, experiment.payout) for experiment in suite.experiments]
+        assert len(set(keys)) == len(keys), suite.name
+        assert not any("," in name for name, _ in keys)
+        for agent in suite.agents:
+            parse(agent)
+
+
+def test_start_policies_are_data():
+    """A config of a model, adapters, and supervised fine-tuning before the run."""
+    experiments = {experiment.name: experiment for experiment in SUITES["policies"].experiments}
+    lstm = make_start_policy(experiments["Copy-LSTM"], seed=0)
+    assert lstm.model.config.model_type == "lstm_lm"
+    assert experiments["Copy-LSTM"].model_name == "random weights: lstm_lm"
+    sft = {"demonstrations": 4, "epochs": 1, "batch_size": 4}
+    cold, warm = (make_start_policy(replace(SMALL, sft=settings), seed=0) for settings in ({}, sft))
+    assert any(not torch.equal(*pair) for pair in zip(cold.parameters(), warm.parameters(), strict=True))
+    row = row_of("start", replace(SMALL, episodes=4, sft=sft))
+    assert (row["status"], row["sft"]) == ("ok", sft)
+
+
+def test_adapters_alone_are_trained():
+    pytest.importorskip("peft", reason="peft is not installed: pip install 'textenvs[lora]'")
+    (experiment,) = (one for one in SUITES["policies"].experiments if one.policy_kwargs)
+    policy = make_start_policy(experiment, seed=0)
+    trained = [name for name, parameter in policy.model.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all("lora" in name for name in trained)
+    row = row_of("ppo[episodes_per_update=4;num_envs=4]", replace(experiment, tokens=100, episodes=4))
+    assert (row["status"], row["policy_kwargs"]) == ("ok", {"lora": 8})
+    assert row["kl"] is not None, "the model without adapters is the reference"
+
+
 def test_start_models_have_one_name_from_anywhere(tmp_path, monkeypatch):
     def names():
         absolute = [replace(SMALL, model=str(ROOT / path)).model_name for path in ("runs/warm/policy", "../elsewhere")]
-        return [*absolute, *(one.model_name for one in SUITES["real"].experiments), SMALL.model_name]
+        return [*absolute, *(experiment.model_name for experiment in SUITES["real"].experiments), SMALL.model_name]
 
     expected = ["runs/warm/policy", "../elsewhere", *["../shared/models/stories260K"] * 4, "tiny"]
     monkeypatch.chdir(ROOT)
@@ -105,8 +144,7 @@ def test_start_models_have_one_name_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert names() == expected
     assert replace(SMALL, model="warm").model_name == replace(SMALL, model=str(tmp_path / "warm")).model_name
-    monkeypatch.setattr(suite, "SHARED", tmp_path / "models")
-    assert replace(SMALL, model="models/stories").model_name == "../shared/stories", "wherever it is"
+    assert folder_name(Path("models/stories"), tmp_path / "models") == "../shared/stories", "wherever it is"
 
 
 def test_committed_rows_are_those_of_the_suites_of_today(tmp_path, monkeypatch):
@@ -119,10 +157,10 @@ def test_committed_rows_are_those_of_the_suites_of_today(tmp_path, monkeypatch):
     for name, found in by_suite.items():
         experiments = {(one.name, one.payout): one for one in SUITES[name].experiments}
         for row in found:
-            one = replace(experiments[row["env"], row["payout"]], tokens=row["budget"])
-            if row["model"] not in ("tiny", one.model_name):
-                one = replace(one, model=str(ROOT / row["model"]))
-            assert Run(name, row["agent"], one, row["seed"]).key == key_of(row)
+            experiment = replace(experiments[row["env"], row["payout"]], tokens=row["budget"])
+            if row["model"] not in ("tiny", experiment.model_name):
+                experiment = replace(experiment, model=str(ROOT / row["model"]))
+            assert Run(name, row["agent"], experiment, row["seed"]).key == key_of(row)
 
 
 def test_a_run_that_was_cut_short_is_another_one(tmp_path):
@@ -185,16 +223,31 @@ def test_stable_baselines3_learns_from_all_that_it_plays(name, updates, monkeypa
 @pytest.mark.parametrize("name", [name for name in OUTSIDE if name.startswith("sb3")])
 def test_stable_baselines3_takes_part(name):
     pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'textenvs[sb3]'")
+    if "maskable" in name:
+        pytest.importorskip("sb3_contrib", reason="sb3-contrib is not installed: pip install sb3-contrib")
     row = row_of(f"{name}[n_steps=4]")
     assert row["status"] == "ok", row
     assert row["tokens"] >= 300
     assert row["normalised_shifted"] is not None
 
 
+def test_of_stable_baselines3_maskable_ppo_alone_plays_with_a_mask():
+    pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'textenvs[sb3]'")
+    _, letters = SUITES["sb3"].experiments
+    letters = replace(letters, tokens=200, episodes=8)
+    skipped = row_of("sb3_ppo", letters)
+    assert (skipped["status"], "masks actions" in skipped["reason"]) == ("skipped", True)
+    pytest.importorskip("sb3_contrib", reason="sb3-contrib is not installed: pip install sb3-contrib")
+    row = row_of("sb3_maskable_ppo[n_steps=4]", letters)
+    assert row["status"] == "ok", row
+    assert row["normalised"] is not None, "a mask keeps the task's scale"
+    assert "=" not in row["sample"].split(" | ")[1]
+
+
 @pytest.mark.parametrize("name", ["trl_grpo", "trl_rloo"])
 def test_trl_takes_part_or_says_why_not(name):
     try:
-        import trl  # noqa: F401 - whether it is there
+        import trl  # noqa: F401 - looks whether it is there
     except ImportError:
         row = row_of(name)
         assert row["status"] == "skipped"
@@ -232,7 +285,7 @@ def test_results_that_were_cut_off_or_repeated(tmp_path):
     assert [row["seed"] for row in read_rows(file)] == [0, 1, 2], "on a line of its own, after the half one"
 
 
-def test_a_command_goes_on_where_it_was_and_tries_failures_again(tmp_path, monkeypatch, capsys):
+def test_a_command_goes_on_where_it_was_and_tries_failures_again(tmp_path, capsys):
     """Processes aside: each run is measured here."""
 
     class Here:
@@ -246,19 +299,19 @@ def test_a_command_goes_on_where_it_was_and_tries_failures_again(tmp_path, monke
             return {**self.run.columns, "status": next(outcomes), "reason": "x", "score": 1.0, "tokens": 1,
                     "cpu_seconds": 1.0, "seconds": 1.0}  # fmt: skip
 
-    monkeypatch.setattr(run_suite, "_Process", Here)
     words = ["--suite", "smoke", "--agents", "ppo", "--seeds", "1", "--output", str(tmp_path / "x.jsonl")]
     calls, outcomes = [], iter(["ok", "failed", "ok", "ok"])
-    run_suite.main(words)
+    run_suite.main(words, Here)
     assert len(calls) == 4
     assert "3 runs done, 1 failed" in capsys.readouterr().out
     calls, outcomes = [], iter(["ok"])
-    run_suite.main(words)
+    run_suite.main(words, Here)
     assert len(calls) == 1
     assert "3 of them done before" in capsys.readouterr().out
     found = read_rows(tmp_path / "x.jsonl")
     assert {row["status"] for row in found} == {"ok"}
     assert {row["textenvs"] for row in found} == {textenvs.__version__}
+    assert {row["command"] for row in found} == {command_line("learn", words)}
     assert len({row["machine"] for row in found}) == 1
     with pytest.raises(SystemExit, match="Expected --suite"):
         run_suite.main(["--suite", "none"])

@@ -8,10 +8,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import pytest
 
 from benchmarks.speed import env as benchmark
-from benchmarks.speed import timing
 from textenvs.tokenizer import decode
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,20 +44,6 @@ def test_random_actions_are_of_the_whole_vocabulary() -> None:
     actions = benchmark.make_actions("random", 64, 64, 256)
     assert actions.shape == (256, 64)
     assert np.unique(actions).tolist() == list(range(1024))
-
-
-def test_a_case_takes_whole_plays_and_counts_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-
-    def play() -> None:
-        clock[0] += 2.0
-
-    monkeypatch.setattr(timing.time, "process_time", lambda: clock[0])
-    case = timing.Case({"kind": "native"}, play, steps=100)
-    assert timing.take_turns([case], rounds=3, seconds=5.0) == [
-        {"kind": "native", "steps_per_second": 50.0, "least": 50.0, "most": 50.0}
-    ]
-    assert clock[0] == 4 * 3 * 2.0  # 3 plays make a turn of at least 5 s; a turn to warm up, and 3 that count
 
 
 def test_promises_by_hand() -> None:

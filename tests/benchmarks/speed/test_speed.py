@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from agents import collect
-from benchmarks.speed import iteration, peers, timing
+from benchmarks.speed import iteration, peers
 from benchmarks.speed.shapes import BASE, RAGGED, SMALL, TINY, make_env, make_model, make_policy, word_tokenizer, words
 from tests.agents.helpers import ARCHITECTURES, lanes
 from tests.agents.helpers import make_policy as make_any
@@ -87,14 +87,6 @@ def test_the_bare_loop_writes_the_models_own_log_probs():
 def test_written_tokens_by_hand():
     rows = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 2], [5, 0, 2, 2], [5, 0, 0, 0]])
     assert peers.written_tokens(rows, 1) == 3 + 2 + 1 + 1
-
-
-def test_ratios_are_taken_within_a_round():
-    one, other = timing.Case({}, lambda: None), timing.Case({}, lambda: None)
-    for mine, its in ((1.0, 2.0), (8.0, 4.0), (3.0, 1.0)):
-        one.record(12, 12 / mine, 1.0)
-        other.record(12, 12 / its, 1.0)
-    assert timing.ratio(one, other) == {"median": 2.0, "least": 0.5, "most": 3.0}
 
 
 @pytest.mark.parametrize("name", ["rollout", "update", "iteration", "gpu"])
