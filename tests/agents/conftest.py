@@ -13,7 +13,7 @@ from tests.agents.helpers import Again, make_policy
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """As many threads as `benchmarks.faults.play` takes: with another number, sums are rounded otherwise."""
+    """One thread, as `kill_and_resume.play` takes: with another number, sums are rounded otherwise."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

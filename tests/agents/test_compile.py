@@ -15,7 +15,7 @@ from agents import Policy, collect, load
 from agents.__main__ import main
 from agents.policy import decode_graph
 from agents.policy.context import FullContext
-from benchmarks.faults import RUN, outcome, start
+from benchmarks.robustness.kill_and_resume import RUN, outcome, start
 from tests.agents.helpers import lanes, make_policy
 
 HAS_COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -178,6 +178,9 @@ def test_a_compiled_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, mon
     process = start([*run, "--output", str(tmp_path / "killed")], moment="update", call=14)
     process.join()
     assert process.exitcode < 0
-    command = ["from benchmarks.faults import play", f"play(['train', '--resume', {str(tmp_path / 'killed')!r}])"]
+    command = [
+        "from benchmarks.robustness.kill_and_resume import play",
+        f"play(['train', '--resume', {str(tmp_path / 'killed')!r}])",
+    ]
     subprocess.run([sys.executable, "-c", "; ".join(command)], env={**os.environ, "PYTHONHASHSEED": "1"}, check=True)
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "straight")

@@ -13,7 +13,7 @@ from agents.__main__ import main
 from agents.files import read_json
 from agents.policy.pretrained import BUNDLED_MODELS
 from agents.supervised import reward_model
-from benchmarks.fuzz import calls, check
+from benchmarks.robustness.fuzz_constructors import calls, check
 from tests.helpers import examples
 from textenvs import load_dataset, make_tokenizer
 from textenvs.datasets import readers

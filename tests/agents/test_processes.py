@@ -24,7 +24,7 @@ from agents.supervised import reward_model
 from agents.training import agent as training
 from agents.training import checkpoints, optimization
 from agents.training.meter import Meter
-from benchmarks.faults import RUN
+from benchmarks.robustness.kill_and_resume import RUN
 from tests.agents.helpers import ECHO_KWARGS, make_policy, noisy_pairs
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="torch was built without gloo")
