@@ -484,7 +484,7 @@ class Unpicklable(GoodEnvs):
 class ForgetsInPickle(GoodEnvs):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lanes.seed(self._lanes.all, np.zeros(self.num_envs, dtype=np.uint64))
+        self.lanes.seed(self.lanes.all, np.zeros(self.num_envs, dtype=np.uint64))
 
 
 @pytest.mark.parametrize(
