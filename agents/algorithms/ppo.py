@@ -8,8 +8,8 @@ Source: Schulman et al. (2017), Proximal policy optimization algorithms, arXiv:1
 arXiv:1506.02438, equation 16; the KL penalty per token from Ziegler et al. (2019), arXiv:1909.08593, equation 2.
 
 What differs from the papers: episodes are whole responses and are not cut into fixed horizons; losses are means over
-the tokens of a minibatch; advantages are normalised once over the batch, not in each minibatch; an epoch stops the
-update when the policy has moved further than `target_kl`; minibatches have about as many tokens each; actor and critic
+the tokens of a minibatch; advantages are normalised once over the batch, not in each minibatch; the update ends
+when the policy has moved further than `target_kl`; minibatches have about as many tokens each; actor and critic
 share the language model's trunk unless critic="separate"; the critic says what a state is worth beyond the mean of its
 step (agents.algorithms.step_baseline); value clipping takes the larger of the two errors, as in OpenAI's code.
 """
@@ -72,8 +72,8 @@ class PPOConfig(RunConfig):
     normalize_advantages: bool = True
     """If True, shift and scale advantages to mean 0 and standard deviation 1 over the batch's tokens."""
     target_kl: float | None = 0.05
-    """Limit in nats per token: once the policy is further than this from the one that played, no further epoch begins.
-    None: no limit."""
+    """Limit in nats per token: the update ends before the first minibatch on which the policy, as it is then, is further
+    than this from the one that played. None: no limit."""
 
     def __post_init__(self) -> None:
         """Check every field."""
