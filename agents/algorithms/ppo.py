@@ -72,8 +72,8 @@ class PPOConfig(RunConfig):
     normalize_advantages: bool = True
     """If True, shift and scale advantages to mean 0 and standard deviation 1 over the batch's tokens."""
     target_kl: float | None = 0.05
-    """Limit in nats per token: the update ends before the first minibatch on which the policy, as it is then, is further
-    than this from the one that played. None: no limit."""
+    """Limit in nats per token: the update ends before the first minibatch on which the policy, as it is then, is
+    further than this from the one that played. None: no limit."""
 
     def __post_init__(self) -> None:
         """Check every field."""

@@ -226,12 +226,13 @@ class RunConfig(OptimizerConfig):
     al. 2019, section 2.2). Replaces kl_limit. The price starts at kl_coef (0.015 if that is left open) and is
     multiplied by factors. None: the price does not depend on earlier updates."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    """Estimator of a token's KL, see `agents.losses.kl_estimate`: k1 where KL is charged to a token or the return, since
-    k2 and k3 would push the policy away there; k2 or k3 in the loss."""
+    """Estimator of a token's KL, see `agents.losses.kl_estimate`: k1 where KL is charged to a token or the return,
+    since k2 and k3 would push the policy away there; k2 or k3 in the loss."""
     kl_credit: Literal["token", "return", "loss"] = "token"
     """Place where a token's KL is charged. "token": to that token alone. Its gradient is then that of the KL at its own
     state, and nearly free of noise. "return": subtracted from the reward (Ziegler et al. 2019), so that every earlier
-    token pays too. This is the exact objective, but so noisy that small batches drift far from the start model. Both are
+    token pays too. This is the exact objective, but so noisy that small batches drift far from the start model. Both
+    are
     in units of the score, whatever advantages are divided by afterwards. "loss": as a term of the loss, as in GRPO, in
     units of the loss; with k2 or k3, since k1 has no gradient there on average."""
     entropy_coef: float | None = None
@@ -245,7 +246,8 @@ class RunConfig(OptimizerConfig):
     entropy_final: float = 0.1
     """Share of entropy_coef that its schedule ends with."""
     loss_mean: Literal["token", "episode"] = "token"
-    """"token": the loss is a mean over tokens, so tokens of long and short episodes weigh the same in a batch. "episode":
+    """"token": the loss is a mean over tokens, so tokens of long and short episodes weigh the same in a batch.
+    "episode":
     it is summed over each episode and averaged over episodes, as the policy gradient theorem has it. Entropy, KL and
     the critic's error are averaged alike."""
     bonuses: dict[str, Any] = field(default_factory=dict)
