@@ -19,14 +19,15 @@ from agents.policy.policy import Policy
 from agents.policy.sampling import Truncation
 from agents.rollout import Rollout
 from textenvs import TextGenVectorEnv
+from textenvs.tokenizer import fingerprint
 
 
 def make_env(env: str, policy: Policy, num_envs: int = 64, **kwargs: Any) -> TextGenVectorEnv:
-    """Lanes of a registered environment for `collect`: with the policy's tokenizer, and resets left to their user.
+    """Makes lanes of an environment for `collect`, with the tokenizer of a policy, and resets left to their user.
 
     Args:
         env: The id.
-        policy: Whose tokenizer.
+        policy: The policy, whose tokenizer they get.
         num_envs: How many lanes.
         **kwargs: Arguments of the environment, `split="test"` say.
 
@@ -56,19 +57,20 @@ def collect(
     examples: Sequence[int] | None = None,
     truncation: Truncation | None = None,
 ) -> Rollout:
-    """Play whole episodes in an environment, all its lanes at once.
+    """Plays whole episodes in an environment, all its lanes at once.
 
-    Where the environment's infos have an `action_mask`, nothing else is sampled, and log-probs are under it.
+    Where the environment's infos have an `action_mask`, only what it allows is sampled, and log-probs are those of the
+    masked distribution.
 
     Args:
         env: A vector environment whose `autoreset_mode` is DISABLED: `collect` says which lane gets a new episode.
-        policy: Who plays. Its tokenizer is the environment's.
+        policy: The policy that plays. Its tokenizer is the environment's.
         num_episodes: How many episodes to play.
-        seed: Seeds the environment; None goes on in its present streams.
-        temperature: What the logits are divided by.
-        deterministic: The likeliest token instead of a sample.
+        seed: Seeds the environment; None continues its present streams.
+        temperature: Divisor of the logits.
+        deterministic: If True, the likeliest token instead of a sample.
         generator: Source of the policy's randomness, on its device.
-        examples: `(num_episodes,)` places in the pool, one for each episode; None lets the environment draw them.
+        examples: `(num_episodes,)` indices into the pool, one for each episode; None lets the environment draw them.
         truncation: Leaves unlikely tokens out. For evaluation only: see `agents.policy.sampling`.
 
     Returns:
@@ -96,13 +98,13 @@ def collect(
             kept = np.flatnonzero(playing[rows])
             context.keep(kept)
             rows = rows[kept]
-        everyone = len(rows) == num_lanes
+        computes_all = len(rows) == num_lanes
         input_ids, attention_mask = observation["input_ids"], observation["attention_mask"]
-        lengths = (attention_mask if everyone else attention_mask[rows]).sum(axis=1, dtype=np.int64)
+        lengths = (attention_mask if computes_all else attention_mask[rows]).sum(axis=1, dtype=np.int64)
         allowed = None if masks is None else masks[rows] == 1
         step = policy.step(
             context,
-            input_ids if everyone else input_ids[rows],
+            input_ids if computes_all else input_ids[rows],
             lengths,
             temperature=temperature,
             deterministic=deterministic,
@@ -110,11 +112,10 @@ def collect(
             allowed=allowed,
             truncation=truncation,
         )
-        chosen = step.actions_on_host()
-        actions = chosen
-        if not everyone:
-            actions = np.full(num_lanes, env.tokenizer.eos_token_id)
-            actions[rows] = chosen
+        actions = step.actions_on_host()
+        if not computes_all:  # the environment wants an action for every lane; those that idle do nothing with it
+            computed, actions = actions, np.full(num_lanes, env.tokenizer.eos_token_id)
+            actions[rows] = computed
         seconds["policy"] += (now := time.perf_counter()) - started
 
         observation, rewards, terminated, truncated, infos = env.step(actions)
@@ -129,13 +130,10 @@ def collect(
                 lanes = lanes[recorder.turns[lanes] < num_episodes // num_lanes]
             lanes = lanes[: num_episodes - begun]
             if len(lanes):
-                mask = np.zeros(num_lanes, dtype=np.bool_)
-                mask[lanes] = True
                 episodes = begun + np.arange(len(lanes))
-                options = {"reset_mask": mask}
-                if examples is not None:
-                    options["example"] = np.asarray(examples)[episodes]
-                observation, infos = env.reset(options=options)
+                observation, infos = _reset_lanes(
+                    env, lanes, None if examples is None else np.asarray(examples)[episodes]
+                )
                 recorder.begin(lanes, episodes, infos)
                 if masks is not None:  # infos of a reset are those of the lanes that were reset
                     masks[lanes] = infos["action_mask"][lanes]
@@ -147,35 +145,47 @@ def collect(
     return recorder.rollout(policy, seconds)
 
 
-class _Record:
-    """One number of every action, in the order they were computed.
+def _reset_lanes(
+    env: TextGenVectorEnv, lanes: NDArray[np.intp], examples: NDArray[np.int64] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Begins a new episode in some lanes, of an example each, or of what the environment draws."""
+    mask = np.zeros(env.num_envs, dtype=np.bool_)
+    mask[lanes] = True
+    options: dict[str, Any] = {"reset_mask": mask}
+    if examples is not None:
+        options["example"] = examples
+    return env.reset(options=options)
+
+
+class _ActionNumbers:
+    """A number for every action, such as its log-prob, in the order in which they were computed.
 
     On a CPU they are copied as they come. A tensor of a few bytes that is kept from each step would lie among the
-    step's logits, and where they were, glibc's malloc then has no room for the next ones: with a vocabulary of 50,000
-    the process grew by all logits of some rollouts (see docs/log.md).
+    step's logits, and glibc's malloc would then have no room there for the next ones: with a vocabulary of 50,000 the
+    process grew by all logits of some rollouts (see docs/log.md).
 
     Args:
         most: How many there may be: less than twice as many as actions, since lanes are dropped when half of them idle.
     """
 
     def __init__(self, most: int) -> None:
-        self._kept = np.empty(most, dtype=np.float32)
+        self._on_cpu = np.empty(most, dtype=np.float32)
         self._count = 0
-        self._elsewhere: list[Tensor] = []
+        self._on_device: list[Tensor] = []
 
     def append(self, numbers: Tensor) -> None:
-        if numbers.device.type != "cpu":  # which has a memory manager of PyTorch's
-            self._elsewhere.append(numbers)
+        if numbers.device.type != "cpu":  # where PyTorch manages the memory itself
+            self._on_device.append(numbers)
             return
-        self._kept[self._count : self._count + len(numbers)] = numbers.numpy()
+        self._on_cpu[self._count : self._count + len(numbers)] = numbers.numpy()
         self._count += len(numbers)
 
     def read(self) -> Tensor:
-        return torch.cat(self._elsewhere) if self._elsewhere else torch.from_numpy(self._kept[: self._count])
+        return torch.cat(self._on_device) if self._on_device else torch.from_numpy(self._on_cpu[: self._count])
 
 
 class _Recorder:
-    """Where an episode's steps are written while lanes move on. Rows are episodes, in the order they began."""
+    """Records episodes while lanes move on to the next ones. Rows are episodes, in the order in which they began."""
 
     def __init__(self, env: TextGenVectorEnv, num_episodes: int) -> None:
         length = _max_length(env)
@@ -183,8 +193,8 @@ class _Recorder:
         self._group_size = env.group_size
         self._input_ids = np.full((num_episodes, length), env.tokenizer.pad_token_id, dtype=np.int64)
         self._shape = (num_episodes, steps)
-        # Of every step: where its lanes' actions stand in that shape, in their rows, their rewards, and where in the
-        # flat record of the policy. Put in place once, at the end.
+        # Of every step, for each lane that plays: the flat index of its action in that shape, the action's position in
+        # its row, its reward, and its index in the policy's numbers. All of them are put in place once, at the end.
         self._written: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]] = []
         self._terminated = np.zeros(num_episodes, dtype=np.bool_)
         self._truncated = np.zeros(num_episodes, dtype=np.bool_)
@@ -198,7 +208,8 @@ class _Recorder:
         self._steps = np.zeros(env.num_envs, dtype=np.int64)
         self._recorded = 0
         self._masks: NDArray[np.uint8] | None = None  # (episodes, steps, ceil(vocab_size / 8)), a bit a token
-        self._log_probs, self._values = _Record(2 * num_episodes * steps), _Record(2 * num_episodes * steps)
+        self._log_probs = _ActionNumbers(2 * num_episodes * steps)
+        self._values = _ActionNumbers(2 * num_episodes * steps)
 
     def begin(self, lanes: NDArray[np.intp], episodes: NDArray[np.intp], infos: dict[str, Any]) -> None:
         self._episode[lanes] = episodes
@@ -218,17 +229,18 @@ class _Recorder:
         rewards: NDArray[np.float64],
         allowed: NDArray[np.bool_] | None,
     ) -> None:
-        place = np.flatnonzero(playing[rows])
-        lanes = rows[place]
+        computed = np.flatnonzero(playing[rows])  # indices of the playing lanes among those that were computed
+        lanes = rows[computed]
         episodes, steps = self._episode[lanes], self._steps[lanes]
-        self._written.append(  # an action is written at its row's end
-            (episodes * self._shape[1] + steps, lengths[place], rewards[lanes], place + self._recorded)
+        # An action stands where its row ended before it: at position `lengths`.
+        self._written.append(
+            (episodes * self._shape[1] + steps, lengths[computed], rewards[lanes], computed + self._recorded)
         )
         if allowed is not None:
             if self._masks is None:
                 width = -(-allowed.shape[1] // 8)
                 self._masks = np.zeros((*self._shape, width), dtype=np.uint8)
-            self._masks[episodes, steps] = np.packbits(allowed[place], axis=1, bitorder="little")
+            self._masks[episodes, steps] = np.packbits(allowed[computed], axis=1, bitorder="little")
         self._steps[lanes] += 1
         self._recorded += len(rows)
         self._log_probs.append(log_probs)
@@ -255,17 +267,17 @@ class _Recorder:
 
     @torch.no_grad()
     def rollout(self, policy: Policy, seconds: dict[str, float]) -> Rollout:
-        places, lengths, paid, sources = (np.concatenate(parts) for parts in zip(*self._written, strict=True))
-        steps = int((places % self._shape[1]).max()) + 1
+        cells, lengths, paid, sources = (np.concatenate(parts) for parts in zip(*self._written, strict=True))
+        steps = int((cells % self._shape[1]).max()) + 1
         length = int(self._lengths.max())
         device = policy.device
 
         def tensor(array: NDArray[Any]) -> Tensor:
             return on_device(np.ascontiguousarray(array), device)
 
-        def on_grid(written: Any, elsewhere: Any, dtype: Any) -> Tensor:
-            grid = np.full(self._shape, elsewhere, dtype=dtype)
-            grid.ravel()[places] = written
+        def on_grid(written: Any, padding: Any, dtype: Any) -> Tensor:
+            grid = np.full(self._shape, padding, dtype=dtype)
+            grid.ravel()[cells] = written
             return tensor(grid[:, :steps])
 
         mask, source = on_grid(True, False, np.bool_), on_grid(sources, 0, np.int64)
@@ -278,8 +290,8 @@ class _Recorder:
         if self._truncated.any():
             cut = tensor(np.flatnonzero(self._truncated))
             ends = tensor(self._lengths)[cut, None]  # where the next action would stand
-            there = torch.ones_like(ends, dtype=torch.bool)
-            last_values[cut] = policy.state_values(input_ids[cut], ends, there, prompts=positions[cut, 0])[:, 0]
+            is_state = torch.ones_like(ends, dtype=torch.bool)
+            last_values[cut] = policy.state_values(input_ids[cut], ends, is_state, prompts=positions[cut, 0])[:, 0]
         return Rollout(
             input_ids=input_ids,
             positions=positions,
@@ -308,13 +320,11 @@ def _max_length(env: TextGenVectorEnv) -> int:
 
 
 def _padded(examples: Sequence[int], size: int) -> NDArray[np.int64]:
-    """One example a lane; the lanes that will not play take the first one's."""
+    """Returns an example for each lane; the lanes that will not play take the first one's."""
     return np.array([*examples, *[examples[0]] * (size - len(examples))], dtype=np.int64)
 
 
 def _check_env(env: TextGenVectorEnv, policy: Policy, num_episodes: int, examples: Sequence[int] | None) -> None:
-    from textenvs.tokenizer import fingerprint
-
     if env.metadata.get("autoreset_mode") != AutoresetMode.DISABLED:
         raise ValueError(
             "Expected a vector environment that leaves resets to collect, "
