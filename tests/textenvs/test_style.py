@@ -198,12 +198,12 @@ def test_contexts_that_are_told_apart_are_those_that_matter() -> None:
     model = load_ngrams()
     numbers = range(1, model.num_outcomes + 1)
     known, unknown = model.context(["there", "was"]), model.context(["was", "there"])
-    assert model.settled(known) == known
-    assert model.settled(unknown) != unknown
-    assert [model.probability(model.settled(unknown), word) for word in numbers] == [
+    assert model.simplified(known) == known
+    assert model.simplified(unknown) != unknown
+    assert [model.probability(model.simplified(unknown), word) for word in numbers] == [
         model.probability(unknown, word) for word in numbers
     ]
-    assert train(["a b a"], order=1).settled(()) == ()
+    assert train(["a b a"], order=1).simplified(()) == ()
 
 
 def test_beginnings_of_no_word_are_one_rest() -> None:
