@@ -20,6 +20,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_count
 from textenvs.example import Example
 from textenvs.rewards.base import Reward
 from textenvs.rewards.incremental.splitters import Matches
@@ -61,6 +62,7 @@ class GramReward(Reward):
 
     Raises:
         ValueError: If either is less than 1.
+        TypeError: If either is not a whole number.
 
     Attributes:
         remembers: If True, an n-gram of the response is known from then on.
@@ -71,11 +73,8 @@ class GramReward(Reward):
     remembers = True
 
     def __init__(self, n: int, min_grams: int) -> None:
-        for name, value in (("n", n), ("min_grams", min_grams)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"Expected {name} to be at least 1, got {value!r}")
-        self.n = n
-        self.min_grams = min_grams
+        self.n = check_count("n", n)
+        self.min_grams = check_count("min_grams", min_grams)
 
     @abstractmethod
     def phi(self, total: NDArray[np.float64], seen: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -177,6 +176,7 @@ class Distinct(GramReward):
 
     Raises:
         ValueError: If either is less than 1.
+        TypeError: If either is not a whole number.
 
     Cost: a dictionary look-up a token and a set look-up a word, whatever the length. Source: Li et al. (2016), A
     diversity-promoting objective function for neural conversation models, section 5.
@@ -203,6 +203,7 @@ class Repetition(GramReward):
 
     Raises:
         ValueError: If either is less than 1.
+        TypeError: If either is not a whole number.
 
     Cost: as `Distinct`. Source: seq-rep-n of Welleck et al. (2020), Neural text generation with unlikelihood training,
     section 6.
@@ -230,6 +231,7 @@ class Copying(GramReward):
 
     Raises:
         ValueError: If either is less than 1.
+        TypeError: If either is not a whole number.
 
     Cost: as `Distinct`; a prompt's n-grams are worked out once. Source: See, Liu & Manning (2017), Get to the point:
     summarization with pointer-generator networks, figure 6 (1 - the share of novel n-grams).

@@ -6,7 +6,6 @@ for all examples. Neither is an error: a score that no response can reach would 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -180,15 +179,3 @@ def _phrase(text: str, whole_words: bool, inflected: bool) -> Phrase:
     if not units:
         raise ValueError(f"Expected keywords with a letter or digit in each, got {text!r}")
     return tuple(inflections(unit, tag[1] if tag else "") if inflected else (unit,) for unit in units)
-
-
-def _whole(name: str, value: Any, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"Expected {name} to be at least {least}, got {value!r}")
-    return value
-
-
-def _finite(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"Expected {name} to be a finite number, got {value!r}")
-    return float(value)

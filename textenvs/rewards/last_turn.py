@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_number
 from textenvs.example import Example
 from textenvs.rewards.base import Reward, Scorer, Wrapper, checked_score
 from textenvs.rewards.registry import make_reward
@@ -27,6 +28,7 @@ class LastTurn(Wrapper):
 
     Raises:
         ValueError: If the cost is negative or not finite.
+        TypeError: If the cost is not a number.
 
     From `reward.low` less the cost of all turns to `reward.high`. Cost: the last turn is read again at every token.
     """
@@ -34,12 +36,10 @@ class LastTurn(Wrapper):
     name = "last_turn"
 
     def __init__(self, reward: Any = "exact_match", cost: float = 0.0) -> None:
-        if isinstance(cost, bool) or not isinstance(cost, (int, float)) or not 0 <= cost < math.inf:
-            raise ValueError(f"Expected cost to be a finite number from 0, got {cost!r}")
+        self.cost = check_number("cost", cost, low=0)
         self.reward = make_reward(reward)
         super().__init__({self.name: self.reward})
-        self.cost = float(cost)
-        self.low = -math.inf if cost else self.reward.low
+        self.low = -math.inf if self.cost else self.reward.low
         self.high = self.reward.high
 
     def score(self, example: Example, response: str) -> float:

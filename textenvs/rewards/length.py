@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_count
 from textenvs.example import Example
 from textenvs.rewards.base import RewardError
 from textenvs.rewards.incremental.splitters import Chunks, Splitter, Words
@@ -42,6 +43,7 @@ class Length(UnitSums):
 
     Raises:
         ValueError: If `target` or a high end is less than 1, a range is empty, or the unit is unknown.
+        TypeError: If a number is not whole.
 
     Cost: two dictionary look-ups a token (amortised).
     """
@@ -87,7 +89,7 @@ class Length(UnitSums):
             return _range(self.target, self.unit)
         try:
             return _range(example.metadata.get(self.key, self.default_target), self.unit)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             problem = f"cannot read metadata[{self.key!r}]: {error}"
             raise RewardError(self.name, problem, example, None) from error
 
@@ -106,7 +108,8 @@ class Sentences(Length):
         target: The wanted number, or a range `(low, high)`. None takes the example's, and 3 without one.
 
     Raises:
-        ValueError: As `Length` does.
+        ValueError: If `target` or a high end is less than 1, or a range is empty.
+        TypeError: If a number is not whole.
 
     Cost: two dictionary look-ups a token (amortised).
     """
@@ -120,17 +123,16 @@ class Sentences(Length):
 
 
 def _range(target: Any, unit: str) -> tuple[float, float]:
-    """Returns the ends of a wanted range, given as a number or a pair."""
-    singular = unit.removesuffix("s")
+    """Returns the ends of a wanted range, given as a number or a pair.
+
+    Raises:
+        ValueError: If a number is out of range, or the pair is not one.
+        TypeError: If a number is not whole.
+    """
     if isinstance(target, Sequence) and not isinstance(target, str):
-        ends = list(target)
-        are_whole = all(isinstance(end, int) and not isinstance(end, bool) for end in ends)
-        if len(ends) != 2 or not are_whole or not 0 <= ends[0] <= ends[1] or ends[1] < 1:
-            raise ValueError(
-                f"Expected target to be (low, high) with 0 <= low <= high and high at least 1 {singular}, "
-                f"got {target!r}"
-            )
-        return float(ends[0]), float(ends[1])
-    if isinstance(target, bool) or not isinstance(target, int) or target < 1:
-        raise ValueError(f"Expected target to be at least 1 {singular}, got {target!r}")
-    return float(target), float(target)
+        if len(target) != 2:
+            raise ValueError(f"Expected target as a number of {unit} or as (low, high), got {target!r}")
+        low = check_count(f"the low end of target (in {unit})", target[0], least=0)
+        return float(low), float(check_count(f"the high end of target (in {unit})", target[1], least=max(low, 1)))
+    count = float(check_count(f"target (in {unit})", target))
+    return count, count

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_count, check_number
 from textenvs.example import Example
 from textenvs.rewards.base import Reward, RewardError
 from textenvs.rewards.incremental.splitters import Matches, Words
 from textenvs.rewards.incremental.units import Machine, UnitReader, UnitScorer, UnitSums
-from textenvs.rewards.keywords import _finite, _whole
 from textenvs.tokenizer import Tokenizer
 
 # A word that is one number, with punctuation around it.
@@ -49,6 +49,7 @@ class IncreasingNumbers(UnitSums):
 
     Raises:
         ValueError: If `min_words` is less than 1.
+        TypeError: If `min_words` is not a whole number.
 
     Cost: two dictionary look-ups a token (amortised). Source: Ramamurthy et al. (2023), Is reinforcement learning (not)
     for natural language processing: the code of RL4LMs, rl4lms/envs/text_generation/test_reward.py.
@@ -60,7 +61,7 @@ class IncreasingNumbers(UnitSums):
     width = 2  # the number of rising numbers, and of words
 
     def __init__(self, min_words: int = 10) -> None:
-        self.min_words = _whole("min_words", min_words)
+        self.min_words = check_count("min_words", min_words)
 
     def start(self, example: Example) -> float:
         """Returns minus infinity. The memory is the largest number so far, and infinity once a number did not rise."""
@@ -106,6 +107,7 @@ class Dates(UnitSums):
 
     Raises:
         ValueError: If `dates` is less than 1.
+        TypeError: If `dates` is not a whole number.
 
     Cost: two dictionary look-ups a token (amortised). Source: the code of RL4LMs, as `IncreasingNumbers`.
     """
@@ -115,7 +117,7 @@ class Dates(UnitSums):
     splitter = _DateWords()
 
     def __init__(self, dates: int | None = None) -> None:
-        self.dates = None if dates is None else _whole("dates", dates)
+        self.dates = check_count("dates", dates, optional=True)
 
     def start(self, example: Example) -> frozenset[str]:
         """Returns an empty set. The memory is the dates so far."""
@@ -135,8 +137,8 @@ class Dates(UnitSums):
         """Returns the wanted number."""
         wanted = example.metadata.get("dates", 1) if self.dates is None else self.dates
         try:
-            return (float(_whole("dates", wanted)),)
-        except ValueError as error:
+            return (float(check_count("dates", wanted)),)
+        except (TypeError, ValueError) as error:
             raise RewardError(self.name, f"cannot read metadata['dates']: {error}", example, None) from error
 
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -180,6 +182,7 @@ class NumericAnswer(Reward):
 
     Raises:
         ValueError: If `steps` is not in [0, 1].
+        TypeError: If `steps` is not a number.
 
     Cost: a dictionary look-up a word, and array operations over the lanes. Source: Cobbe et al. (2021), Training
     verifiers to solve math word problems (the format); Uesato et al. (2022), Solving math word problems with process-
@@ -191,9 +194,7 @@ class NumericAnswer(Reward):
     splitter = Matches(r"\n|\S+", casefold=False, longest=None)
 
     def __init__(self, steps: float = 0.3) -> None:
-        if isinstance(steps, bool) or not isinstance(steps, (int, float)) or not 0 <= steps <= 1:
-            raise ValueError(f"Expected steps in [0, 1], got {steps!r}")
-        self.steps = float(steps)
+        self.steps = check_number("steps", steps, low=0, high=1)
 
     def solution(self, example: Example) -> tuple[float, tuple[float, ...]]:
         """Returns the right answer and the intermediate results of an example.
@@ -207,8 +208,8 @@ class NumericAnswer(Reward):
             answer = next(iter(_numbers(answer)), None)
         try:
             known_answer, known_steps = _solution(text)
-            right = known_answer if answer is None else _finite("answer", answer)
-            results = known_steps if steps is None else tuple(_finite("each step", step) for step in steps)
+            right = known_answer if answer is None else check_number("answer", answer)
+            results = known_steps if steps is None else tuple(check_number("each step", step) for step in steps)
         except (TypeError, ValueError) as error:
             raise RewardError(self.name, f"cannot read an example: {error}", example, None) from error
         if math.isnan(right):

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_count, check_number
 from textenvs.tokenizer import Tokenizer
 
 _MAX_TOKENS = 2**31 - 1
@@ -249,7 +250,8 @@ def make_payout(payout: Any, num_lanes: int, tokenizer: Tokenizer) -> Payout:
 
     Raises:
         ValueError: If there is no such payout, or its number is out of range.
-        TypeError: If it is neither a name nor a dict, or its number of tokens is not a whole number.
+        TypeError: If it is neither a name nor a dict, its number of tokens is not a whole number, or its gamma is not a
+            number.
     """
     plain: dict[str, type[Payout]] = {"immediate": Immediate, "sparse": Sparse, "word": Word, "sentence": Sentence}
     expected = "'immediate', 'sparse', 'word', 'sentence', {'every': k}, {'delayed': k} or {'shaped': {'gamma': g}}"
@@ -262,15 +264,11 @@ def make_payout(payout: Any, num_lanes: int, tokenizer: Tokenizer) -> Payout:
     if len(payout) == 1:
         name, argument = next(iter(payout.items()))
         if name in ("every", "delayed"):
-            if isinstance(argument, bool) or not isinstance(argument, (int, np.integer)):
-                raise TypeError(f"Expected payout {name!r} to count tokens, a whole number, got {argument!r}")
-            if not 1 <= argument <= _MAX_TOKENS:
-                raise ValueError(f"Expected payout {name!r} to count 1 to {_MAX_TOKENS} tokens, got {argument!r}")
-            argument = int(argument)
-            return Every(num_lanes, tokenizer, argument) if name == "every" else Delayed(num_lanes, tokenizer, argument)
+            tokens = check_count(f"the number of tokens of payout {name!r}", argument, most=_MAX_TOKENS)
+            return Every(num_lanes, tokenizer, tokens) if name == "every" else Delayed(num_lanes, tokenizer, tokens)
         if name == "shaped":
-            gamma = argument.get("gamma") if isinstance(argument, dict) and set(argument) == {"gamma"} else None
-            if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not 0 <= gamma <= 1:
+            if not isinstance(argument, dict) or set(argument) != {"gamma"}:
                 raise ValueError(f"Expected payout 'shaped' as {{'gamma': number in [0, 1]}}, got {argument!r}")
-            return Shaped(num_lanes, tokenizer, float(gamma))
+            gamma = check_number("the gamma of payout 'shaped'", argument["gamma"], low=0, high=1)
+            return Shaped(num_lanes, tokenizer, gamma)
     raise ValueError(f"Expected payout to be {expected}, got {payout!r}")

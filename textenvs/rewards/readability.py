@@ -7,11 +7,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_count, check_number
 from textenvs.example import Example
 from textenvs.rewards.base import RewardError
 from textenvs.rewards.english import syllables
 from textenvs.rewards.incremental.units import UnitSums
-from textenvs.rewards.keywords import _finite, _whole
 from textenvs.rewards.sentences import read_sentences
 
 
@@ -41,8 +41,8 @@ class Readability(UnitSums):
     width = 3  # words, sentences, syllables
 
     def __init__(self, grade: float | None = None, min_words: int = 8) -> None:
-        self.grade = None if grade is None else _finite("grade", grade)
-        self.min_words = _whole("min_words", min_words)
+        self.grade = check_number("grade", grade, optional=True)
+        self.min_words = check_count("min_words", min_words)
 
     def start(self, example: Example) -> bool:
         """Returns False: no sentence has begun."""
@@ -58,8 +58,8 @@ class Readability(UnitSums):
         """Returns the wanted grade, NaN for none."""
         grade = example.metadata.get("grade") if self.grade is None else self.grade
         try:
-            return (math.nan if grade is None else _finite("grade", grade),)
-        except ValueError as error:
+            return (math.nan if grade is None else check_number("grade", grade),)
+        except (TypeError, ValueError) as error:
             raise RewardError(self.name, f"cannot read metadata['grade']: {error}", example, None) from error
 
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:

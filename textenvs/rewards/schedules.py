@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_choice, check_number
+
 
 class Schedule:
     """A weight as a function of the training progress.
@@ -36,12 +38,10 @@ class Schedule:
     """
 
     def __init__(self, points: Sequence[Sequence[float]], shape: str = "linear") -> None:
-        if shape not in ("linear", "cosine"):
-            raise ValueError(f"Expected the shape of a schedule to be 'linear' or 'cosine', got {shape!r}")
+        self.shape = check_choice("the shape of a schedule", shape, ("linear", "cosine"))
         if not points or not all(_is_pair(point) for point in points):
             raise ValueError(f"Expected the points of a schedule as [[progress, weight], ...], got {points!r}")
         self.points = tuple((float(progress), float(weight)) for progress, weight in points)
-        self.shape = shape
         times = [progress for progress, _ in self.points]
         if times[0] < 0 or times[-1] > 1 or any(earlier >= later for earlier, later in pairwise(times)):
             raise ValueError(f"Expected the progress of a schedule's points to rise, from 0 to 1, got {times}")
@@ -95,6 +95,7 @@ class Constraint:
 
     Raises:
         ValueError: If not exactly one bound is given, or a number is out of range.
+        TypeError: If a number is not one.
 
     Attributes:
         value: The current weight.
@@ -117,17 +118,13 @@ class Constraint:
             raise ValueError(f"Expected one of at_least and at_most of a constraint, got {at_least} and {at_most}")
         if part is not None and not isinstance(part, str):
             raise ValueError(f"Expected the part of a constraint as a name, got {part!r}")
-        for name, number in (("rate", rate), ("start", start), ("most", most)):
-            if not _is_number(number) or number < 0 or (not number and name != "start"):
-                raise ValueError(f"Expected {name} of a constraint to be a number above 0, got {number!r}")
-        if start > most:
-            raise ValueError(f"Expected start <= most of a constraint, got {start} and {most}")
-        bound = at_most if at_least is None else at_least
-        if not _is_number(bound):
-            raise ValueError(f"Expected the bound of a constraint to be a finite number, got {bound!r}")
-        self.part, self.bound, self.rate, self.most = part, float(bound), float(rate), float(most)  # type: ignore[arg-type]
+        self.part = part
+        self.rate = check_number("rate of a constraint", rate, low=0, open_low=True)
+        self.most = check_number("most of a constraint", most, low=0, open_low=True)
+        start = check_number("start of a constraint", start, low=0, high=self.most)
+        self.bound = check_number("the bound of a constraint", at_most if at_least is None else at_least)
         self.is_floor = at_least is not None
-        self.value = float(start) if self.is_floor else -float(start)
+        self.value = start if self.is_floor else -start
         self.span = (0.0, self.most) if self.is_floor else (-self.most, 0.0)
 
     def update(self, scores: NDArray[np.float64]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vaderSentiment import vaderSentiment
 
+from textenvs.arguments import check_choice, check_count
 from textenvs.example import Example
 from textenvs.rewards.base import Reward
 from textenvs.rewards.incremental.splitters import Words
@@ -61,9 +62,7 @@ def mood_sign(example: Example) -> float:
     Raises:
         ValueError: If the mood is something else.
     """
-    mood = example.metadata.get("mood", "happy")
-    if mood not in ("happy", "sad"):
-        raise ValueError(f"Expected an example's metadata['mood'] to be 'happy' or 'sad', got {mood!r}")
+    mood = check_choice("an example's metadata['mood']", example.metadata.get("mood", "happy"), ("happy", "sad"))
     return 1.0 if mood == "happy" else -1.0
 
 
@@ -128,6 +127,7 @@ class Sentiment(UnitSums):
 
     Raises:
         ValueError: If `min_words` is less than 1.
+        TypeError: If `min_words` is not a whole number.
 
     Cost: two dictionary look-ups a token (amortised). Words that the lexicon does not have count as 0.
     """
@@ -138,9 +138,7 @@ class Sentiment(UnitSums):
     width = 2  # valence, words
 
     def __init__(self, min_words: int = 8) -> None:
-        if isinstance(min_words, bool) or not isinstance(min_words, int) or min_words < 1:
-            raise ValueError(f"Expected min_words to be at least 1, got {min_words!r}")
-        self.min_words = min_words
+        self.min_words = check_count("min_words", min_words)
 
     def start(self, example: Example) -> tuple[str, str, str]:
         """Returns no kinds. The memory is the kinds of the last three words, the latest first."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_count
 from textenvs.example import Example
 from textenvs.rewards.base import RewardError
 from textenvs.rewards.incremental.splitters import Matches
@@ -80,6 +81,7 @@ class Formality(UnitSums):
 
     Raises:
         ValueError: If `min_marks` is less than 1.
+        TypeError: If `min_marks` is not a whole number.
 
     Cost: two dictionary look-ups a token (amortised). Source: a lexicon of ours, in the spirit of Heylighen & Dewaele
     (1999), Formality of language, whose own measure needs parts of speech.
@@ -91,9 +93,7 @@ class Formality(UnitSums):
     width = 2  # formal less informal words, and marked words: formal or informal ones
 
     def __init__(self, min_marks: int = 4) -> None:
-        if isinstance(min_marks, bool) or not isinstance(min_marks, int) or min_marks < 1:
-            raise ValueError(f"Expected min_marks to be at least 1, got {min_marks!r}")
-        self.min_marks = min_marks
+        self.min_marks = check_count("min_marks", min_marks)
 
     def read(self, memory: object, unit: str) -> tuple[None, tuple[float, float]]:
         """Returns the mark of a word, and 1 if it has one."""
@@ -132,6 +132,7 @@ class NgramFluency(UnitSums):
 
     Raises:
         ValueError: If there is no such file, it holds no model, or `min_words` is less than 1.
+        TypeError: If `min_words` is not a whole number.
 
     Cost: two dictionary look-ups a token, once the model has worked out a word. Source: Kneser & Ney (1995), as in
     `textenvs.rewards.ngram_model`.
@@ -141,9 +142,7 @@ class NgramFluency(UnitSums):
     width = 2  # log-probabilities in nats, words
 
     def __init__(self, model: str | None = None, raw: bool = False, min_words: int = 8) -> None:
-        if isinstance(min_words, bool) or not isinstance(min_words, int) or min_words < 1:
-            raise ValueError(f"Expected min_words to be at least 1, got {min_words!r}")
-        self.model, self.raw, self.min_words = model, raw, min_words
+        self.model, self.raw, self.min_words = model, raw, check_count("min_words", min_words)
         self.low, self.high = (-math.inf, 0.0) if raw else (0.0, 1.0)
         self._read_model()
 
