@@ -311,15 +311,26 @@ def test_an_example_names_its_length() -> None:
     assert make_reward("sentences").score(example(sentences=2, length=9), "Fox. b") == 1
     assert make_reward("sentences").score(NOTHING, "A fox. A dog. A cat.") == 1
     assert make_reward({"sentences": {"target": 4}}).score(NOTHING, "A fox. A dog") == 0.5
-    with pytest.raises(RewardError, match=r"cannot read metadata\['length'\]: Expected target to be at least 1 word"):
+    with pytest.raises(
+        RewardError, match=r"metadata\['length'\]: Expected target \(in words\) to be at least 1"
+    ):
         checked_score(make_reward("length"), example(length=0), "a")
 
 
-@pytest.mark.parametrize("target", [[1], [3, 2], [0, 0], [1, 2.0], [True, 2], [-1, 2], [1, 2, 3]])
-def test_wrong_ranges(target: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"Expected target to be \(low, high\) with 0 <= low <= high .* 1 character, got"
-    ):
+@pytest.mark.parametrize(
+    ("target", "error", "message"),
+    [
+        ([1], ValueError, r"target as a number of characters or as \(low, high\), got \[1\]"),
+        ([1, 2, 3], ValueError, r"target as a number of characters or as \(low, high\), got \[1, 2, 3\]"),
+        ([3, 2], ValueError, r"the high end of target \(in characters\) to be at least 3, got 2"),
+        ([0, 0], ValueError, r"the high end of target \(in characters\) to be at least 1, got 0"),
+        ([-1, 2], ValueError, r"the low end of target \(in characters\) to be at least 0, got -1"),
+        ([1, 2.0], TypeError, r"the high end of target \(in characters\) to be a whole number of at least 1, got 2\.0"),
+        ([True, 2], TypeError, r"the low end of target \(in characters\) to be a whole number of at least 0, got True"),
+    ],
+)
+def test_wrong_ranges(target: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"Expected {message}"):
         make_reward({"length": {"target": target, "unit": "characters"}})
 
 
@@ -568,9 +579,12 @@ def test_where_the_right_answer_comes_from() -> None:
     for metadata in ({"answer": [3]}, {"answer": 3, "steps": 4}, {"answer": 3, "steps": ["x"]}):
         with pytest.raises(RewardError, match="'numeric_answer' cannot read an example"):
             checked_score(reward, example(**metadata), "3")
-    for steps in (-0.1, 1.1, True, "1"):
+    for steps in (-0.1, 1.1):
         with pytest.raises(ValueError, match=r"Expected steps in \[0, 1\], got"):
             make_reward({"numeric_answer": {"steps": steps}})
+    for wrong in (True, "1"):
+        with pytest.raises(TypeError, match="Expected steps to be a number, got"):
+            make_reward({"numeric_answer": {"steps": wrong}})
 
 
 def test_gsm8k_references_are_right(shared_data: Path) -> None:

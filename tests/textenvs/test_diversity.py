@@ -101,7 +101,15 @@ def test_a_step_costs_the_same_however_long_the_response_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["distinct", "repetition", "copying"])
-@pytest.mark.parametrize("arguments", [{"n": 0}, {"n": True}, {"n": 1.0}, {"min_grams": 0}])
-def test_wrong_arguments(name: str, arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"Expected {next(iter(arguments))} to be at least 1, got"):
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"n": 0}, ValueError, "n to be at least 1, got 0"),
+        ({"n": True}, TypeError, "n to be a whole number of at least 1, got True"),
+        ({"n": 1.0}, TypeError, "n to be a whole number of at least 1, got 1.0"),
+        ({"min_grams": 0}, ValueError, "min_grams to be at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments(name: str, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"Expected {message}"):
         make_reward({name: arguments})

@@ -281,9 +281,12 @@ def test_the_last_turn_by_hand() -> None:
                         (" more\n more\n sport\n", 0.8), (" sport\n food", -0.1), ("\n\n sport", 0.8),
                         (" more\n", 0)]:  # fmt: skip
         assert reward.score(example, text) == pytest.approx(score, abs=1e-12), text
-    for cost in (-0.1, float("inf"), True, "much"):
-        with pytest.raises(ValueError, match="Expected cost to be a finite number from 0"):
+    for cost in (-0.1, float("inf")):
+        with pytest.raises(ValueError, match=r"Expected cost in \[0, inf\), got"):
             make_reward({"last_turn": {"reward": "length", "cost": cost}})
+    for wrong in (True, "much"):
+        with pytest.raises(TypeError, match="Expected cost to be a number, got"):
+            make_reward({"last_turn": {"reward": "length", "cost": wrong}})
 
 
 # Summaries

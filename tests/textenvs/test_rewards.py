@@ -183,9 +183,12 @@ def test_moods_and_the_least_number_of_words() -> None:
     assert Sentiment(min_words=1).score(PLAIN, "") == 0
     assert make_reward({"sentiment": {"min_words": 2}}).score(PLAIN, "happy fox day") == pytest.approx(HAPPY_ / 12)
     assert (reward.low, reward.high) == (-1, 1)
-    for min_words in (0, -1, True, 1.5, "8"):
+    for min_words in (0, -1):
         with pytest.raises(ValueError, match="Expected min_words to be at least 1, got "):
             Sentiment(min_words=min_words)
+    for wrong in (True, 1.5, "8"):
+        with pytest.raises(TypeError, match="Expected min_words to be a whole number of at least 1, got "):
+            Sentiment(min_words=wrong)
 
 
 @pytest.mark.parametrize("name", ["sentiment", "vader"])
@@ -215,8 +218,10 @@ def test_length(text: str, score: float) -> None:
     assert Length(4).score(PLAIN, text) == score
     assert make_reward({"length": {"target": 4}}).score(SAD, text) == score
     assert make_reward("length").score(PLAIN, "a " * 20) == 1
-    for target in (0, True, 2.0, "4"):
-        with pytest.raises(ValueError, match="Expected target to be at least 1 word, got "):
+    with pytest.raises(ValueError, match=r"Expected target \(in words\) to be at least 1, got 0"):
+        Length(0)
+    for target in (True, 2.0, "4"):
+        with pytest.raises(TypeError, match=r"Expected target \(in words\) to be a whole number of at least 1, got "):
             Length(target)
 
 

@@ -87,11 +87,15 @@ def test_a_shortened_word_is_read_as_the_whole_one(parts: list[str]) -> None:
 
 
 def test_wrong_settings() -> None:
-    for min_marks in (0, True, 1.5):
-        with pytest.raises(ValueError, match="Expected min_marks to be at least 1, got"):
-            Formality(min_marks)
-        with pytest.raises(ValueError, match="Expected min_words to be at least 1, got"):
-            NgramFluency(min_words=min_marks)
+    for number, error, message in (
+        (0, ValueError, "at least 1, got 0"),
+        (True, TypeError, "a whole number of at least 1, got True"),
+        (1.5, TypeError, "a whole number of at least 1, got 1.5"),
+    ):
+        with pytest.raises(error, match=f"Expected min_marks to be {message}"):
+            Formality(number)
+        with pytest.raises(error, match=f"Expected min_words to be {message}"):
+            NgramFluency(min_words=number)
     wrong = Example("", (), {"formality": "posh"})
     with pytest.raises(RewardError, match="to be 'formal' or 'informal', got 'posh'"):
         checked_score(make_reward("formality"), wrong, "a")
@@ -198,12 +202,12 @@ def test_contexts_that_are_told_apart_are_those_that_matter() -> None:
     model = load_ngrams()
     numbers = range(1, model.num_outcomes + 1)
     known, unknown = model.context(["there", "was"]), model.context(["was", "there"])
-    assert model.settled(known) == known
-    assert model.settled(unknown) != unknown
-    assert [model.probability(model.settled(unknown), word) for word in numbers] == [
+    assert model.simplified(known) == known
+    assert model.simplified(unknown) != unknown
+    assert [model.probability(model.simplified(unknown), word) for word in numbers] == [
         model.probability(unknown, word) for word in numbers
     ]
-    assert train(["a b a"], order=1).settled(()) == ()
+    assert train(["a b a"], order=1).simplified(()) == ()
 
 
 def test_beginnings_of_no_word_are_one_rest() -> None:

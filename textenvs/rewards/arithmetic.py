@@ -9,15 +9,14 @@ while `Reward.update` moves them.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_number
 from textenvs.example import Example
 from textenvs.rewards.base import Arithmetic, PartScores, Reward, Scorer, checked_score
 from textenvs.rewards.schedules import Constraint, Schedule, Weight, make_weight
@@ -220,12 +219,6 @@ def final_scores(scores: PartScores, part: str) -> Scores:
     return final
 
 
-def _finite(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"Expected {name} to be a finite number, got {value!r}")
-    return float(value)
-
-
 def _product_range(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:
     """Returns the (low, high) of a product of two scores. 0 times anything is 0, also 0 times inf."""
     corners = [a * b if a and b else 0.0 for a in first for b in second]
@@ -344,13 +337,15 @@ class Scale(Combination):
 
     Raises:
         ValueError: If a number is not finite.
+        TypeError: If it is not a number.
     """
 
     label = "scale"
 
     def __init__(self, reward: Reward, factor: float = 1.0, offset: float = 0.0) -> None:
         super().__init__(by_name([reward]))
-        self.factor, self.offset = _finite("factor of 'scale'", factor), _finite("offset of 'scale'", offset)
+        self.factor = check_number("factor of 'scale'", factor)
+        self.offset = check_number("offset of 'scale'", offset)
         self.name = f"{self.factor:g} {next(iter(self.inputs))}" + (f" {self.offset:+g}" if self.offset else "")
         low, high = _product_range((self.factor, self.factor), (reward.low, reward.high))
         self.low, self.high = low + self.offset, high + self.offset

@@ -19,7 +19,7 @@ from textenvs.rewards.incremental.splitters import Characters, Words
 
 
 class _BareWords(Words):
-    """Words, of which one mark of punctuation at the end, or else at the beginning, is a word of its own."""
+    """Words. One punctuation mark at the end of a word, or else at its beginning, is a word of its own."""
 
     def __init__(self, lowercase: bool) -> None:
         self.lowercase = lowercase
@@ -36,21 +36,21 @@ class _BareWords(Words):
         return parts
 
     def cut(self, text: str) -> tuple[list[str], str]:
-        """See `Splitter.cut`."""
+        """Cuts a text into words, the last of which may still go on."""
         words, rest = super().cut(text)
         return self._parts([word.lower() for word in words] if self.lowercase else words), rest
 
     def finish(self, rest: str) -> list[str]:
-        """See `Splitter.finish`."""
+        """Returns the last word and its punctuation mark."""
         return self._parts((rest.lower() if self.lowercase else rest).split())
 
     def split(self, text: str) -> list[str]:
-        """See `Splitter.split`."""
+        """Cuts a whole text into words."""
         return self.finish(text)
 
 
 class Chrf(NgramReward):
-    """chrF, equal to sacrebleu's divided by 100: from 0 to 1, a reference itself.
+    """chrF, equal to sacrebleu's divided by 100: from 0 to 1, which is a reference itself.
 
     Precision and recall of character n-grams (white space left out), and with `word_order` of word n-grams too, each
     averaged over the orders that both texts have, in an F-score. With several references, the best counts.
@@ -58,8 +58,8 @@ class Chrf(NgramReward):
     Args:
         char_order: The longest character n-grams.
         word_order: The longest word n-grams; 0 is chrF, 2 is chrF++.
-        beta: How much more recall counts than precision.
-        lowercase: Whether upper and lower case are the same.
+        beta: The weight of recall relative to precision.
+        lowercase: If True, upper and lower case are the same.
 
     Raises:
         ValueError: If an order or `beta` is out of range.
@@ -79,25 +79,25 @@ class Chrf(NgramReward):
         self.grams = (characters, *words)
 
     def phi(self, matches: Sequence[NgramMatches]) -> NDArray[np.float64]:
-        """See `NgramReward.phi`. Popović (2015), equation 1, over the orders that both texts have."""
+        """Computes chrF: Popović (2015), equation 1, over the orders that both texts have."""
         precision, recall, orders = 0.0, 0.0, 0
-        for gram, found in zip(self.grams, matches, strict=True):
-            written = num_grams(found.lengths, gram.low, gram.high)[:, :, None]
-            wanted = num_grams(found.wanted, gram.low, gram.high).transpose(0, 2, 1)
+        for gram, counts in zip(self.grams, matches, strict=True):
+            written = num_grams(counts.lengths, gram.low, gram.high)[:, :, None]
+            wanted = num_grams(counts.wanted, gram.low, gram.high).transpose(0, 2, 1)
             both = (written > 0) & (wanted > 0)
-            precision = precision + (found.matched / np.maximum(written, 1) * both).sum(axis=1)
-            recall = recall + (found.matched / np.maximum(wanted, 1) * both).sum(axis=1)
+            precision = precision + (counts.matched / np.maximum(written, 1) * both).sum(axis=1)
+            recall = recall + (counts.matched / np.maximum(wanted, 1) * both).sum(axis=1)
             orders = orders + both.sum(axis=1)
         precision, recall = precision / np.maximum(orders, 1), recall / np.maximum(orders, 1)
         factor = self.beta**2
-        below = factor * precision + recall
-        scores = (1 + factor) * precision * recall / np.where(below > 0, below, 1.0)
+        denominator = factor * precision + recall
+        scores = (1 + factor) * precision * recall / np.where(denominator > 0, denominator, 1.0)
         best: NDArray[np.float64] = scores.max(axis=1)
         return best
 
 
 class ChrfPlusPlus(Chrf):
-    """chrF++: chrF with words and word pairs. See `Chrf`."""
+    """chrF++: chrF with words and word pairs. Its arguments are those of `Chrf`."""
 
     name = "chrfpp"
 

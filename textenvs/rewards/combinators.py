@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from textenvs.rewards.arithmetic import Combination, Scores, _finite, by_name, final_scores
+from textenvs.arguments import check_flag, check_number
+from textenvs.rewards.arithmetic import Combination, Scores, by_name, final_scores
 from textenvs.rewards.base import PartScores, Reward
 from textenvs.rewards.registry import make_reward
 
@@ -50,6 +51,7 @@ class MeanMinusStd(Combination):
 
     Raises:
         ValueError: If k is negative or not finite.
+        TypeError: If k is not a number.
 
     Source: Coste et al. (2024), arXiv:2310.02743: uncertainty-weighted optimisation, there with the variance.
     """
@@ -58,9 +60,7 @@ class MeanMinusStd(Combination):
 
     def __init__(self, of: Sequence[Reward], k: float = 1.0) -> None:
         super().__init__(by_name(of))
-        self.k = _finite("k of 'mean_minus_std'", k)
-        if self.k < 0:
-            raise ValueError(f"Expected k of 'mean_minus_std' to be at least 0, got {k}")
+        self.k = check_number("k of 'mean_minus_std'", k, low=0)
         self.name = f"mean({', '.join(self.inputs)}) - {self.k:g} std"
         lows, highs = zip(*((reward.low, reward.high) for reward in self.inputs.values()), strict=True)
         most_std = (max(highs) - min(lows)) / 2  # with half of the scores at either end
@@ -90,6 +90,7 @@ class Gate(Combination):
 
     Raises:
         ValueError: If no bound is given, the bounds are not in order, or a number is not finite.
+        TypeError: If one of them is not a number.
 
     With an immediate payout, the whole score is paid at the token that opens the gate, and taken back at the token that
     closes it.
@@ -108,11 +109,11 @@ class Gate(Combination):
         super().__init__(by_name([reward, by]))
         if at_least is None and at_most is None:
             raise ValueError("Expected at_least or at_most (or both) of 'gate', got neither")
-        self.at_least = -math.inf if at_least is None else _finite("at_least of 'gate'", at_least)
-        self.at_most = math.inf if at_most is None else _finite("at_most of 'gate'", at_most)
+        self.at_least = -math.inf if at_least is None else check_number("at_least of 'gate'", at_least)
+        self.at_most = math.inf if at_most is None else check_number("at_most of 'gate'", at_most)
         if self.at_least > self.at_most:
             raise ValueError(f"Expected at_least <= at_most of 'gate', got {at_least} and {at_most}")
-        self.otherwise = _finite("otherwise of 'gate'", otherwise)
+        self.otherwise = check_number("otherwise of 'gate'", otherwise)
         name, condition = self.inputs
         bounds = f"{self.at_least:g} <= " * (at_least is not None), f" <= {self.at_most:g}" * (at_most is not None)
         self.name = f"{name} where {condition.join(bounds)}"
@@ -134,6 +135,7 @@ class Clip(Combination):
 
     Raises:
         ValueError: If no bound is given, the bounds are not in order, or a bound is not finite.
+        TypeError: If a bound is not a number.
     """
 
     label = "clip"
@@ -142,8 +144,8 @@ class Clip(Combination):
         super().__init__(by_name([reward]))
         if low is None and high is None:
             raise ValueError("Expected low or high (or both) of 'clip', got neither")
-        least = -math.inf if low is None else _finite("low of 'clip'", low)
-        most = math.inf if high is None else _finite("high of 'clip'", high)
+        least = -math.inf if low is None else check_number("low of 'clip'", low)
+        most = math.inf if high is None else check_number("high of 'clip'", high)
         if least > most:
             raise ValueError(f"Expected low <= high of 'clip', got {low} and {high}")
         self._bounds = least, most
@@ -168,7 +170,8 @@ class Normalised(Combination):
         least_std: The least standard deviation to divide by; above 0.
 
     Raises:
-        ValueError: If `least_std` is not a number above 0.
+        ValueError: If `least_std` is not above 0.
+        TypeError: If `least_std` is not a number, or `centre` not a bool.
 
     Source: Chan, Golub & LeVeque (1979), Updating formulae and a pairwise algorithm for computing sample variances,
         equation 2.1b, which adds a batch to the batches before it.
@@ -178,12 +181,8 @@ class Normalised(Combination):
 
     def __init__(self, reward: Reward, centre: bool = True, least_std: float = 1e-3) -> None:
         super().__init__(by_name([reward]))
-        if not isinstance(centre, bool):
-            raise TypeError(f"Expected centre of 'normalised' to be true or false, got {centre!r}")
-        self.centre = centre
-        self.least_std = _finite("least_std of 'normalised'", least_std)
-        if self.least_std <= 0:
-            raise ValueError(f"Expected least_std of 'normalised' to be above 0, got {least_std}")
+        self.centre = check_flag("centre of 'normalised'", centre)
+        self.least_std = check_number("least_std of 'normalised'", least_std, low=0, open_low=True)
         self.name = f"normalised({next(iter(self.inputs))})"
         self._count, self._mean, self._variance = 0, 0.0, 1.0
 

@@ -1,11 +1,11 @@
-"""What scores know of English words: how they inflect, and how many syllables they have. Rules, and no dictionary."""
+"""English words: their inflections and their number of syllables, by rules and without a dictionary."""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
 
-# base: the past, the participle where it differs, and other irregular forms; + where the regular past is used as well.
+# base:past, participle if it differs, and other irregular forms; + if the regular past is used as well.
 _IRREGULAR_VERBS = """
     be:am,is,are,was,were,been arise:arose,arisen awake:awoke,awoken bear:bore,borne beat:beaten become:became
     begin:began,begun bend:bent bet:bet bind:bound bite:bit,bitten bleed:bled blow:blew,blown break:broke,broken
@@ -52,17 +52,18 @@ _VERBS, _NOUNS = _table(_IRREGULAR_VERBS), _table(_IRREGULAR_NOUNS)
 
 @lru_cache(maxsize=1 << 16)
 def inflections(word: str, kind: str = "") -> tuple[str, ...]:
-    """The forms that an English word may have in a text: plural, third person, past, participles, comparison.
+    """Returns the forms that an English word may have in a text: plural, third person, past, participles, comparison.
 
-    Regular forms are made by the rules of spelling, irregular ones come from a table. Both spellings of a doubled
-    letter are there where the stress decides ("traveled", "travelled").
+    Regular forms follow the rules of spelling, irregular ones come from a table. If the stress decides whether a letter
+    is doubled, both spellings are returned ("traveled", "travelled").
 
     Args:
         word: The base form, in lower case.
-        kind: "N" for the forms of a noun alone, "V" a verb's, "A" an adjective's; "" is all of them.
+        kind: "N" for the forms of a noun only, "V" for those of a verb, "A" for those of an adjective. "" is a word of
+            any kind: all forms, except those of comparison.
 
     Returns:
-        The word first, then its forms, none of them twice.
+        The word first, then its forms, each once.
 
     Example:
         >>> inflections("run", "V")
@@ -99,7 +100,7 @@ def _with_s(word: str) -> str:
 
 
 def _stems(word: str) -> list[str]:
-    """What stands before "ing"."""
+    """Returns the spellings of a word before "ing"."""
     if word.endswith("e") and not word.endswith(("ee", "oe", "ye")) and len(word) > 2:
         return [word[:-1]]
     if re.search(f"[^{_VOWELS}](?:[{_VOWELS}]|qu[{_VOWELS}])[^{_VOWELS}wxy]$", f".{word}"):
@@ -109,7 +110,7 @@ def _stems(word: str) -> list[str]:
 
 
 def _stems_before_e(word: str, stems: list[str]) -> list[str]:
-    """What stands before "ed", "er" and "est"."""
+    """Returns the spellings of a word before "ed", "er" and "est"."""
     if word.endswith("e"):
         return [word[:-1]]
     if word.endswith("y") and word[-2:-1] not in _VOWELS:
@@ -118,14 +119,14 @@ def _stems_before_e(word: str, stems: list[str]) -> list[str]:
 
 
 def syllables(word: str) -> int:
-    """How many syllables a word has, by its vowels.
+    """Counts the syllables of a word by its vowels.
 
-    Runs of a, e, i, o, u and y, without a silent "e" at the end ("make", not "table"), in "ed" ("jumped", not
-    "wanted") and in "es" ("makes", not "boxes"); at least 1 if the word has a letter or digit. Other letters than a to
-    z count as none.
+    Counts runs of a, e, i, o, u and y, except a silent "e" at the end ("make", not "table"), in "ed" ("jumped", not
+    "wanted") and in "es" ("makes", not "boxes"). At least 1 if the word has a letter or digit. Only the letters a to z
+    are looked at.
 
     Args:
-        word: A word, in any case, with whatever stands around it.
+        word: A word, in any case, with any characters around it.
 
     Returns:
         The number, from 0.

@@ -1,13 +1,11 @@
-"""What a text is to contain: keywords, concepts, points of a plot, a pattern, numbers, dates, an answer.
+"""Words and phrases that a text is to contain: keywords, concepts, points of a plot.
 
-What a response is asked for comes from its example's metadata, so that every example can ask for something else, or
-from an argument, which then holds for all. An example that says nothing, with no argument, is an error: a score that
-cannot be reached by anything would look like an agent that does not learn.
+They come from the example's metadata, so that every example can ask for other ones, or from an argument, which holds
+for all examples. Neither is an error: a score that no response can reach would look like an agent that does not learn.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -22,14 +20,14 @@ from textenvs.rewards.incremental.splitters import Matches, Splitter
 _WORDS = Matches(r"\w+")
 
 
-def given(reward: Reward, argument: Any, example: Example, key: str) -> Any:
-    """What a reward was given as an argument, or else what an example says.
+def argument_or_metadata(reward: Reward, argument: Any, example: Example, key: str) -> Any:
+    """Returns a reward's argument, or else the example's metadata of the same name.
 
     Args:
-        reward: Whose argument it is.
-        argument: None where there was none.
-        example: Its `metadata[key]` is read.
-        key: What both are called.
+        reward: The reward, for the error.
+        argument: Its argument; None if it was not given.
+        example: The example whose `metadata[key]` is read.
+        key: The name of both.
 
     Raises:
         RewardError: If there is neither.
@@ -47,36 +45,36 @@ class _Letters(Splitter):
     """Single characters in lower case, each run of white space as one space."""
 
     def cut(self, text: str) -> tuple[list[str], str]:
-        """See `Splitter.cut`."""
+        """Cuts a text into characters. A space at the end is the rest, since more white space may follow."""
         letters = self.finish(text)
         return (letters[:-1], " ") if letters[-1:] == [" "] else (letters, "")
 
     def finish(self, rest: str) -> list[str]:
-        """See `Splitter.finish`."""
+        """Returns the characters of a rest."""
         return list(re.sub(r"\s+", " ", rest.casefold()))
 
     def closes(self, character: str) -> bool:
-        """See `Splitter.closes`."""
+        """Returns False: white space is a unit."""
         return False
 
 
 class Keywords(PhraseReward):
     """The share of the wanted keywords and phrases that a text has, each counted once. Upper and lower case are alike.
 
-    An example names its own in `metadata["keywords"]`: a list of texts, or of lists of texts, any one of which will do.
+    An example names its own in `metadata["keywords"]`: a list of texts, or of lists of texts, any one of which counts.
 
     Args:
-        keywords: The same for all examples. None takes each example's own.
-        whole_words: Whether a keyword has to be whole words: "cat" is then not in "catch". What stands between the
-            words of a phrase (white space, commas) does not matter. False finds it anywhere, as scripts without spaces
+        keywords: The keywords of all examples. None takes each example's own.
+        whole_words: If True, a keyword has to be whole words: "cat" is not in "catch". The characters between the words
+            of a phrase (white space, commas) do not matter. If False, it may be anywhere, as scripts without spaces
             need.
-        inflections: Whether other forms of an English word count: "run" is in "they were running" and in "he ran".
+        inflections: If True, other forms of an English word count: "run" is in "they were running" and in "he ran".
 
     Raises:
         ValueError: If there is no keyword, one has no word in it, or inflections are asked for without whole words.
 
-    Cost: a dictionary look-up a word, and array operations over the lanes; without whole words, a character. The number
-    of keywords costs next to nothing. Source: Baeza-Yates & Gonnet (1992), see `textenvs.rewards.phrases`.
+    Cost: a dictionary look-up a word (without whole words, a character), and array operations over the lanes. More
+    keywords cost hardly more. Source: Baeza-Yates & Gonnet (1992), see `textenvs.rewards.incremental.phrases`.
     """
 
     name = "keywords"
@@ -95,11 +93,11 @@ class Keywords(PhraseReward):
             self._wanted_of(self.keywords)
 
     def wanted(self, example: Example) -> Wanted:
-        """See `PhraseReward.wanted`."""
+        """Returns the keywords of an example."""
         if self.keywords is not None:
             return self._wanted_of(self.keywords)
         try:
-            return self._wanted_of(_as_items(self.key, given(self, None, example, self.key)))
+            return self._wanted_of(_as_items(self.key, argument_or_metadata(self, None, example, self.key)))
         except ValueError as error:
             raise RewardError(self.name, f"cannot read metadata[{self.key!r}]: {error}", example, None) from error
 
@@ -108,15 +106,15 @@ class Keywords(PhraseReward):
 
 
 class Concepts(Keywords):
-    """The share of the wanted concepts that a text has a form of, as CommonGen's coverage has it.
+    """The share of the wanted concepts that a text has a form of, after CommonGen's coverage.
 
-    An example names its own in `metadata["concepts"]`, a list of words. A tag as CommonGen writes it ("look_V",
-    "field_N") leaves the forms of that kind alone. Differs from CommonGen's script, which compares the lemmas and parts
-    of speech that spaCy finds: forms come from spelling rules and a table of irregular words, and "a run" is also the
-    verb.
+    An example names its own in `metadata["concepts"]`, a list of words. With a tag as CommonGen writes it ("look_V",
+    "field_N"), only the forms of that part of speech count. Differs from CommonGen's script, which compares the lemmas
+    and parts of speech that spaCy finds: here, forms come from spelling rules and a table of irregular words, and "a
+    run" counts for the verb.
 
     Args:
-        concepts: The same for all examples. None takes each example's own.
+        concepts: The concepts of all examples. None takes each example's own.
 
     Raises:
         ValueError: If there is no concept, or one has no word in it.
@@ -133,17 +131,17 @@ class Concepts(Keywords):
 
 
 class PlotPoints(Keywords):
-    """The share of wanted points that a text has, one after another in their order.
+    """The share of the wanted points of a plot that a text has, in their order.
 
-    Each point is looked for behind the end of the one before, and counts once it is there: a text that begins with the
-    second point has none. The score never falls, but for a last word that is not finished.
+    Each point is searched for after the end of the one before: a text that has only the second point scores 0. The
+    score never falls, except at a last word that is not finished.
 
-    An example names its own in `metadata["plot_points"]`: a list of phrases, or of lists of phrases, any of which will
-    do ("found a ball" or "saw a ball").
+    An example names its own in `metadata["plot_points"]`: a list of phrases, or of lists of phrases, any one of which
+    counts ("found a ball" or "saw a ball").
 
     Args:
-        plot_points: The same for all examples. None takes each example's own.
-        inflections: Whether other forms of English words count.
+        plot_points: The points of all examples. None takes each example's own.
+        inflections: If True, other forms of English words count.
 
     Raises:
         ValueError: If there is no point, or one has no word in it.
@@ -160,7 +158,7 @@ class PlotPoints(Keywords):
 
 
 def _as_items(key: str, wanted: Any) -> tuple[tuple[str, ...], ...]:
-    """Lists of texts, or of lists of texts, as tuples."""
+    """Turns a list of texts, or of lists of texts, into tuples."""
     items = [] if isinstance(wanted, (str, Mapping)) or not isinstance(wanted, Sequence) else list(wanted)
     items = [(item,) if isinstance(item, str) else item for item in items]
     lists = all(isinstance(item, Sequence) and item for item in items)
@@ -181,26 +179,3 @@ def _phrase(text: str, whole_words: bool, inflected: bool) -> Phrase:
     if not units:
         raise ValueError(f"Expected keywords with a letter or digit in each, got {text!r}")
     return tuple(inflections(unit, tag[1] if tag else "") if inflected else (unit,) for unit in units)
-
-
-_WHOLE_NUMBER = re.compile(r"[^\w+.-]*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))[^\w]*")
-
-
-_NUMBER = re.compile(
-    r"(?:(?<![\w)\]])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![\w)\]])-?\.[0-9]+"
-)
-
-
-_ANSWER_MARK = "####"
-
-
-def _whole(name: str, value: Any, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"Expected {name} to be at least {least}, got {value!r}")
-    return value
-
-
-def _finite(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"Expected {name} to be a finite number, got {value!r}")
-    return float(value)

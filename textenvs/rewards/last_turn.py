@@ -1,4 +1,4 @@
-"""Scores of a conversation: the agent's turns are lines, since each EOS that ends one reads as a newline."""
+"""Scores of a conversation. The agent's turns are the lines of its text: an EOS that ends a turn reads as a newline."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_number
 from textenvs.example import Example
 from textenvs.rewards.base import Reward, Scorer, Wrapper, checked_score
 from textenvs.rewards.registry import make_reward
@@ -16,17 +17,18 @@ from textenvs.tokenizer import Tokenizer, decode_bytes
 
 
 class LastTurn(Wrapper):
-    """Another score of the agent's last turn alone, less a price for every turn before it.
+    """Another score of the agent's last turn only, less a cost for every turn before it.
 
-    What matters is the answer, and how long it took: `{"last_turn": {"reward": "exact_match", "cost": 0.1}}`. A newline
-    at the very end begins no turn, so that the EOS which ends an episode changes nothing.
+    For tasks in which the answer matters, and the number of turns: `{"last_turn": {"reward": "exact_match", "cost":
+    0.1}}`. A newline at the very end begins no turn, so that the EOS which ends an episode changes nothing.
 
     Args:
-        reward: What `textenvs.make_reward` takes.
-        cost: The price of a turn, from 0.
+        reward: The other score, in a form that `textenvs.make_reward` takes.
+        cost: The number that is subtracted for every turn before the last, from 0.
 
     Raises:
         ValueError: If the cost is negative or not finite.
+        TypeError: If the cost is not a number.
 
     From `reward.low` less the cost of all turns to `reward.high`. Cost: the last turn is read again at every token.
     """
@@ -34,30 +36,28 @@ class LastTurn(Wrapper):
     name = "last_turn"
 
     def __init__(self, reward: Any = "exact_match", cost: float = 0.0) -> None:
-        if isinstance(cost, bool) or not isinstance(cost, (int, float)) or not 0 <= cost < math.inf:
-            raise ValueError(f"Expected cost to be a finite number from 0, got {cost!r}")
+        self.cost = check_number("cost", cost, low=0)
         self.reward = make_reward(reward)
         super().__init__({self.name: self.reward})
-        self.cost = float(cost)
-        self.low = -math.inf if cost else self.reward.low
+        self.low = -math.inf if self.cost else self.reward.low
         self.high = self.reward.high
 
     def score(self, example: Example, response: str) -> float:
-        """See `Reward.score`."""
+        """Scores the last line of a response."""
         turn, before = _last_turn(response)
         return checked_score(self.reward, example, turn) - self.cost * before
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
-        """See `Reward.scorer`."""
+        """Makes a scorer that scores whole last turns."""
         return _LastTurnScorer(self, num_lanes, tokenizer)
 
     def wrapped(self, inner: Mapping[str, Reward]) -> Reward:
-        """See `Wrapper.wrapped`. Turns cost a part nothing."""
+        """Returns the score of one part, without a cost of turns."""
         return LastTurn(inner[self.name])
 
 
 class _LastTurnScorer(Scorer):
-    """Whole last turns for the other score's scorer, which knows what the episodes began with."""
+    """Gives whole last turns to the other score's scorer, which has the coefficients that the episodes began with."""
 
     def __init__(self, reward: LastTurn, num_lanes: int, tokenizer: Tokenizer) -> None:
         super().__init__(reward)
@@ -66,7 +66,7 @@ class _LastTurnScorer(Scorer):
         self._pieces = tokenizer.pieces
         self._data = [b""] * num_lanes
         self._examples: list[Example | None] = [None] * num_lanes
-        self._phi = np.full(num_lanes, np.nan)  # nan: not asked yet
+        self._phi = np.full(num_lanes, np.nan)  # nan until the first token after a reset
 
     def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
         self._inner.reset(lanes, examples)
@@ -102,6 +102,6 @@ class _LastTurnScorer(Scorer):
 
 
 def _last_turn(response: str) -> tuple[str, int]:
-    """The last turn, and how many stand before it."""
+    """Returns the last turn, and the number of turns before it."""
     turns = response.removesuffix("\n").split("\n")
     return turns[-1], len(turns) - 1

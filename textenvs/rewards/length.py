@@ -1,7 +1,7 @@
-"""Length: does a response have the wanted number of words, characters or sentences?
+"""Length: the number of words, characters or sentences of a response, compared with a wanted number.
 
-Tokens are no unit here. A score is a function of the text, and one text is many different sequences of tokens; what
-limits tokens is an environment's budget.
+Tokens cannot be counted: a score is a function of the text, and one text can be many sequences of tokens. An
+environment's `max_new_tokens` limits them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_count
 from textenvs.example import Example
 from textenvs.rewards.base import RewardError
 from textenvs.rewards.incremental.splitters import Chunks, Splitter, Words
@@ -20,7 +21,7 @@ from textenvs.rewards.sentences import SentenceWords, read_sentences
 
 
 class _AnyWords(Words):
-    """Words of which only the number matters: all beginnings are alike."""
+    """Words of which only the number counts, so that all unfinished words are alike."""
 
     def shorten(self, rest: str) -> str:
         return "x" if rest else ""
@@ -30,18 +31,19 @@ _SPLITTERS: dict[str, Splitter] = {"words": _AnyWords(), "characters": Chunks(),
 
 
 class Length(UnitSums):
-    """1 at the wanted length, falling in a straight line to 0 at nothing and at twice as much.
+    """1 at the wanted length, and 0 at no text and at twice the length, with straight lines between them.
 
-    An example can name its own in `metadata["length"]`, a number or `[low, high]`.
+    An example can name its own length in `metadata["length"]`, a number or `[low, high]`.
 
     Args:
-        target: The wanted number, or a range `(low, high)` in which all numbers are as good; then 0 is at twice the
-            high end, and below the low end it falls to 0 at nothing. None takes the example's, and 20 without one.
+        target: The wanted number, or a range `(low, high)`: the score is 1 in the range, and 0 at no text and at twice
+            the high end. None takes the example's, and 20 without one.
         unit: "words" (pieces of text between white space), "characters" (of Unicode, white space included) or
-            "sentences" (see `textenvs.rewards.sentences`).
+            "sentences" (defined in `textenvs.rewards.sentences`).
 
     Raises:
         ValueError: If `target` or a high end is less than 1, a range is empty, or the unit is unknown.
+        TypeError: If a number is not whole.
 
     Cost: two dictionary look-ups a token (amortised).
     """
@@ -64,35 +66,35 @@ class Length(UnitSums):
         self.target = target
 
     def start(self, example: Example) -> bool:
-        """Whether a sentence has begun."""
+        """Returns False: no sentence has begun."""
         return False
 
     def read(self, memory: bool, unit: str) -> tuple[bool, tuple[float, ...]]:
-        """One word more, as many characters more, or the sentences that a word begins."""
+        """Counts a word, its characters, or the sentences that it begins."""
         if self.unit == "sentences":
             memory, begun = read_sentences(memory, unit)
             return memory, (float(begun),)
         return False, (float(len(unit)) if self.unit == "characters" else 1.0,)
 
     def read_text(self, example: Example, response: str) -> NDArray[np.float64]:
-        """See `UnitSums.read_text`. Counting needs no look at each unit."""
+        """Counts words and characters of a whole text without a look at each of them."""
         if self.unit == "sentences":
             return super().read_text(example, response)
         units = self.splitter.split(response)
         return np.array([float(len(units) if self.unit == "words" else sum(map(len, units)))])
 
     def features(self, example: Example) -> tuple[float, float]:
-        """The ends of the wanted range."""
+        """Returns the ends of the wanted range."""
         if self.target is not None:
             return _range(self.target, self.unit)
         try:
             return _range(example.metadata.get(self.key, self.default_target), self.unit)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             problem = f"cannot read metadata[{self.key!r}]: {error}"
             raise RewardError(self.name, problem, example, None) from error
 
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """See `UnitSums.phi`."""
+        """Compares the counts with the wanted ranges."""
         number, low, high = sums[:, 0], features[:, 0], features[:, 1]
         missing = np.maximum(low - number, 0.0) / np.maximum(low, 1.0)
         phi: NDArray[np.float64] = np.maximum(0.0, 1.0 - missing - np.maximum(number - high, 0.0) / high)
@@ -103,10 +105,11 @@ class Sentences(Length):
     """`Length` in sentences. An example can name its own number in `metadata["sentences"]`.
 
     Args:
-        target: The wanted number, or a range `(low, high)`. None takes the example's, and 3 where it has none.
+        target: The wanted number, or a range `(low, high)`. None takes the example's, and 3 without one.
 
     Raises:
-        ValueError: As `Length` does.
+        ValueError: If `target` or a high end is less than 1, or a range is empty.
+        TypeError: If a number is not whole.
 
     Cost: two dictionary look-ups a token (amortised).
     """
@@ -120,16 +123,16 @@ class Sentences(Length):
 
 
 def _range(target: Any, unit: str) -> tuple[float, float]:
-    """The ends of a wanted range, from a number or a pair."""
-    one = unit.removesuffix("s")
+    """Returns the ends of a wanted range, given as a number or a pair.
+
+    Raises:
+        ValueError: If a number is out of range, or the pair is not one.
+        TypeError: If a number is not whole.
+    """
     if isinstance(target, Sequence) and not isinstance(target, str):
-        ends = list(target)
-        whole = all(isinstance(end, int) and not isinstance(end, bool) for end in ends)
-        if len(ends) != 2 or not whole or not 0 <= ends[0] <= ends[1] or ends[1] < 1:
-            raise ValueError(
-                f"Expected target to be (low, high) with 0 <= low <= high and high at least 1 {one}, got {target!r}"
-            )
-        return float(ends[0]), float(ends[1])
-    if isinstance(target, bool) or not isinstance(target, int) or target < 1:
-        raise ValueError(f"Expected target to be at least 1 {one}, got {target!r}")
-    return float(target), float(target)
+        if len(target) != 2:
+            raise ValueError(f"Expected target as a number of {unit} or as (low, high), got {target!r}")
+        low = check_count(f"the low end of target (in {unit})", target[0], least=0)
+        return float(low), float(check_count(f"the high end of target (in {unit})", target[1], least=max(low, 1)))
+    count = float(check_count(f"target (in {unit})", target))
+    return count, count

@@ -1,16 +1,17 @@
-"""An n-gram language model of words: interpolated Kneser-Ney, in a file of JSON.
+"""An n-gram language model of words: interpolated Kneser-Ney, stored as JSON.
 
 Source: Kneser & Ney (1995), Improved backing-off for m-gram language modeling; in the interpolated form of Chen &
 Goodman (1999), An empirical study of smoothing techniques for language modeling, section 3.1, equation 24, with one
 discount an order.
 
-The highest order has the counts of n-grams. A lower order counts in how many different ways an n-gram goes on to the
-left, not how often it is there. Each order gives away a discount D of each of its counts to the order below:
+The highest order has the counts of n-grams. A lower order has the number of different words before an n-gram, instead
+of its count. Each order passes a discount D of each of its counts on to the order below:
 
     P_k(w | c) = max(count_k(c w) - D_k, 0) / count_k(c .) + D_k types_k(c .) / count_k(c .) P_{k-1}(w | c')
 
-where c' is c without its first word, and P_0 is the same for each word of the vocabulary. Words outside of it are one
-word of it, so that the probabilities of all words after any context add up to 1. Nothing is said of where texts end.
+where c' is c without its first word, and P_0 is the same for each word of the vocabulary. All words outside the
+vocabulary count as one word of it, so that the probabilities of all words after any context add up to 1. The end of a
+text has no probability.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from textenvs.rewards.incremental.splitters import Matches
 
@@ -29,33 +30,23 @@ _DATA = Path(__file__).parent.parent / "data"
 
 
 BUNDLED = {name: _DATA / f"{name}_ngrams.json" for name in ("stories", "reviews")}
-"""The models that are there without training: name to file."""
-
+"""The bundled models: name to file."""
 
 _WORDS = r"\w+|[^\w\s]"
-
-
 SPLITTER = Matches(_WORDS)
-"""A model's words: runs of letters, digits and underscores, and single other characters, in lower case."""
+"""Cuts a text into a model's words: runs of letters, digits and underscores, and other single characters, lowered."""
 
-
-_START, _UNKNOWN = 0, 1  # the numbers of what stands before a text, and of all words outside the vocabulary
-
-
+# Numbers of words: of the beginning of a text, of all words outside the vocabulary, and of the vocabulary's first word.
+_START, _UNKNOWN, _FIRST_WORD = 0, 1, 2
 _NOWHERE = -1  # stands in a context for a word that no n-gram has there
 
+_MIN_DISCOUNT, _MAX_DISCOUNT = 0.1, 0.9
 
-_FIRST_WORD = 2
-
-
-_LEAST_DISCOUNT, _MOST_DISCOUNT = 0.1, 0.9
-
-
-Ids = tuple[int, ...]
+Ids: TypeAlias = tuple[int, ...]
 
 
 class _KnownWords(Matches):
-    """`SPLITTER`, but a beginning that no word of a vocabulary has is as good as any other such beginning.
+    """`SPLITTER`, but all unfinished words that begin no word of a vocabulary are alike.
 
     Args:
         words: The vocabulary.
@@ -69,19 +60,20 @@ class _KnownWords(Matches):
             self._no_beginning += "x"
 
     def shorten(self, rest: str) -> str:
-        """See `Splitter.shorten`. A mark is a word already, whatever follows."""
+        """Replaces a beginning that no word of the vocabulary has. A single other character is a whole word already."""
         rest = super().shorten(rest)
         is_word = rest[:1].isalnum() or rest[:1] == "_"
         return self._no_beginning if is_word and self._unit(rest) not in self._beginnings else rest
 
 
 class NgramModel:
-    """Probabilities of words after the words before them.
+    """Computes the probabilities of words, given the words before them.
 
     Args:
         words: The vocabulary.
-        counts: How often each n-gram is in the training texts, by the numbers of its words: 0 stands for what is before
-            a text, 1 for any word outside the vocabulary, 2 for `words[0]` and so on. All are of one length, the order.
+        counts: The number of times that each n-gram is in the training texts. An n-gram is the numbers of its words: 0
+            is the beginning of a text, 1 any word outside the vocabulary, 2 `words[0]` and so on. All n-grams are of
+            one length, the order.
 
     Raises:
         ValueError: If there are no counts, their lengths differ, or a number is none of these.
@@ -110,42 +102,42 @@ class NgramModel:
         self.probability = lru_cache(maxsize=1 << 18)(self._probability)
 
     def __reduce__(self) -> tuple[type[NgramModel], tuple[tuple[str, ...], dict[Ids, int]]]:
-        """Without what can be worked out again."""
+        """Pickles the words and counts, from which the rest can be worked out again."""
         return type(self), (self.words, self.counts)
 
     @property
     def num_outcomes(self) -> int:
-        """How many words there are to choose from, "outside the vocabulary" as one of them."""
+        """The number of words that have a probability, all those outside the vocabulary counted as one."""
         return len(self.words) + 1
 
     def number(self, word: str) -> int:
-        """The number of a word, as `SPLITTER` cuts it; 1 if it is outside the vocabulary."""
+        """Returns the number of a word, as `SPLITTER` cuts it; 1 if it is outside the vocabulary."""
         return self._ids.get(word, _UNKNOWN)
 
     @cached_property
     def splitter(self) -> Matches:
-        """Cuts a text that grows into words of which this model knows at least as much as of those of `SPLITTER`."""
+        """A splitter that gives words with the same numbers as `SPLITTER` does, with fewer different rests."""
         return _KnownWords(self.words)
 
     def context(self, words: Sequence[str]) -> Ids:
-        """The numbers of the last words before a word, as many as the order needs."""
+        """Returns the numbers of the last of some words, as many as the order needs to predict the next."""
         numbers = [_START] * (self.order - 1) + [self.number(word) for word in words]
         return tuple(numbers[len(numbers) - self.order + 1 :])
 
-    def settled(self, context: Ids) -> Ids:
-        """A context after which, and after whose next words, every word is as probable as after this one.
+    def simplified(self, context: Ids) -> Ids:
+        """Returns a context after which every word, and every later one, is as probable as after this one.
 
-        The first word of a context counts only with all the others: where no n-gram has them, it is left out, so that
-        of all the contexts there could be, few have to be told apart.
+        The first word of a context matters only together with all the others. If no n-gram begins with them, it is
+        replaced by a number that stands for any such word, so that far fewer contexts have to be kept apart.
         """
         return context if context in self._orders[-1][1] else (_NOWHERE, *context[1:])
 
     def _probability(self, context: Ids, word: int) -> float:
-        """The probability of a word.
+        """Computes the probability of a word.
 
         Args:
             context: The numbers of the `order` - 1 words before it.
-            word: Its number.
+            word: The number of the word.
 
         Returns:
             A number above 0.
@@ -160,11 +152,11 @@ class NgramModel:
         return probability
 
     def log_probs(self, text: str, before: str = "") -> list[float]:
-        """The log-probability of each word of a text, in nats.
+        """Computes the log-probability of each word of a text, in nats.
 
         Args:
             text: Any text.
-            before: What it continues.
+            before: The text before it.
         """
         context, numbers = self.context(SPLITTER.split(before)), []
         for word in map(self.number, SPLITTER.split(text)):
@@ -173,18 +165,19 @@ class NgramModel:
         return numbers
 
     def perplexity(self, texts: Iterable[str]) -> float:
-        """The inverse of the geometric mean of the probabilities of all words of some texts."""
+        """Computes the inverse of the geometric mean of the probabilities of all words of some texts."""
         log_probs = [number for text in texts for number in self.log_probs(text)]
         return math.exp(-math.fsum(log_probs) / len(log_probs))
 
     def save(self, path: str | Path, source: str) -> None:
-        """Write it to a file.
+        """Writes the model to a file.
 
         Args:
-            path: Where to.
-            source: What it was trained on.
+            path: The file.
+            source: A description of the texts that it was trained on.
         """
-        # By the words before the last, so that those are written once: {"17 4": [5, 2, 9, 1]} has 17 4 5 twice.
+        # Grouped by the words before the last, so that those are written once. In {"17 4": [5, 2, 9, 1]}, the n-gram
+        # 17 4 5 has a count of 2, and 17 4 9 a count of 1.
         grams: dict[str, list[int]] = defaultdict(list)
         for gram, count in sorted(self.counts.items()):
             grams[" ".join(map(str, gram[:-1]))] += [gram[-1], count]
@@ -193,12 +186,12 @@ class NgramModel:
 
 
 def train(texts: Iterable[str], order: int = 3, min_count: int = 1) -> NgramModel:
-    """Count the n-grams of some texts.
+    """Trains a model on some texts, by counting their n-grams.
 
     Args:
-        texts: What to learn from.
-        order: How many words an n-gram has.
-        min_count: Words that are there less often are outside the vocabulary.
+        texts: The texts.
+        order: The number of words of an n-gram.
+        min_count: The number of times that a word has to occur to be in the vocabulary.
 
     Returns:
         The model.
@@ -218,18 +211,18 @@ def train(texts: Iterable[str], order: int = 3, min_count: int = 1) -> NgramMode
     counts: Counter[Ids] = Counter()
     for words in cut:
         numbers = [_START] * (order - 1) + [ids.get(word, _UNKNOWN) for word in words]
-        counts.update(tuple(numbers[place : place + order]) for place in range(len(words)))
+        counts.update(tuple(numbers[start : start + order]) for start in range(len(words)))
     return NgramModel(vocabulary, dict(counts))
 
 
 def load_ngrams(path: str | Path | None = None) -> NgramModel:
-    """Read a model.
+    """Reads a model.
 
     Args:
         path: A file that `python -m textenvs.data.train_ngrams` wrote, or a name from `BUNDLED`; None is "stories".
 
     Returns:
-        The model; the same one for the same file, as long as that stays as it is.
+        The model; the same object for the same file, as long as the file does not change.
 
     Raises:
         ValueError: If there is no such file, or it holds no model.
@@ -260,8 +253,8 @@ def _load(file: Path, written: int) -> NgramModel:
 
 
 def _discount(counts: Iterable[int]) -> float:
-    """What to take from each count, by how many are 1 and 2 (Ney, Essen & Kneser 1994); bounded, for tiny texts."""
+    """Computes the discount of an order, from the numbers of counts of 1 and of 2 (Ney, Essen & Kneser 1994)."""
     numbers = Counter(counts)
     ones, twos = numbers[1], numbers[2]
     discount = ones / (ones + 2 * twos) if ones else 0.0
-    return min(max(discount, _LEAST_DISCOUNT), _MOST_DISCOUNT)
+    return min(max(discount, _MIN_DISCOUNT), _MAX_DISCOUNT)  # bounded, for tiny texts

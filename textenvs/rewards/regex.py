@@ -1,4 +1,4 @@
-"""`regex_progress`: how far a response has come in a regular expression."""
+"""`regex`: the progress of a response towards a text that matches a regular expression."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from textenvs.grammars import Regex
 from textenvs.rewards.base import RewardError
 from textenvs.rewards.incremental.splitters import Chunks
 from textenvs.rewards.incremental.units import UnitSums
-from textenvs.rewards.keywords import given
+from textenvs.rewards.keywords import argument_or_metadata
 
 
 @lru_cache(maxsize=1 << 10)
@@ -27,22 +27,22 @@ def _regex(pattern: str) -> tuple[Regex, float]:
 
 
 class RegexProgress(UnitSums):
-    """How far a text has come on the way to a text that a regular expression matches as a whole.
+    """The progress of a text towards a text that a regular expression matches as a whole.
 
-    With d the number of bytes that the shortest way from here to a matching text still takes, and D what it takes from
-    nothing, the score is 1 - d / D, and not below 0. So it is 1 exactly at a match, and 0 where no text that begins so
-    can match. A detour that the expression allows costs nothing but the way back.
+    With d the least number of bytes that are missing to a match, and D that number for an empty text, the score is
+    1 - d / D, and at least 0. So it is 1 exactly at a match, and 0 where no text with this beginning can match. A
+    detour that the expression allows costs as many bytes as it takes to come back.
 
-    An example names its own in `metadata["pattern"]`.
+    An example names its own expression in `metadata["pattern"]`.
 
     Args:
-        pattern: The same for all examples, as `textenvs.automata.Regex` reads it (no look-around, no back-references).
-            None takes each example's own.
+        pattern: The expression of all examples, in the syntax of `textenvs.grammars.Regex` (no look-around, no
+            back-references). None takes each example's own.
 
     Raises:
-        ValueError: If it is no such expression, or nothing matches it.
+        ValueError: If it is not such an expression, or matches nothing.
 
-    Cost: two dictionary look-ups a token, once a state has seen it.
+    Cost: two dictionary look-ups a token, once the token has occurred in a state.
     """
 
     name = "regex"
@@ -57,10 +57,10 @@ class RegexProgress(UnitSums):
         self.pattern = pattern
 
     def _pattern(self, example: Example) -> str:
-        return str(given(self, self.pattern, example, "pattern"))
+        return str(argument_or_metadata(self, self.pattern, example, "pattern"))
 
     def start(self, example: Example) -> tuple[str, Any]:
-        """The pattern, and its state: None where nothing can match."""
+        """Returns the pattern and its start state. A later state of None says that nothing can match any more."""
         pattern = self._pattern(example)
         try:
             return pattern, _regex(pattern)[0].start
@@ -68,7 +68,7 @@ class RegexProgress(UnitSums):
             raise RewardError(self.name, f"cannot read metadata['pattern']: {error}", example, None) from error
 
     def read(self, memory: tuple[str, Any], unit: str) -> tuple[tuple[str, Any], tuple[float]]:
-        """Some characters: by how much the way to a match grows."""
+        """Reads some characters, and returns the change in the number of missing bytes."""
         pattern, state = memory
         regex, fewest = _regex(pattern)
         before = _remaining(regex, fewest, state)
@@ -78,16 +78,16 @@ class RegexProgress(UnitSums):
         return (pattern, state), (_remaining(regex, fewest, state) - before,)
 
     def features(self, example: Example) -> tuple[float]:
-        """The shortest way from nothing to a match, in bytes."""
+        """Returns the number of bytes that an empty text misses."""
         return (_regex(self._pattern(example))[1],)
 
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """See `UnitSums.phi`."""
-        way = features[:, 0]
-        phi: NDArray[np.float64] = np.maximum(0.0, 1.0 - (way + sums[:, 0]) / np.maximum(way, 1.0))
+        """Divides the missing bytes by those of an empty text."""
+        at_start = features[:, 0]
+        phi: NDArray[np.float64] = np.maximum(0.0, 1.0 - (at_start + sums[:, 0]) / np.maximum(at_start, 1.0))
         return phi
 
 
 def _remaining(regex: Regex, fewest: float, state: Any) -> float:
-    """The way from a state, at most so far that it scores 0."""
+    """Returns the number of bytes that a state misses, cut at the number that scores 0."""
     return min(max(fewest, 1.0), math.inf if state is None else regex.remaining(state))

@@ -1,4 +1,4 @@
-"""Weights that change over a training run: with its progress, or to keep a bound."""
+"""Weights that change over a training run: with its progress (`Schedule`), or to keep a bound (`Constraint`)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_choice, check_number
+
 
 class Schedule:
     """A weight as a function of the training progress.
 
     Args:
-        points: (progress, weight) pairs, progress from 0 to 1 and rising. Before the first and behind the last, the
-            weight stays as it is.
-        shape: How it goes from one point to the next: "linear", or "cosine", which starts and ends level.
+        points: (progress, weight) pairs, progress from 0 to 1 and rising. Before the first point and after the last,
+            the weight is constant.
+        shape: The curve from one point to the next: "linear", or "cosine", which begins and ends level.
 
     Raises:
         ValueError: If there is no point, progress does not rise from 0 to 1, or a number is not finite.
 
     Attributes:
-        value: The weight now.
-        span: The least and the largest weight that there will be.
+        value: The current weight.
+        span: The smallest and the largest weight over the run.
 
     Example:
         >>> schedule = Schedule([(0, 0), (1, 1)])
@@ -36,68 +38,68 @@ class Schedule:
     """
 
     def __init__(self, points: Sequence[Sequence[float]], shape: str = "linear") -> None:
-        if shape not in ("linear", "cosine"):
-            raise ValueError(f"Expected the shape of a schedule to be 'linear' or 'cosine', got {shape!r}")
+        self.shape = check_choice("the shape of a schedule", shape, ("linear", "cosine"))
         if not points or not all(_is_pair(point) for point in points):
             raise ValueError(f"Expected the points of a schedule as [[progress, weight], ...], got {points!r}")
         self.points = tuple((float(progress), float(weight)) for progress, weight in points)
-        self.shape = shape
-        places = [place for place, _ in self.points]
-        if places[0] < 0 or places[-1] > 1 or any(one >= other for one, other in pairwise(places)):
-            raise ValueError(f"Expected the progress of a schedule's points to rise, from 0 to 1, got {places}")
+        times = [progress for progress, _ in self.points]
+        if times[0] < 0 or times[-1] > 1 or any(earlier >= later for earlier, later in pairwise(times)):
+            raise ValueError(f"Expected the progress of a schedule's points to rise, from 0 to 1, got {times}")
         weights = [weight for _, weight in self.points]
         self.span = (min(weights), max(weights))
         self.value = weights[0]
 
     def update(self, progress: float) -> None:
-        """Move on.
+        """Sets the weight of a time of the training.
 
         Args:
-            progress: How much of the training is over, from 0 to 1.
+            progress: The share of the training that is over, from 0 to 1.
 
         Raises:
             ValueError: If it is outside.
         """
         if not 0 <= progress <= 1:
             raise ValueError(f"Expected the progress of training from 0 to 1, got {progress}")
-        (place, weight), *rest = self.points
-        for next_place, next_weight in rest:
-            if progress <= place:
+        (time, weight), *later_points = self.points
+        for next_time, next_weight in later_points:
+            if progress <= time:
                 break
-            if progress < next_place:
-                share = (progress - place) / (next_place - place)
+            if progress < next_time:
+                share = (progress - time) / (next_time - time)
                 if self.shape == "cosine":
                     share = (1 - math.cos(math.pi * share)) / 2
                 weight += share * (next_weight - weight)
                 break
-            place, weight = next_place, next_weight
+            time, weight = next_time, next_weight
         self.value = weight
 
     def __str__(self) -> str:
-        """Its shape and weights, for the name of a sum."""
+        """Writes its shape and weights, for the name of a sum."""
         return f"{self.shape}({', '.join(f'{weight:g}' for _, weight in self.points)})"
 
 
 class Constraint:
     """A weight that rises while the mean of a part breaks its bound, and falls while the bound holds.
 
-    After each batch of finished episodes, `multiplier += rate * (how far the mean is beyond the bound)`, kept from 0 to
-    `most`. The weight is the multiplier for a floor (more of the part is better), and minus it for a cap.
+    After each batch of finished episodes, `multiplier += rate * excess`, kept from 0 to `most`, where the excess is the
+    distance of the mean beyond the bound (negative while the bound holds). The weight is the multiplier for a floor
+    (more of the part is better), and minus the multiplier for a cap.
 
     Args:
         at_least: The floor of the part's mean; or
         at_most: its cap. One of the two.
-        part: Which part is watched, as infos call it without `score/`; None: the term that this is the weight of.
-        rate: How far a mean that is off by 1 moves the multiplier at each update; above 0.
+        part: The name of the watched part, as in infos without `score/`. None watches the term of this weight.
+        rate: The change of the multiplier at each update for an excess of 1; above 0.
         start: The multiplier at the start.
         most: The largest multiplier.
 
     Raises:
         ValueError: If not exactly one bound is given, or a number is out of range.
+        TypeError: If a number is not one.
 
     Attributes:
-        value: The weight now.
-        span: The least and the largest weight that there can be.
+        value: The current weight.
+        span: The smallest and the largest possible weight.
 
     Source: dual ascent on the Lagrangian, as in Tessler, Mankowitz & Mannor (2019), Reward constrained policy
         optimization, arXiv:1805.11074, section 4.
@@ -116,49 +118,45 @@ class Constraint:
             raise ValueError(f"Expected one of at_least and at_most of a constraint, got {at_least} and {at_most}")
         if part is not None and not isinstance(part, str):
             raise ValueError(f"Expected the part of a constraint as a name, got {part!r}")
-        for name, number in (("rate", rate), ("start", start), ("most", most)):
-            if not _is_number(number) or number < 0 or (not number and name != "start"):
-                raise ValueError(f"Expected {name} of a constraint to be a number above 0, got {number!r}")
-        if start > most:
-            raise ValueError(f"Expected start <= most of a constraint, got {start} and {most}")
-        bound = at_most if at_least is None else at_least
-        if not _is_number(bound):
-            raise ValueError(f"Expected the bound of a constraint to be a finite number, got {bound!r}")
-        self.part, self.bound, self.rate, self.most = part, float(bound), float(rate), float(most)  # type: ignore[arg-type]
+        self.part = part
+        self.rate = check_number("rate of a constraint", rate, low=0, open_low=True)
+        self.most = check_number("most of a constraint", most, low=0, open_low=True)
+        start = check_number("start of a constraint", start, low=0, high=self.most)
+        self.bound = check_number("the bound of a constraint", at_most if at_least is None else at_least)
         self.is_floor = at_least is not None
-        self.value = float(start) if self.is_floor else -float(start)
+        self.value = start if self.is_floor else -start
         self.span = (0.0, self.most) if self.is_floor else (-self.most, 0.0)
 
     def update(self, scores: NDArray[np.float64]) -> None:
-        """Answer to a batch.
+        """Moves the weight after a batch of episodes.
 
         Args:
             scores: `(episodes,)` the final scores of the watched part.
         """
         if not len(scores):
             return
-        # Up for a mean below a floor, and (towards minus) down for one above a cap: the same formula.
-        moved = self.value + self.rate * (self.bound - float(np.mean(scores)))
-        self.value = min(max(moved, self.span[0]), self.span[1])
+        # One formula for both bounds: a mean below a floor moves the weight up, one above a cap moves it down.
+        value = self.value + self.rate * (self.bound - float(np.mean(scores)))
+        self.value = min(max(value, self.span[0]), self.span[1])
 
     def renamed(self, names: Mapping[str, str]) -> Constraint:
-        """The same constraint where the terms of its sum have other names.
+        """Returns the same constraint for a sum whose terms have got other names.
 
         Args:
-            names: What each term is called now.
+            names: Old name of a term to its new name.
 
         Returns:
-            This one, where it watches nothing by name or the name is the same; else a copy.
+            This constraint if the name of the part that it watches is unchanged, else a copy with the new name.
         """
         for old, new in names.items():
             if self.part is not None and old != new and f"{self.part}/".startswith(f"{old}/"):
-                other = copy(self)
-                other.part = new + self.part.removeprefix(old)
-                return other
+                renamed = copy(self)
+                renamed.part = new + self.part.removeprefix(old)
+                return renamed
         return self
 
     def __str__(self) -> str:
-        """Its bound, for the name of a sum."""
+        """Writes its bound, for the name of a sum."""
         return f"constraint({'>=' if self.is_floor else '<='} {self.bound:g})"
 
 
@@ -168,10 +166,10 @@ _FORMS = "{'linear': [a, b]}, {'cosine': [a, b]}, {'piecewise': [[progress, weig
 
 
 def make_weight(name: str, weight: Any) -> Weight:
-    """A weight from what a user writes.
+    """Makes a weight of any form in which a user may write one.
 
     Args:
-        name: What it is the weight of, for errors.
+        name: The name of the weighted reward, for errors.
         weight: A finite number, `{"linear": [a, b]}` or `{"cosine": [a, b]}` (from a at the start of training to b at
             its end), `{"piecewise": [[progress, weight], ...]}`, `{"constraint": {arguments of Constraint}}`, or one of
             the objects.
@@ -211,4 +209,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(_is_number(one) for one in value)
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value))

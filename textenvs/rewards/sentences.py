@@ -1,9 +1,9 @@
-"""What a sentence is, for the scores that count sentences.
+"""The sentences of a text, for the scores that count them.
 
-A sentence begins with the first word that has a letter or digit, and ends with a word whose last character, closing
-quotes and brackets left out, is one of . ! ? or an ellipsis; or anywhere at their full-width forms, which no space
-follows. "Mr.", "e.g." and other short forms of a small list, and initials ("J."), end none. So the number of sentences
-begun never falls while a text is written, and "3" that becomes "3.5" changes nothing.
+A sentence begins with a word that has a letter or digit, and ends with a word whose last character, closing quotes and
+brackets left out, is one of . ! ? or an ellipsis; or anywhere at their full-width forms, after which there is no space.
+"Mr.", "e.g." and other short forms of a small list, and initials ("J."), do not end a sentence. With this definition,
+the number of sentences begun never falls while a text is written, and nothing changes when "3" becomes "3.5".
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LONGEST = max(map(len, _SHORT_FORMS))
 
 
 def ends_sentence(word: str) -> bool:
-    """Whether a sentence ends with a word.
+    """Returns True if a word ends a sentence.
 
     Args:
         word: A piece of text between white space.
@@ -36,27 +36,27 @@ def ends_sentence(word: str) -> bool:
     return bare not in _SHORT_FORMS and not (len(bare) == 2 and bare[0].isalpha() and bare[1] == ".")
 
 
-def read_sentences(open_: bool, word: str) -> tuple[bool, int]:
-    """Read one word.
+def read_sentences(is_open: bool, word: str) -> tuple[bool, int]:
+    """Reads one word.
 
     Args:
-        open_: Whether a sentence had begun before it, and not ended.
+        is_open: True if a sentence has begun before the word and not ended.
         word: A unit of `SentenceWords`.
 
     Returns:
-        Whether one has begun and not ended after it, and how many it begins.
+        `is_open` after the word, and the number of sentences that the word begins.
     """
     begun = 0
     for character in word:
         if character in _FULL_ENDS:
-            open_ = False
-        elif not open_ and character.isalnum():
-            open_, begun = True, begun + 1
-    return open_ and not ends_sentence(word), begun
+            is_open = False
+        elif not is_open and character.isalnum():
+            is_open, begun = True, begun + 1
+    return is_open and not ends_sentence(word), begun
 
 
 def count_sentences(text: str) -> int:
-    """How many sentences a text begins, the last one finished or not.
+    """Counts the sentences that a text begins, the last one finished or not.
 
     Args:
         text: Any text.
@@ -65,18 +65,18 @@ def count_sentences(text: str) -> int:
         >>> count_sentences('Mr. Fox ran 3.5 miles. "Why?" asked the owl')
         3
     """
-    open_, total = False, 0
+    is_open, total = False, 0
     for word in _SPLITTER.split(text):
-        open_, begun = read_sentences(open_, word)
+        is_open, begun = read_sentences(is_open, word)
         total += begun
     return total
 
 
 class SentenceWords(Words):
-    """Words, cut behind full-width ends as well, of which only that matters which `read_sentences` reads."""
+    """Words, cut after full-width ends of sentences as well. Words that `read_sentences` reads alike are alike."""
 
     def cut(self, text: str) -> tuple[list[str], str]:
-        """See `Splitter.cut`."""
+        """Cuts a text into words, the last of which may still go on."""
         words, rest = super().cut(text)
         units = [unit for word in words for unit in _PARTS.findall(word)]
         parts = _PARTS.findall(rest)
@@ -85,11 +85,11 @@ class SentenceWords(Words):
         return [*units, *parts], ""
 
     def split(self, text: str) -> list[str]:
-        """See `Splitter.split`."""
-        return Splitter.split(self, text)
+        """Cuts a whole text into words."""
+        return Splitter.split(self, text)  # not that of `Words`, which knows no full-width ends
 
     def shorten(self, rest: str) -> str:
-        """See `Splitter.shorten`."""
+        """Replaces the body of a word that is too long for a short form. Its last characters may still end it."""
         body = rest.rstrip(_ENDS + _CLOSERS)
         if len(body.lstrip(_OPENERS)) <= _LONGEST:
             return rest

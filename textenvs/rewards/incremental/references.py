@@ -1,4 +1,4 @@
-"""What all scores that compare a response with references share: `ReferenceReward` and its `ReferenceScorer`.
+"""The base classes of all scores that compare a response with references: `ReferenceReward` and `ReferenceScorer`.
 
 `ngram_overlap` and `alignment` have the three kinds of scorer that build on it:
 
