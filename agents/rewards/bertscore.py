@@ -15,6 +15,7 @@ from agents.rewards.network_reward import NetworkReward, RereadingScorer, model_
 from agents.rewards.text_encoder import Encoder, load_encoder
 from agents.rewards.text_reader import check_dtype, check_source
 from textenvs import Example, Tokenizer
+from textenvs.arguments import check_choice, check_count
 from textenvs.rewards import Scorer
 
 
@@ -56,10 +57,8 @@ class BERTScore(NetworkReward):
         dtype: str | None = None,
         device: str | None = None,
     ) -> None:
-        if part not in ("f1", "precision", "recall"):
-            raise ValueError(f"Expected part to be 'f1', 'precision' or 'recall', got {part!r}")
-        if layer is not None and (isinstance(layer, bool) or not isinstance(layer, int) or layer < 0):
-            raise ValueError(f"Expected layer to be a whole number of at least 0, or None, got {layer!r}")
+        check_choice("part", part, ("f1", "precision", "recall"))
+        layer = check_count("layer", layer, least=0, optional=True)
         self.model = check_source(model)
         if layer is not None and Path(self.model).is_dir():  # a hub id is checked when it is loaded
             layers = model_config(self.model).num_hidden_layers

@@ -13,6 +13,7 @@ from agents.rewards.network_reward import NetworkReward, RereadingScorer, model_
 from agents.rewards.text_encoder import load_encoder
 from agents.rewards.text_reader import check_dtype, check_source
 from textenvs import Example, Tokenizer
+from textenvs.arguments import check_choice
 from textenvs.rewards import Scorer
 
 
@@ -51,10 +52,8 @@ class ClassifierScore(NetworkReward):
         dtype: str | None = None,
         device: str | None = None,
     ) -> None:
-        if output not in ("probability", "logit"):
-            raise ValueError(f"Expected output to be 'probability' or 'logit', got {output!r}")
-        if reads not in ("response", "text", "pair"):
-            raise ValueError(f"Expected reads to be 'response', 'text' or 'pair', got {reads!r}")
+        check_choice("output", output, ("probability", "logit"))
+        check_choice("reads", reads, ("response", "text", "pair"))
         self.model = check_source(model)
         self.label, self.output, self.reads = label, output, reads
         self.dtype, self.device = check_dtype(dtype), device

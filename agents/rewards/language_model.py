@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.rewards.network_reward import NetworkReward, NetworkScorer, _finite, _flag
+from agents.rewards.network_reward import NetworkReward, NetworkScorer
 from agents.rewards.text_reader import LogProbReader, TextModel, check_dtype, check_source, load_text_model
 from textenvs import Example, Tokenizer
+from textenvs.arguments import check_choice, check_count, check_flag, check_number
 from textenvs.rewards import Scorer
 
 
@@ -57,15 +58,11 @@ class LanguageModelScore(NetworkReward):
         dtype: str | None = None,
         device: str | None = None,
     ) -> None:
-        if reduction not in ("mean", "sum"):
-            raise ValueError(f"Expected reduction to be 'mean' or 'sum', got {reduction!r}")
-        if isinstance(min_tokens, bool) or not isinstance(min_tokens, int) or min_tokens < 1:
-            raise ValueError(f"Expected min_tokens to be at least 1, got {min_tokens!r}")
         self.model = check_source(model)
-        self.reduction = reduction
-        self.baseline = _finite("baseline", baseline)
-        self.min_tokens = min_tokens
-        self.chat_template = _flag("chat_template", chat_template)
+        self.reduction = check_choice("reduction", reduction, ("mean", "sum"))
+        self.baseline = check_number("baseline", baseline)
+        self.min_tokens = check_count("min_tokens", min_tokens)
+        self.chat_template = check_flag("chat_template", chat_template)
         self.dtype, self.device = check_dtype(dtype), device
         endless = reduction == "sum" and self.baseline > 0
         self.high = math.inf if endless else max(0.0, self.baseline)

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.rewards.network_reward import NetworkReward, NetworkScorer, _finite
+from agents.rewards.network_reward import NetworkReward, NetworkScorer
 from agents.rewards.preference_record import read_record
 from agents.rewards.text_reader import LogProbReader, TextModel, TextReader, check_dtype, check_source, load_text_model
 from textenvs import Example, Tokenizer
+from textenvs.arguments import check_flag, check_number
 from textenvs.rewards import Scorer
 
 
@@ -51,7 +52,7 @@ class PreferenceScore(NetworkReward):
     ) -> None:
         record = read_record(check_source(model), "bradley_terry")
         self.model = str(model)
-        self.calibrated = calibrated
+        self.calibrated = check_flag("calibrated", calibrated)
         self.dtype, self.device = check_dtype(dtype), device
         self._temperature = float(record["temperature"]) if calibrated else 1.0
         self._chat_template = bool(record["config"].get("chat_template", False))
@@ -132,9 +133,7 @@ class LogRatioScore(NetworkReward):
     ) -> None:
         self.model = check_source(model)
         self.reference = None if reference is None else check_source(reference)
-        self.beta = beta
-        if beta is not None and _finite("beta", beta) <= 0:
-            raise ValueError(f"Expected beta to be above 0, got {beta}")
+        self.beta = beta if beta is None else check_number("beta", beta, low=0.0, open_low=True)
         self._chat_template = False
         if self.reference is None or beta is None:
             record = read_record(self.model, "dpo")

@@ -31,6 +31,7 @@ from agents.policy.context import Context
 from agents.policy.policy import Policy
 from agents.policy.pretrained import ADAPTERS_FOLDER, BUNDLED_MODELS
 from textenvs import Example, RewardError, Tokenizer
+from textenvs.arguments import check_choice
 from textenvs.tokenizer import SubwordTokenizer
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -248,9 +249,8 @@ def _load(source: str, dtype: str, device: str, chat_template: bool, stamp: tupl
 
 def check_dtype(dtype: str | None) -> str | None:
     """Checks the name of a dtype, and returns it; None is allowed."""
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"Expected dtype to be one of {list(DTYPES)} or None, got {dtype!r}")
-    return dtype
+    name: str | None = check_choice("dtype", dtype, DTYPES, optional=True)
+    return name
 
 
 def reading_dtype(dtype: str | None, device: torch.device) -> str:
