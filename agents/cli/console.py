@@ -1,4 +1,4 @@
-"""What commands that train have in common on the console: of several processes, one talks; an evaluation is a line."""
+"""Output on the console: of several processes, the first one alone prints, and an evaluation is one line."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class RunArguments(DeviceArguments):
     """A policy: that of a run, or a model."""
 
     run: Path | None = None
-    """The folder of a run, of train or of sft (evaluate: of train)."""
+    """The folder of a run of train; generate takes one of sft, too."""
     checkpoint: str = "last"
     """Which checkpoint of --run: last, best (by validation score) or a number."""
     model: str = "tiny"
@@ -142,8 +142,8 @@ class Train(StartArguments, EnvironmentArguments):
     algorithm: str = "ppo"
     """ppo, actor_critic, reinforce or best_of_n. Its settings are options, too: --algorithm NAME --help shows them."""
     config: Path | None = None
-    """A JSON or YAML file with any of these options, written with underscores. The command line goes before it. Each
-    run leaves one, config.json, which makes the same run again."""
+    """A JSON or YAML file with any of these options, written with underscores. The command line overrides it. Each run
+    leaves one, config.json, which makes the same run again."""
     model: str = "tiny"
     """tiny (the bundled model, or a fresh small one where the environment has another vocabulary), a folder of a
     Transformers model, an id on the Hugging Face hub, or a new model with random weights, as JSON:

@@ -1,4 +1,4 @@
-"""Train the bundled language model on the stories corpus and write it as a Transformers folder.
+"""The script that trains the bundled language model on the stories corpus and writes it as a Transformers folder.
 
     python -m agents.data.train_tiny
 
@@ -6,9 +6,7 @@ It is a small Llama with the tokenizer of the stories task. Each story is `<bos>
 seen twice. Batches are right-padded, with stories of about the same length side by side, and the loss is over real
 tokens alone. Weights are stored as float16, half the size, and load as float32, which is what config.json says.
 
-It takes about five minutes on two cores. On a busy machine set OMP_WAIT_POLICY=passive: torch's threads then sleep
-while they wait for each other, instead of spinning on cores that others use (seven times faster beside one other
-process).
+It takes about five minutes on two cores.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ FIRST_HELD_OUT = 1_000_000_000
 
 
 def build_model() -> LlamaForCausalLM:
-    """The untrained model, from torch's global seed.
+    """Builds the untrained model, with weights from torch's global generator.
 
     Returns:
         A Llama decoder with tied embeddings. Two layers: three of width 96 learn no better, and are slower to decode.
@@ -66,20 +64,20 @@ def build_model() -> LlamaForCausalLM:
 
 
 def encode(tokenizer: Tokenizer, stories: list[str]) -> list[list[int]]:
-    """Token ids of whole stories.
+    """Encodes whole stories.
 
     Args:
         tokenizer: The tokenizer of the stories task, which puts BOS in front.
         stories: The texts.
 
     Returns:
-        One list of ids a story, from BOS to EOS.
+        A list of ids for each story, from BOS to EOS.
     """
     return [[*encoding.ids, EOS] for encoding in tokenizer.encode_batch(stories)]
 
 
 def collate(stories: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-pad stories to a batch.
+    """Pads stories on the right to a batch.
 
     Args:
         stories: Token ids of each story.
@@ -94,16 +92,16 @@ def collate(stories: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def batches(task: Stories, tokenizer: Tokenizer, steps: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The training batches, each story fresh.
+    """Makes the training batches, of stories that were not in an earlier one.
 
     Args:
-        task: Where the stories come from.
+        task: The task that the stories come from.
         tokenizer: The tokenizer of the stories task.
-        steps: How many batches.
-        seed: Which stories, and the order of the batches.
+        steps: The number of batches.
+        seed: Seed of the choice of stories, and of the order of the batches.
 
     Yields:
-        What `collate` returns.
+        Token ids and labels, as `collate` returns them.
     """
     generator = torch.Generator().manual_seed(seed)
     chunk = BATCH_SIZE * SORTED_BATCHES
@@ -118,13 +116,13 @@ def batches(task: Stories, tokenizer: Tokenizer, steps: int, seed: int) -> Itera
 
 @torch.no_grad()
 def held_out_loss(model: PreTrainedModel, task: Stories, tokenizer: Tokenizer, num_stories: int = 512) -> float:
-    """Mean loss per token of stories that training has not seen.
+    """Computes the mean loss per token of stories that training has not seen.
 
     Args:
         model: The model.
-        task: Where the stories come from.
+        task: The task that the stories come from.
         tokenizer: The tokenizer of the stories task.
-        num_stories: How many stories.
+        num_stories: The number of stories.
 
     Returns:
         The mean over tokens of the negative log-likelihood, in nats.
@@ -142,11 +140,11 @@ def held_out_loss(model: PreTrainedModel, task: Stories, tokenizer: Tokenizer, n
 
 
 def train(steps: int, seed: int) -> LlamaForCausalLM:
-    """Train the model, printing its loss now and then.
+    """Trains the model, printing its loss every 200 updates.
 
     Args:
         steps: Number of updates.
-        seed: Seeds the weights and the data.
+        seed: Seed of the weights and the data.
 
     Returns:
         The trained model, float32, in evaluation mode.
@@ -189,7 +187,7 @@ def train(steps: int, seed: int) -> LlamaForCausalLM:
 
 
 def save(model: LlamaForCausalLM, output: Path) -> None:
-    """Write model and tokenizer as a folder for `from_pretrained`.
+    """Writes model and tokenizer as a folder for `from_pretrained`.
 
     Args:
         model: The trained model.
@@ -222,11 +220,11 @@ def save(model: LlamaForCausalLM, output: Path) -> None:
 
 @torch.no_grad()
 def show(model: LlamaForCausalLM, num_samples: int = 8) -> None:
-    """Print sampled continuations of validation prompts.
+    """Prints sampled continuations of validation prompts.
 
     Args:
         model: The trained model.
-        num_samples: How many.
+        num_samples: The number of prompts.
     """
     task, tokenizer = Stories(), Tokenizer.from_file(str(TOKENIZER_FILE))
     for index in range(num_samples):
@@ -241,7 +239,7 @@ def show(model: LlamaForCausalLM, num_samples: int = 8) -> None:
 
 
 def main() -> None:
-    """Read the command line, train, save and show."""
+    """Reads the command line, trains, saves and shows samples."""
     parser = argparse.ArgumentParser(description="Train the bundled language model on the stories corpus.")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "tiny", help="the folder to write")
     parser.add_argument("--steps", type=int, default=2500, help="number of updates")

@@ -20,6 +20,7 @@ from agents.policy.policy import Policy
 from agents.policy.sampling import Truncation
 from agents.rollout import Rollout, reference_log_probs
 from textenvs import Example, Reward, RewardError, TextGenVectorEnv, Tokenizer, make_reward
+from textenvs.arguments import check_count, check_number
 from textenvs.render import Segment
 from textenvs.rewards import checked_score
 from textenvs.tokenizer import decode_prompt, decode_tokens
@@ -69,17 +70,10 @@ class EvaluationPlan:
             ValueError: If a number is out of range.
             TypeError: If a field is of the wrong type.
         """
+        temperature = check_number("temperature", self.temperature, low=0.0, open_low=True, optional=True)
+        object.__setattr__(self, "temperature", temperature)  # as one of Python's numbers, which JSON can hold
         for name, least in (("episodes", 1), ("during", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"Expected {name} to be a whole number, got {value!r}")
-            if value < least:
-                raise ValueError(f"Expected {name} to be at least {least}, got {value}")
-        if self.temperature is not None:
-            if isinstance(self.temperature, bool) or not isinstance(self.temperature, (int, float)):
-                raise TypeError(f"Expected temperature to be a number, got {self.temperature!r}")
-            if not 0 < self.temperature < math.inf:
-                raise ValueError(f"Expected temperature in (0, inf), got {self.temperature}")
+            object.__setattr__(self, name, check_count(name, getattr(self, name), least))
         Truncation.of(self.top_k, self.top_p, self.min_p)
 
     def sampling(self, temperature: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from textenvs import Example
 
 @dataclass(frozen=True)
 class Labels:
-    """How good responses are as class labels, for tasks whose examples have `metadata["label"]`.
+    """The quality of responses as class labels, for tasks whose examples have `metadata["label"]`.
 
     Attributes:
         accuracy: Share of the responses that are the label.

@@ -1,4 +1,4 @@
-"""`bertscore`: similarity to the references in the states of an encoder."""
+"""`bertscore`: similarity to the references in the states of an encoder (text_encoder.py)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.rewards.network_reward import NetworkReward, _config, _Rereader
+from agents.rewards.network_reward import NetworkReward, RereadingScorer, model_config
 from agents.rewards.text_encoder import Encoder, load_encoder
 from agents.rewards.text_reader import check_dtype, check_source
 from textenvs import Example, Tokenizer
+from textenvs.arguments import check_choice, check_count
 from textenvs.rewards import Scorer
 
 
@@ -36,11 +37,11 @@ class BERTScore(NetworkReward):
 
     Args:
         model: A folder or a hub id, of any encoder with a fast tokenizer.
-        layer: Whose states: 0 is the embeddings, and None the last layer. The paper's choice for each model is in the
-            bert-score package.
+        layer: The layer whose states are compared: 0 is the embeddings, and None the last layer. The paper's choice for
+            each model is in the bert-score package.
         part: "f1", "precision" or "recall".
         dtype: "float64", "float32" or "bfloat16"; None takes float64 on a CPU and float32 elsewhere.
-        device: Where the encoder goes; None takes CUDA, then MPS, then the CPU.
+        device: The device of the encoder; None takes CUDA, then MPS, then the CPU.
 
     Raises:
         ValueError: If there is no such encoder or layer, or an argument is out of range.
@@ -56,43 +57,46 @@ class BERTScore(NetworkReward):
         dtype: str | None = None,
         device: str | None = None,
     ) -> None:
-        if part not in ("f1", "precision", "recall"):
-            raise ValueError(f"Expected part to be 'f1', 'precision' or 'recall', got {part!r}")
-        if layer is not None and (isinstance(layer, bool) or not isinstance(layer, int) or layer < 0):
-            raise ValueError(f"Expected layer to be a whole number of at least 0, or None, got {layer!r}")
+        check_choice("part", part, ("f1", "precision", "recall"))
+        layer = check_count("layer", layer, least=0, optional=True)
         self.model = check_source(model)
         if layer is not None and Path(self.model).is_dir():  # a hub id is checked when it is loaded
-            layers = _config(self.model).num_hidden_layers
+            layers = model_config(self.model).num_hidden_layers
             if layer > layers:
                 raise ValueError(f"Expected a layer from 0 to {layers} of {self.model!r}, got {layer}")
         self.layer, self.part = layer, part
-        self.dtype, self.device = dtype if dtype is None else check_dtype(dtype), device
+        self.dtype, self.device = check_dtype(dtype), device
         self.low, self.high = (0.0 if part == "f1" else -1.0), 1.0
 
     def scores(self, examples: Sequence[Example], responses: Sequence[str]) -> NDArray[np.float64]:
-        """See `NetworkReward.scores`."""
+        """Computes Phi of whole texts."""
         references = [example.references for example in examples]
         for example in examples:
             if not example.references:
                 raise ValueError(f"Expected an example with references, got {example!r}")
         encoder = load_encoder(self.model, "encoder", dtype=self.dtype, device=self.device)
-        wanted = [text for texts in references for text in texts if (self.layer, text) not in encoder.kept]
-        fresh = list(dict.fromkeys(wanted))
-        if fresh and len(encoder.kept) + len(fresh) > encoder.MOST_KEPT:
-            encoder.kept.clear()
-            fresh = list(dict.fromkeys(text for texts in references for text in texts))
-        encoder.kept.update(zip([(self.layer, text) for text in fresh], self._states(encoder, fresh), strict=True))
+        self._read_references(encoder, [text for texts in references for text in texts])
         states = self._states(encoder, responses)
         return np.array(
             [
-                max(self._match(state, encoder.kept[self.layer, text]) for text in texts)
+                max(self._match(state, encoder.reference_states[self.layer, text]) for text in texts)
                 for state, texts in zip(states, references, strict=True)
             ]
         )
 
+    def _read_references(self, encoder: Encoder, texts: Sequence[str]) -> None:
+        """Sees to it that the encoder has the states of some references, each computed once."""
+        kept = encoder.reference_states
+        distinct = list(dict.fromkeys(texts))
+        missing = [text for text in distinct if (self.layer, text) not in kept]
+        if missing and len(kept) + len(missing) > encoder.most_reference_states:
+            kept.clear()
+            missing = distinct
+        kept.update(zip([(self.layer, text) for text in missing], self._states(encoder, missing), strict=True))
+
     def _states(self, encoder: Encoder, texts: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
         """Unit states of each text's tokens, `(tokens, hidden)`, and which are not special, `(tokens,)` bool."""
-        found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(texts)
+        states_of: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(texts)
         for rows, output, lengths, counted in encoder.passes(
             [(text.strip(),) for text in texts], output_hidden_states=True
         ):
@@ -101,11 +105,12 @@ class BERTScore(NetworkReward):
                 raise ValueError(f"Expected a layer from 0 to {len(layers) - 1} of {self.model!r}, got {self.layer}")
             states = layers[-1 if self.layer is None else self.layer]
             unit = states / states.norm(dim=2, keepdim=True).clamp_min(1e-12)
-            for place, row in enumerate(rows):
-                found[row] = unit[place, : lengths[place]], counted[place, : lengths[place]]
-        return found
+            for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+                states_of[row] = unit[index, :length], counted[index, :length]
+        return states_of
 
     def _match(self, response: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) -> float:
+        """The chosen part of the score of one response and one reference."""
         if not response[1].any() or not reference[1].any():
             return 0.0
         cosines = (response[0] @ reference[0].T).double()
@@ -116,5 +121,5 @@ class BERTScore(NetworkReward):
         return 2 * precision * recall / (precision + recall) if min(precision, recall) > 0 else 0.0
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
-        """See `Reward.scorer`."""
-        return _Rereader(self, num_lanes, tokenizer)
+        """Returns a scorer of growing responses."""
+        return RereadingScorer(self, num_lanes, tokenizer)

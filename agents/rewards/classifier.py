@@ -1,4 +1,4 @@
-"""`classifier`: the probability of a label, by a sequence classification model."""
+"""`classifier`: the probability of a label, by a sequence classification model (text_encoder.py)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.rewards.network_reward import NetworkReward, _config, _Rereader
+from agents.rewards.network_reward import NetworkReward, RereadingScorer, model_config
 from agents.rewards.text_encoder import load_encoder
 from agents.rewards.text_reader import check_dtype, check_source
 from textenvs import Example, Tokenizer
+from textenvs.arguments import check_choice
 from textenvs.rewards import Scorer
 
 
 class ClassifierScore(NetworkReward):
-    """What a Transformers text classifier says of the response: sentiment, toxicity, topic, a rater's grade.
+    """The opinion of a Transformers text classifier: sentiment, toxicity, topic, a rater's grade.
 
     "probability" is that of the label: from 0 to 1, and 0 for an empty response. "logit" is its log-odds, log p / (1 -
     p), above those of the empty response, so that it starts from 0 as well: no limits. A model with a single output (a
@@ -34,7 +35,7 @@ class ClassifierScore(NetworkReward):
         output: "probability" or "logit".
         reads: "response", "text" (prompt and response, joined) or "pair" (prompt and response, as two segments).
         dtype: "float64", "float32" or "bfloat16"; None takes float64 on a CPU and float32 elsewhere.
-        device: Where the model goes; None takes CUDA, then MPS, then the CPU.
+        device: The device of the model; None takes CUDA, then MPS, then the CPU.
 
     Raises:
         ValueError: If there is no such classifier or label, or an argument is out of range.
@@ -51,33 +52,33 @@ class ClassifierScore(NetworkReward):
         dtype: str | None = None,
         device: str | None = None,
     ) -> None:
-        if output not in ("probability", "logit"):
-            raise ValueError(f"Expected output to be 'probability' or 'logit', got {output!r}")
-        if reads not in ("response", "text", "pair"):
-            raise ValueError(f"Expected reads to be 'response', 'text' or 'pair', got {reads!r}")
+        check_choice("output", output, ("probability", "logit"))
+        check_choice("reads", reads, ("response", "text", "pair"))
         self.model = check_source(model)
         self.label, self.output, self.reads = label, output, reads
-        self.dtype, self.device = dtype if dtype is None else check_dtype(dtype), device
+        self.dtype, self.device = check_dtype(dtype), device
         if output == "probability":
             self.low, self.high = 0.0, 1.0
         if Path(self.model).is_dir():  # a hub id is checked when it is loaded
-            _label_place(_config(self.model), label)
+            _label_index(model_config(self.model), label)
 
     def scores(self, examples: Sequence[Example], responses: Sequence[str]) -> NDArray[np.float64]:
-        """See `NetworkReward.scores`."""
-        found = np.zeros(len(responses))
+        """Computes Phi of whole texts."""
+        phi = np.zeros(len(responses))
         rows = [row for row, response in enumerate(responses) if response]
         if not rows:
-            return found
+            return phi
         prompts = [examples[row].prompt for row in rows]
         logits = self._logits(prompts, [responses[row] for row in rows])
         if self.output == "probability":
-            found[rows] = 1.0 / (1.0 + np.exp(-logits))
+            phi[rows] = 1.0 / (1.0 + np.exp(-logits))
         else:
-            distinct = list(dict.fromkeys(prompts if self.reads != "response" else [""]))
+            if self.reads == "response":
+                prompts = [""] * len(rows)  # none is read, so that one empty response stands for all
+            distinct = list(dict.fromkeys(prompts))
             empty = dict(zip(distinct, self._logits(distinct, [""] * len(distinct)), strict=True))
-            found[rows] = logits - [empty[prompt if self.reads != "response" else ""] for prompt in prompts]
-        return found
+            phi[rows] = logits - [empty[prompt] for prompt in prompts]
+        return phi
 
     def _logits(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float64]:
         """Log-odds of the label, `(n,)`."""
@@ -88,34 +89,33 @@ class ClassifierScore(NetworkReward):
             joined = self.reads == "text"
             texts = [(prompt + text if joined else text,) for prompt, text in zip(prompts, responses, strict=True)]
         config = encoder.model.config
-        place = _label_place(config, self.label)
-        found = np.zeros(len(texts))
+        label = _label_index(config, self.label)
+        log_odds = np.zeros(len(texts))
         for rows, output, _, _ in encoder.passes(texts):
             logits = output.logits.double()
+            of_label = logits[:, label]
             if logits.shape[1] > 1 and config.problem_type != "multi_label_classification":
-                others = [other for other in range(logits.shape[1]) if other != place]
-                logits = logits[:, [place]] - logits[:, others].logsumexp(dim=1, keepdim=True)
-                found[rows] = logits[:, 0].cpu().numpy()
-            else:
-                found[rows] = logits[:, place].cpu().numpy()
-        return found
+                others = [other for other in range(logits.shape[1]) if other != label]
+                of_label = of_label - logits[:, others].logsumexp(dim=1)  # the softmax's log p / (1 - p)
+            log_odds[rows] = of_label.cpu().numpy()
+        return log_odds
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
-        """See `Reward.scorer`."""
-        return _Rereader(self, num_lanes, tokenizer)
+        """Returns a scorer of growing responses."""
+        return RereadingScorer(self, num_lanes, tokenizer)
 
 
-def _label_place(config: Any, label: str | int | None) -> int:
-    """Where a classifier's label stands among its outputs."""
+def _label_index(config: Any, label: str | int | None) -> int:
+    """The index of a label among a classifier's outputs."""
     kind = (config.architectures or [""])[0]
     if not kind.endswith("ForSequenceClassification"):
         raise ValueError(f"Expected a model for sequence classification, got {kind or 'one of unknown kind'}")
-    names = {int(place): str(name) for place, name in config.id2label.items()}
+    names = {int(index): str(name) for index, name in config.id2label.items()}
     if label is None:
         return len(names) - 1
     if isinstance(label, int) and not isinstance(label, bool) and label in names:
         return label
-    found = [place for place, name in names.items() if name == label]
-    if not found:
+    indices = [index for index, name in names.items() if name == label]
+    if not indices:
         raise ValueError(f"Expected a label from {list(names.values())} or its number, got {label!r}")
-    return found[0]
+    return indices[0]

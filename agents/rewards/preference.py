@@ -1,4 +1,7 @@
-"""`preference` and `log_ratio`: scores of models that were trained on pairs of responses."""
+"""`preference` and `dpo`: scores by models that were trained on pairs of responses (text_reader.py).
+
+`agents.supervised.reward_model` trains them.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +11,35 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.rewards.network_reward import NetworkReward, _finite, _NetworkScorer
+from agents.rewards.network_reward import NetworkReward, NetworkScorer
 from agents.rewards.preference_record import read_record
 from agents.rewards.text_reader import LogProbReader, TextModel, TextReader, check_dtype, check_source, load_text_model
 from textenvs import Example, Tokenizer
+from textenvs.arguments import check_flag, check_number
 from textenvs.rewards import Scorer
 
 
 class PreferenceScore(NetworkReward):
-    """What a Bradley-Terry reward model gives a response, above what it gives the empty one.
+    """The value of a response by a Bradley-Terry reward model, above the value of the empty response.
 
         Phi = (r(prompt, response) - r(prompt, "")) / temperature
 
-    r is a linear head on the state of the last token. The model says nothing about r but in differences, so the empty
-    response's is taken off: Phi starts from 0, and no choice between two responses changes. The temperature is the one
-    that was fitted to validation pairs, so the difference of two responses' scores is the log-odds that people
-    prefer the one to the other.
+    r is a linear head on the state of the last token. Only differences of r mean anything, so the empty response's is
+    subtracted: Phi starts from 0, and no choice between two responses changes. The temperature was fitted to validation
+    pairs, so the difference of two responses' scores is the log-odds that people prefer the one to the other.
 
     Paid immediately, a token's reward is the difference of the model's values before and after it, which is RED.
 
-    Range: no limits. Top value: none; what lies far above the pairs that it was trained on is not to be believed.
+    Range: no limits. Top value: none; scores far above those of the pairs that it was trained on mean little.
     Cost: one cached step of the model a token.
     Source: Bradley & Terry (1952); Christiano et al. (2017), arXiv:1706.03741, equation 1; the values of prefixes as
     rewards of tokens: Li et al. (2025), RED, arXiv:2411.08302.
 
     Args:
         model: A folder that `python -m agents reward-model` wrote.
-        calibrated: Whether to divide by the fitted temperature.
+        calibrated: If True, values are divided by the fitted temperature.
         dtype: "float64", "float32" or "bfloat16"; None takes float64 on a CPU and float32 elsewhere.
-        device: Where the model goes; None takes CUDA, then MPS, then the CPU.
+        device: The device of the model; None takes CUDA, then MPS, then the CPU.
 
     Raises:
         ValueError: If the folder holds no reward model.
@@ -49,53 +52,53 @@ class PreferenceScore(NetworkReward):
     ) -> None:
         record = read_record(check_source(model), "bradley_terry")
         self.model = str(model)
-        self.calibrated = calibrated
-        self.dtype, self.device = dtype if dtype is None else check_dtype(dtype), device
+        self.calibrated = check_flag("calibrated", calibrated)
+        self.dtype, self.device = check_dtype(dtype), device
         self._temperature = float(record["temperature"]) if calibrated else 1.0
         self._chat_template = bool(record["config"].get("chat_template", False))
 
     def text_model(self) -> TextModel:
-        """The reward model, loaded where it was not yet."""
+        """Returns the reward model, and loads it where it was not loaded yet."""
         return load_text_model(self.model, dtype=self.dtype, device=self.device, chat_template=self._chat_template)
 
     def scores(self, examples: Sequence[Example], responses: Sequence[str]) -> NDArray[np.float64]:
-        """See `NetworkReward.scores`."""
+        """Computes Phi of whole texts."""
         model = self.text_model()
-        last, before = model.values(*model.rows(examples, responses))
-        phi: NDArray[np.float64] = (last - before) / self._temperature
+        last, empty = model.values(*model.rows(examples, responses))
+        phi: NDArray[np.float64] = (last - empty) / self._temperature
         return phi
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
-        """See `Reward.scorer`."""
+        """Returns a scorer of growing responses."""
         return _PreferenceScorer(self, num_lanes, tokenizer, self._temperature)
 
 
-class _PreferenceScorer(_NetworkScorer):
+class _PreferenceScorer(NetworkScorer):
     def __init__(self, reward: PreferenceScore, num_lanes: int, tokenizer: Tokenizer, temperature: float) -> None:
         super().__init__(reward, num_lanes)
         self._temperature = temperature
         self._reader = TextReader(reward.text_model(), num_lanes, tokenizer, reward.name)
-        self._before = np.full(num_lanes, np.nan)  # the value of the empty response; NaN until the prompt is read
+        self._empty = np.full(num_lanes, np.nan)  # the value of the empty response; NaN until the prompt is read
 
     def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
         self._reader.reset(lanes, examples)
-        self._before[lanes] = np.nan
+        self._empty[lanes] = np.nan
         self._phi[lanes] = 0.0
 
     def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
         reader = self._reader
         changed, _ = reader.push(lanes, tokens)
         if len(changed):
-            new = changed[np.isnan(self._before[changed])]
+            new = changed[np.isnan(self._empty[changed])]
             if len(new):
-                self._before[new] = reader.model.head_values(reader.states(new, reader.prompt_length[new] - 1))
+                self._empty[new] = reader.model.head_values(reader.states(new, reader.prompt_length[new] - 1))
             values = reader.model.head_values(reader.states(changed, reader.length[changed] - 1))
-            self._phi[changed] = (values - self._before[changed]) / self._temperature
+            self._phi[changed] = (values - self._empty[changed]) / self._temperature
         return self._phi[lanes]
 
 
 class LogRatioScore(NetworkReward):
-    """How much likelier a language model finds the response than its reference does: DPO's implicit reward.
+    """The log-ratio of the response's probabilities under a language model and its reference: DPO's implicit reward.
 
         Phi = beta * sum_i (log pi(token_i | before) - log pi_ref(token_i | before))
 
@@ -108,11 +111,11 @@ class LogRatioScore(NetworkReward):
     Args:
         model: A folder that `python -m agents reward-model --method dpo` wrote; or, with a `reference`, any causal
             language model.
-        reference: The model to compare with; None takes the one that DPO started from, which lies in the folder.
+        reference: The model to compare with; None takes the one that DPO started from, which is in the folder.
         beta: Scale; None takes the one that the model was trained with, over the fitted temperature: the difference of
             two responses' scores is then the log-odds that people prefer the one to the other.
         dtype: "float64", "float32" or "bfloat16"; None takes float64 on a CPU and float32 elsewhere.
-        device: Where the models go; None takes CUDA, then MPS, then the CPU.
+        device: The device of the models; None takes CUDA, then MPS, then the CPU.
 
     Raises:
         ValueError: If there are no such models, or beta is not positive.
@@ -130,9 +133,7 @@ class LogRatioScore(NetworkReward):
     ) -> None:
         self.model = check_source(model)
         self.reference = None if reference is None else check_source(reference)
-        self.beta = beta
-        if beta is not None and _finite("beta", beta) <= 0:
-            raise ValueError(f"Expected beta to be above 0, got {beta}")
+        self.beta = beta if beta is None else check_number("beta", beta, low=0.0, open_low=True)
         self._chat_template = False
         if self.reference is None or beta is None:
             record = read_record(self.model, "dpo")
@@ -141,31 +142,31 @@ class LogRatioScore(NetworkReward):
             self._beta = float(record["config"]["beta"]) / float(record["temperature"]) if beta is None else float(beta)
         else:
             self._reference, self._beta = self.reference, float(beta)
-        self.dtype, self.device = dtype if dtype is None else check_dtype(dtype), device
+        self.dtype, self.device = check_dtype(dtype), device
 
     def text_models(self) -> tuple[TextModel, TextModel]:
-        """The model and its reference, loaded where they were not yet."""
-        one, other = (
+        """Returns the model and its reference, and loads them where they were not loaded yet."""
+        model, reference = (
             load_text_model(source, dtype=self.dtype, device=self.device, chat_template=self._chat_template)
             for source in (self.model, self._reference)
         )
-        return one, other
+        return model, reference
 
     def scores(self, examples: Sequence[Example], responses: Sequence[str]) -> NDArray[np.float64]:
-        """See `NetworkReward.scores`."""
-        one, other = (
-            np.array([part.sum() for part in model.log_probs(*model.rows(examples, responses))])
+        """Computes Phi of whole texts."""
+        log_probs, ref_log_probs = (
+            np.array([tokens.sum() for tokens in model.log_probs(*model.rows(examples, responses))])
             for model in self.text_models()
         )
-        phi: NDArray[np.float64] = self._beta * (one - other)
+        phi: NDArray[np.float64] = self._beta * (log_probs - ref_log_probs)
         return phi
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
-        """See `Reward.scorer`."""
+        """Returns a scorer of growing responses."""
         return _LogRatioScorer(self, num_lanes, tokenizer, self._beta)
 
 
-class _LogRatioScorer(_NetworkScorer):
+class _LogRatioScorer(NetworkScorer):
     def __init__(self, reward: LogRatioScore, num_lanes: int, tokenizer: Tokenizer, beta: float) -> None:
         super().__init__(reward, num_lanes)
         self._beta = beta
@@ -176,6 +177,6 @@ class _LogRatioScorer(_NetworkScorer):
             reader.reset(lanes, examples)
 
     def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-        (one, _), (other, _) = (reader.push(lanes, tokens) for reader in self._readers)
-        phi: NDArray[np.float64] = self._beta * (one - other)
+        (log_probs, _), (ref_log_probs, _) = (reader.push(lanes, tokens) for reader in self._readers)
+        phi: NDArray[np.float64] = self._beta * (log_probs - ref_log_probs)
         return phi

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from agents.files import read_json
 
 PreferenceMethod = Literal["bradley_terry", "dpo"]
-"""How a preference model is trained, see `agents.supervised.reward_model`."""
+"""A way to train a preference model; `agents.supervised.reward_model` has both."""
 
 RECORD = "preference.json"
 """The file that tells what a folder's model was trained on, how, and how good it is."""

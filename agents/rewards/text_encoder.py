@@ -1,4 +1,7 @@
-"""Encoders and classifiers that read whole texts: each new token changes every state, so none is kept."""
+"""Encoders and classifiers that read whole texts: each new token changes every state, so none is kept.
+
+Used by classifier.py and bertscore.py; the cached counterpart for causal models is text_reader.py.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from agents.devices import choose_device
 from agents.policy.pretrained import quiet_loading
-from agents.rewards.text_reader import DTYPES, check_dtype, files_stamp
+from agents.rewards.text_reader import DTYPES, files_stamp, reading_dtype
 
 _TOKENS_PER_PASS = 1 << 13  # bounds the memory of a forward pass
 
@@ -25,15 +28,15 @@ class Encoder:
         tokenizer: Its Transformers tokenizer.
 
     Attributes:
-        model: The same.
-        kept: States of references, and which of them count, by layer and text.
+        model: The model.
+        reference_states: By layer and text: the states of a reference, and which of them count.
+        most_reference_states: The number of references whose states are kept.
     """
-
-    MOST_KEPT = 4096
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self._tokenizer = model, tokenizer
-        self.kept: dict[tuple[int | None, str], tuple[Tensor, Tensor]] = {}
+        self.reference_states: dict[tuple[int | None, str], tuple[Tensor, Tensor]] = {}
+        self.most_reference_states = 4096
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ValueError(f"Expected a model with a fast tokenizer, got {type(tokenizer).__name__}")
@@ -49,69 +52,75 @@ class Encoder:
     def passes(
         self, texts: Sequence[tuple[str, ...]], **settings: Any
     ) -> Iterator[tuple[list[int], Any, list[int], Tensor]]:
-        """Forward passes over texts, a few of like length at a time.
+        """Makes forward passes over texts, a few of like length at a time.
 
         Args:
             texts: One text each, or a pair of them.
             **settings: For the model.
 
         Yields:
-            The places of `k` texts, the model's output for them, the number of tokens in each, and a `(k, width)` bool
+            The indices of `k` texts, the model's output for them, the number of tokens in each, and a `(k, width)` bool
             mask: True at their tokens, without special ones and padding.
         """
         if not texts:
             return
-        parts = [list(part) for part in zip(*texts, strict=True)]
+        segments = [list(segment) for segment in zip(*texts, strict=True)]
         encoded = self._tokenizer(
-            *parts, truncation=True, max_length=self._limit, return_special_tokens_mask=True, verbose=False
+            *segments, truncation=True, max_length=self._limit, return_special_tokens_mask=True, verbose=False
         )
         ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
-        kinds = encoded.get("token_type_ids")
+        segment_ids = encoded.get("token_type_ids")
         filler = self._tokenizer.bos_token_id or self._tokenizer.eos_token_id or 0
-        for row, one in enumerate(ids):
-            if not one:  # nothing to read: a decoder's tokenizer adds nothing to an empty text
-                ids[row], special[row] = [filler], [1]
-                if kinds is not None:
-                    kinds[row] = [0]
-        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        for text, tokens in enumerate(ids):
+            if not tokens:  # nothing to read: a decoder's tokenizer adds nothing to an empty text
+                ids[text], special[text] = [filler], [1]
+                if segment_ids is not None:
+                    segment_ids[text] = [0]
+        for rows in self._batches([len(tokens) for tokens in ids]):
+            lengths = [len(ids[row]) for row in rows]
+            batch = {
+                "input_ids": self._padded([ids[row] for row in rows], self._pad or 0),
+                "attention_mask": self._padded([[1] * length for length in lengths], 0),
+            }
+            if segment_ids is not None:
+                batch["token_type_ids"] = self._padded([segment_ids[row] for row in rows], 0)
+            counted = self._padded([special[row] for row in rows], 1) == 0
+            yield rows, self.model(**batch, **settings), lengths, counted
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """The indices of texts that are read in one pass, the shortest texts first."""
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
         begin = 0
         while begin < len(order):
             end = begin + 1
             # A model that does not know its padding (GPT-2) reads texts of equal length together.
             while (
                 end < len(order)
-                and len(ids[order[end]]) * (end + 1 - begin) <= _TOKENS_PER_PASS
-                and (self._pad is not None or len(ids[order[end]]) == len(ids[order[begin]]))
+                and lengths[order[end]] * (end + 1 - begin) <= _TOKENS_PER_PASS
+                and (self._pad is not None or lengths[order[end]] == lengths[order[begin]])
             ):
                 end += 1
-            rows = order[begin:end]
+            yield order[begin:end]
             begin = end
-            width = len(ids[rows[-1]])
 
-            def padded(table: list[list[int]], filling: int, rows: list[int] = rows, width: int = width) -> Tensor:
-                made = torch.full((len(rows), width), filling, dtype=torch.int64)
-                for place, row in enumerate(rows):
-                    made[place, : len(table[row])] = torch.tensor(table[row], dtype=torch.int64)
-                return made.to(self.model.device)
-
-            mask = padded([[1] * len(one) for one in ids], 0)
-            batch = {"input_ids": padded(ids, self._pad or 0), "attention_mask": mask}
-            if kinds is not None:
-                batch["token_type_ids"] = padded(kinds, 0)
-            lengths = [len(ids[row]) for row in rows]
-            yield rows, self.model(**batch, **settings), lengths, padded(special, 1) == 0
+    def _padded(self, rows: Sequence[Sequence[int]], filling: int) -> Tensor:
+        """Rows as one `(rows, width)` int64 tensor on the model's device, right-padded."""
+        table = torch.full((len(rows), max(map(len, rows))), filling, dtype=torch.int64)
+        for index, row in enumerate(rows):
+            table[index, : len(row)] = torch.tensor(row, dtype=torch.int64)
+        return table.to(self.model.device)
 
 
 def load_encoder(
     source: str, kind: Literal["classifier", "encoder"], *, dtype: str | None = None, device: str | None = None
 ) -> Encoder:
-    """A classifier or encoder by name; the same one for the same name, as long as its files stay as they are.
+    """Loads a classifier or encoder by name: the same one for the same name, as long as its files do not change.
 
     Args:
         source: A folder or a hub id.
-        kind: Which of the two.
+        kind: "classifier" or "encoder".
         dtype: "float64", "float32" or "bfloat16"; None takes float64 on a CPU and float32 elsewhere.
-        device: Where to put it; None takes CUDA, then MPS, then the CPU.
+        device: The device to put it on; None takes CUDA, then MPS, then the CPU.
 
     Returns:
         The encoder.
@@ -120,9 +129,7 @@ def load_encoder(
         ValueError: If there is no such model, or it lacks weights that it needs.
     """
     chosen = choose_device(device)
-    if dtype is None:
-        dtype = "float64" if chosen.type == "cpu" else "float32"
-    return _load_encoder(source, kind, check_dtype(dtype), str(chosen), files_stamp(source))
+    return _load_encoder(source, kind, reading_dtype(dtype, chosen), str(chosen), files_stamp(source))
 
 
 @lru_cache(maxsize=8)
@@ -136,6 +143,7 @@ def _load_encoder(source: str, kind: str, dtype: str, device: str, stamp: tuple[
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"Expected a {kind} that loads from safetensors, got {source!r}: {error}") from error
+    # An encoder's states are read before its pooler, which many are saved without.
     missing = [name for name in report["missing_keys"] if "pooler" not in name or kind == "classifier"]
     if missing:
         raise ValueError(f"Expected a trained {kind}, got {source!r}, whose files lack the weights {missing}")

@@ -1,14 +1,15 @@
-"""A language model as a reader of text: what every score that needs one is made of.
+"""A causal language model as a reader of text, for the scores of language_model.py and preference.py.
 
-A score is a function of text, and the policy's tokens are not the reader's. So a response is spelled in the reader's
-own tokens, and spelled again whenever a token of the policy has changed its last word:
+`TextModel` reads whole texts, the definition; `TextReader` and `LogProbReader` read the growing texts of N lanes, with
+a cache. A score is a function of text, and the policy's tokens are not the reader's. So a response is spelled in the
+reader's own tokens, and spelled again whenever a token of the policy has changed its last word:
 
     the policy's tokens -> text -> stretches -> the reader's tokens -> states of its trunk, over the lane cache
 
-A *stretch* begins at a space that something other than white space stands before: " once", " upon", " a". Each is
-spelled by itself, and only the last can still change. That is how tokenizers that cut a text into words read it anyway;
-for one that does not (SentencePiece without a pre-tokenizer), it is part of the definition of the score. What is new
-against the last push, from the first token that differs on, is all that the model computes.
+A *stretch* begins at a space that follows something other than white space: " once", " upon", " a". Each is spelled by
+itself, and only the last can still change. Tokenizers that cut a text into words read it so anyway; for one that does
+not (SentencePiece without a pre-tokenizer), it is part of the definition of the score. At each push, the model computes
+from the first token on that differs from the last push.
 """
 
 from __future__ import annotations
@@ -30,19 +31,16 @@ from agents.policy.context import Context
 from agents.policy.policy import Policy
 from agents.policy.pretrained import ADAPTERS_FOLDER, BUNDLED_MODELS
 from textenvs import Example, RewardError, Tokenizer
+from textenvs.arguments import check_choice
 from textenvs.tokenizer import SubwordTokenizer
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
-"""Name to type, for what a reader computes in."""
+"""Name to type, of what a reader may compute in."""
 
-
-_CUT = re.compile(r"(?<=\S)(?= )")
-
-
+_STRETCH_BEGIN = re.compile(r"(?<=\S)(?= )")
 _MOST_SPELLINGS = 1 << 17  # stretches remembered, some 30 MB
-
-
 _TOKENS_PER_PASS = 1 << 13  # in a forward pass that reads whole texts; bounds its memory
+_BLOCK = 64  # tokens by which a lane's row grows
 
 
 class TextModel:
@@ -51,16 +49,16 @@ class TextModel:
     Args:
         policy: The model, its tokenizer and its head. The tokenizer is copied: to a reader, the text of a special
             token in a prompt or response is text like any other.
-        chat_template: Whether a prompt is read as what a user says, in the chat template of the model's tokenizer, and
-            the response as the assistant's answer.
+        chat_template: If True, a prompt is read as a user's message, in the chat template of the model's tokenizer,
+            and the response as the assistant's answer.
 
     Raises:
         ValueError: If the tokenizer is not one of the tokenizers library or lacks the template, or the model is no
             causal one.
 
     Attributes:
-        policy: The same.
-        limit: The most tokens that it can read.
+        policy: The policy.
+        limit: The largest number of tokens that it can read.
     """
 
     def __init__(self, policy: Policy, chat_template: bool = False) -> None:
@@ -86,36 +84,37 @@ class TextModel:
         self._spellings: dict[str, tuple[int, ...]] = {}
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """The tokens of a prompt, with what the model expects in front (and around it, in a chat); at least one."""
+        """Returns the tokens of a prompt, with the special tokens that the model expects around it; at least one."""
         if self._chat is not None:
             return list(self._chat.encode_chat([{"role": "user", "content": prompt}]))
         return self._tokenizer.encode_batch([prompt])[0] or [self._tokenizer.bos_token_id]
 
     def stretch_ids(self, stretch: str) -> tuple[int, ...]:
-        """The tokens of one stretch of a response."""
-        found = self._spellings.get(stretch)
-        if found is None:
+        """Returns the tokens of one stretch of a response."""
+        spelling = self._spellings.get(stretch)
+        if spelling is None:
             if len(self._spellings) >= _MOST_SPELLINGS:
                 self._spellings.clear()
-            found = self._spellings[stretch] = tuple(self._tokenizer.encode_response(stretch)) if stretch else ()
-        return found
+            spelling = tuple(self._tokenizer.encode_response(stretch)) if stretch else ()
+            self._spellings[stretch] = spelling
+        return spelling
 
     def response_ids(self, response: str) -> list[int]:
-        """The tokens of a whole response, stretch by stretch."""
-        return [token for stretch in cut(response) for token in self.stretch_ids(stretch)]
+        """Returns the tokens of a whole response, stretch by stretch."""
+        return [token for stretch in stretches(response) for token in self.stretch_ids(stretch)]
 
     def rows(self, examples: Sequence[Example], responses: Sequence[str]) -> tuple[list[list[int]], list[int]]:
-        """Whole texts as tokens.
+        """Spells whole texts.
 
         Args:
-            examples: What each response answers.
+            examples: The example that each response answers.
             responses: The texts.
 
         Returns:
-            The tokens of each prompt with its response, and how many of them are the prompt's.
+            The tokens of each prompt with its response, and the number of them that are the prompt's.
 
         Raises:
-            ValueError: If one is longer than the model can read.
+            ValueError: If a text is longer than the model can read.
         """
         prompts = [self.prompt_ids(example.prompt) for example in examples]
         rows = [prompt + self.response_ids(text) for prompt, text in zip(prompts, responses, strict=True)]
@@ -124,7 +123,7 @@ class TextModel:
         return rows, [len(prompt) for prompt in prompts]
 
     def check_length(self, length: int) -> None:
-        """Raise where a text has more tokens than the model can read."""
+        """Raises a ValueError if a text has more tokens than the model can read."""
         if length > self.limit:
             raise ValueError(
                 f"Expected prompt and response to fit into the model's context of {self.limit} tokens, got {length}: "
@@ -133,66 +132,64 @@ class TextModel:
 
     @torch.no_grad()
     def log_probs(self, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> list[NDArray[np.float64]]:
-        """Log-probs of the tokens behind each prompt, in whole forward passes without a cache.
+        """Computes log-probs of the tokens behind each prompt, in whole forward passes without a cache.
 
         Args:
             rows: Tokens of each prompt and response.
-            prompt_lengths: How many of each row's tokens are the prompt's, at least 1.
+            prompt_lengths: The number of each row's tokens that are the prompt's, at least 1.
 
         Returns:
             `(response tokens,)` nats, for each row.
         """
-        found = []
-        for states, part in self._passes(rows):
-            for state, row in zip(states, part, strict=True):
+        log_probs = []
+        for states, indices in self._passes(rows):
+            for row_states, row in zip(states, indices, strict=True):
                 begin = prompt_lengths[row]
-                found.append(self.token_log_probs(state[begin - 1 : len(rows[row]) - 1], rows[row][begin:]))
-        return found
+                before = row_states[begin - 1 : len(rows[row]) - 1]  # a token is predicted by the state before it
+                log_probs.append(self.token_log_probs(before, rows[row][begin:]))
+        return log_probs
 
     @torch.no_grad()
     def values(
         self, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The value head's numbers at two places of each row, in whole forward passes without a cache.
+        """Computes the value head's numbers at two tokens of each row, in whole forward passes without a cache.
 
         Args:
             rows: Tokens of each prompt and response.
-            prompt_lengths: How many of each row's tokens are the prompt's, at least 1.
+            prompt_lengths: The number of each row's tokens that are the prompt's, at least 1.
 
         Returns:
             `(rows,)` each: at the last token, and at the last token of the prompt.
         """
-        last, before = [], []
-        for states, part in self._passes(rows):
-            for state, row in zip(states, part, strict=True):
-                last.append(state[len(rows[row]) - 1])
-                before.append(state[prompt_lengths[row] - 1])
-        return self.head_values(torch.stack(last)), self.head_values(torch.stack(before))
+        last, of_prompt = [], []
+        for states, indices in self._passes(rows):
+            for row_states, row in zip(states, indices, strict=True):
+                last.append(row_states[len(rows[row]) - 1])
+                of_prompt.append(row_states[prompt_lengths[row] - 1])
+        return self.head_values(torch.stack(last)), self.head_values(torch.stack(of_prompt))
 
     def _passes(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, range]]:
-        """The trunk's states of whole rows, right-padded, a few rows at a time, in order."""
+        """The trunk's states of whole rows, right-padded, and the rows' indices: a few rows at a time, in order."""
         begin, device = 0, self.policy.device
         while begin < len(rows):
             end, width = begin, 0
             while end < len(rows) and max(width, len(rows[end])) * (end + 1 - begin) <= _TOKENS_PER_PASS:
                 width, end = max(width, len(rows[end])), end + 1
-            end = max(end, begin + 1)
-            part = range(begin, end)
-            width = max(len(rows[row]) for row in part)
-            table = torch.zeros(len(part), width, dtype=torch.int64)
-            for place, row in enumerate(part):
-                table[place, : len(rows[row])] = torch.tensor(rows[row])
-            ends = torch.tensor([len(rows[row]) for row in part], device=device)
-            yield self.policy.row_states(table.to(device), ends, ends), part
-            begin = end
+            indices = range(begin, max(end, begin + 1))
+            begin = indices.stop
+            tokens = [torch.tensor(rows[row]) for row in indices]
+            table = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+            ends = torch.tensor([len(row) for row in tokens], device=device)
+            yield self.policy.row_states(table.to(device), ends, ends), indices
 
     @torch.no_grad()
     def token_log_probs(self, states: Tensor, tokens: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
-        """Log-probs of tokens.
+        """Computes log-probs of tokens.
 
         Args:
-            states: `(n, hidden)` the trunk's state before each token.
-            tokens: `(n,)` the tokens.
+            states: `(n, hidden)`, the trunk's state before each token.
+            tokens: `(n,)`, the tokens.
 
         Returns:
             `(n,)` nats, under the model's whole vocabulary.
@@ -204,7 +201,7 @@ class TextModel:
 
     @torch.no_grad()
     def head_values(self, states: Tensor) -> NDArray[np.float64]:
-        """The value head's number at each state `(n, hidden)`: `(n,)`."""
+        """Computes the value head's number at each state `(n, hidden)`: `(n,)`."""
         head = self.policy.value_head
         return _numpy(head(states.to(head.weight.dtype))[:, 0])
 
@@ -214,21 +211,21 @@ def _numpy(tensor: Tensor) -> NDArray[np.float64]:
     return array
 
 
-def cut(text: str) -> list[str]:
-    """A text's stretches, which joined give it back; none for an empty text."""
-    return _CUT.split(text) if text else []
+def stretches(text: str) -> list[str]:
+    """Cuts a text into its stretches, which joined give it back; an empty text has none."""
+    return _STRETCH_BEGIN.split(text) if text else []
 
 
 def load_text_model(
     source: str | Path, *, dtype: str | None = None, device: str | None = None, chat_template: bool = False
 ) -> TextModel:
-    """A reader by name; the same one for the same name, as long as its files stay as they are.
+    """Loads a reader by name: the same one for the same name, as long as its files do not change.
 
     Args:
-        source: What `Policy.from_pretrained` takes.
+        source: A name, folder or hub id that `Policy.from_pretrained` takes.
         dtype: "float64", "float32" or "bfloat16"; None takes float64 on a CPU and float32 elsewhere.
-        device: Where to put it; None takes CUDA, then MPS, then the CPU.
-        chat_template: Whether prompts are read in the chat template of its tokenizer.
+        device: The device to put it on; None takes CUDA, then MPS, then the CPU.
+        chat_template: If True, prompts are read in the chat template of its tokenizer.
 
     Returns:
         The reader.
@@ -237,40 +234,42 @@ def load_text_model(
         ValueError: If there is no such model, dtype or device, or no chat template.
     """
     chosen = choose_device(device)
-    if dtype is None:
-        dtype = "float64" if chosen.type == "cpu" else "float32"
-    return _load(str(source), check_dtype(dtype), str(chosen), chat_template, files_stamp(source))
+    return _load(str(source), reading_dtype(dtype, chosen), str(chosen), chat_template, files_stamp(source))
 
 
 @lru_cache(maxsize=8)
 def _load(source: str, dtype: str, device: str, chat_template: bool, stamp: tuple[int, ...]) -> TextModel:
     policy = Policy.from_pretrained(source, device=device).to(DTYPES[dtype])
     if dtype == "bfloat16":
-        policy.value_head.float()  # one number a text: its rounding would be all that is seen
+        policy.value_head.float()  # differences of one number a text would drown in its rounding
     policy.precision = "float32"  # no autocast: `dtype` alone says what is computed in
     policy.requires_grad_(False)
     return TextModel(policy, chat_template)
 
 
-def check_dtype(dtype: str) -> str:
-    """The name of a dtype, or a clear error."""
-    if dtype not in DTYPES:
-        raise ValueError(f"Expected dtype to be one of {list(DTYPES)} or None, got {dtype!r}")
-    return dtype
+def check_dtype(dtype: str | None) -> str | None:
+    """Checks the name of a dtype, and returns it; None is allowed."""
+    name: str | None = check_choice("dtype", dtype, DTYPES, optional=True)
+    return name
+
+
+def reading_dtype(dtype: str | None, device: torch.device) -> str:
+    """Returns the name of the dtype to compute in: the one asked for, else float64 on a CPU and float32 elsewhere."""
+    return check_dtype(dtype) or ("float64" if device.type == "cpu" else "float32")
 
 
 def check_source(source: str | Path) -> str:
-    """What can be said of a model's name without loading it.
+    """Checks a model's name, as far as that is possible without loading it.
 
     Args:
         source: A bundled name, a folder or a hub id.
 
     Returns:
-        It as a string, so that it can be written to JSON.
+        The name as a string, so that it can be written to JSON.
 
     Raises:
         ValueError: If it is a folder without a model, or neither a folder nor a hub id.
-        TypeError: If it is no name at all.
+        TypeError: If it is neither a string nor a path.
     """
     if not isinstance(source, (str, Path)):
         raise TypeError(
@@ -292,7 +291,7 @@ def check_source(source: str | Path) -> str:
 
 
 def files_stamp(source: str | Path) -> tuple[int, ...]:
-    """When the files of a local model were written: a model that was trained again is loaded again."""
+    """Returns the times at which a local model's files were written, so that a changed model is loaded again."""
     folder = Path(BUNDLED_MODELS.get(str(source), source))
     if not folder.is_dir():
         return ()
@@ -303,14 +302,14 @@ class TextReader:
     """The texts of N lanes, as a model reads them: pushed in a policy's tokens, kept in the model's own.
 
     Args:
-        model: Who reads.
-        num_lanes: How many texts grow side by side.
-        tokenizer: Whose ids are pushed.
+        model: The model that reads.
+        num_lanes: The number of texts that grow side by side.
+        tokenizer: The tokenizer whose ids are pushed.
         reward: The name of the reward that it reads for, for errors.
 
     Attributes:
-        model: The same.
-        examples: What each lane answers; None before its first reset.
+        model: The model.
+        examples: The example that each lane answers; None before its first reset.
         prompt_length: `(num_lanes,)` int64, tokens of each prompt.
         length: `(num_lanes,)` int64, tokens of each prompt and response.
     """
@@ -324,38 +323,39 @@ class TextReader:
         self._pieces = tokenizer.pieces
         self._written: list[list[str]] = [[] for _ in range(num_lanes)]
         self._incomplete = [b""] * num_lanes
-        self._stretch = [""] * num_lanes  # the last one, which may still change
-        self._settled = np.zeros(num_lanes, dtype=np.int64)  # tokens before it
-        self._read = np.zeros(num_lanes, dtype=np.int64)
-        self._ids = np.zeros((num_lanes, 64), dtype=np.int64)
+        self._last_stretch = [""] * num_lanes  # which may still change
+        self._settled = np.zeros(num_lanes, dtype=np.int64)  # number of tokens before it
+        self._read = np.zeros(num_lanes, dtype=np.int64)  # number of tokens whose states are known
+        self._ids = np.zeros((num_lanes, _BLOCK), dtype=np.int64)
         self._context: Context = model.policy.context(num_lanes, model.limit)
         self._states: Tensor | None = None  # (num_lanes, capacity, hidden)
 
     def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
-        """Start empty responses in some lanes `(k,)` to these examples. Nothing is computed yet."""
+        """Starts empty responses in some lanes `(k,)` to these examples. Nothing is computed yet."""
         self._context.reset(lanes)
         for lane, example in zip(lanes.tolist(), examples, strict=True):
             ids = self.model.prompt_ids(example.prompt)
             self.model.check_length(len(ids))
             self.examples[lane] = example
-            self._written[lane], self._incomplete[lane], self._stretch[lane] = [], b"", ""
+            self._written[lane], self._incomplete[lane], self._last_stretch[lane] = [], b"", ""
             self.prompt_length[lane] = self.length[lane] = self._settled[lane] = len(ids)
             self._read[lane] = 0
             self._write(lane, 0, ids)
 
     def text(self, lane: int) -> str:
-        """The response in one lane so far."""
+        """Returns the response in one lane so far."""
         return "".join(self._written[lane])
 
     def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-        """Append one token to each of some lanes, and read what that changes.
+        """Appends one token to each of some lanes, and reads what that changes.
 
         Args:
-            lanes: `(k,)` distinct lanes.
-            tokens: `(k,)` the token that each writes.
+            lanes: `(k,)`, distinct lanes.
+            tokens: `(k,)`, the token that each writes.
 
         Returns:
-            `(changed,)` the lanes in which the model's tokens changed, rising, and for each the first one that did.
+            `(changed,)`, the lanes in which the model's tokens changed, rising, and for each the position of the first
+            token that did.
 
         Raises:
             RewardError: If a text has become longer than the model can read.
@@ -370,34 +370,35 @@ class TextReader:
             self._incomplete[lane] = data[used:]
             if text:
                 self._written[lane].append(text)
-                place = self._respell(lane, text)
-                if place is not None:
-                    first_new[lane] = place
+                position = self._respell(lane, text)
+                if position is not None:
+                    first_new[lane] = position
         changed = np.array(sorted(first_new), dtype=np.intp)
         starts = np.array([first_new[lane] for lane in changed.tolist()], dtype=np.int64)
         fresh = changed[self._read[changed] == 0]
-        if len(fresh):
+        if len(fresh):  # a prompt is read at its lane's first push
             self._run(fresh, np.zeros_like(self.length[fresh]), self.prompt_length[fresh])
-        going = starts < self.length[changed]
-        if going.any():
-            self._run(changed[going], starts[going], self.length[changed[going]])
+        longer = starts < self.length[changed]  # the others only became shorter
+        if longer.any():
+            self._run(changed[longer], starts[longer], self.length[changed[longer]])
         self._read[changed] = self.length[changed]
         return changed, starts
 
     def _respell(self, lane: int, text: str) -> int | None:
-        """Spell the end of a lane's text again; the first token that differs, or None where none does."""
-        *finished, last = cut(self._stretch[lane] + text)
+        """Spells the end of a lane's text again; the position of the first token that differs, None where none does."""
+        *finished, last = stretches(self._last_stretch[lane] + text)
         begin = int(self._settled[lane])
         new: list[int] = []
         for stretch in finished:
             new.extend(self.model.stretch_ids(stretch))
         self._settled[lane] = begin + len(new)
-        self._stretch[lane] = last
+        self._last_stretch[lane] = last
         new.extend(self.model.stretch_ids(last))
         old_end, new_end = int(self.length[lane]), begin + len(new)
         old = self._ids[lane, begin:old_end].tolist()
-        same = next((place for place, (one, two) in enumerate(zip(old, new, strict=False)) if one != two), None)
-        same = min(len(old), len(new)) if same is None else same
+        same = 0  # tokens in front that stay
+        while same < min(len(old), len(new)) and old[same] == new[same]:
+            same += 1
         if same == len(old) == len(new):
             return None
         try:
@@ -410,15 +411,16 @@ class TextReader:
         return begin + same
 
     def _write(self, lane: int, begin: int, ids: Sequence[int]) -> None:
+        """Puts tokens into a lane's row, and widens all rows where they do not fit."""
         end = begin + len(ids)
         if end > self._ids.shape[1]:
-            wider = np.zeros((len(self._ids), -(-end // 64) * 64), dtype=np.int64)
+            wider = np.zeros((len(self._ids), -(-end // _BLOCK) * _BLOCK), dtype=np.int64)
             wider[:, : self._ids.shape[1]] = self._ids
             self._ids = wider
         self._ids[lane, begin:end] = ids
 
     def _run(self, lanes: NDArray[np.intp], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
-        """Read these lanes' tokens from `starts` on, a bounded number of them at a time."""
+        """Reads these lanes' tokens from `starts` on, a bounded number of them at a time."""
         size = max(1, _TOKENS_PER_PASS // int((lengths - starts).max()))
         for begin in range(0, len(lanes), size):
             part = slice(begin, begin + size)
@@ -432,60 +434,60 @@ class TextReader:
             into = self._index(lanes[part][rows]), self._index(starts[part][rows] + steps)
             self._states[into] = states[self._index(rows), self._index(steps)]
 
-    def states(self, lanes: NDArray[np.intp], places: NDArray[np.int64]) -> Tensor:
-        """The trunk's states at some tokens that have been read.
+    def states(self, lanes: NDArray[np.intp], positions: NDArray[np.int64]) -> Tensor:
+        """Returns the trunk's states at some tokens that have been read.
 
         Args:
-            lanes: `(n,)` which lanes.
-            places: `(n,)` where in each lane's row.
+            lanes: `(n,)`, the tokens' lanes.
+            positions: `(n,)`, their positions in the lanes' rows.
 
         Returns:
             `(n, hidden)`.
         """
         assert self._states is not None
-        return self._states[self._index(lanes), self._index(places)]
+        return self._states[self._index(lanes), self._index(positions)]
 
-    def ids(self, lanes: NDArray[np.intp], places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The model's tokens at some places: `(n,)`."""
-        return self._ids[lanes, places]
+    def ids(self, lanes: NDArray[np.intp], positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the model's tokens at some positions of some lanes: `(n,)`."""
+        return self._ids[lanes, positions]
 
     def _index(self, array: NDArray[np.intp] | NDArray[np.int64]) -> Tensor:
         return on_device(np.ascontiguousarray(array), self.model.policy.device)
 
 
 class LogProbReader:
-    """Log-probs of N growing responses under a model.
+    """The log-probs of N growing responses under a model.
 
     Args:
         model: The language model.
-        num_lanes: How many texts grow side by side.
-        tokenizer: Whose ids are pushed.
+        num_lanes: The number of texts that grow side by side.
+        tokenizer: The tokenizer whose ids are pushed.
         reward: The name of the reward that it reads for, for errors.
 
     Attributes:
-        reader: What reads the texts.
+        reader: The reader of the texts.
     """
 
     def __init__(self, model: TextModel, num_lanes: int, tokenizer: Tokenizer, reward: str) -> None:
         self.reader = TextReader(model, num_lanes, tokenizer, reward)
-        # sums[lane, place]: of the response's tokens before that place of the row
-        self._sums = np.zeros((num_lanes, 64))
+        # sums[lane, position]: log-prob of the response's tokens before that position of the row
+        self._sums = np.zeros((num_lanes, _BLOCK))
 
     def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
-        """See `TextReader.reset`."""
+        """Starts empty responses in some lanes `(k,)` to these examples. Nothing is computed yet."""
         self.reader.reset(lanes, examples)
         self._grow()
         self._sums[lanes, self.reader.prompt_length[lanes]] = 0.0
 
     def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Append one token to each of some lanes.
+        """Appends one token to each of some lanes.
 
         Args:
-            lanes: `(k,)` distinct lanes.
-            tokens: `(k,)` the token that each writes.
+            lanes: `(k,)`, distinct lanes.
+            tokens: `(k,)`, the token that each writes.
 
         Returns:
-            `(k,)` nats, the log-prob of each response so far, and `(k,)` the number of the model's tokens in it.
+            `(k,)` nats, the log-prob of each response so far, and `(k,)`, the number of the model's tokens in it.
         """
         reader = self.reader
         changed, starts = reader.push(lanes, tokens)
@@ -493,21 +495,22 @@ class LogProbReader:
         new = reader.length[changed] - starts
         rows, steps = np.nonzero(np.arange(new.max(initial=0)) < new[:, None])
         if len(rows):
-            where, places = changed[rows], starts[rows] + steps
-            table = np.zeros((len(changed), int(new.max())))
-            table[rows, steps] = reader.model.token_log_probs(
-                reader.states(where, places - 1), reader.ids(where, places)
+            of_lane, positions = changed[rows], starts[rows] + steps
+            log_probs = np.zeros((len(changed), int(new.max())))
+            log_probs[rows, steps] = reader.model.token_log_probs(
+                reader.states(of_lane, positions - 1), reader.ids(of_lane, positions)
             )
             sums = self._sums[changed, starts]
-            for step in range(table.shape[1]):  # in order, as a sum from the left: the same however it was pushed
-                sums = sums + table[:, step]
-                now = step < new
-                self._sums[changed[now], (starts + step + 1)[now]] = sums[now]
+            for step in range(log_probs.shape[1]):  # from the left: the same sum however the response was pushed
+                sums = sums + log_probs[:, step]
+                written = step < new
+                self._sums[changed[written], (starts + step + 1)[written]] = sums[written]
         return self._sums[lanes, reader.length[lanes]], reader.length[lanes] - reader.prompt_length[lanes]
 
     def _grow(self) -> None:
+        """Widens the table of sums to the reader's longest row."""
         width = int(self.reader.length.max()) + 1
         if width > self._sums.shape[1]:
-            wider = np.zeros((len(self._sums), -(-width // 64) * 64))
+            wider = np.zeros((len(self._sums), -(-width // _BLOCK) * _BLOCK))
             wider[:, : self._sums.shape[1]] = self._sums
             self._sums = wider

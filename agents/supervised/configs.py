@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import get_args
 
 from agents.rewards.preference_record import PreferenceMethod
 from agents.training.config import OptimizerConfig
+from textenvs.arguments import check_choice, check_count, check_flag, check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +68,11 @@ class PreferenceConfig:
             ValueError: If one is out of range.
             TypeError: If one is of the wrong type.
         """
-        if self.method not in get_args(PreferenceMethod):
-            raise ValueError(f"Expected method to be one of {list(get_args(PreferenceMethod))}, got {self.method!r}")
-        for name in ("epochs", "batch_size", "micro_batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"Expected {name} to be a whole number of at least 1, got {value!r}")
-        for name in ("learning_rate", "max_grad_norm", "beta"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"Expected {name} to be above 0, got {getattr(self, name)}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"Expected weight_decay to be at least 0, got {self.weight_decay}")
-        if not isinstance(self.chat_template, bool):
-            raise TypeError(f"Expected chat_template to be true or false, got {self.chat_template!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"Expected seed to be a whole number of at least 0, got {self.seed!r}")
+        check_choice("method", self.method, get_args(PreferenceMethod))
+        # What is kept are Python's numbers, which JSON can hold.
+        for name, least in (("epochs", 1), ("batch_size", 1), ("micro_batch_size", 1), ("seed", 0)):
+            object.__setattr__(self, name, check_count(name, getattr(self, name), least))
+        for name in ("learning_rate", "weight_decay", "max_grad_norm", "beta"):
+            number = check_number(name, getattr(self, name), low=0.0, open_low=name != "weight_decay")
+            object.__setattr__(self, name, number)
+        object.__setattr__(self, "chat_template", check_flag("chat_template", self.chat_template))

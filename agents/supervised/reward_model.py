@@ -7,8 +7,9 @@ Two methods, one likelihood: P(chosen is preferred) = sigmoid(r(chosen) - r(reje
 
     pairs = split_pairs(load_pairs("pairs.jsonl"))
     policy = Policy.from_pretrained("tiny")
-    found = train(policy, pairs["train"], pairs["validation"], PreferenceConfig())
-    save(folder, policy, found, evaluate_margins(margins(policy, pairs["test"], found), found.temperature))
+    trained = train(policy, pairs["train"], pairs["validation"], PreferenceConfig())
+    test_margins = margins(policy, pairs["test"], trained)
+    save(folder, policy, trained, evaluate_margins(test_margins, trained.temperature))
 
 `python -m agents reward-model --help` does all of it. What differs from common practice: pairs are divided by a hash of
 their prompt, so that no prompt is in two splits; the epoch with the best validation log-loss is kept, since a reward
@@ -25,7 +26,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +43,7 @@ from agents.training.config import OptimizerConfig
 from agents.training.meter import Meter
 from agents.training.optimization import optimizer_step
 from textenvs import Example
-from textenvs.datasets import read_tables
-
-_SHARES = {"train": 80, "validation": 10, "test": 10}  # per cent
+from textenvs.datasets import hashed_split, read_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ class Pair:
     """Two responses to a prompt, of which one was preferred.
 
     Attributes:
-        prompt: What both answer. May be empty.
+        prompt: The prompt that both answer. May be empty.
         chosen: The response that was preferred.
         rejected: The other.
     """
@@ -65,19 +63,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class PreferenceEvaluation:
-    """How well margins r(chosen) - r(rejected) foretell what was preferred.
+    """The quality of margins r(chosen) - r(rejected) as predictions of the preferred response.
 
     Attributes:
-        pairs: How many.
+        pairs: Number of pairs.
         accuracy: Share of pairs whose margin is positive, half of those at 0 among them.
         accuracy_low: Lower end of its 95 % interval (Wilson 1927).
         accuracy_high: Its upper end.
         log_loss: Mean of -log sigmoid(margin), nats; log 2 = 0.693 is no better than a coin.
-        ece: Expected calibration error: how far apart confidence and accuracy are, on average over ten bins of
+        ece: Expected calibration error: the distance between confidence and accuracy, on average over ten bins of
             confidence (Guo et al. 2017, equation 3).
-        temperature: What margins are divided by in the two that follow, fitted to other pairs.
-        calibrated_log_loss: The log-loss then.
-        calibrated_ece: The error then.
+        temperature: The number, fitted to other pairs, that margins are divided by in the two attributes that follow.
+        calibrated_log_loss: The log-loss of the divided margins.
+        calibrated_ece: Their calibration error.
     """
 
     pairs: int
@@ -93,14 +91,14 @@ class PreferenceEvaluation:
 
 @dataclass(frozen=True)
 class Trained:
-    """What `train` found besides the weights.
+    """The results of `train` besides the weights.
 
     Attributes:
         config: The settings.
-        temperature: Fitted to the validation pairs.
-        reference: Where DPO started; None for Bradley-Terry.
-        history: A row an epoch: the training loss, and accuracy and log-loss on the validation pairs.
-        epoch: The one that was kept, from 1.
+        temperature: The temperature that was fitted to the validation pairs.
+        reference: The policy that DPO started from; None for Bradley-Terry.
+        history: A row for each epoch: the training loss, and accuracy and log-loss on the validation pairs.
+        epoch: The epoch whose weights were kept, from 1.
     """
 
     config: PreferenceConfig
@@ -116,7 +114,7 @@ class Trained:
 def load_pairs(
     path: str | Path, *, prompt: str = "prompt", chosen: str = "chosen", rejected: str = "rejected"
 ) -> list[Pair]:
-    """The pairs of a file.
+    """Reads the pairs of a file.
 
     Args:
         path: A `.jsonl` file, one object a line, or a file of another kind that data sets have. It is read a row at a
@@ -129,21 +127,21 @@ def load_pairs(
         The pairs, in the file's order.
 
     Raises:
-        ValueError: If the file cannot be read or is empty, or a line is not what it should be; says which.
+        ValueError: If the file cannot be read or is empty, or a line is not as it should be; it names the line.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"Expected a file of pairs that can be read, got {str(path)!r}: there is no such file")
     pairs = []
     for _, rows in read_tables(path):
-        for where, row in rows:
+        for location, row in rows:
             if isinstance(row, ValueError):
                 raise row
             for name in (prompt, chosen, rejected):
                 if not isinstance(row.get(name), str):
                     raise ValueError(
-                        f"Expected a string in field {name!r} of {where}, got {row.get(name)!r:.200}; its fields are "
-                        f"{list(row)}"
+                        f"Expected a string in field {name!r} of {location}, got {row.get(name)!r:.200}; its fields "
+                        f"are {list(row)}"
                     )
             pairs.append(Pair(row[prompt], row[chosen], row[rejected]))
     if not pairs:
@@ -152,7 +150,7 @@ def load_pairs(
 
 
 def split_pairs(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """Divide pairs by a hash of their prompts into train (80 %), validation and test (10 % each).
+    """Divides pairs by a hash of their prompts into train (80 %), validation and test (10 % each).
 
     Args:
         pairs: The pairs. Where all have one prompt, the responses are hashed instead.
@@ -161,106 +159,107 @@ def split_pairs(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
         Split to pairs. All pairs of a prompt are in one of them.
     """
     by_prompt = len({pair.prompt for pair in pairs}) > 1
-    splits: dict[str, list[Pair]] = {split: [] for split in _SHARES}
+    splits: dict[str, list[Pair]] = {"train": [], "validation": [], "test": []}
     for pair in pairs:
         key = pair.prompt if by_prompt else "\n".join(sorted((pair.chosen, pair.rejected)))
-        place = int.from_bytes(sha256(key.encode()).digest()[:8], "big") % 100
-        for split, share in _SHARES.items():
-            if place < share:
-                splits[split].append(pair)
-                break
-            place -= share
+        splits[hashed_split(key)].append(pair)
     return splits
 
 
 # Margins -------------------------------------------------------------------------------------------------------------
 
 
-class _Rows:
-    """The two texts of each pair as tokens, made once. Text 2 i is pair i's chosen one, and 2 i + 1 the rejected."""
+class _Margins:
+    """The margins r(chosen) - r(rejected) of some pairs under a policy. Their texts are spelled once.
 
-    def __init__(self, policy: Policy, pairs: Sequence[Pair], config: PreferenceConfig) -> None:
-        texts = [(Example(pair.prompt), text) for pair in pairs for text in (pair.chosen, pair.rejected)]
-        reader = TextModel(policy, config.chat_template)
-        rows, self.prompt_lengths = reader.rows([one for one, _ in texts], [text for _, text in texts])
-        self.rows = [torch.tensor(row) for row in rows]
+    Text 2 i is pair i's chosen one, and text 2 i + 1 the rejected one.
 
-    def values(self, policy: Policy, places: Sequence[int]) -> Tensor:
+    Args:
+        policy: The policy. The margins follow its weights.
+        pairs: The pairs.
+        config: The settings.
+        reference: The policy that DPO started from; None for Bradley-Terry.
+    """
+
+    def __init__(
+        self, policy: Policy, pairs: Sequence[Pair], config: PreferenceConfig, reference: Policy | None
+    ) -> None:
+        self._policy, self._config, self._num_pairs = policy, config, len(pairs)
+        examples = [Example(pair.prompt) for pair in pairs for _ in range(2)]
+        responses = [response for pair in pairs for response in (pair.chosen, pair.rejected)]
+        rows, self._prompt_lengths = TextModel(policy, config.chat_template).rows(examples, responses)
+        self._rows = [torch.tensor(row) for row in rows]
+        self._ref_log_probs = None if reference is None else self._all_log_probs(reference)
+
+    def of(self, pairs: Sequence[int]) -> Tensor:
+        """Computes the margins of some pairs, `(n,)`, with gradients."""
+        texts = [text for pair in pairs for text in (2 * pair, 2 * pair + 1)]
+        if self._ref_log_probs is None:
+            rewards = self._values(texts)
+        else:
+            log_ratios = self._log_probs(self._policy, texts) - self._ref_log_probs[texts]
+            rewards = self._config.beta * log_ratios
+        return rewards[0::2] - rewards[1::2]
+
+    @torch.no_grad()
+    def all(self) -> NDArray[np.float64]:
+        """Computes the margins of all pairs, `(pairs,)`."""
+        size = self._config.micro_batch_size
+        pairs = range(self._num_pairs)
+        parts = [self.of(pairs[begin : begin + size]) for begin in range(0, self._num_pairs, size)]
+        margins: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()
+        return margins
+
+    def _values(self, texts: Sequence[int]) -> Tensor:
         """The value head's number at the last token of some texts, `(n,)`, with gradients.
 
         Without the head's bias, which cancels in every difference: its gradient would be rounding, scaled up by Adam.
         """
-        states, lengths = self._states(policy, places)
-        last = states[torch.arange(len(places), device=states.device), lengths - 1]
-        values: Tensor = (last.float() @ policy.value_head.weight.T)[:, 0]
+        states, lengths = self._states(self._policy, texts)
+        last = states[torch.arange(len(texts), device=states.device), lengths - 1]
+        values: Tensor = (last.float() @ self._policy.value_head.weight.T)[:, 0]
         return values
 
-    def log_probs(self, policy: Policy, places: Sequence[int]) -> Tensor:
-        """The log-prob of some responses, `(n,)`, with gradients."""
-        states, lengths = self._states(policy, places)
-        starts = torch.tensor([self.prompt_lengths[place] for place in places], device=states.device)
-        steps = torch.arange(states.shape[1], device=states.device)
-        rows, ends = ((steps >= starts[:, None]) & (steps < lengths[:, None])).nonzero(as_tuple=True)
-        tokens = self._table(places).to(states.device)[rows, ends]
-        found = policy.head.token_log_probs(states[rows, ends - 1], tokens)
-        return found.new_zeros(len(places)).index_add(0, rows, found)
+    def _log_probs(self, policy: Policy, texts: Sequence[int]) -> Tensor:
+        """The log-prob of some responses under a policy, `(n,)`, with gradients."""
+        states, lengths = self._states(policy, texts)
+        starts = torch.tensor([self._prompt_lengths[text] for text in texts], device=states.device)
+        positions = torch.arange(states.shape[1], device=states.device)
+        is_response = (positions >= starts[:, None]) & (positions < lengths[:, None])
+        rows, ends = is_response.nonzero(as_tuple=True)
+        tokens = self._padded(texts).to(states.device)[rows, ends]
+        log_probs = policy.head.token_log_probs(states[rows, ends - 1], tokens)
+        return log_probs.new_zeros(len(texts)).index_add(0, rows, log_probs)
 
-    def _states(self, policy: Policy, places: Sequence[int]) -> tuple[Tensor, Tensor]:
-        table = self._table(places).to(policy.device)
-        lengths = torch.tensor([len(self.rows[place]) for place in places], device=policy.device)
-        return policy.row_states(table, lengths, lengths), lengths
+    @torch.no_grad()
+    def _all_log_probs(self, policy: Policy) -> Tensor:
+        """The log-prob of all responses, `(texts,)` float32."""
+        size = self._config.micro_batch_size
+        texts = range(len(self._rows))
+        parts = [self._log_probs(policy, texts[begin : begin + size]) for begin in range(0, len(texts), size)]
+        return torch.cat(parts).float()
 
-    def _table(self, places: Sequence[int]) -> Tensor:
-        return torch.nn.utils.rnn.pad_sequence([self.rows[place] for place in places], batch_first=True)
+    def _states(self, policy: Policy, texts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The trunk's states of some texts, `(n, length, hidden)`, and the texts' lengths, `(n,)`."""
+        lengths = torch.tensor([len(self._rows[text]) for text in texts], device=policy.device)
+        return policy.row_states(self._padded(texts).to(policy.device), lengths, lengths), lengths
 
-
-def _margins(
-    policy: Policy, rows: _Rows, pairs: Sequence[int], config: PreferenceConfig, reference: NDArray[np.float64] | None
-) -> Tensor:
-    """r(chosen) - r(rejected) of some pairs, `(n,)`, with gradients. `reference`: log-probs of every text."""
-    places = [place for pair in pairs for place in (2 * pair, 2 * pair + 1)]
-    if config.method == "bradley_terry":
-        rewards = rows.values(policy, places)
-    else:
-        assert reference is not None
-        before = torch.from_numpy(reference[places]).to(policy.device, torch.float32)
-        rewards = config.beta * (rows.log_probs(policy, places) - before)
-    return rewards[0::2] - rewards[1::2]
-
-
-@torch.no_grad()
-def _reference_log_probs(reference: Policy, rows: _Rows, size: int) -> NDArray[np.float64]:
-    places = range(len(rows.rows))
-    parts = [rows.log_probs(reference, places[begin : begin + size]) for begin in range(0, len(places), size)]
-    found: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()
-    return found
-
-
-@torch.no_grad()
-def _all_margins(
-    policy: Policy, rows: _Rows, config: PreferenceConfig, reference: NDArray[np.float64] | None
-) -> NDArray[np.float64]:
-    pairs, size = range(len(rows.rows) // 2), config.micro_batch_size
-    parts = [_margins(policy, rows, pairs[at : at + size], config, reference) for at in range(0, len(pairs), size)]
-    found: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()
-    return found
+    def _padded(self, texts: Sequence[int]) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence([self._rows[text] for text in texts], batch_first=True)
 
 
 def margins(policy: Policy, pairs: Sequence[Pair], trained: Trained) -> NDArray[np.float64]:
-    """r(chosen) - r(rejected) of each pair, in nats of log-odds, not divided by the temperature.
+    """Computes r(chosen) - r(rejected) of each pair, in nats of log-odds, not divided by the temperature.
 
     Args:
         policy: The trained model.
         pairs: The pairs, at least one.
-        trained: What `train` returned with it.
+        trained: The result of `train`.
 
     Returns:
         `(pairs,)`.
     """
-    rows = _Rows(policy, pairs, trained.config)
-    size = trained.config.micro_batch_size
-    before = None if trained.reference is None else _reference_log_probs(trained.reference, rows, size)
-    return _all_margins(policy, rows, trained.config, before)
+    return _Margins(policy, pairs, trained.config, trained.reference).all()
 
 
 # Training ------------------------------------------------------------------------------------------------------------
@@ -274,17 +273,17 @@ def train(
     *,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Trained:
-    """Train a policy's weights into a preference model.
+    """Trains a policy's weights into a preference model.
 
     Args:
-        policy: The start model, changed in place. Bradley-Terry starts its value head from 0; DPO leaves it aside.
-        pairs: What to train on.
-        validation: What the best epoch and the temperature are found on.
+        policy: The start model, changed in place. Bradley-Terry starts its value head from 0; DPO does not use it.
+        pairs: The pairs to train on.
+        validation: The pairs that decide the best epoch and the temperature.
         config: The settings.
         on_epoch: Called with each row of the history.
 
     Returns:
-        What was found besides the weights.
+        The results besides the weights.
 
     Raises:
         ValueError: If there are no pairs to train on or to validate with, or one is too long for the model.
@@ -294,61 +293,70 @@ def train(
             "Expected at least one pair to train on and one to validate with, got "
             f"{len(pairs)} and {len(validation)}: more prompts are needed, since all pairs of one are in one split"
         )
-    policy.critic = None  # a trunk that some agent read its values off
+    policy.critic = None  # values are read off the policy's own trunk, not off one that some agent gave it
     reference = policy.frozen_copy() if config.method == "dpo" else None
     if config.method == "bradley_terry":
         torch.nn.init.zeros_(policy.value_head.weight)
         torch.nn.init.zeros_(policy.value_head.bias)
-    rows, held_out = _Rows(policy, pairs, config), _Rows(policy, validation, config)
-    before = held_out_before = None
-    if reference is not None:
-        before = _reference_log_probs(reference, rows, config.micro_batch_size)
-        held_out_before = _reference_log_probs(reference, held_out, config.micro_batch_size)
-    parameters = [one for one in policy.parameters() if one.requires_grad]
+    training = _Margins(policy, pairs, config, reference)
+    held_out = _Margins(policy, validation, config, reference)
+    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    steps = config.epochs * -(-len(pairs) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
+    num_steps = config.epochs * -(-len(pairs) // config.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / num_steps)
     generator = torch.Generator().manual_seed(config.seed)
     history: list[dict[str, float]] = []
-    best: tuple[float, int, dict[str, Tensor]] | None = None
-    steps_config = OptimizerConfig(micro_batch_size=config.micro_batch_size, max_grad_norm=config.max_grad_norm)
-
-    def loss_of(size: int, part: Tensor, found: Meter) -> Tensor:
-        loss = preference_loss(_margins(policy, rows, part.tolist(), config, before), normalizer=size)
-        found.add_shares(float(size), len(part) / size, {"loss": loss})
-        return loss
-
+    best_log_loss, best_epoch, best_weights = math.inf, 0, dict[str, Tensor]()
     for epoch in range(1, config.epochs + 1):
-        meter = Meter()
-        for batch in torch.randperm(len(pairs), generator=generator).split(config.batch_size):
-            optimizer_step(optimizer, batch, partial(loss_of, len(batch)), steps_config, meter)
-            schedule.step()
-        seen = processes.from_first(evaluate_margins(_all_margins(policy, held_out, config, held_out_before)))
-        loss = meter.means().get("loss", math.nan)
-        row = {"epoch": float(epoch), "loss": loss, "accuracy": seen.accuracy, "log_loss": seen.log_loss}
+        loss = _train_epoch(training, len(pairs), optimizer, schedule, generator, config)
+        evaluation = processes.from_first(evaluate_margins(held_out.all()))
+        row = {"epoch": float(epoch), "loss": loss, "accuracy": evaluation.accuracy, "log_loss": evaluation.log_loss}
         history.append(row)
         if on_epoch is not None:
             on_epoch(row)
-        if best is None or seen.log_loss < best[0]:
-            best = (seen.log_loss, epoch, {name: one.detach().clone() for name, one in policy.state_dict().items()})
-    assert best is not None
-    policy.load_state_dict(best[2])
-    temperature = fit_temperature(_all_margins(policy, held_out, config, held_out_before))
-    return Trained(config, temperature, reference, history, best[1])
+        if not best_weights or evaluation.log_loss < best_log_loss:
+            best_log_loss, best_epoch = evaluation.log_loss, epoch
+            best_weights = {name: weight.detach().clone() for name, weight in policy.state_dict().items()}
+    policy.load_state_dict(best_weights)
+    return Trained(config, fit_temperature(held_out.all()), reference, history, best_epoch)
 
 
-# How good it is ------------------------------------------------------------------------------------------------------
+def _train_epoch(
+    training: _Margins,
+    num_pairs: int,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    generator: torch.Generator,
+    config: PreferenceConfig,
+) -> float:
+    """Trains on all pairs once, in random order, and returns the mean loss; NaN where every step was skipped."""
+    optimization = OptimizerConfig(micro_batch_size=config.micro_batch_size, max_grad_norm=config.max_grad_norm)
+    meter = Meter()
+    for batch in torch.randperm(num_pairs, generator=generator).split(config.batch_size):
+        optimizer_step(optimizer, batch, partial(_loss, training, len(batch)), optimization, meter)
+        schedule.step()
+    return meter.means().get("loss", math.nan)
+
+
+def _loss(training: _Margins, batch_size: int, pairs: Tensor, meter: Meter) -> Tensor:
+    """The part of some pairs in the loss of their batch."""
+    loss = preference_loss(training.of(pairs.tolist()), normalizer=batch_size)
+    meter.add_shares(float(batch_size), len(pairs) / batch_size, {"loss": loss})
+    return loss
+
+
+# Evaluation -----------------------------------------------------------------------------------------------------------
 
 
 def fit_temperature(margins: NDArray[np.float64]) -> float:
-    """The temperature that makes margins calibrated: the least mean of -log sigmoid(margin / T).
+    """Fits the temperature that makes margins calibrated: the one with the least mean of -log sigmoid(margin / T).
 
     Args:
         margins: `(pairs,)` r(chosen) - r(rejected), at least one.
 
     Returns:
-        T, from 0.001 to 1000. The loss is convex in 1 / T, and its slope is halved in on. Where every pair is right
-        there is no least loss, and T is the smallest; where the margins foretell nothing, it is the largest.
+        T, from 0.001 to 1000, by bisection on the slope of the loss, which is convex in 1 / T. Where every pair is
+        right there is no least loss, and T is the smallest; where the margins predict nothing, it is the largest.
 
     Source: Guo et al. (2017), On calibration of modern neural networks, arXiv:1706.04599, section 4.2.
     """
@@ -356,23 +364,23 @@ def fit_temperature(margins: NDArray[np.float64]) -> float:
     for _ in range(60):
         middle = (low + high) / 2
         slope = -np.mean(margins * _sigmoid(-math.exp(middle) * margins))
-        low, high = (middle, high) if slope <= 0 else (low, middle)  # 0: it is too small for a float
+        low, high = (middle, high) if slope <= 0 else (low, middle)  # 0 is a slope too small for a float
     return math.exp(-(low + high) / 2)
 
 
 def evaluate_margins(margins: NDArray[np.float64], temperature: float = 1.0) -> PreferenceEvaluation:
-    """Accuracy, log-loss and calibration.
+    """Computes accuracy, log-loss and calibration.
 
     Args:
         margins: `(pairs,)` r(chosen) - r(rejected), at least one.
-        temperature: What `fit_temperature` found on other pairs.
+        temperature: The temperature that `fit_temperature` fitted to other pairs.
 
     Returns:
         The evaluation.
     """
     count = len(margins)
     accuracy = float(np.mean(margins > 0) + np.mean(margins == 0) / 2)
-    z = 1.96
+    z = 1.96  # of the normal distribution, for 95 %
     centre = (accuracy + z * z / (2 * count)) / (1 + z * z / count)
     margin = z / (1 + z * z / count) * math.sqrt(accuracy * (1 - accuracy) / count + z * z / (4 * count * count))
     return PreferenceEvaluation(
@@ -393,11 +401,11 @@ def _log_loss(margins: NDArray[np.float64]) -> float:
 
 
 def _calibration_error(margins: NDArray[np.float64], bins: int = 10) -> float:
-    """Over bins of confidence from 0.5 to 1: mean |accuracy - confidence|, each bin weighed by its pairs."""
+    """The mean of |accuracy - confidence| over bins of confidence from 0.5 to 1, each weighed by its pairs."""
     confidence = _sigmoid(np.abs(margins))
     right = np.where(margins > 0, 1.0, np.where(margins < 0, 0.0, 0.5))
-    place = np.minimum(((confidence - 0.5) * 2 * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(place, right - confidence, minlength=bins)
+    bin_of = np.minimum(((confidence - 0.5) * 2 * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(bin_of, right - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(margins))
 
 
@@ -409,13 +417,13 @@ def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def save(folder: str | Path, policy: Policy, trained: Trained, evaluation: PreferenceEvaluation | None = None) -> Path:
-    """Write a preference model as safetensors and JSON, for the scores `preference` and `dpo`.
+    """Writes a preference model as safetensors and JSON, for the scores `preference` and `dpo`.
 
     Args:
-        folder: Made if it does not exist. The reference of DPO goes into `reference` inside it.
+        folder: The folder, made if it does not exist. The reference of DPO goes into `reference` inside it.
         policy: The trained model.
-        trained: What `train` returned.
-        evaluation: How good it is on test pairs, for the record.
+        trained: The result of `train`.
+        evaluation: Its evaluation on test pairs, for the record.
 
     Returns:
         The folder.

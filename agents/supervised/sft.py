@@ -7,9 +7,9 @@ arXiv:2203.02155, section 3.5.
 
 What differs from the usual recipe: the demonstrations are the environment's own (its prompts, tokenised and cut as in
 an episode, its budget, and its replies between several turns), so that the policy learns exactly the states that it
-will act in; the loss is a mean over the tokens of a batch, and prompts and replies have no part in it; training stops
-when the validation loss no longer falls, and the weights of the best epoch are kept; and beside the perplexity stands
-the task's score, of the policy's own samples.
+will act in; the loss is a mean over the response tokens of a batch, without prompts and replies; training stops when
+the validation loss no longer falls, and the weights of the best epoch are kept; and the task's score of the policy's
+own samples is measured beside the perplexity.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from textenvs import Example, Task, TextGenVectorEnv
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Episodes that somebody else has written, laid out like those of a `Rollout`.
+    """Episodes that the policy did not write, laid out like those of a `Rollout`.
 
     Attributes:
         input_ids: `(batch, length)` int64, prompt and response, right-padded.
-        positions: `(batch, time)` int64, where in its row each token of a response stands; 1 at padding.
+        positions: `(batch, time)` int64, the position of each response token in its row; 1 at padding.
         response_mask: `(batch, time)` bool, True at a response's tokens, EOS included.
     """
 
@@ -56,22 +56,22 @@ class Demonstrations:
     response_mask: Tensor
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of demonstrations."""
         return len(self.input_ids)
 
     def select(self, rows: Tensor) -> Demonstrations:
-        """Some of them, trimmed to the longest."""
+        """Returns some of them, trimmed to the longest."""
         mask, positions = self.response_mask[rows], self.positions[rows]
         steps, length = max(int(mask.sum(dim=1).max()), 1), int(positions.max()) + 1
         return Demonstrations(self.input_ids[rows, :length], positions[:, :steps], mask[:, :steps])
 
 
 def demonstrations(env: TextGenVectorEnv, limit: int | None = None) -> Demonstrations:
-    """What an environment's examples are to be answered with: the task's demonstrations, or their first references.
+    """Makes demonstrations of an environment's examples: the task's own, or the examples' first references.
 
     Args:
-        env: Its split, its prompts as they were cut, its tokenizer and its budget.
-        limit: How many examples, from the split's first on; None: all.
+        env: The environment, with the split to take the examples from.
+        limit: The number of examples, from the split's first on; None: all.
 
     Returns:
         The demonstrations, on the CPU. One that is longer than the budget is cut, and then has no EOS.
@@ -79,44 +79,55 @@ def demonstrations(env: TextGenVectorEnv, limit: int | None = None) -> Demonstra
     Raises:
         ValueError: If an example has neither a demonstration nor a reference, or the tokenizer cannot write responses.
     """
-    encode: Callable[[str], list[int]] | None = getattr(env.tokenizer, "encode_response", None)
-    if encode is None:
+    encode_response: Callable[[str], list[int]] | None = getattr(env.tokenizer, "encode_response", None)
+    if encode_response is None:
         raise ValueError(f"Expected a tokenizer with encode_response(text), got {env.tokenizer!r}, which has none")
-    pool, budget = env.setting.pool, env.setting.max_new_tokens
+    pool = env.setting.pool
     count = len(pool) if limit is None else min(limit, len(pool))
     if not count:
         raise ValueError(f"Expected examples to learn from, got task {env.task.name!r}, which has none in this split")
-    rows: list[tuple[list[int], list[bool]]] = []  # an episode's tokens, and which of them the agent wrote
-    for place in range(count):
-        example, eos = pool.examples[place], env.tokenizer.eos_token_id
-        answer = _answer(env.task, example)
-        ids = pool.prompts[place, : pool.lengths[place]].tolist()
-        mine = [False] * len(ids)
-        # A demonstration of several turns has one a line; what the environment replies stands between them.
-        turns = answer.split("\n") if env.task.max_turns > 1 else [answer]
-        left = budget
-        for number, turn in enumerate(turns, start=1):
-            response = [*encode(turn), eos][:left]
-            left -= len(response)
-            reply = env.task.reply(example, turns[:number]) if left and number < len(turns) else None
-            said = [] if reply is None else pool.encoder.encode_reply(reply)
-            ids += response + said
-            mine += [True] * len(response) + [False] * len(said)
-            if reply is None:
-                break
-        rows.append((ids, mine))
-    length, steps = max(len(ids) for ids, _ in rows), max(sum(mine) for _, mine in rows)
+    episodes = [_episode(env, encode_response, index) for index in range(count)]
+    length = max(len(ids) for ids, _ in episodes)
+    steps = max(sum(is_response) for _, is_response in episodes)
     input_ids = np.full((count, length), env.tokenizer.pad_token_id, dtype=np.int64)
     positions, mask = np.ones((count, steps), dtype=np.int64), np.zeros((count, steps), dtype=np.bool_)
-    for row, (ids, mine) in enumerate(rows):
+    for row, (ids, is_response) in enumerate(episodes):
         input_ids[row, : len(ids)] = ids
-        places = np.flatnonzero(mine)
-        positions[row, : len(places)] = places
-        mask[row, : len(places)] = True
+        of_response = np.flatnonzero(is_response)
+        positions[row, : len(of_response)] = of_response
+        mask[row, : len(of_response)] = True
     return Demonstrations(torch.from_numpy(input_ids), torch.from_numpy(positions), torch.from_numpy(mask))
 
 
-def _answer(task: Task, example: Example) -> str:
+def _episode(
+    env: TextGenVectorEnv, encode_response: Callable[[str], list[int]], index: int
+) -> tuple[list[int], list[bool]]:
+    """The tokens of one example's episode, and for each of them: True if the agent would have written it."""
+    task, pool = env.task, env.setting.pool
+    example = pool.examples[index]
+    demonstration = _demonstration(task, example)
+    # A demonstration of several turns has one on each line; the environment's replies come between them.
+    turns = demonstration.split("\n") if task.max_turns > 1 else [demonstration]
+    ids = pool.prompts[index, : pool.lengths[index]].tolist()
+    is_response = [False] * len(ids)
+    budget = env.setting.max_new_tokens
+    for number, turn in enumerate(turns, start=1):
+        response = [*encode_response(turn), env.tokenizer.eos_token_id][:budget]
+        budget -= len(response)
+        ids += response
+        is_response += [True] * len(response)
+        # There is no reply to the last turn, nor to one that used up the budget.
+        reply = task.reply(example, turns[:number]) if budget and number < len(turns) else None
+        if reply is None:
+            break
+        reply_ids = pool.encoder.encode_reply(reply)
+        ids += reply_ids
+        is_response += [False] * len(reply_ids)
+    return ids, is_response
+
+
+def _demonstration(task: Task, example: Example) -> str:
+    """The task's demonstration of an example, or else the example's first reference."""
     try:
         return task.demonstration(example)
     except NotImplementedError as error:
@@ -129,15 +140,15 @@ def _answer(task: Task, example: Example) -> str:
 
 
 def sft_loss(policy: Policy, data: Demonstrations, *, normalizer: Tensor | None = None) -> Tensor:
-    """The mean negative log-prob of a batch's response tokens, `()`, with gradient.
+    """Computes the mean negative log-prob of a batch's response tokens.
 
     Args:
-        policy: Whose log-probs.
+        policy: The policy under which the log-probs are.
         data: The batch, on any device.
-        normalizer: What to divide by; None: the batch's own tokens.
+        normalizer: The number of tokens to divide by; None: the batch's own.
 
     Returns:
-        Nats a token.
+        `()`, with gradient, in nats a token.
     """
     device = policy.device
     mask = data.response_mask.to(device)
@@ -151,10 +162,10 @@ def sft_loss(policy: Policy, data: Demonstrations, *, normalizer: Tensor | None 
 
 @torch.no_grad()
 def perplexity(policy: Policy, data: Demonstrations, *, micro_batch_size: int = 64) -> float:
-    """The exponential of the mean negative log-prob of demonstrations' tokens.
+    """Computes the exponential of the mean negative log-prob of demonstrations' tokens.
 
     Args:
-        policy: Whose.
+        policy: The policy under which the log-probs are.
         data: The demonstrations.
         micro_batch_size: Demonstrations per forward pass.
 
@@ -164,7 +175,7 @@ def perplexity(policy: Policy, data: Demonstrations, *, micro_batch_size: int = 
     tokens, total = data.response_mask.sum(), 0.0
     for rows in torch.arange(len(data)).split(micro_batch_size):
         total += float(sft_loss(policy, data.select(rows), normalizer=tokens))
-    return math.exp(min(total, 700.0))  # finite, also where training has gone off the rails
+    return math.exp(min(total, 700.0))  # finite, also where training has diverged
 
 
 def fine_tune(
@@ -177,18 +188,18 @@ def fine_tune(
     folder: str | Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> list[dict[str, float]]:
-    """Train a policy on an environment's demonstrations, in place.
+    """Trains a policy on an environment's demonstrations, in place.
 
     Args:
-        policy: Who is trained. It ends with the weights of the epoch with the lowest validation loss.
+        policy: The policy. It ends with the weights of the epoch with the lowest validation loss.
         env: A registered id.
         config: The settings.
-        seed: Of the order of the demonstrations, and of the episodes that are played for the score.
+        seed: Seed of the order of the demonstrations, and of the episodes that are played for the score.
         env_kwargs: Arguments of the environment.
-        folder: Where the policy, sft.json and metrics.jsonl go; None keeps nothing. A policy is written whenever it is
-            the best so far, so a run that is stopped leaves one.
-        on_epoch: Called with each row. Of several processes that train together, the first one alone calls it, writes
-            and evaluates.
+        folder: The folder of the policy, sft.json and metrics.jsonl; None keeps nothing. A policy is written whenever
+            it is the best so far, so a run that is stopped leaves one.
+        on_epoch: Called with each row. Where several processes train together, only the first one calls it, writes and
+            evaluates.
 
     Returns:
         A row for the start and for each epoch: `epoch`, `validation_perplexity`, `validation_score` (where it was asked
@@ -209,17 +220,17 @@ def fine_tune(
     generator = torch.Generator().manual_seed(seed)
     log = None if folder is None else MetricsLog(folder)
     rows: list[dict[str, float]] = []
-    best, since, weights = math.inf, 0, _weights(policy)
+    best, epochs_since, weights = math.inf, 0, _weights(policy)
     try:
-        for epoch in range(config.epochs + 1):
+        for epoch in range(config.epochs + 1):  # epoch 0 is the start model
             row = {"epoch": float(epoch)}
             if epoch:
-                row |= _epoch(policy, optimizer, train, config, generator, epoch - 1)
+                row |= _train_epoch(policy, optimizer, train, config, generator, epoch - 1)
             if first:
                 row["validation_perplexity"] = perplexity(policy, validation, micro_batch_size=config.micro_batch_size)
                 if config.eval_episodes:
-                    found = evaluate(policy, envs["validation"], config.eval_episodes, seed=seed)
-                    row["validation_score"] = found.score
+                    evaluation = evaluate(policy, envs["validation"], config.eval_episodes, seed=seed)
+                    row["validation_score"] = evaluation.score
             row = processes.from_first(row)
             rows.append(row)
             if log is not None:
@@ -227,14 +238,14 @@ def fine_tune(
             if on_epoch is not None and first:
                 on_epoch(row)
             if row["validation_perplexity"] < best:
-                best, since, weights = row["validation_perplexity"], 0, _weights(policy)
+                best, epochs_since, weights = row["validation_perplexity"], 0, _weights(policy)
                 if epoch:
-                    policy.pretrained = True  # what reinforcement learning starts from is worth staying near
+                    policy.pretrained = True  # reinforcement learning stays near a policy that has learned something
                 if folder is not None:
                     _save(folder, policy, config, seed, env, env_kwargs, row)
             else:
-                since += 1
-                if since >= config.patience:
+                epochs_since += 1
+                if epochs_since >= config.patience:
                     break
     finally:
         if log is not None:
@@ -243,32 +254,33 @@ def fine_tune(
     return rows
 
 
-def _epoch(
+def _train_epoch(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
     train: Demonstrations,
     config: SFTConfig,
     generator: torch.Generator,
-    before: int,
+    epochs_before: int,
 ) -> dict[str, float]:
-    """One pass over the demonstrations in random order."""
+    """Trains on all demonstrations once, in random order, and returns metrics."""
     meter, started = Meter(), time.perf_counter()
     batches = torch.randperm(len(train), generator=generator).split(config.batch_size)
     rate = 0.0
 
-    def loss_of(tokens: Tensor, part: Tensor, found: Meter) -> Tensor:
-        loss = sft_loss(policy, train.select(part), normalizer=tokens)
-        found.add_shares(tokens, train.response_mask[part].sum() / tokens, {"train_loss": loss})
+    def loss_of(tokens: Tensor, rows: Tensor, metrics: Meter) -> Tensor:
+        loss = sft_loss(policy, train.select(rows), normalizer=tokens)
+        metrics.add_shares(tokens, train.response_mask[rows].sum() / tokens, {"train_loss": loss})
         return loss
 
     for number, batch in enumerate(batches):
-        rate = set_learning_rate(optimizer, config, (before + number / len(batches)) / config.epochs)
+        rate = set_learning_rate(optimizer, config, (epochs_before + number / len(batches)) / config.epochs)
         optimizer_step(optimizer, batch, partial(loss_of, train.response_mask[batch].sum()), config, meter)
     speed = int(train.response_mask.sum()) / (time.perf_counter() - started)
     return {**meter.means(), "learning_rate": rate, "tokens_per_second": speed}
 
 
 def _weights(policy: Policy) -> dict[str, Tensor]:
+    """A copy of the policy's weights."""
     return copy.deepcopy(policy.model.state_dict())
 
 
@@ -281,6 +293,7 @@ def _save(
     env_kwargs: Mapping[str, Any] | None,
     row: dict[str, float],
 ) -> None:
+    """Writes the policy, and a record of how it was trained."""
     policy.save_pretrained(folder / "policy")
     kwargs = {key: value if _is_json(value) else repr(value) for key, value in (env_kwargs or {}).items()}
     state = {"config": config.to_dict(), "seed": seed, "env": env, "env_kwargs": kwargs, "best": row}
@@ -288,6 +301,7 @@ def _save(
 
 
 def _is_json(value: Any) -> bool:
+    """True if JSON can hold a value."""
     try:
         json.dumps(value)
     except TypeError:

@@ -265,20 +265,21 @@ def test_no_prompt_is_in_two_splits():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "error", "message"),
     [
-        ({"method": "ppo"}, "method to be one of"),
-        ({"epochs": 0}, "epochs to be a whole number"),
-        ({"batch_size": 1.5}, "batch_size to be a whole number"),
-        ({"learning_rate": 0.0}, "learning_rate to be above 0"),
-        ({"beta": math.inf}, "beta to be above 0"),
-        ({"weight_decay": -1.0}, "weight_decay to be at least 0"),
-        ({"seed": -1}, "seed to be a whole number"),
+        ({"method": "ppo"}, ValueError, "method to be 'bradley_terry' or 'dpo', got 'ppo'"),
+        ({"epochs": 0}, ValueError, "epochs to be at least 1, got 0"),
+        ({"batch_size": 1.5}, TypeError, "batch_size to be a whole number of at least 1, got 1.5"),
+        ({"learning_rate": 0.0}, ValueError, r"learning_rate in \(0, inf\), got 0.0"),
+        ({"beta": math.inf}, ValueError, r"beta in \(0, inf\), got inf"),
+        ({"weight_decay": -1.0}, ValueError, r"weight_decay in \[0, inf\), got -1.0"),
+        ({"chat_template": "yes"}, TypeError, "chat_template to be true or false, got 'yes'"),
+        ({"seed": -1}, ValueError, "seed to be at least 0, got -1"),
     ],
     ids=str,
 )
-def test_bad_settings_say_what_was_expected(settings, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_settings_say_what_was_expected(settings, error, message):
+    with pytest.raises(error, match=message):
         PreferenceConfig(**settings)
 
 

@@ -30,7 +30,7 @@ from agents.rewards.network_reward import NetworkReward
 from agents.rewards.preference import LogRatioScore, PreferenceScore
 from agents.rewards.preference_record import RECORD
 from agents.rewards.text_encoder import load_encoder
-from agents.rewards.text_reader import TextModel, cut, load_text_model
+from agents.rewards.text_reader import TextModel, load_text_model, stretches
 from agents.supervised import reward_model
 from tests.textenvs.helpers import LINES, backend_of
 from textenvs import Example, RewardError, list_rewards, make_reward, make_tokenizer
@@ -310,9 +310,9 @@ def test_stretches_are_spelled_as_whole_texts_are(folders, stories260k, shared_d
 
 
 def test_stretches_begin_at_spaces_behind_something():
-    assert cut("") == []
-    assert cut("  a b  c\n d ") == ["  a", " b", "  c\n d", " "]
-    assert cut("It") == ["It"]
+    assert stretches("") == []
+    assert stretches("  a b  c\n d ") == ["  a", " b", "  c\n d", " "]
+    assert stretches("It") == ["It"]
 
 
 def test_the_text_of_a_special_token_is_text(folders):
@@ -531,12 +531,12 @@ def test_making_a_score_loads_no_model(folders):
         ({"lm": {"reduction": "max"}}, "reduction to be 'mean' or 'sum', got 'max'"),
         ({"lm": {"baseline": math.inf}}, "baseline to be a finite number"),
         ({"lm": {"min_tokens": 0}}, "min_tokens to be at least 1"),
-        ({"lm": {"dtype": "int8"}}, "dtype to be one of"),
+        ({"lm": {"dtype": "int8"}}, "dtype to be 'float64'"),
         ({"preference": {"model": "ROOT/gpt2-byte_level"}}, "which has no preference.json"),
         ({"preference": {"model": "ROOT/dpo"}}, "trained with 'bradley_terry'"),
         ({"preference": {"model": "tiny"}}, "which has no preference.json"),
         ({"dpo": {"model": "ROOT/preference"}}, "trained with 'dpo'"),
-        ({"dpo": {"model": "ROOT/dpo", "beta": -1}}, "beta to be above 0"),
+        ({"dpo": {"model": "ROOT/dpo", "beta": -1}}, r"beta in \(0, inf\)"),
         ({"dpo": {"model": "ROOT/dpo", "reference": "no/such/folder"}}, "no such folder"),
         ({"classifier": {"model": "ROOT/gpt2-byte_level"}}, "for sequence classification, got GPT2LMHeadModel"),
         ({"classifier": {"model": "ROOT/classifier", "label": "angry"}}, r"label from \['sad', 'happy', 'neither'\]"),
@@ -636,7 +636,7 @@ def test_an_encoder_is_shared(folders):
     one = load_encoder(str(folders / "encoder"), "encoder")
     assert one is load_encoder(str(folders / "encoder"), "encoder")
     BERTScore(folders / "encoder").score(EXAMPLE, RESPONSE)
-    assert {(None, text) for text in EXAMPLE.references} <= set(one.kept)
+    assert {(None, text) for text in EXAMPLE.references} <= set(one.reference_states)
 
 
 def test_references_beyond_what_is_kept_are_forgotten(folders, monkeypatch):
@@ -645,16 +645,18 @@ def test_references_beyond_what_is_kept_are_forgotten(folders, monkeypatch):
     responses = ["fox number 1", "a dog", "number 2"]
     expected = BERTScore(folders / "encoder").scores(examples, responses)
     encoder = load_encoder(str(folders / "encoder"), "encoder")
-    encoder.kept.clear()
-    monkeypatch.setattr(type(encoder), "MOST_KEPT", 4)
+    encoder.reference_states.clear()
+    monkeypatch.setattr(encoder, "most_reference_states", 4)
     reward = BERTScore(folders / "encoder")
     found = [reward.score(*pair) for pair in zip(examples, responses, strict=True)]
     assert found == pytest.approx(expected.tolist(), abs=1e-9)
-    assert [text for _, text in encoder.kept] == list(examples[2].references), "the first two examples filled it"
+    assert [text for _, text in encoder.reference_states] == list(examples[2].references), (
+        "the first two examples filled it"
+    )
     assert reward.scores(examples, responses) == pytest.approx(expected, abs=1e-9)
-    assert len(encoder.kept) == 6
+    assert len(encoder.reference_states) == 6
     assert reward.scores(examples[:2], responses[:2]) == pytest.approx(expected[:2], abs=1e-9)
-    assert len(encoder.kept) == 6, "nothing new, nothing to forget"
+    assert len(encoder.reference_states) == 6, "nothing new, nothing to forget"
 
 
 def test_a_held_out_network_reads_in_batches(folders, monkeypatch):

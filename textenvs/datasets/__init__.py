@@ -3,5 +3,17 @@
 from textenvs.datasets.dataset import Dataset, Report, load_dataset
 from textenvs.datasets.presets import PRESETS, FinalNumber, Preset, Source
 from textenvs.datasets.readers import Row, read_tables
+from textenvs.datasets.splits import hashed_split
 
-__all__ = ["PRESETS", "Dataset", "FinalNumber", "Preset", "Report", "Row", "Source", "load_dataset", "read_tables"]
+__all__ = [
+    "PRESETS",
+    "Dataset",
+    "FinalNumber",
+    "Preset",
+    "Report",
+    "Row",
+    "Source",
+    "hashed_split",
+    "load_dataset",
+    "read_tables",
+]

@@ -16,16 +16,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from textenvs.datasets.presets import PRESETS, Adapt
 from textenvs.datasets.readers import Row, Rows, read_tables, text_of, texts_of
+from textenvs.datasets.splits import hash_of, hashed_split
 from textenvs.tasks.base import SPLITS, Example, Task, check_split
 
-_SHARES = {"train": 80, "validation": 10, "test": 10}  # per cent
-_SPLIT_OF_REMAINDER = [split for split, share in _SHARES.items() for _ in range(share)]
 _SHOWN_ERRORS = 5
 
 
@@ -319,7 +317,7 @@ def _read(
                     errors.append(str(error))
                 continue
             num_rows += 1
-            split = source.split or _SPLIT_OF_REMAINDER[_hash(example.prompt) % 100]
+            split = source.split or hashed_split(example.prompt)
             groups[split].setdefault(example.prompt, []).append(example)
     shared = _drop_shared(groups)
     repeated = sum(len(same) - 1 for group in groups.values() for same in group.values())
@@ -331,11 +329,6 @@ def _example_of(row: Row | ValueError, location: str, source: _Source, reader: _
     if isinstance(row, ValueError):
         raise row
     return reader.example(row if source.adapt is None else source.adapt(row, location), location)
-
-
-def _hash(prompt: str) -> int:
-    """Returns the first 64 bits of a prompt's SHA-256, the same in every process and on every machine."""
-    return int.from_bytes(sha256(prompt.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def _drop_shared(groups: dict[str, _Groups]) -> dict[tuple[str, str], int]:
@@ -359,7 +352,7 @@ def _limit(group: _Groups, limit: int | None) -> _Groups:
     """
     if limit is None or len(group) <= limit:
         return group
-    chosen = set(sorted(group, key=_hash)[:limit])
+    chosen = set(sorted(group, key=hash_of)[:limit])
     return {prompt: same for prompt, same in group.items() if prompt in chosen}
 
 
