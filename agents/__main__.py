@@ -12,7 +12,7 @@ import gymnasium as gym
 from agents.cli.options import SFT, Compare, Evaluate, Generate, RewardModel, Train
 from agents.cli.parsing import parse
 from textenvs import RewardError, render
-from textenvs.subcommands import chosen
+from textenvs.subcommands import choose_command
 
 PROG = "python -m agents"
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     summaries = {name: (options.__doc__ or "").partition("\n")[0] for name, (options, _) in COMMANDS.items()}
-    name = chosen(PROG, summaries, words)
+    name = choose_command(PROG, summaries, words)
     options, module = COMMANDS[name]
     try:
         arguments = parse(f"{PROG} {name}", options, words[1:])

@@ -1,4 +1,4 @@
-"""Devices: which one to take, and arrays on their way to it."""
+"""Devices: the choice of one, and arrays on their way to it."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from torch import Tensor
 
 
 def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """An array as a tensor on a device. The host does not wait for what the device still has to do before.
+    """Returns an array as a tensor on a device. The host does not wait for what the device still has to do before.
 
     Args:
-        array: Of any shape, of a type that PyTorch has.
+        array: An array of any shape, of a dtype that PyTorch has.
         device: Where to put it.
 
     Returns:
         The tensor; on a CPU it shares its memory with the array.
     """
-    here = torch.from_numpy(array)
+    tensor = torch.from_numpy(array)
     if device.type == "cuda":  # from memory that is not pinned, the copy waits until the device has come to it
-        return here.pin_memory().to(device, non_blocking=True)
-    return here if device.type == "cpu" else here.to(device)
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor if device.type == "cpu" else tensor.to(device)
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """The device to use: the one named, else CUDA, else Apple's MPS, else the CPU.
+    """Chooses the device: the one named, else CUDA, else Apple's MPS, else the CPU.
 
     Args:
-        device: What the user asked for, or None.
+        device: The device that the user asked for, or None.
 
     Returns:
         The device.

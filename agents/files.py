@@ -1,7 +1,7 @@
 """Files that must not be lost, and files that somebody else may have made.
 
-What is written here is whole or not there at all: it is written beside its place, pushed to the disk and then renamed.
-What is read here may hold anything, and ends in a `ValueError` that names the file.
+What is written here is whole or not there at all: it is written under another name, pushed to the disk and then
+renamed. What is read here may hold anything; where it cannot be used, a `ValueError` names the file.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ LARGEST_JSON = 1 << 28
 """Bytes of a JSON file that is still read: no config, tokenizer or record of ours comes near."""
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+def read_json(file: Path, *, largest: int = LARGEST_JSON) -> dict[str, Any]:
+    """Reads a JSON object from a file.
 
     Args:
         file: The file.
+        largest: Bytes of a file that is still read.
 
     Returns:
         The object.
 
     Raises:
-        ValueError: If the file cannot be read, is larger than `LARGEST_JSON`, is nested too deeply, or holds no object.
+        ValueError: If the file cannot be read, is larger, is nested too deeply, or holds no object.
     """
     try:
         size = file.stat().st_size
-        if size > LARGEST_JSON:
-            raise ValueError(f"it has {size:,} bytes, more than {LARGEST_JSON:,}")
+        if size > largest:
+            raise ValueError(f"it has {size:,} bytes, more than {largest:,}")
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"Expected {str(file)!r} to hold JSON, but it could not be read: {error}") from error
@@ -44,14 +45,14 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Put a text in a file's place, whole: a stop at any moment leaves the old one or the new one.
+    """Replaces a file's content: a stop at any moment leaves all of the old one or all of the new one.
 
     Args:
         file: The file.
         text: What it holds from now on, UTF-8.
 
     Raises:
-        OSError: If it cannot be written; the old one is still there.
+        OSError: If it cannot be written; the old content is still there.
     """
     beside = file.with_name(file.name + ".new")
     with beside.open("w", encoding="utf-8", newline="\n") as stream:
@@ -63,7 +64,7 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Put a JSON object in a file's place, as `write_text` does.
+    """Replaces a file's content by a JSON object, as `write_text` does.
 
     Args:
         file: The file.
@@ -76,7 +77,7 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def sync_file(file: Path) -> None:
-    """Push a file that is written and closed to the disk.
+    """Pushes a file that is written and closed to the disk.
 
     Args:
         file: The file.
@@ -89,7 +90,7 @@ def sync_file(file: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Push a folder's list of names to the disk, where the system lets one (Windows does not).
+    """Pushes a folder's list of names to the disk, on systems that can (Windows cannot).
 
     Args:
         folder: The folder.
@@ -104,15 +105,16 @@ def sync_folder(folder: Path) -> None:
 
 
 _LOCKED_BYTE = 1 << 16
+"""The byte that is locked on Windows, beyond the text of the lock's file."""
 
 
 class FileLock:
-    """At most one process at a time holds it. The system lets go of it when a process ends, however.
+    """A lock that one process at a time holds. The system releases it when the process ends, in whatever way.
 
     Args:
         file: The lock's file, which is made, and stays.
-        expected: What the error of a second process says that it expected, and got.
-        instead: What somebody may do who does not want to wait.
+        expected: The beginning of the message to a second process, after "Expected".
+        instead: Its end: an alternative to waiting.
 
     Raises:
         ValueError: If another process holds it; says which.
@@ -135,17 +137,17 @@ class FileLock:
         self._stream.flush()
 
     def release(self) -> None:
-        """Let others in."""
+        """Releases the lock."""
         self._stream.close()
 
 
 def _lock(stream: TextIO) -> None:
-    """Take the lock of a file, or raise an OSError where another process has it."""
+    """Takes the lock of a file. Raises an OSError where another process has it."""
     try:
-        import fcntl
+        import fcntl  # not on Windows
     except ImportError:
         windows: Any = import_module("msvcrt")
-        stream.seek(_LOCKED_BYTE)  # locks of Windows are of bytes, which nobody else can read then: one past the text
+        stream.seek(_LOCKED_BYTE)  # Windows locks bytes, which others then cannot read, and they read the owner's name
         windows.locking(stream.fileno(), windows.LK_NBLCK, 1)
         return
     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

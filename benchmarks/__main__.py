@@ -1,46 +1,42 @@
-"""python -m benchmarks NAME --help: run one measurement."""
+"""Runs one measurement: python -m benchmarks NAME --help."""
 
 import ast
 import sys
 from importlib import import_module
 from pathlib import Path
 
-from textenvs.subcommands import chosen
+from textenvs.subcommands import choose_command
 
-# Each is a module with a `main`, loaded when it is asked for: some need torch.
-COMMANDS = (
-    "env",
-    "rewards",
-    "tasks",
-    "rollout",
-    "update",
-    "iteration",
-    "gpu",
-    "sentiment",
-    "preferences",
-    "policies",
-    "faults",
-    "fuzz",
-    "learn",
-    "report",
-    "fresh",
-    "warm_start",
-    "sb3",
-    "values",
-)
+# A module is loaded when its command is asked for: some need torch.
+COMMANDS = {
+    "env": "speed.env",
+    "rewards": "speed.rewards",
+    "tasks": "questions.payouts",
+    "rollout": "speed.rollout",
+    "update": "speed.update",
+    "iteration": "speed.iteration",
+    "gpu": "speed.gpu",
+    "preferences": "questions.reward_model",
+    "faults": "robustness.kill_and_resume",
+    "fuzz": "robustness.fuzz_constructors",
+    "learn": "learn.run_suite",
+    "report": "learn.report",
+    "values": "questions.values",
+}
+"""Command to a module of benchmarks with a `main`."""
 
 
 def about(name: str) -> str:
-    """The first line of a measurement's docstring, read without loading it."""
-    source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    """Returns the first line of a measurement's docstring, without loading the module."""
+    source = Path(__file__).parent / (COMMANDS[name].replace(".", "/") + ".py")
+    return (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def main() -> None:
-    """Run one measurement."""
+    """Runs one measurement."""
     words = sys.argv[1:]
-    name = chosen("python -m benchmarks", {one: about(one) for one in COMMANDS}, words)
-    import_module(f"benchmarks.{name}").main(words[1:])
+    name = choose_command("python -m benchmarks", {command: about(command) for command in COMMANDS}, words)
+    import_module(f"benchmarks.{COMMANDS[name]}").main(words[1:])
 
 
 if __name__ == "__main__":

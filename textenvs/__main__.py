@@ -14,41 +14,43 @@ import gymnasium as gym
 from gymnasium.utils.env_checker import check_env
 
 from textenvs import RewardError, TextGenEnv, list_envs, render
-from textenvs.lanes import segments
-from textenvs.overview import made, overview
+from textenvs.overview import make_env, overview
 from textenvs.setting import Setting
 from textenvs.testing import check_reward, check_task, check_vector_env
 from textenvs.testing.canaries import CANARIES, canary_scores
 from textenvs.tokenizer import decode
 from textenvs.wrappers import TextAction, response_encoder
 
-_LIST = """Show every id: how many tokens its vocabulary has; how many a prompt has at most; how many an episode may
-write; what random tokens score (exactly, or with its 95 % interval), what the demonstrations score and the best score
-there is, on the test split; and what it tests. With --long also: from which score it counts as solved; its task and
-level; which reward it pays and how; and the held-out metric, a second score that training never sees."""
+_LIST = """Show every id: the size of its vocabulary; the tokens of its longest prompt; the tokens that an episode may
+write; the score of random tokens (exactly, or with its 95 % interval), that of the demonstrations and the best score
+there is, on the test split; and the skill that it tests. With --long also: the score from which it counts as solved;
+its task and level; its reward and payout; and the held-out metric, a second score that training never sees."""
 
-_PLAY = """Write a response yourself. The text is cut into tokens, each is a step, and EOS ends it. What you see then is
-the episode, with what each token was paid. The text is taken as it is: begin it with a space where a word begins."""
+_PLAY = """Write a response yourself. The text is cut into tokens, each is a step, and EOS ends it. Then the episode is
+shown, with the reward of each token. The text is taken as it is: begin it with a space where a word begins."""
 
 _CHECK = """Hold an environment to its contract: Gymnasium's check_env on it, and textenvs.testing's check_reward on its
-reward, check_task on its task and check_vector_env on its vector version. Exit code 1 where one does not hold."""
+reward, check_task on its task and check_vector_env on its vector version. The exit code is 1 if one fails."""
 
 _CANARIES = """Score degenerate responses beside the demonstrations: a row an id, a column a canary, each cell the mean
-score, with ! where it is not clearly below the demonstrations'. Exit code 1 where there is one. An id whose task has no
-demonstrations is left out."""
+score, with ! where it is not clearly below the demonstrations', and then the exit code is 1. Ids whose task has no
+demonstrations are left out."""
+
+_NUMBERS = ("vocabulary", "prompt", "budget", "random", "demonstration", "top", "threshold", "level")
+_LONG = ("threshold", "task", "level", "reward", "payout", "held-out")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Runs the command line.
 
     Args:
-        arguments: What was typed behind the program's name; None reads it from the process.
+        arguments: The words behind the program's name; None reads them from the process.
 
     Returns:
-        The exit code: 0, or 1 where a check failed or a reward raised.
+        The exit code: 0, or 1 if a check failed or a reward raised.
 
     Raises:
-        SystemExit: With code 2 where the arguments are wrong, and 0 after --help.
+        SystemExit: With code 2 if the arguments are wrong, and 0 after --help.
     """
     parser = _parser()
     given = parser.parse_args(arguments)
@@ -71,14 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     play = commands.add_parser("play", help="write a response yourself", description=_PLAY)
     _add_id(play)
     play.add_argument(
-        "text", nargs="*", metavar="TEXT", help="the response, or one for each turn. Default: it is asked for"
+        "text", nargs="*", metavar="TEXT", help="the response, or one for each turn. Default: you are asked for it"
     )
     play.add_argument("--reward", help="a reward's name, or JSON. Default: the environment's own")
     play.add_argument("--payout", help="""a payout's name, or JSON: '{"every": 8}'. Default: the environment's own""")
     play.add_argument("--max-new-tokens", type=int, help="tokens an episode may write. Default: the environment's own")
     play.add_argument("--split", default="train", help="train, validation, test or shifted. Default: %(default)s")
-    play.add_argument("--example", type=int, help="which example, by its place in the split. Default: a drawn one")
-    play.add_argument("--seed", type=int, help="what the example is drawn with. Default: a new one each time")
+    play.add_argument("--example", type=int, help="the example's index in the split. Default: one is drawn")
+    play.add_argument("--seed", type=int, help="seed of the draw. Default: a new one each time")
     play.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: %(default)s")
     play.set_defaults(run=_play)
     check = commands.add_parser("check", help="hold an environment to its contract", description=_CHECK)
@@ -100,12 +102,8 @@ def _list(given: argparse.Namespace) -> int:
     rows = [{name: _shown(value) for name, value in overview(env_id).items()} for env_id in list_envs()]
     names = [name for name in rows[0] if given.long or name not in _LONG]
     table = [tuple(names), *(tuple(row[name] for name in names) for row in rows)]
-    _print_table(table, right=[place for place, name in enumerate(names) if name in _NUMBERS])
+    _print_table(table, right=[column for column, name in enumerate(names) if name in _NUMBERS])
     return 0
-
-
-_NUMBERS = ("vocabulary", "prompt", "budget", "random", "demonstration", "top", "threshold", "level")
-_LONG = ("threshold", "task", "level", "reward", "payout", "held-out")
 
 
 def _play(given: argparse.Namespace) -> int:
@@ -114,41 +112,41 @@ def _play(given: argparse.Namespace) -> int:
         value = getattr(given, name)
         if value is not None:
             settings[name] = _name_or_json(name, value) if isinstance(value, str) else value
-    base = made(given.id, **settings)
+    base = make_env(given.id, **settings)
     env = TextAction(base)
     options = None if given.example is None else {"example": given.example}
     env.reset(seed=given.seed, options=options)
     color = given.color == "always" or (
         given.color == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     )
-    turns, asked = iter(given.text), not given.text
+    turns, is_interactive = iter(given.text), not given.text
     total, terminated = 0.0, False
     while not terminated:
         text = next(turns, None)
         if text is None:
-            text = _ask(base, color) if asked else ""
-        before = base._lanes.response_length[0]
+            text = _ask(base, color) if is_interactive else ""
+        before = base.lanes.response_length[0]
         _, reward, terminated, _, info = env.step(text)
         total += reward
         _warn_of_losses(base, text, int(info["response_length"] - before))
-    shown = segments(base._lanes, 0)
-    print(render.ansi(shown, color=color))
-    paid = [part for part in shown if part.reward]
+    segments = render.lane_segments(base.lanes, 0)
+    print(render.ansi(segments, color=color))
+    paid = [segment for segment in segments if segment.reward]
     if paid:
-        print("\npaid:  " + "  ".join(f"{_token_text(part)} {part.reward:+.3g}" for part in paid))
+        print("\npaid:  " + "  ".join(f"{_token_text(segment)} {segment.reward:+.3g}" for segment in paid))
     score = info["score"]
     print(f"\nreturn {total:+.4g}   score {score:.4g} ({base.setting.reward.name})   "
           f"tokens {info['response_length']} of {base.setting.max_new_tokens}")  # fmt: skip
     return 0
 
 
-def _token_text(part: render.Segment) -> str:
-    return "<special>" if part.special else repr(part.text)
+def _token_text(segment: render.Segment) -> str:
+    return "<special>" if segment.special else repr(segment.text)
 
 
 def _ask(env: TextGenEnv, color: bool) -> str:
-    """The person's text. The end of the input is an empty one."""
-    print(render.ansi(segments(env._lanes, 0), color=color))
+    """Asks the person for a text. The end of the input counts as an empty one."""
+    print(render.ansi(render.lane_segments(env.lanes, 0), color=color))
     try:
         return input("> ")
     except EOFError:
@@ -157,7 +155,7 @@ def _ask(env: TextGenEnv, color: bool) -> str:
 
 
 def _warn_of_losses(env: TextGenEnv, text: str, written: int) -> None:
-    """Say what of a text did not become part of the response."""
+    """Warns of the parts of a text that did not become part of the response."""
     ids = response_encoder(env.tokenizer)(text)
     if decode(env.tokenizer, ids) != text:
         print(f"The tokenizer cannot write this; it wrote {decode(env.tokenizer, ids)!r}", file=sys.stderr)
@@ -167,10 +165,10 @@ def _warn_of_losses(env: TextGenEnv, text: str, written: int) -> None:
 
 
 def _check(given: argparse.Namespace) -> int:
-    setting: Setting = made(given.id).setting
+    setting: Setting = make_env(given.id).setting
     examples = setting.pool.examples[:4]
     checks: list[tuple[str, Callable[[], None]]] = [
-        ("check_env", lambda: check_env(made(given.id), skip_render_check=True)),
+        ("check_env", lambda: check_env(make_env(given.id), skip_render_check=True)),
         ("check_reward", lambda: check_reward(setting.reward, setting.tokenizer, examples)),
         ("check_task", lambda: check_task(setting.task, setting.tokenizer, setting.reward)),
         ("check_vector_env", lambda: check_vector_env(given.id)),
@@ -184,18 +182,18 @@ def _canaries(given: argparse.Namespace) -> int:
     rows: list[tuple[str, ...]] = [("id", "reward", "demonstration", *CANARIES)]
     alive: list[str] = []
     for env_id in given.ids or list_envs():
-        setting = made(env_id, **({} if reward is None else {"reward": reward})).setting
+        setting = make_env(env_id, **({} if reward is None else {"reward": reward})).setting
         try:
-            found = canary_scores(setting.task, setting.reward, num_examples=given.examples)
+            result = canary_scores(setting.task, setting.reward, num_examples=given.examples)
         except ValueError as error:
             print(f"{env_id}: {error}", file=sys.stderr)
             continue
         cells = [
-            "-" if name not in found.scores else f"{found.scores[name]:.3f}{'!' if name in found.alive else ' '}"
+            "-" if name not in result.scores else f"{result.scores[name]:.3f}{'!' if name in result.alive else ' '}"
             for name in CANARIES
         ]
-        rows.append((env_id, found.reward, f"{found.demonstration:.3f} ", *cells))
-        alive += [f"{env_id}, {name}: {found.responses[name]!r}" for name in found.alive]
+        rows.append((env_id, result.reward, f"{result.demonstration:.3f} ", *cells))
+        alive += [f"{env_id}, {name}: {result.responses[name]!r}" for name in result.alive]
     _print_table(rows, right=range(2, len(rows[0])))
     if alive:
         print("\nNot clearly below the demonstrations:\n  " + "\n  ".join(alive))
@@ -203,18 +201,18 @@ def _canaries(given: argparse.Namespace) -> int:
 
 
 def _print_table(rows: Sequence[tuple[str, ...]], right: Container[int]) -> None:
-    """Columns as wide as their widest cell; those in `right` end at their right."""
+    """Prints columns as wide as their widest cell; those in `right` are flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
-            cell.rjust(width) if place in right else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
 
 
 def _failed(name: str, check: Callable[[], None]) -> bool:
-    """Run one check, say how it went, and whether it failed."""
+    """Runs one check and prints its verdict; returns True if it failed."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -222,7 +220,7 @@ def _failed(name: str, check: Callable[[], None]) -> bool:
             verdict = "holds"
         except ImportError as error:
             verdict = f"skipped: {error}"
-        except Exception as error:  # whatever an environment does, the other checks run, too
+        except Exception as error:  # an environment may raise anything, and the other checks still run
             verdict = f"FAILED: {type(error).__name__}: {error}"
     print(f"{name:<16}  {verdict}")
     for warning in caught:

@@ -1,4 +1,8 @@
-"""Action masks: which tokens are allowed next, and which ones end an episode."""
+"""Action masks and stop sequences: the tokens that are allowed next, and those that end an episode.
+
+`ActionMasks` follows one language (`textenvs.grammars`) a lane and says which tokens may come next; `Stops` finds the
+lanes that have just written a stop sequence.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +15,26 @@ from numpy.typing import NDArray
 from textenvs.grammars import Language
 from textenvs.tokenizer import Tokenizer
 
-_MOST_MASK_BYTES = 1 << 26
+MAX_MASK_BYTES = 1 << 26
+"""The most memory that the masks of all states met so far may take before they are forgotten."""
 
 
 class ActionMasks:
-    """Which tokens may come next, in N lanes.
+    """The tokens that may come next, in N lanes.
 
-    A token may come if the text with it is still the beginning of an allowed text, and tokens can write the rest of
-    one: of "ab" and "ax", "a" begins both, and yet is a dead end where "ab" is a token and neither "b" nor "x" is. EOS
-    may, once the text is an allowed one; other special tokens never. Where nothing else may come (after a token that
-    was not allowed, say), EOS may.
+    A token may come if the text with it still begins an allowed text, and there are tokens to write the rest: "a"
+    begins both "ab" and "ax", and yet is a dead end if "ab" is a token and neither "b" nor "x" is. EOS may come once
+    the text is an allowed one, other special tokens never. Where nothing else may come (after a token that was not
+    allowed, say), EOS may.
 
     Args:
         num_lanes: N.
-        tokenizer: Whose ids are masked.
+        tokenizer: The tokenizer, whose ids are masked.
+        max_bytes: The memory that masks may take. Beyond it, those of states that no lane is in are forgotten.
     """
 
-    def __init__(self, num_lanes: int, tokenizer: Tokenizer) -> None:
+    def __init__(self, num_lanes: int, tokenizer: Tokenizer, max_bytes: int = MAX_MASK_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._pieces = tokenizer.pieces
         self._vocab_size = tokenizer.vocab_size
         self._eos = tokenizer.eos_token_id
@@ -48,20 +55,22 @@ class ActionMasks:
         self._legal = np.zeros((16, self._vocab_size), dtype=np.int8)
 
     def reset(self, lanes: NDArray[np.intp], languages: Sequence[Language | None]) -> None:
-        """Start new, empty texts.
+        """Starts new, empty texts.
 
         Args:
-            lanes: `(k,)` which lanes.
-            languages: What each may say; None allows everything.
+            lanes: `(k,)` the lanes.
+            languages: The texts that each may write; None allows everything.
         """
-        if len(self._keys) * self._vocab_size > _MOST_MASK_BYTES:  # so that a long run's memory stays bounded
+        if len(self._keys) * self._vocab_size > self._max_bytes:
             live = [self._keys[state] for state in self._state.tolist()]
             self._forget()
             self._state[:] = [self._id(*key) for key in live]
-        self._state[lanes] = [self._id(one, None if one is None else one.start) for one in languages]
+        self._state[lanes] = [
+            self._id(language, None if language is None else language.start) for language in languages
+        ]
 
     def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> None:
-        """Append one token to each of some lanes.
+        """Appends one token to each of some lanes.
 
         Args:
             lanes: `(k,)` distinct lanes.
@@ -71,7 +80,7 @@ class ActionMasks:
         self._state[lanes] = [self._edges[key] if key in self._edges else self._discover(key) for key in keys]
 
     def legal(self, lanes: NDArray[np.intp]) -> NDArray[np.int8]:
-        """`(k, vocab_size)` int8 of these lanes `(k,)`: 1 where a token may come next."""
+        """Returns the masks of some lanes `(k,)`: `(k, vocab_size)` int8, 1 where a token may come next."""
         return self._legal[self._state[lanes]]
 
     def _discover(self, key: int) -> int:
@@ -82,7 +91,7 @@ class ActionMasks:
         return self._edges[key]
 
     def _id(self, language: Language | None, state: Any) -> int:
-        """The number of a state. What is legal in it is worked out when it is first met."""
+        """Returns the number of a state. Its mask is worked out when it is first met."""
         key = (language, state)
         if key not in self._ids:
             number = self._ids[key] = len(self._keys)
@@ -101,7 +110,7 @@ class ActionMasks:
         return self._ids[key]
 
     def _moves(self, language: Language, state: Any) -> Iterator[tuple[int, Any]]:
-        """The tokens after which the text still begins an allowed one, each with the state after it."""
+        """Yields the tokens after which the text still begins an allowed one, each with the state after it."""
         for byte, tokens in self._by_first_byte.items():
             begun = language.step(state, byte)
             if begun is not None:
@@ -111,24 +120,25 @@ class ActionMasks:
                         yield token, after
 
     def _can_finish(self, language: Language, state: Any) -> bool:
-        """Whether tokens lead from a state to an allowed text."""
+        """Returns True if tokens lead from a state to an allowed text."""
         known = self._finishable
         if self._spells_all:
             return True
         if (language, state) in known:
             return known[language, state]
+        # A search over states. A way out settles every state on its path; without one, all that were reached are dead.
         came_from: dict[Any, Any] = {state: None}
         waiting = [state]
         while waiting:
-            at = waiting.pop()
-            if language.accepts(at) or known.get((language, at), False):
-                while at is not None:
-                    known[language, at] = True
-                    at = came_from[at]
+            reached = waiting.pop()
+            if language.accepts(reached) or known.get((language, reached), False):
+                while reached is not None:
+                    known[language, reached] = True
+                    reached = came_from[reached]
                 return True
-            for _, after in self._moves(language, at):
+            for _, after in self._moves(language, reached):
                 if after not in came_from and known.get((language, after), True):
-                    came_from[after] = at
+                    came_from[after] = reached
                     waiting.append(after)
         known.update(((language, dead), False) for dead in came_from)
         return False
@@ -143,16 +153,16 @@ def _read(language: Language, state: Any, data: bytes) -> Any:
 
 
 class Stops:
-    """Which of N lanes have just completed a stop sequence.
+    """A watch over N lanes for stop sequences.
 
     Args:
         texts: The stop sequences.
         num_lanes: N.
-        tokenizer: Whose ids are written.
+        tokenizer: The tokenizer, whose ids are written.
 
     Raises:
         ValueError: If there is no stop sequence, or one is empty.
-        TypeError: If one is no string.
+        TypeError: If one is not a string.
     """
 
     def __init__(self, texts: Sequence[str], num_lanes: int, tokenizer: Tokenizer) -> None:
@@ -169,25 +179,26 @@ class Stops:
         self._tails = [b""] * num_lanes  # the end of each text that may turn out to begin a stop sequence
 
     def reset(self, lanes: NDArray[np.intp]) -> None:
-        """Start new, empty texts in these lanes `(k,)`."""
+        """Starts new, empty texts in some lanes `(k,)`."""
         self._begun[lanes] = False
 
     def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Append one token to each of some lanes.
+        """Appends one token to each of some lanes.
 
         Args:
             lanes: `(k,)` distinct lanes.
             tokens: `(k,)` the token that each writes. Special tokens add no text.
 
         Returns:
-            `(k,)` whether this token completed a stop sequence.
+            `(k,)` bool, True where this token completed a stop sequence.
         """
         completed = np.zeros(len(lanes), dtype=np.bool_)
         for row in np.flatnonzero(self._begun[lanes] | self._may_begin[tokens]).tolist():
             lane = int(lanes[row])
             tail = self._tails[lane] if self._begun[lane] else b""
             data = tail + self._pieces[tokens[row]]
-            # A tail may hold a whole stop sequence, of an earlier token: only what ends behind it is completed now.
+            # A tail may hold a whole stop sequence, which an earlier token completed: only one that ends behind the
+            # tail is completed by this token.
             completed[row] = any(data.find(s, max(0, len(tail) + 1 - len(s))) >= 0 for s in self._stops)
             sizes = range(min(len(data), self._longest - 1), 0, -1)
             tails = (data[-size:] for size in sizes)

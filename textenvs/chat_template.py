@@ -1,8 +1,8 @@
-"""Chat templates: how an instruct model wants a conversation written.
+"""Chat templates: the form in which an instruct model reads a conversation.
 
 The templates are Jinja, and those of models from the Hub are other people's programs: they run in Jinja's sandbox, as
-they do in Transformers, whose helpers they may use. One is left out, `strftime_now`: templates that ask for it have a
-fixed date for where there is none, and a prompt must not depend on the day.
+they do in Transformers, whose helpers they may use. One helper is left out, `strftime_now`, since a prompt must not
+depend on the day: templates that ask for it have a fixed date to fall back on.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ TEMPLATE_FILE = "chat_template.jinja"
 
 
 def find_chat_template(folder: Path) -> str | None:
-    """The chat template that lies beside a tokenizer.json.
+    """Finds the chat template that lies beside a tokenizer.json.
 
     Args:
-        folder: Where to look: `chat_template.jinja`, else what `tokenizer_config.json` says.
+        folder: The folder: its `chat_template.jinja` is read, or else its `tokenizer_config.json`.
 
     Returns:
         The template, the one named "default" where there are several, or None.
@@ -29,24 +29,25 @@ def find_chat_template(folder: Path) -> str | None:
     if (folder / TEMPLATE_FILE).is_file():
         return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
     config = folder / "tokenizer_config.json"
-    found = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
-    return as_template(found)
+    return (
+        as_template(json.loads(config.read_text(encoding="utf-8")).get("chat_template")) if config.is_file() else None
+    )
 
 
-def as_template(found: Any) -> str | None:
-    """The one template to use, of what a tokenizer has: a string, or several by name, in a dict or a list.
+def as_template(templates: Any) -> str | None:
+    """Picks the template to use from a tokenizer's `chat_template`.
 
     Args:
-        found: A tokenizer's `chat_template`.
+        templates: A template, or several by name, in a dict or in a list of `{"name": ..., "template": ...}`.
 
     Returns:
-        The template, or None.
+        The template, or the one named "default", or None.
     """
-    if isinstance(found, list):
-        found = {one["name"]: one["template"] for one in found}
-    if isinstance(found, dict):
-        found = found.get("default")
-    return found if isinstance(found, str) else None
+    if isinstance(templates, list):
+        templates = {named["name"]: named["template"] for named in templates}
+    if isinstance(templates, dict):
+        templates = templates.get("default")
+    return templates if isinstance(templates, str) else None
 
 
 def render_chat(
@@ -56,12 +57,12 @@ def render_chat(
     add_generation_prompt: bool = True,
     special_tokens: Mapping[str, str | None],
 ) -> str:
-    """A conversation as its template writes it.
+    """Writes a conversation by its template.
 
     Args:
         template: The Jinja template.
         messages: `{"role": "user" | "assistant" | "system", "content": text}` each.
-        add_generation_prompt: Whether the text ends where the assistant is to speak.
+        add_generation_prompt: If True, the text ends where the assistant is to speak.
         special_tokens: `bos_token`, `eos_token` and `pad_token`.
 
     Returns:
@@ -89,14 +90,14 @@ def _compiled(template: str) -> Any:
     def raise_exception(message: str) -> NoReturn:
         raise ValueError(f"The chat template refuses the conversation: {message}")
 
-    def tojson(value: Any, **how: Any) -> str:
-        return json.dumps(value, **{"ensure_ascii": False, **how})
+    def tojson(value: Any, **options: Any) -> str:
+        return json.dumps(value, **{"ensure_ascii": False, **options})
 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.globals["raise_exception"] = raise_exception
     environment.filters["tojson"] = tojson
-    # Transformers' mark around what the assistant says, which prints nothing.
+    # Transformers' own block around the assistant's words, which Jinja does not know. It prints nothing.
     template = re.sub(r"(\{%-?\s*)generation(\s*-?%\})", r"\1if true\2", template)
     return environment.from_string(re.sub(r"(\{%-?\s*)endgeneration(\s*-?%\})", r"\1endif\2", template))

@@ -1,9 +1,13 @@
-"""One episode behind the Gymnasium API: `TextGenEnv` is one lane (see `lanes.py`)."""
+"""One episode behind the Gymnasium API: `TextGenEnv` is a view of one lane.
+
+Nothing moves here: `textenvs.lanes` takes the step, and this file turns what the user passes into lanes, and what the
+lanes hold into observations and infos.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -12,12 +16,12 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from textenvs import render as views
+from textenvs import render
 from textenvs.arguments import names_arguments
-from textenvs.lanes import Lanes, render_lane, segments
+from textenvs.lanes import Lanes
 from textenvs.rewards.base import PartScores
 from textenvs.seeding import seeds_of
-from textenvs.setting import RENDER_MODES, Setting
+from textenvs.setting import RENDER_MODES, EnvArguments, Setting
 from textenvs.tasks import Example, Task
 from textenvs.tasks.curriculum import Curriculum
 from textenvs.tokenizer import Tokenizer
@@ -25,7 +29,46 @@ from textenvs.tokenizer import Tokenizer
 Observation = dict[str, NDArray[Any]]
 
 
-class TextGenEnv(gym.Env[Observation, Any]):
+class HasSetting:
+    """The part that one lane and many have in common: what follows from their setting.
+
+    Attributes:
+        setting: The task, tokenizer, reward and numbers that the environment was made of.
+        lanes: The lanes that hold its episodes.
+    """
+
+    setting: Setting
+    lanes: Lanes
+
+    @property
+    def task(self) -> Task:
+        """The task that the examples come from."""
+        return self.setting.task
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, whose ids are the actions."""
+        return self.setting.tokenizer
+
+    @property
+    def curriculum(self) -> Curriculum | None:
+        """The choice of examples by level, or None where there is no curriculum."""
+        return self.setting.curriculum
+
+    def update_reward(self, *, progress: float | None = None, scores: PartScores | None = None) -> None:
+        """Moves a reward that changes over a training run: schedules, normalisers, constraints.
+
+        Episodes under way are paid as they began; the next ones, anew. A training loop calls this between its updates.
+
+        Args:
+            progress: The share of the training that is over, from 0 to 1.
+            scores: The `(episodes,)` final scores of each part, over episodes that ended. The keys are those of the
+                infos without `score/`.
+        """
+        self.setting.reward.update(progress=progress, scores=scores)
+
+
+class TextGenEnv(HasSetting, gym.Env[Observation, Any]):
     """Text generation as a token-level Markov decision process.
 
     - **State**: the prompt's tokens and the response's so far.
@@ -35,33 +78,34 @@ class TextGenEnv(gym.Env[Observation, Any]):
     - **Reward**: the score of the growing response, paid as the payout says; a Python float.
     - **End**: `terminated` at EOS or when `max_new_tokens` are spent. `truncated` is always False.
       In a task of several turns, EOS ends a turn, and what the task replies joins the observation.
-    - **Info**: always `score` (as far as the payout has asked for it), `response_length`, `example`, `is_success` where
-      a score is known from which an episode is one (see `success_at`), `score/NAME` for each part of a combined reward,
-      and `action_mask` where one was asked for.
+    - **Info**: always `score` (as far as the payout has asked for it), `response_length` and `example`; `is_success` if
+      a score of success is known (`success_at`), `score/NAME` for each part of a combined reward, and `action_mask` if
+      one was asked for.
 
     Args:
         task: A registered name, `{name: {argument: value}}`, or a `Task`.
-        reward: What `textenvs.make_reward` takes; None is the task's own.
+        reward: Anything that `textenvs.make_reward` takes; None is the task's own.
         payout: "immediate", "sparse", "word", "sentence", `{"every": k}`, `{"delayed": k}` or
             `{"shaped": {"gamma": g}}`.
-        tokenizer: What `textenvs.make_tokenizer` takes; None is the task's own.
+        tokenizer: Anything that `textenvs.make_tokenizer` takes; None is the task's own.
         max_new_tokens: The budget of an episode, in tokens; None is the task's own.
         split: "train", "validation", "test", or "shifted" where the task has that split.
-        max_prompt_length: Cut prompts to this many tokens; None is the task's own, which may be no cut.
-        truncation_side: Which end a cut takes away, "left" or "right"; None is the task's own.
-        min_new_tokens: How many tokens a response has before EOS or a stop sequence ends it. An EOS that comes earlier
+        max_prompt_length: The number of tokens to cut prompts to; None is the task's own, which may be no cut.
+        truncation_side: The end that a cut takes away, "left" or "right"; None is the task's own.
+        min_new_tokens: The number of tokens that a response has before EOS or a stop sequence ends it. An earlier EOS
             is written like any other special token (and masked, see `action_mask`).
         stop: A text, or several: the token that completes one in the response ends the episode. It stays in the text.
-        action_mask: What the agent may say, as a list of texts, `{"regex": pattern}` (see `textenvs.automata.Regex`) or
-            "task", what the task allows. Infos then have `action_mask`, `(vocab_size,)` int8, 1 where a token may come
-            next. The environment takes the others, too: then nothing but EOS is left. With `min_new_tokens` and
-            without this, the mask is there and forbids EOS alone.
-        chat_template: Whether prompts (and replies) go through the chat template of the tokenizer, which must have one.
+        action_mask: The texts that the agent is held to: a list of them, `{"regex": pattern}` (see
+            `textenvs.grammars.Regex`), or "task" for those that the task allows. Infos then have `action_mask`,
+            `(vocab_size,)` int8, 1 where a token may come next. The environment takes the other tokens, too, and after
+            one of them nothing but EOS is left. With `min_new_tokens` and without this argument, the mask forbids EOS
+            alone.
+        chat_template: If True, prompts (and replies) go through the tokenizer's chat template; it must have one.
         curriculum: Examples of all levels of the task, harder as the success rate rises: True, or some settings of
-            `textenvs.curriculum.CurriculumConfig`. It chooses on the train split; other splits have all levels. None:
-            the task's own level.
-        success_at: The score from which an ended episode is a success. None: the task's own, where the reward is its
-            own; with another reward, no score is, and infos have no `is_success`.
+            `textenvs.tasks.curriculum.CurriculumConfig`. It chooses on the train split; other splits have all levels.
+            None: the task's own level.
+        success_at: The score from which an ended episode is a success. None: the task's own, if the reward is its own;
+            with another reward, infos have no `is_success`.
         render_mode: None, "ansi", "human" or "rgb_array".
 
     Raises:
@@ -98,7 +142,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
         success_at: float | None = None,
         render_mode: str | None = None,
     ) -> None:
-        setting = Setting.resolve(
+        arguments = EnvArguments(
             task=task,
             reward=reward,
             payout=payout,
@@ -115,74 +159,59 @@ class TextGenEnv(gym.Env[Observation, Any]):
             success_at=success_at,
             render_mode=render_mode,
         )
-        self._show(setting, setting.lanes(1), 0)
+        setting = arguments.resolve()
+        self._attach(setting, setting.lanes(1), 0)
 
     @classmethod
     def of_lane(cls, setting: Setting, lanes: Lanes, lane: int) -> TextGenEnv:
-        """One of many lanes, as an environment of its own: what `TextGenVectorEnv.call` calls.
+        """Makes one of many lanes look like an environment of its own, for `TextGenVectorEnv.call`.
 
         Args:
-            setting: What the lanes were made of.
+            setting: The setting that the lanes were made of.
             lanes: The lanes.
-            lane: Which one.
+            lane: The number of the lane.
 
         Returns:
             An environment that moves when the lane does, and moves the lane when it is stepped or reset.
         """
         env = cls.__new__(cls)
-        env._show(setting, lanes, lane)
+        env._attach(setting, lanes, lane)
         return env
 
-    def _show(self, setting: Setting, lanes: Lanes, lane: int) -> None:
+    def _attach(self, setting: Setting, lanes: Lanes, lane: int) -> None:
         self.setting = setting
         self.render_mode = setting.render_mode
         self.observation_space = setting.observation_space()
         self.action_space = setting.action_space()
-        self._lanes = lanes
+        self.lanes = lanes
         self._lane = lane
         self._rows = np.array([lane])
         self._largest_reward = 0.0
 
     @property
-    def task(self) -> Task:
-        """Where the examples come from."""
-        return self.setting.task
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Whose ids are the actions."""
-        return self.setting.tokenizer
-
-    @property
-    def curriculum(self) -> Curriculum | None:
-        """Which examples are drawn at present, where there is a curriculum."""
-        return self.setting.curriculum
-
-    @property
     def example(self) -> Example:
-        """The example of this episode, as a copy: environments of a task share its examples.
+        """A copy of this episode's example: environments of a task share its examples, and nobody may change them.
 
-        What is changed in it changes nothing. An episode about another example begins with
-        `reset(options={"example": ...})`.
+        An episode about another example begins with `reset(options={"example": ...})`.
         """
         self._check_begun()
-        return deepcopy(self._lanes.example(self._lane))
+        return deepcopy(self.lanes.example(self._lane))
 
     @property
     def response(self) -> str:
-        """What the agent has written in this episode, as the reward reads it."""
+        """The agent's text in this episode so far, as the reward reads it."""
         self._check_begun()
-        return self._lanes.response(self._lane)
+        return self.lanes.response(self._lane)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode.
+        """Begins an episode.
 
         Args:
-            seed: Decides every episode from here on; None goes on in the present stream.
-            options: `{"example": index}` names the example by its place in the split; `{"example": Example(...)}` gives
-                one that need not be in any, whose place in the info is then -1.
+            seed: The seed of every episode from here on; None goes on in the present stream.
+            options: `{"example": index}` names an example of the split; `{"example": Example(...)}` gives one that need
+                not be in any, whose index in the info is then -1.
 
         Returns:
             The observation (the prompt) and the info.
@@ -191,16 +220,16 @@ class TextGenEnv(gym.Env[Observation, Any]):
             ValueError: If an option is unknown, the example is not in the split or its prompt is too long.
         """
         super().reset(seed=seed)
-        if seed is not None or not self._lanes.begun[self._lane]:
-            self._lanes.seed(self._rows, seeds_of(self.np_random_seed, 1))
-        self._lanes.reset(self._rows, chosen_examples(options, self._lanes, 1))
+        if seed is not None or not self.lanes.begun[self._lane]:
+            self.lanes.seed(self._rows, seeds_of(self.np_random_seed, 1))
+        self.lanes.reset(self._rows, chosen_examples(options, self.lanes, 1))
         self._largest_reward = 0.0
         if self.render_mode == "human":
-            print(views.ansi(segments(self._lanes, self._lane)), end="", flush=True)
+            print(render.ansi(render.lane_segments(self.lanes, self._lane)), end="", flush=True)
         return self._observation(), self._info()
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Write one token.
+        """Writes one token.
 
         Args:
             action: A token id.
@@ -210,12 +239,12 @@ class TextGenEnv(gym.Env[Observation, Any]):
 
         Raises:
             ResetNeeded: If no episode runs.
-            ValueError: If the action is no token id.
+            ValueError: If the action is not a token id.
             TypeError: If the action is not a whole number.
             RewardError: If the reward fails.
         """
         self._check_begun()
-        lanes, lane = self._lanes, self._lane
+        lanes, lane = self.lanes, self._lane
         if lanes.terminated.item(lane):
             raise ResetNeeded("This episode is over: call env.reset() before the next env.step().")
         try:
@@ -227,24 +256,13 @@ class TextGenEnv(gym.Env[Observation, Any]):
         terminated = lanes.terminated.item(lane)
         if self.render_mode == "human":
             self._largest_reward = max(self._largest_reward, abs(reward))
-            latest = segments(lanes, lane)[context - lanes.context_length.item(lane) - 1 :]  # the token, and a reply
-            print(views.ansi(latest, scale=self._largest_reward or None), end="\n" if terminated else "", flush=True)
+            # The token, and the task's reply behind it, if there is one: as many tokens as the context has grown.
+            latest = render.lane_segments(lanes, lane)[context - lanes.context_length.item(lane) - 1 :]
+            print(render.ansi(latest, scale=self._largest_reward or None), end="\n" if terminated else "", flush=True)
         return self._observation(), reward, terminated, False, self._info()
 
-    def update_reward(self, *, progress: float | None = None, scores: PartScores | None = None) -> None:
-        """Move a reward that changes over a training run: schedules, normalisers, constraints.
-
-        Episodes under way are paid as they began; the next ones, anew. A training loop calls this between its updates.
-
-        Args:
-            progress: How much of the training is over, from 0 to 1.
-            scores: Part to the `(episodes,)` final scores of episodes that ended: infos' `score/NAME` without
-                `score/`.
-        """
-        self.setting.reward.update(progress=progress, scores=scores)
-
     def render(self) -> Any:
-        """The episode so far.
+        """Renders the episode so far.
 
         Returns:
             A string ("ansi"), a `(height, width, 3)` uint8 picture ("rgb_array") or None ("human", which prints by
@@ -259,27 +277,27 @@ class TextGenEnv(gym.Env[Observation, Any]):
         self._check_begun()
         if self.render_mode == "human":
             return None
-        return render_lane(self._lanes, self._lane, self.render_mode, self.task.name)
+        return render.render_lane(self.lanes, self._lane, self.render_mode, self.task.name)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Which tokens may come next, as sb3-contrib's MaskablePPO asks for it.
+        """Returns the tokens that may come next, under the name that sb3-contrib's MaskablePPO calls.
 
         Returns:
-            `(vocab_size,)` bool; all True where nothing was masked.
+            `(vocab_size,)` bool; all True if the environment has no mask.
 
         Raises:
             ResetNeeded: If no episode has begun.
         """
         self._check_begun()
-        masks = self._lanes.action_masks(self._rows)
+        masks = self.lanes.action_masks(self._rows)
         return np.ones(self.tokenizer.vocab_size, dtype=np.bool_) if masks is None else masks[0] == 1
 
     def _check_begun(self) -> None:
-        if not self._lanes.begun.item(self._lane):
+        if not self.lanes.begun.item(self._lane):
             raise ResetNeeded("No episode has begun: call env.reset() first.")
 
     def _observation(self) -> Observation:
-        lanes, lane = self._lanes, self._lane
+        lanes, lane = self.lanes, self._lane
         return {
             "input_ids": lanes.input_ids[lane].copy(),
             "attention_mask": lanes.attention_mask[lane].copy(),
@@ -287,7 +305,7 @@ class TextGenEnv(gym.Env[Observation, Any]):
         }
 
     def _info(self) -> dict[str, Any]:
-        lanes, lane = self._lanes, self._lane
+        lanes, lane = self.lanes, self._lane
         info: dict[str, Any] = {
             "score": lanes.score.item(lane),
             "response_length": lanes.response_length.item(lane),
@@ -307,15 +325,15 @@ class TextGenEnv(gym.Env[Observation, Any]):
 def chosen_examples(
     options: dict[str, Any] | None, lanes: Lanes, count: int
 ) -> NDArray[np.int64] | list[Example] | None:
-    """The examples that a reset's options name or give.
+    """Reads the examples from a reset's options.
 
     Args:
         options: `{"example": index}`, `{"example": Example(...)}` or a list of either, or None.
-        lanes: Whose pool the indices are of.
-        count: How many lanes are reset.
+        lanes: The lanes, whose pool the indices are of.
+        count: The number of lanes that are reset.
 
     Returns:
-        `(count,)` places in the pool, or as many examples, or None where the options name none.
+        `(count,)` indices into the pool, or as many examples, or None if the options name none.
 
     Raises:
         ValueError: If an option is unknown, an index is outside the pool, or there is not one for each lane.
@@ -328,13 +346,17 @@ def chosen_examples(
     given = options["example"]
     if isinstance(given, Example):
         return [given] * count
-    if isinstance(given, (list, tuple)) and len(given) == count and all(isinstance(one, Example) for one in given):
+    if isinstance(given, (list, tuple)) and len(given) == count and _are_examples(given):
         return list(given)
-    chosen = np.asarray(given)
-    if chosen.dtype.kind not in "iu" or chosen.shape not in ((), (count,)):
+    indices = np.asarray(given)
+    if indices.dtype.kind not in "iu" or indices.shape not in ((), (count,)):
         raise ValueError(
             f"Expected options['example'] to be one index, one Example, or {count} of either, got {given!r}"
         )
-    if chosen.min() < 0 or chosen.max() >= len(lanes.pool):
+    if indices.min() < 0 or indices.max() >= len(lanes.pool):
         raise ValueError(f"Expected options['example'] from 0 to {len(lanes.pool) - 1}, got {given!r}")
-    return np.broadcast_to(chosen.astype(np.int64), (count,))
+    return np.broadcast_to(indices.astype(np.int64), (count,))
+
+
+def _are_examples(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, Example) for value in values)

@@ -1,6 +1,7 @@
-"""What an episode is about. In a file of its own, since tasks make examples and rewards read them.
+"""The subject of an episode: `Example`.
 
-Tasks build on rewards, never the other way round: a reward imports this file, and no task.
+It has a file of its own, since tasks make examples and rewards read them. Tasks build on rewards, never the other way
+round: a reward imports this file, and no task.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One thing to write about: where every episode starts.
+    """A thing to write about. Every episode starts from one.
 
     Attributes:
-        prompt: The text that the policy continues. May be empty: the environment then starts from BOS.
-        references: Texts that a good response resembles. Several are allowed, none is too.
-        metadata: Whatever a reward needs to know beyond the texts (the wanted mood, a label, a budget). JSON values.
+        prompt: The text that the policy continues. It may be empty: the environment then starts from BOS.
+        references: Texts that a good response resembles: any number of them, or none.
+        metadata: All else that a reward needs to know (the wanted mood, a label, a budget), in JSON values.
     """
 
     prompt: str

@@ -1,8 +1,8 @@
-"""What a response may say and where it stops: sets of texts, read byte by byte, for N lanes.
+"""Sets of texts that a response may be held to, read byte by byte.
 
-A `Language` is a set of texts: a list of choices, or all that a regular expression matches. `ActionMasks` follows one
-language a lane and says which tokens may come next; `Stops` says which lanes have just written a stop sequence. Both
-work on bytes, since a token may end inside a character, and any way to cut a text into tokens is as good as another.
+A `Language` is a set of texts: a list of choices, or all that a regular expression matches. It is read in bytes, since
+a token may end inside a character, and any way to cut a text into tokens is as good as another.
+`textenvs.action_masks` makes masks over tokens of it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Ranges = list[tuple[int, int]]
 
 
 _Term = tuple[Any, ...]
-"""A sequence of items of a regular expression: sets of bytes, as the bits of an int, and repetitions of a choice of
-terms, as (terms, least, most), where most is None for no end."""
+"""A sequence of items of a regular expression. An item is a set of bytes, as the bits of an int, or a repetition of a
+choice of terms, as (terms, least, most), where None is no limit."""
 
 
 _LAST_CHARACTER = 0x10FFFF
@@ -44,26 +44,26 @@ _QUANTIFIER = re.compile(r"([*+?])|\{(?!\})(\d*)(?:(,)(\d*))?\}")
 
 
 class Language(ABC):
-    """A set of texts. A state is what has to be remembered of the bytes read so far."""
+    """A set of texts. A state holds all that matters of the bytes read so far."""
 
     start: Hashable
     """The state before the first byte."""
 
     @abstractmethod
     def step(self, state: Any, byte: int) -> Any:
-        """Read one byte.
+        """Reads one byte.
 
         Args:
             state: The state before it.
             byte: From 0 to 255.
 
         Returns:
-            The state after it, or None where no text of the language begins so.
+            The state after it, or None if no text of the language begins so.
         """
 
     @abstractmethod
     def accepts(self, state: Any) -> bool:
-        """Whether what was read is a text of the language, and not merely the beginning of one."""
+        """Returns True if the bytes read so far are a whole text of the language."""
 
 
 class Choices(Language):
@@ -79,24 +79,24 @@ class Choices(Language):
         self._texts = sorted({text.encode() for text in texts})
 
     def step(self, state: bytes, byte: int) -> bytes | None:
-        """See `Language.step`."""
+        """Adds one byte, if some text still begins so."""
         state += bytes([byte])
         return state if self._first_from(state).startswith(state) else None
 
     def accepts(self, state: bytes) -> bool:
-        """See `Language.accepts`."""
+        """Returns True if the bytes are one of the texts."""
         return state in self._texts if not state else self._first_from(state) == state
 
     def _first_from(self, state: bytes) -> bytes:
-        place = bisect_left(self._texts, state)
-        return self._texts[place] if place < len(self._texts) else b""
+        index = bisect_left(self._texts, state)
+        return self._texts[index] if index < len(self._texts) else b""
 
 
 class Regex(Language):
     r"""All texts that a regular expression matches whole, as `re.fullmatch` with `re.ASCII` does.
 
-    A state is the set of all that may still follow, found by differentiating the expression by each byte as it comes.
-    Nothing is compiled ahead, and a beginning that leads nowhere is known at once.
+    A state is the set of terms that may still follow. The expression is differentiated by each byte as it comes, so
+    nothing is compiled ahead, and a beginning that leads nowhere is known at once.
 
     Supported: characters, `.`, `[...]`, `\d \w \s` and their opposites, `( )`, `(?: )`, `|`, `* + ? {m,n}`, and `^` and
     `$` around it all.
@@ -105,8 +105,8 @@ class Regex(Language):
         pattern: The expression.
 
     Raises:
-        ValueError: If it is no regular expression, or uses what is not supported (look-around, back-references,
-            anchors inside, flags).
+        ValueError: If the pattern is not a regular expression, or uses a part that is not supported (look-around,
+            back-references, anchors inside, flags).
 
     Source: Antimirov (1996), Partial derivatives of regular expressions and finite automaton constructions.
     """
@@ -117,15 +117,15 @@ class Regex(Language):
         self.start = frozenset(_Parser(pattern).parse())
 
     def step(self, state: frozenset[_Term], byte: int) -> frozenset[_Term] | None:
-        """See `Language.step`."""
+        """Differentiates the terms that may follow by one byte."""
         return _derive(state, byte)
 
     def accepts(self, state: frozenset[_Term]) -> bool:
-        """See `Language.accepts`."""
-        return any(_may_be_empty(term) for term in state)
+        """Returns True if nothing more has to follow."""
+        return any(_can_be_empty(term) for term in state)
 
     def remaining(self, state: frozenset[_Term]) -> float:
-        """How many bytes the shortest way from a state to a whole text takes, infinity where there is none."""
+        """Counts the bytes of the shortest way from a state to a whole text; infinity if there is none."""
         return _fewest_bytes(state)
 
 
@@ -140,13 +140,13 @@ def _regex(pattern: str) -> Language:
 
 
 def make_language(allowed: Any) -> Language:
-    """A language from what a user writes.
+    """Makes a language from a user's list of texts or regular expression.
 
     Args:
         allowed: A list of texts, or `{"regex": pattern}`.
 
     Returns:
-        The language; the same one for the same texts or pattern, so that what was worked out for it is kept.
+        The language; the same object for the same texts or pattern, so that masks worked out for it are kept.
 
     Raises:
         ValueError: If the list is empty, or the regular expression is wrong or not supported.
@@ -166,7 +166,7 @@ def make_language(allowed: Any) -> Language:
 
 @lru_cache(maxsize=1 << 16)
 def _fewest_bytes(terms: Iterable[_Term]) -> float:
-    """Of all texts of a choice of terms, the length of the shortest."""
+    """Returns the length of the shortest text of a choice of terms."""
     return min((sum(map(_fewest_bytes_of_item, term)) for term in terms), default=math.inf)
 
 
@@ -177,24 +177,24 @@ def _fewest_bytes_of_item(item: Any) -> float:
     return least * _fewest_bytes(terms) if least else 0
 
 
-def _may_be_empty(term: _Term) -> bool:
-    return all(not isinstance(item, int) and _item_may_be_empty(item) for item in term)
+def _can_be_empty(term: _Term) -> bool:
+    return all(not isinstance(item, int) and _item_can_be_empty(item) for item in term)
 
 
-def _item_may_be_empty(item: tuple[tuple[_Term, ...], int, int | None]) -> bool:
+def _item_can_be_empty(item: tuple[tuple[_Term, ...], int, int | None]) -> bool:
     terms, least, _ = item
-    return least == 0 or any(_may_be_empty(term) for term in terms)
+    return least == 0 or any(_can_be_empty(term) for term in terms)
 
 
 @lru_cache(maxsize=1 << 16)
 def _derive(terms: frozenset[_Term], byte: int) -> frozenset[_Term] | None:
-    """All that may follow a byte, or None where nothing may."""
+    """Returns the terms that may follow a byte, or None if none may."""
     return frozenset(after for term in terms for after in _derive_term(term, byte)) or None
 
 
 def _derive_term(term: _Term, byte: int) -> Iterator[_Term]:
-    for place, item in enumerate(term):
-        rest = term[place + 1 :]
+    for position, item in enumerate(term):
+        rest = term[position + 1 :]
         if isinstance(item, int):
             if item >> byte & 1:
                 yield rest
@@ -204,17 +204,22 @@ def _derive_term(term: _Term, byte: int) -> Iterator[_Term]:
         for inner in terms:
             for after in _derive_term(inner, byte):
                 yield after + again + rest
-        if not _item_may_be_empty(item):
+        if not _item_can_be_empty(item):
             return
 
 
 class _Parser:
+    """A recursive-descent parser of the supported part of `re`'s syntax.
+
+    Python's own compiler has approved the pattern before, so that brackets match and escapes are complete.
+    """
+
     def __init__(self, pattern: str) -> None:
         try:
             re.compile(pattern)
         except re.error as error:
             raise ValueError(f"Expected a regular expression, got {pattern!r}: {error}") from error
-        self._whole = pattern
+        self._pattern = pattern
         self._text = pattern.removeprefix("^")
         if self._text.endswith("$") and (len(self._text) - len(self._text[:-1].rstrip("\\"))) % 2:
             self._text = self._text[:-1]
@@ -226,13 +231,13 @@ class _Parser:
             terms.append(self._sequence())
         return tuple(terms)
 
-    def _fail(self, what: str) -> NoReturn:
-        raise ValueError(f"Expected a regular expression without {what}, got {self._whole!r}")
+    def _fail(self, feature: str) -> NoReturn:
+        raise ValueError(f"Expected a regular expression without {feature}, got {self._pattern!r}")
 
     def _take(self, text: str) -> bool:
-        found = self._text.startswith(text, self._at)
-        self._at += len(text) if found else 0
-        return found
+        is_next = self._text.startswith(text, self._at)
+        self._at += len(text) if is_next else 0
+        return is_next
 
     def _next(self) -> str:
         self._at += 1
@@ -261,14 +266,14 @@ class _Parser:
         return _utf8_terms(self._escape() if character == "\\" else [(ord(character), ord(character))])
 
     def _repeated(self, terms: tuple[_Term, ...]) -> _Term:
-        found = _QUANTIFIER.match(self._text, self._at)
-        if found is None:
+        quantifier = _QUANTIFIER.match(self._text, self._at)
+        if quantifier is None:
             return terms[0] if len(terms) == 1 else ((terms, 1, 1),)
-        self._at = found.end()
+        self._at = quantifier.end()
         if self._take("+"):
             self._fail("possessive quantifiers")
-        self._take("?")  # a lazy quantifier matches other parts first, and no other texts
-        sign, low, comma, high = found.groups()
+        self._take("?")  # a lazy quantifier matches the same texts, in another order
+        sign, low, comma, high = quantifier.groups()
         least, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(sign, (int(low or 0), None))
         if not sign:
             most = least if not comma else int(high) if high else None
@@ -309,7 +314,7 @@ class _Parser:
 
 
 def _others(ranges: Ranges) -> Ranges:
-    """All characters that are not in these ranges."""
+    """Returns the characters that are not in these ranges."""
     others, begin = [], 0
     for first, last in sorted(ranges):
         if first > begin:
@@ -319,7 +324,7 @@ def _others(ranges: Ranges) -> Ranges:
 
 
 def _utf8_terms(ranges: Ranges) -> tuple[_Term, ...]:
-    """Characters as sequences of sets of bytes."""
+    """Writes characters as sequences of sets of bytes."""
     ascii_bytes, terms = 0, []
     for first, last in ranges:
         for low, high in _utf8_ranges(first, last):
@@ -332,7 +337,7 @@ def _utf8_terms(ranges: Ranges) -> tuple[_Term, ...]:
 
 
 def _utf8_ranges(first: int, last: int) -> Iterator[tuple[bytes, bytes]]:
-    """Cut a range of characters so that each part is a range in each byte by itself: (lowest, highest) bytes."""
+    """Cuts a range of characters so that each part is a range in each byte by itself: (lowest, highest) bytes."""
     if first > last:
         return
     for border in (0x7F, 0x7FF, 0xD7FF, 0xFFFF):  # where another length begins, and before the surrogates

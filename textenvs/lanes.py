@@ -2,10 +2,13 @@
 
 A lane is one of N parallel episodes. Its text lies in one row of `input_ids`: the prompt, then the response, then
 padding. A step writes one token at `length`, ends the lanes that wrote EOS or spent their budget, and asks the
-reward's scorer and the payout what that was worth. `TextGenEnv` is one lane, `TextGenVectorEnv` is N of them.
+reward's scorer and the payout for the token's reward. `TextGenEnv` is one lane, `TextGenVectorEnv` is N of them.
 
 In a task of several turns, EOS ends a turn: the task's reply is written behind it, and the agent goes on. The agent's
 text, which the reward scores, then has a newline for each EOS.
+
+Around this file: `textenvs.pool` holds the examples, `textenvs.seeding` the random bits that pick one, and
+`textenvs.action_masks` knows the tokens that are allowed. None of them changes an episode.
 """
 
 from __future__ import annotations
@@ -17,20 +20,19 @@ from typing import Any, NoReturn, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs import render as views
 from textenvs.action_masks import ActionMasks, Stops
 from textenvs.grammars import Language, make_language
-from textenvs.pool import Pool, _table, longest_row
+from textenvs.pool import Pool, longest_row, pad_prompts
 from textenvs.rewards.base import Reward, RewardError, checked_score
 from textenvs.rewards.payouts import make_payout
-from textenvs.seeding import _bits, _streams
+from textenvs.seeding import seed_streams, stream_bits
 from textenvs.tasks.base import Example, Task
 from textenvs.tasks.curriculum import Curriculum
-from textenvs.tokenizer import Tokenizer, decode, decode_batch, decode_prompt, decode_tokens
+from textenvs.tokenizer import Tokenizer, decode, decode_batch
 
 
 class _NewlineTurns:
-    """The same tokenizer, but EOS adds a newline: how scores and payouts read the turns of an episode."""
+    """A tokenizer whose EOS adds a newline, so that scores and payouts read the turns of an episode as lines."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.vocab_size = tokenizer.vocab_size
@@ -47,40 +49,42 @@ class Lanes:
 
     Args:
         num_lanes: N.
-        task: Who replies and says what is allowed.
+        task: The task, which replies and may say what is allowed.
         pool: The examples to draw from.
-        tokenizer: Whose ids are the actions.
+        tokenizer: The tokenizer, whose ids are the actions.
         reward: The score.
-        payout: When the score is paid, as `make_payout` takes it.
+        payout: The payout, as `make_payout` takes it.
         max_new_tokens: The budget of an episode, in actions.
-        min_new_tokens: How many tokens an episode has before EOS or a stop sequence ends it.
+        min_new_tokens: The number of tokens in an episode before EOS or a stop sequence ends it.
         stop: Texts that end an episode, or None.
-        action_mask: What the agent may say, as `TextGenEnv` takes it, or None.
+        action_mask: The texts that the agent is held to, as `TextGenEnv` takes them, or None.
         success_score: The score from which an ended episode counts as a success; None: never.
-        keep_rewards: Whether to keep each token's reward, which rendering needs.
-        curriculum: Which examples are drawn, or None: any of the pool.
-        group_size: This many lanes in a row share their examples: with one seed, their n-th episodes are of the same.
+        keep_rewards: If True, each token's reward is kept, for rendering.
+        curriculum: The choice of examples by level, or None: any of the pool.
+        group_size: The number of lanes in a row that share their examples: with one seed, their n-th episodes are of
+            the same one.
 
     Attributes:
+        all: `(N,)` every lane's number. A step that is given this very array works on views, and gathers nothing.
         input_ids: `(N, max_length)` int32, right-padded.
         attention_mask: `(N, max_length)` int8, 1 where there is a token.
         response_mask: `(N, max_length)` int8, 1 where the agent wrote it.
-        length: `(N,)` int64, tokens in each row: those of the context, and the agent's.
-        prompt_length: `(N,)` int64, those of the prompt.
-        context_length: `(N,)` int64, those of the prompt and of the task's replies.
+        prompt_length: `(N,)` int64, tokens of the prompt.
+        context_length: `(N,)` int64, tokens of the prompt and of the task's replies.
         response_length: `(N,)` int64, actions taken.
-        begun: `(N,)` bool, which lanes have had an episode.
-        terminated: `(N,)` bool, which episodes are over (or have not begun).
+        begun: `(N,)` bool, True for lanes that have had an episode.
+        terminated: `(N,)` bool, True where the episode is over (or none has begun).
         score: `(N,)` float64, Phi as far as the payout has asked for it.
-        success: `(N,)` bool, whether an ended episode reached the success score.
-        example_index: `(N,)` int64, places in the pool; -1 for an example that the user gave.
+        success: `(N,)` bool, True where an ended episode reached the success score.
+        example_index: `(N,)` int64, indices into the pool; -1 for an example that the user gave.
         episode: `(N,)` uint64, episodes begun since the last seed.
-        score_seconds: Of the clock, what scores and payouts have taken in steps so far.
-        reports_more: Whether there are `part_scores` or `action_masks` to report.
+        token_rewards: `(N, max_new_tokens)` float64, each action's reward, or None if they are not kept.
+        score_seconds: Wall-clock seconds that scores and payouts have taken in steps so far.
+        reports_more: True if there are `part_scores` or `action_masks` to report.
 
     Raises:
-        ValueError: If a number or text is out of range, or does not go with a task of several turns.
-        TypeError: If an argument is of the wrong kind.
+        ValueError: If the payout, a stop sequence or the action mask is not valid.
+        TypeError: If one of them is of the wrong type.
     """
 
     def __init__(
@@ -110,12 +114,12 @@ class Lanes:
         self.min_new_tokens = min_new_tokens
         self.max_length = longest_row(task, pool, max_new_tokens)
         self._multi_turn = task.max_turns > 1
-        self._spelled: Tokenizer = _NewlineTurns(tokenizer) if self._multi_turn else tokenizer
-        self._pieces = np.array(self._spelled.pieces, dtype=object)
-        self.payout = make_payout(payout, num_lanes, self._spelled)
-        self.scorer = reward.scorer(num_lanes, self._spelled)
+        self._score_tokenizer: Tokenizer = _NewlineTurns(tokenizer) if self._multi_turn else tokenizer
+        self._pieces = np.array(self._score_tokenizer.pieces, dtype=object)
+        self.payout = make_payout(payout, num_lanes, self._score_tokenizer)
+        self.scorer = reward.scorer(num_lanes, self._score_tokenizer)
         # A payout that asks at the end alone needs no reset of the scorer, unless infos show the scores of its parts.
-        self._scorer_reset = self.payout.every_step or bool(reward.parts)
+        self._resets_scorer = self.payout.every_step or bool(reward.parts)
         self._success_score = np.inf if success_score is None else success_score
         self.all = np.arange(num_lanes)
         self.input_ids = np.full((num_lanes, self.max_length), tokenizer.pad_token_id, dtype=np.int32)
@@ -133,18 +137,18 @@ class Lanes:
         self.token_rewards = np.zeros((num_lanes, max_new_tokens)) if keep_rewards else None
         self.score_seconds = 0.0
         self._columns = np.arange(self.max_length)
-        self._streams = _streams(np.zeros(num_lanes, dtype=np.uint64))
-        # A token's place in the flat arrays is its number in the response (from 1) and this, so that a step adds once.
+        self._streams = seed_streams(np.zeros(num_lanes, dtype=np.uint64))
+        # The action number n (from 1) of a lane stands at _offset + n in the flat arrays, so that a step adds once.
         self._offset = np.zeros(num_lanes, dtype=np.int64)
         self._curriculum = curriculum
         self._group_size = group_size
-        self._drawn = np.zeros(num_lanes, dtype=np.bool_)  # whose example the user did not choose
-        self._given: dict[int, Example] = {}  # lane to the example that the user gave it
+        self._drawn = np.zeros(num_lanes, dtype=np.bool_)  # False for lanes whose example the user chose
+        self._given_examples: dict[int, Example] = {}  # by lane, those that the user gave
         self._turns: list[list[str]] = [[] for _ in range(num_lanes)]
-        self._turn_start = np.zeros(num_lanes, dtype=np.int64)  # the action that began the present turn
+        self._turn_start = np.zeros(num_lanes, dtype=np.int64)  # actions before the present turn
         self._stops = None if stop is None else Stops(stop, num_lanes, tokenizer)
-        self._from_task = action_mask == "task"
-        self._allowed = None if action_mask is None or self._from_task else make_language(action_mask)
+        self._task_masks = action_mask == "task"
+        self._language = None if action_mask is None or self._task_masks else make_language(action_mask)
         self._masks = None if action_mask is None and not min_new_tokens else ActionMasks(num_lanes, tokenizer)
         self.reports_more = self._masks is not None or bool(reward.parts)
         if self._masks is not None:
@@ -152,48 +156,48 @@ class Lanes:
 
     @property
     def length(self) -> NDArray[np.int64]:
-        """`(N,)` how many tokens each row has."""
+        """`(N,)` int64, tokens in each row: those of the context, and the agent's."""
         return self.context_length + self.response_length
 
     def seed(self, lanes: NDArray[np.intp], seeds: NDArray[np.uint64]) -> None:
-        """Give lanes new seeds; their next episode is the first of the new stream.
+        """Gives lanes new seeds; their next episode is the first of the new stream.
 
         Args:
-            lanes: `(k,)` which lanes.
+            lanes: `(k,)` the lanes.
             seeds: `(k,)` their seeds.
         """
-        self._streams[lanes] = _streams(seeds)
+        self._streams[lanes] = seed_streams(seeds)
         self.episode[lanes] = 0
 
     def join_groups(self) -> None:
-        """Let the lanes of a group go on with the same episode of their stream, one that none of them has had."""
+        """Lets the lanes of a group go on with the same episode of their stream, one that none of them has had."""
         groups = self.episode.reshape(-1, self._group_size)
         groups[:] = groups.max(axis=1, keepdims=True)
 
     def reset(self, lanes: NDArray[np.intp], examples: NDArray[np.int64] | Sequence[Example] | None = None) -> None:
-        """Begin a new episode in some lanes.
+        """Begins a new episode in some lanes.
 
         Args:
-            lanes: `(k,)` which lanes.
-            examples: `(k,)` places in the pool, or an example for each; None draws them.
+            lanes: `(k,)` the lanes.
+            examples: `(k,)` indices into the pool, or an example for each; None draws them.
 
         Raises:
             ValueError: If the prompt of a given example is longer than the observation has room for.
         """
         pool, width = self.pool, self.pool.prompts.shape[1]
-        counts = self.episode[lanes] + np.uint64(1)
+        numbers = self.episode[lanes] + np.uint64(1)
         self._drawn[lanes] = examples is None
         if examples is None:
-            examples = self._draw(_bits(self._streams[lanes], counts))
+            examples = self._draw(stream_bits(self._streams[lanes], numbers))
         if isinstance(examples, np.ndarray):
             prompts, lengths = pool.prompts.take(examples, axis=0), pool.lengths.take(examples)
             self.example_index[lanes] = examples
         else:
             prompts, lengths = self._encode(examples, width)
             self.example_index[lanes] = -1
-            self._given.update(zip(lanes.tolist(), examples, strict=True))
-        self.episode[lanes] = counts
-        # What the last episodes wrote is cleared, and no more: a reset costs what the episode was long.
+            self._given_examples.update(zip(lanes.tolist(), examples, strict=True))
+        self.episode[lanes] = numbers
+        # Only the columns that the last episodes wrote are cleared, so that a short episode's reset is cheap.
         written = int((self.context_length[lanes] + self.response_length[lanes]).max(initial=width))
         self.input_ids[lanes, :width] = prompts
         self.input_ids[lanes, width:written] = self.tokenizer.pad_token_id
@@ -210,10 +214,10 @@ class Lanes:
         if self.token_rewards is not None:
             self.token_rewards[lanes] = 0.0
         self.payout.reset(lanes)
-        if self._scorer_reset:
-            given = self.examples(lanes)
+        if self._resets_scorer:
+            lane_examples = self.examples(lanes)
             try:
-                self.scorer.reset(lanes, given)
+                self.scorer.reset(lanes, lane_examples)
             except Exception as error:
                 self._raise_reward_error(lanes, error)
         if self._stops is not None:
@@ -223,12 +227,12 @@ class Lanes:
             for lane in lanes.tolist():
                 self._turns[lane] = []
         if self._masks is not None:
-            self._masks.reset(lanes, [self._language(lane) for lane in lanes.tolist()])
+            self._masks.reset(lanes, [self._next_language(lane) for lane in lanes.tolist()])
 
     def _draw(self, bits: NDArray[np.uint64]) -> NDArray[np.int64]:
         if self._curriculum is None:
             return self.pool.draw(bits)
-        if self._group_size == 1 or len(bits) == self.num_lanes:  # no group may have two levels
+        if self._group_size == 1 or len(bits) == self.num_lanes:  # else one group could get examples of two levels
             self._curriculum.settle()
         return self._curriculum.draw(bits)
 
@@ -240,12 +244,12 @@ class Lanes:
                 f"Expected an example with a prompt of at most {width} tokens, for which the observation has room, got "
                 f"one of {longest}: max_prompt_length={width} cuts it"
             )
-        return _table(prompts, width, self.tokenizer.pad_token_id)
+        return pad_prompts(prompts, width, self.tokenizer.pad_token_id)
 
-    def _language(self, lane: int) -> Language | None:
-        """What one lane's agent may say in its next turn, or None: anything."""
-        if not self._from_task:
-            return self._allowed
+    def _next_language(self, lane: int) -> Language | None:
+        """Returns the texts that one lane's agent may write in its next turn, or None: any."""
+        if not self._task_masks:
+            return self._language
         allowed = self.task.allowed(self.example(lane), tuple(self._turns[lane]))
         return None if allowed is None else make_language(allowed)
 
@@ -256,38 +260,38 @@ class Lanes:
     def step(self, lanes: NDArray[np.intp], actions: NDArray[np.int64]) -> NDArray[np.float64]: ...
 
     def step(self, lanes: Any, actions: Any) -> Any:
-        """Write one token in each of some lanes whose episodes run.
+        """Writes one token in each of some lanes whose episodes run.
 
-        Numbers and arrays go the same way: what numpy does with an array of one costs it ten times what it does with a
-        number, and a single environment has nothing else to do.
+        One lane may be given as a plain number, and goes through the same lines: NumPy takes ten times as long over an
+        array of one as over a number, and that would be most of a single environment's step.
 
         Args:
             lanes: `(k,)` distinct lanes, none of them terminated; or one lane.
             actions: `(k,)` a token id for each; or the one lane's.
 
         Returns:
-            `(k,)` rewards, or the one lane's. What else changed stands in the attributes.
+            `(k,)` rewards, or the one lane's. The attributes hold all else that changed.
 
         Raises:
-            ValueError: If an action is no token id.
+            ValueError: If an action is not a token id.
             RewardError: If the reward fails.
         """
         self._check_actions(actions)
-        alone = isinstance(lanes, int)
-        at = slice(None) if lanes is self.all else lanes  # all lanes as a view, which is not gathered
-        spent = self.response_length[at] + 1
-        places = self._offset[at] + spent
-        self.input_ids.ravel()[places] = actions
-        self.attention_mask.ravel()[places] = 1
-        self.response_mask.ravel()[places] = 1
-        self.response_length[at] = spent
+        is_single = isinstance(lanes, int)
+        index = slice(None) if lanes is self.all else lanes  # all lanes as a view: fancy indexing would copy
+        spent = self.response_length[index] + 1
+        positions = self._offset[index] + spent
+        self.input_ids.ravel()[positions] = actions
+        self.attention_mask.ravel()[positions] = 1
+        self.response_mask.ravel()[positions] = 1
+        self.response_length[index] = spent
 
-        rows = self.all[lanes : lanes + 1] if alone else lanes
-        self._end(at, rows, actions, spent)
-        terminated = self.terminated[at]
-        ended = rows[: int(terminated)] if alone else rows[terminated]
+        rows = self.all[lanes : lanes + 1] if is_single else lanes
+        self._terminate(index, rows, actions, spent)
+        terminated = self.terminated[index]
+        ended = rows[: int(terminated)] if is_single else rows[terminated]
         if not self.payout.every_step and not len(ended) and self.token_rewards is None:
-            return 0.0 if alone else np.zeros(len(rows))
+            return 0.0 if is_single else np.zeros(len(rows))
         started = time.perf_counter()
         rewards = self._pay(rows, np.atleast_1d(actions), np.atleast_1d(terminated), ended)
         self.score_seconds += time.perf_counter() - started
@@ -298,20 +302,21 @@ class Lanes:
                 self._curriculum.record(self.example_index[drawn], self.score[drawn])
         if self.token_rewards is not None:
             self.token_rewards[rows, spent - 1] = rewards
-        return rewards.item() if alone else rewards
+        return rewards.item() if is_single else rewards
 
     def _check_actions(self, actions: Any) -> None:
         size = self.tokenizer.vocab_size
         if isinstance(actions, int):
             if 0 <= actions < size:
                 return
-        elif not actions.size or actions.view(np.uint64).max() < size:  # below 0 is beyond all, without its sign
+        # Read as unsigned, a number below 0 is huge: one comparison finds both kinds of wrong ids.
+        elif not actions.size or actions.view(np.uint64).max() < size:
             return
         wrong = next(action for action in np.atleast_1d(actions).tolist() if not 0 <= action < size)
         raise ValueError(f"Expected actions to be token ids from 0 to {size - 1}, got {wrong}")
 
-    def _end(self, at: Any, rows: NDArray[np.intp], actions: Any, spent: Any) -> None:
-        """Write which episodes end with these actions. Where a task replies instead, its reply is written."""
+    def _terminate(self, index: Any, rows: NDArray[np.intp], actions: Any, spent: Any) -> None:
+        """Marks the episodes that end with these actions. Where a task replies instead, its reply is written."""
         over = actions == self.tokenizer.eos_token_id
         if self.min_new_tokens:
             over = over & (spent > self.min_new_tokens)
@@ -323,7 +328,7 @@ class Lanes:
             if self._masks is not None:
                 self._masks.push(rows, tokens)
         no_budget = spent >= self.max_new_tokens
-        self.terminated[at] = over | no_budget
+        self.terminated[index] = over | no_budget
         if self._multi_turn:
             for lane in rows[np.atleast_1d(over & ~no_budget)].tolist():
                 self.terminated[lane] = not self._reply(lane)
@@ -331,7 +336,7 @@ class Lanes:
     def _pay(
         self, rows: NDArray[np.intp], tokens: NDArray[np.int64], terminated: NDArray[np.bool_], ended: NDArray[np.intp]
     ) -> NDArray[np.float64]:
-        """Score as far as the payout asks for it: `(k,)` rewards."""
+        """Scores as far as the payout asks for it, and returns the `(k,)` rewards."""
         if self.payout.every_step:
             try:
                 phi = self.scorer.push(rows, tokens)
@@ -353,7 +358,7 @@ class Lanes:
         return rewards
 
     def _reply(self, lane: int) -> bool:
-        """End the agent's turn in one lane and write what the task says back; False where it says nothing."""
+        """Ends the agent's turn in one lane and writes the task's reply; returns False if there is none."""
         turns = self._turns[lane]
         turns.append(decode(self.tokenizer, self.response_ids(lane)[self._turn_start[lane] :]))
         self._turn_start[lane] = self.response_length[lane]
@@ -374,18 +379,18 @@ class Lanes:
         self.context_length[lane] += len(ids)
         self._offset[lane] += len(ids)
         if self._masks is not None:
-            self._masks.reset(np.array([lane]), [self._language(lane)])
+            self._masks.reset(np.array([lane]), [self._next_language(lane)])
         return True
 
     def action_masks(self, lanes: NDArray[np.intp]) -> NDArray[np.int8] | None:
-        """Which tokens may come next.
+        """Returns the tokens that may come next.
 
         Args:
-            lanes: `(k,)` which lanes.
+            lanes: `(k,)` the lanes.
 
         Returns:
-            `(k, vocab_size)` int8, 1 where a token may; None where anything always may. EOS may not before
-            `min_new_tokens`, unless nothing else may. After the end of an episode, nothing but EOS may.
+            `(k, vocab_size)` int8, 1 where a token is allowed; None if the environment has no mask. EOS is not allowed
+            before `min_new_tokens`, unless nothing else is. After the end of an episode, nothing but EOS is.
         """
         if self._masks is None:
             return None
@@ -399,7 +404,7 @@ class Lanes:
         return legal
 
     def _check_scores(self, lanes: NDArray[np.intp], phi: Any) -> None:
-        """Raise unless a scorer gave one finite number for each of these lanes."""
+        """Raises unless a scorer gave one finite number for each of these lanes."""
         if not isinstance(phi, np.ndarray) or phi.shape != lanes.shape or phi.dtype != np.float64:
             got = f"{phi.dtype} {phi.shape}" if isinstance(phi, np.ndarray) else type(phi).__name__
             problem = f"has a scorer that should give float64 ({len(lanes)},), one a lane, and gave {got}"
@@ -408,91 +413,47 @@ class Lanes:
             row = int(np.flatnonzero(~np.isfinite(phi))[0])
             lane = lanes[row]
             parts = {name: float(scores[0]) for name, scores in self.part_scores(lanes[row : row + 1]).items()}
-            guilty = "".join(f", its part {name!r} {one}" for name, one in parts.items() if not np.isfinite(one))
-            raise RewardError(self.reward.name, f"gave {phi[row]}{guilty}", self.example(lane), self.response(lane))
+            culprits = "".join(f", its part {name!r} {part}" for name, part in parts.items() if not np.isfinite(part))
+            raise RewardError(self.reward.name, f"gave {phi[row]}{culprits}", self.example(lane), self.response(lane))
 
     def _raise_reward_error(self, lanes: NDArray[np.intp], error: Exception) -> NoReturn:
-        """Say which example and response a scorer failed on."""
+        """Raises an error that names the example and the response that a scorer failed on."""
         if isinstance(error, RewardError):
             raise error
         for lane in lanes.tolist():
-            self.current_score(lane)  # raises for the lane whose text the reward fails on by itself
+            self.current_score(lane)  # scored one by one, the lane that is to blame raises the better error
         problem = f"raised {type(error).__name__}: {error}"
         raise RewardError(self.reward.name, problem, self.example(lanes[0]), self.response(lanes[0])) from error
 
     def example(self, lane: int | np.intp) -> Example:
-        """The example of one lane's episode."""
+        """Returns the example of one lane's episode."""
         index = int(self.example_index[lane])
-        return self._given[int(lane)] if index < 0 else self.pool.examples[index]
+        return self._given_examples[int(lane)] if index < 0 else self.pool.examples[index]
 
     def examples(self, lanes: NDArray[np.intp]) -> list[Example]:
-        """The examples of some lanes `(k,)`, as `example` gives each."""
-        places, pool = self.example_index[lanes].tolist(), self.pool.examples
-        if min(places, default=0) >= 0:
-            return [pool[place] for place in places]
+        """Returns the examples of some lanes `(k,)`."""
+        indices, pool = self.example_index[lanes].tolist(), self.pool.examples
+        if min(indices, default=0) >= 0:
+            return [pool[index] for index in indices]
         return [self.example(lane) for lane in lanes.tolist()]
 
     def response_ids(self, lane: int | np.intp) -> list[int]:
-        """The tokens that the agent wrote in one lane, EOS included."""
+        """Returns the tokens that the agent wrote in one lane, EOS included."""
         ids: list[int] = self.input_ids[lane][self.response_mask[lane] == 1].tolist()
         return ids
 
     def response(self, lane: int | np.intp) -> str:
-        """The agent's text in one lane, special tokens left out. With several turns, a newline for each EOS."""
-        return decode(self._spelled, self.response_ids(lane))
+        """Returns the agent's text in one lane, special tokens left out. With several turns, each EOS is a newline."""
+        return decode(self._score_tokenizer, self.response_ids(lane))
 
     def responses(self, lanes: NDArray[np.intp]) -> list[str]:
-        """The agent's texts in some lanes `(k,)`, as `response` gives each."""
+        """Returns the agent's texts in some lanes `(k,)`, each as `response` does."""
         return decode_batch(self._pieces, self.input_ids[lanes], self.response_mask[lanes] == 1)
 
     def current_score(self, lane: int | np.intp) -> float:
-        """Phi of one lane's response now, whether or not the payout has asked for it."""
+        """Computes Phi of one lane's response now, even if the payout has not asked for it."""
         return checked_score(self.reward, self.example(lane), self.response(lane))
 
     def part_scores(self, lanes: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:
-        """The latest score of each named component of the reward, `(k,)` each."""
+        """Returns the latest score of each named component of the reward, `(k,)` each."""
         return self.scorer.part_scores(lanes)
-
-
-def segments(lanes: Lanes, lane: int) -> list[views.Segment]:
-    """What one lane has to show: its prompt, each token of the agent with the reward that it was paid, and replies.
-
-    Args:
-        lanes: Lanes that keep rewards.
-        lane: Which one.
-
-    Returns:
-        Segments for `textenvs.render`.
-    """
-    pieces = lanes.tokenizer.pieces
-    ids = lanes.input_ids[lane, : lanes.length[lane]].tolist()
-    begin = int(lanes.prompt_length[lane])
-    shown = [views.Segment(decode_prompt(lanes.tokenizer, ids[:begin]), "prompt", None)]
-    texts = decode_tokens(lanes.tokenizer, ids[begin:])
-    step = 0
-    for token, text, mine in zip(ids[begin:], texts, lanes.response_mask[lane, begin:].tolist(), strict=False):
-        if not mine:
-            shown.append(views.Segment(text, "environment", None, special=not pieces[token]))
-            continue
-        reward = None if lanes.token_rewards is None else float(lanes.token_rewards[lane, step])
-        shown.append(views.Segment(text, "response", reward, special=not pieces[token]))
-        step += 1
-    return shown
-
-
-def render_lane(lanes: Lanes, lane: int, render_mode: str, title: str) -> Any:
-    """One lane as text ("ansi") or as a picture ("rgb_array").
-
-    Args:
-        lanes: Lanes that keep rewards.
-        lane: Which one.
-        render_mode: "ansi" or "rgb_array".
-        title: What to write above a picture.
-
-    Returns:
-        A string, or `(height, width, 3)` uint8.
-    """
-    shown = segments(lanes, lane)
-    if render_mode == "ansi":
-        return views.ansi(shown)
-    return views.rgb_array(shown, title=f"{title}   score {lanes.score[lane]:+.3f}")

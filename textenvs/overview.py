@@ -1,4 +1,4 @@
-"""What there is to say of an id in a line: for `python -m textenvs list`, and for the pages in docs/tasks."""
+"""The facts of an id in one row, for `python -m textenvs list` and for the pages in docs/tasks."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from textenvs.env import TextGenEnv
 
 
 def overview(env_id: str) -> dict[str, Any]:
-    """The facts of an id, on its test split where they are scores.
+    """Collects the facts of an id. Scores are those of its test split.
 
     Args:
         env_id: A registered id of a text environment.
 
     Returns:
-        Column to value: numbers as text, rounded, and None where nobody has worked them out.
+        The row, by column: numbers as text, rounded, and None for those that nobody has worked out.
 
     Raises:
         ValueError: If it is the id of another kind of environment.
     """
-    setting = made(env_id).setting
+    setting = make_env(env_id).setting
     task = setting.task
     scores = task.reference_scores()
-    known = None if scores is None else f"{scores.random:.3g}"
+    random_score = None if scores is None else f"{scores.random:.3g}"
     if scores is not None and scores.random_interval:
-        known = f"{scores.random:.1g}±{scores.random_interval:.1g}"
+        random_score = f"{scores.random:.1g}±{scores.random_interval:.1g}"
     return {
         "id": env_id,
         "vocabulary": setting.tokenizer.vocab_size,
         "prompt": setting.pool.prompts.shape[1],
         "budget": setting.max_new_tokens,
-        "random": known,
+        "random": random_score,
         "demonstration": None if scores is None else f"{scores.demonstration:.3g}",
         "top": None if scores is None else f"{scores.top:.3g}",
         "threshold": None if scores is None else f"{scores.threshold:.3g}",
@@ -45,20 +45,20 @@ def overview(env_id: str) -> dict[str, Any]:
     }
 
 
-def made(env_id: str, **settings: Any) -> TextGenEnv:
-    """The environment of an id, without wrappers.
+def make_env(env_id: str, **arguments: Any) -> TextGenEnv:
+    """Makes the environment of an id, without wrappers.
 
     Args:
         env_id: The id.
-        **settings: Arguments of the environment.
+        **arguments: Arguments of the environment.
 
     Returns:
         The environment.
 
     Raises:
-        ValueError: If it is of another kind.
+        ValueError: If it is not a text environment.
     """
-    env = gym.make(env_id, **settings).unwrapped
+    env = gym.make(env_id, **arguments).unwrapped
     if not isinstance(env, TextGenEnv):
         raise ValueError(f"Expected the id of a text environment, got {env_id!r}, which is {type(env).__name__}")
     return env

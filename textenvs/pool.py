@@ -1,4 +1,8 @@
-"""Pools: a task's examples, tokenised once; a reset is an index into one."""
+"""Pools: a task's examples, tokenised once, so that a reset is an index into one.
+
+`PromptEncoder` makes tokens of prompts, `build_pools` makes the `Pool` of each split of a task with it, and a pool
+draws examples from random bits, by weight where the task has weights.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_choice, check_count
 from textenvs.tasks.base import Example, Task
 from textenvs.tokenizer import Tokenizer
 
@@ -18,13 +23,14 @@ class PromptEncoder:
     """Makes tokens of prompts.
 
     Attributes:
-        tokenizer: Whose tokens.
+        tokenizer: The tokenizer that cuts them into tokens.
         max_length: Prompts are cut to this many tokens; None keeps them whole.
-        truncation_side: Which end a cut takes away: "left" keeps the last tokens, "right" the first.
-        chat_template: Whether a prompt is what a user says to an assistant, in the tokenizer's chat template.
+        truncation_side: The end that a cut takes away: "left" keeps the last tokens, "right" the first.
+        chat_template: If True, a prompt is what a user says to an assistant, in the tokenizer's chat template.
 
     Raises:
         ValueError: If the length is less than 1, the side is unknown, or the tokenizer has no chat template.
+        TypeError: If the length is not a whole number.
     """
 
     tokenizer: Tokenizer
@@ -33,57 +39,66 @@ class PromptEncoder:
     chat_template: bool = False
 
     def __post_init__(self) -> None:
-        if self.truncation_side not in ("left", "right"):
-            raise ValueError(f"Expected truncation_side to be 'left' or 'right', got {self.truncation_side!r}")
-        if self.max_length is not None and self.max_length < 1:
-            raise ValueError(f"Expected max_prompt_length to be at least 1 token, got {self.max_length}")
+        check_choice("truncation_side", self.truncation_side, ("left", "right"))
+        check_count("max_prompt_length", self.max_length, optional=True)
         if self.chat_template and not getattr(self.tokenizer, "chat_template", None):
             raise ValueError(f"Expected a tokenizer with a chat template, got {self.tokenizer!r}, which has none")
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each prompt, at least one, and at most `max_length`."""
-        encoded = [prompt or [self.tokenizer.bos_token_id] for prompt in self._whole(prompts)]
+        """Returns the tokens of each prompt, at least one, and at most `max_length`."""
+        encoded = [prompt or [self.tokenizer.bos_token_id] for prompt in self._encode_uncut(prompts)]
         if self.max_length is None:
             return encoded
         keep = slice(None, self.max_length) if self.truncation_side == "right" else slice(-self.max_length, None)
         return [prompt[keep] for prompt in encoded]
 
-    def _whole(self, prompts: Sequence[str]) -> list[list[int]]:
+    def _encode_uncut(self, prompts: Sequence[str]) -> list[list[int]]:
         if not self.chat_template:
             return self.tokenizer.encode_batch(prompts)
         tokenizer: Any = self.tokenizer
         return [tokenizer.encode_chat([{"role": "user", "content": prompt}]) for prompt in prompts]
 
     def encode_reply(self, reply: str) -> list[int]:
-        """The tokens of what the environment says between two turns of the agent, the latter's EOS left out."""
+        """Returns the tokens of a reply, which stands between two turns of the agent.
+
+        Args:
+            reply: The text that the task says back.
+
+        Returns:
+            The tokens behind the EOS of the agent's turn, up to where the agent goes on.
+
+        Raises:
+            ValueError: If the chat template writes no EOS behind the assistant's turns.
+        """
         tokenizer: Any = self.tokenizer
         if not self.chat_template:
             ids: list[int] = tokenizer.encode_response(reply)
             return ids
-        # The template around a reply, found as what stands behind the EOS of the assistant's turn before it.
+        # A template cannot write a reply alone. So it writes a conversation that ends with one, and the reply's tokens,
+        # with the template's own around them, are those behind the EOS of the assistant's last turn.
         before = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
         eos = self.tokenizer.eos_token_id
         turns = tokenizer.encode_chat(before, add_generation_prompt=False).count(eos)
         if not turns:
             raise ValueError(f"Expected a chat template that ends what the assistant says with EOS, got {tokenizer!r}")
-        whole = tokenizer.encode_chat([*before, {"role": "user", "content": reply}])
-        ends = [place for place, token in enumerate(whole) if token == eos]
-        return list(whole[ends[turns - 1] + 1 :])
+        conversation = tokenizer.encode_chat([*before, {"role": "user", "content": reply}])
+        eos_positions = [position for position, token in enumerate(conversation) if token == eos]
+        return list(conversation[eos_positions[turns - 1] + 1 :])
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The examples of one split, tokenised once. A reset is an index into it.
+    """The examples of one split, tokenised once.
 
     Attributes:
-        examples: What each prompt came from.
+        examples: The examples, in the split's order.
         prompts: `(examples, max_prompt_length)` int32, right-padded.
         lengths: `(examples,)` int64, tokens of each prompt, at least 1.
-        encoder: What made the tokens.
-        thresholds: `(examples,)` uint64 from 0 to 2^32, how much of its share an example keeps for itself; None where
-            all are drawn alike.
-        aliases: `(examples,)` int64, who gets the rest.
-        reply_tokens: The most tokens that a reply of the task has.
+        encoder: The encoder that made the tokens.
+        thresholds: `(examples,)` uint64 from 0 to 2^32, the part of its share that an example keeps for itself; None
+            if all are drawn alike.
+        aliases: `(examples,)` int64, the example that gets the rest of the share.
+        reply_tokens: The largest number of tokens that a reply of the task has.
     """
 
     examples: tuple[Example, ...]
@@ -95,36 +110,37 @@ class Pool:
     reply_tokens: int = 0
 
     def __len__(self) -> int:
-        """How many examples there are."""
+        """Returns the number of examples."""
         return len(self.examples)
 
     def draw(self, bits: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Places in the pool, from random bits: O(1) each, whatever the weights.
+        """Draws examples from random bits: O(1) each, whatever the weights.
 
         Args:
             bits: `(k,)` uint64, uniform.
 
         Returns:
-            `(k,)` int64. The upper half of the bits finds a place, and the lower half decides between it and its alias.
+            `(k,)` int64 indices. The upper half of the bits picks an example, and the lower half decides between it and
+            its alias.
 
         Source: Walker (1977), An efficient method for generating discrete random variables with general distributions.
         """
         # The bias of scaling 32 bits to the pool, pool / 2^32, is far below any noise.
-        places = ((bits >> np.uint64(32)) * np.uint64(len(self)) >> np.uint64(32)).astype(np.int64)
+        indices = ((bits >> np.uint64(32)) * np.uint64(len(self)) >> np.uint64(32)).astype(np.int64)
         if self.thresholds is None or self.aliases is None:
-            return places
-        return np.where((bits & np.uint64(0xFFFFFFFF)) < self.thresholds[places], places, self.aliases[places])
+            return indices
+        return np.where((bits & np.uint64(0xFFFFFFFF)) < self.thresholds[indices], indices, self.aliases[indices])
 
 
 def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
-    """Tokenise every split of a task, so that all its environments have the same observation space.
+    """Tokenises every split of a task, so that all its environments have the same observation space.
 
     A prompt that is cut may come to equal another split's prompt. Such examples are left out of the later split
     (train, validation, test, shifted), so that no prompt is ever in two.
 
     Args:
-        task: Where the examples come from.
-        encoder: What makes tokens of prompts.
+        task: The task.
+        encoder: The encoder of its prompts.
 
     Returns:
         Split to pool, for the splits that have examples.
@@ -154,25 +170,37 @@ def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
     width = max(len(prompt) for _, prompts, _ in encoded.values() for prompt in prompts)
     reply_tokens = task.max_reply_tokens
     if task.max_turns > 1:
-        given = [example for examples, _, _ in encoded.values() for example in examples]
-        replies = dict.fromkeys(reply for example in given for reply in task.replies(example))
+        every_example = [example for examples, _, _ in encoded.values() for example in examples]
+        replies = dict.fromkeys(reply for example in every_example for reply in task.replies(example))
         reply_tokens = max([reply_tokens, *(len(encoder.encode_reply(reply)) for reply in replies)])
     pools = {}
     for split, (examples, prompts, weights) in encoded.items():
-        table, lengths = _table(prompts, width, encoder.tokenizer.pad_token_id)
+        padded, lengths = pad_prompts(prompts, width, encoder.tokenizer.pad_token_id)
         thresholds, aliases = (None, None) if weights is None else alias_table(weights)
-        for array in (table, lengths, thresholds, aliases):
+        for array in (padded, lengths, thresholds, aliases):
             if array is not None:
-                array.setflags(write=False)
-        pools[split] = Pool(tuple(examples), table, lengths, encoder, thresholds, aliases, reply_tokens)
+                array.setflags(write=False)  # environments share pools
+        pools[split] = Pool(tuple(examples), padded, lengths, encoder, thresholds, aliases, reply_tokens)
     return pools
 
 
-def _table(prompts: Sequence[Sequence[int]], width: int, pad: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    table = np.full((len(prompts), width), pad, dtype=np.int32)
+def pad_prompts(
+    prompts: Sequence[Sequence[int]], width: int, pad_token_id: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Lays prompts out as the rows of one array.
+
+    Args:
+        prompts: The tokens of each prompt, at most `width`.
+        width: The number of columns.
+        pad_token_id: The token behind each prompt.
+
+    Returns:
+        `(prompts, width)` int32, right-padded, and the `(prompts,)` int64 lengths.
+    """
+    padded = np.full((len(prompts), width), pad_token_id, dtype=np.int32)
     for row, prompt in enumerate(prompts):
-        table[row, : len(prompt)] = prompt
-    return table, np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+        padded[row, : len(prompt)] = prompt
+    return padded, np.array([len(prompt) for prompt in prompts], dtype=np.int64)
 
 
 def _check_weights(task: Task, split: str, weights: Sequence[float], count: int) -> None:
@@ -185,7 +213,7 @@ def _check_weights(task: Task, split: str, weights: Sequence[float], count: int)
 
 
 def alias_table(weights: Sequence[float]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """What `Pool.draw` needs to draw by weight.
+    """Prepares weights for `Pool.draw`.
 
     Args:
         weights: `(n,)` from 0, not all of them 0.
@@ -197,9 +225,10 @@ def alias_table(weights: Sequence[float]) -> tuple[NDArray[np.uint64], NDArray[n
     """
     array = np.asarray(weights, dtype=np.float64)
     shares: list[float] = (array / array.sum() * len(array)).tolist()
-    aliases = list(range(len(shares)))  # what rounding leaves over in the end has a share of 1, and itself for alias
-    small = [place for place, share in enumerate(shares) if share < 1]
-    large = [place for place, share in enumerate(shares) if share >= 1]
+    # What rounding leaves over at the end keeps its share of 1, and itself as its alias.
+    aliases = list(range(len(shares)))
+    small = [index for index, share in enumerate(shares) if share < 1]
+    large = [index for index, share in enumerate(shares) if share >= 1]
     while small and large:
         poor, rich = small.pop(), large[-1]
         aliases[poor] = rich
@@ -210,15 +239,15 @@ def alias_table(weights: Sequence[float]) -> tuple[NDArray[np.uint64], NDArray[n
 
 
 def longest_row(task: Task, pool: Pool, max_new_tokens: int) -> int:
-    """The most tokens that an episode has: a prompt, what the agent writes, and a reply after each turn but the last.
+    """Returns the largest number of tokens in an episode: a prompt, the agent's, and a reply after all turns but one.
 
     Args:
-        task: How many turns there are.
-        pool: The prompts, and how long a reply is.
+        task: The task, which has so many turns.
+        pool: The prompts, and the length of the longest reply.
         max_new_tokens: The budget; a turn takes at least one token of it.
 
     Returns:
-        Tokens.
+        The number of tokens.
     """
     replies = max(min(task.max_turns, max_new_tokens) - 1, 0)
     return int(pool.prompts.shape[1]) + max_new_tokens + replies * pool.reply_tokens

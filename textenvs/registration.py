@@ -1,6 +1,6 @@
-"""The table of ids: what `gym.make` and `gym.make_vec` know after `import textenvs`.
+"""The table of ids, which `gym.make` and `gym.make_vec` know after `import textenvs`.
 
-An id's dynamics, reward, tokenizer and thresholds are frozen: what changes them makes a -v1.
+An id's dynamics, reward, tokenizer and thresholds are frozen: a change of them makes a -v1.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import gymnasium as gym
 
 @dataclass(frozen=True)
 class Registration:
-    """What an id stands for.
+    """The environment that an id stands for.
 
     Attributes:
-        kwargs: The keyword arguments of its environment.
+        kwargs: The environment's keyword arguments, by the names that `TextGenEnv` has.
         reward_threshold: The mean score from which it counts as solved: the `threshold` of its task's reference scores
             on the test split, to 6 digits.
     """
@@ -52,7 +52,7 @@ ENVS: dict[str, Registration] = {
 
 
 def register_envs() -> None:
-    """Tell Gymnasium every id of the table. Calling it twice changes nothing."""
+    """Registers every id of the table with Gymnasium. Calling it twice changes nothing."""
     for env_id, registration in ENVS.items():
         if env_id not in gym.registry:
             gym.register(
@@ -65,7 +65,7 @@ def register_envs() -> None:
 
 
 def list_envs() -> list[str]:
-    """Every id that textenvs has registered, sorted.
+    """Lists every id of the table, sorted.
 
     Example:
         >>> list_envs()[0]

@@ -1,7 +1,7 @@
-"""Views of an episode for people: the text, with each token coloured by its reward.
+"""Pictures of an episode for people: the text, with each token coloured by its reward.
 
-Pure functions from a list of `Segment`s to something to look at. The environment makes the segments (the prompt is one,
-each token of the response is one, what the environment says back is one), and a view reads nothing else.
+`lane_segments` reads a lane and cuts its episode into `Segment`s (the prompt is one, each token of the response is one,
+each token of a reply is one). All else here is pure functions from segments to something to look at.
 
 One rule holds in all three views: the text of an episode can never do more than be read. A language model samples any
 character there is, and terminals obey some of them (escape sequences move the cursor and retitle the window,
@@ -18,14 +18,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape as escape_html
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_choice, check_number
+from textenvs.tokenizer import decode_prompt, decode_tokens
+
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
+
+    from textenvs.lanes import Lanes
 
 Kind = Literal["prompt", "response", "environment"]
 Color = tuple[int, int, int]
@@ -49,9 +54,9 @@ class Segment:
 
     Attributes:
         text: The text that this piece adds to the page. Empty for a token that ends inside a character.
-        kind: Who wrote it: "prompt", "response" (the agent) or "environment" (what it says back in a multi-turn task).
-        reward: What the environment paid for it, or None where nothing is paid (prompts, for one).
-        special: Whether it is a special token. It prints as nothing, and its reward counts in the total all the same.
+        kind: The author: "prompt", "response" (the agent) or "environment" (its reply in a multi-turn task).
+        reward: The reward that the environment paid for it, or None where nothing is paid (prompts, for one).
+        special: True for a special token. It prints as nothing, and its reward counts in the total all the same.
 
     Raises:
         ValueError: If the kind is unknown or the reward is NaN or infinite.
@@ -63,23 +68,66 @@ class Segment:
     special: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"Expected a kind from {list(get_args(Kind))}, got {self.kind!r}")
+        check_choice("kind", self.kind, get_args(Kind))
         if self.reward is not None and not math.isfinite(self.reward):
             raise ValueError(f"Expected a finite reward or None, got {self.reward}")
 
 
-def ansi(segments: Sequence[Segment], *, scale: float | None = None, color: bool = True) -> str:
-    r"""The episode as text for a terminal.
+def lane_segments(lanes: Lanes, lane: int) -> list[Segment]:
+    """Cuts one lane's episode into segments.
 
-    The prompt is dim, what the environment says back is blue, and each token of the response stands on a background
+    Args:
+        lanes: The lanes; their tokens have rewards only if they were made with `keep_rewards`.
+        lane: The number of the lane.
+
+    Returns:
+        The prompt, then each token behind it.
+    """
+    pieces = lanes.tokenizer.pieces
+    ids = lanes.input_ids[lane, : lanes.length[lane]].tolist()
+    begin = int(lanes.prompt_length[lane])
+    segments = [Segment(decode_prompt(lanes.tokenizer, ids[:begin]), "prompt")]
+    texts = decode_tokens(lanes.tokenizer, ids[begin:])
+    action = 0
+    for token, text, by_agent in zip(ids[begin:], texts, lanes.response_mask[lane, begin:].tolist(), strict=False):
+        if not by_agent:
+            segments.append(Segment(text, "environment", special=not pieces[token]))
+            continue
+        reward = None if lanes.token_rewards is None else float(lanes.token_rewards[lane, action])
+        segments.append(Segment(text, "response", reward, special=not pieces[token]))
+        action += 1
+    return segments
+
+
+def render_lane(lanes: Lanes, lane: int, render_mode: str, title: str) -> Any:
+    """Renders one lane as text ("ansi") or as a picture ("rgb_array").
+
+    Args:
+        lanes: Lanes that keep rewards.
+        lane: The number of the lane.
+        render_mode: "ansi" or "rgb_array".
+        title: The text above a picture; the score is put behind it.
+
+    Returns:
+        A string, or `(height, width, 3)` uint8.
+    """
+    segments = lane_segments(lanes, lane)
+    if render_mode == "ansi":
+        return ansi(segments)
+    return rgb_array(segments, title=f"{title}   score {lanes.score[lane]:+.3f}")
+
+
+def ansi(segments: Sequence[Segment], *, scale: float | None = None, color: bool = True) -> str:
+    r"""Renders an episode as text for a terminal.
+
+    The prompt is dim, the environment's replies are blue, and each token of the response stands on a background
     from red (a negative reward) over grey to green (a positive one). A reward of exactly 0 leaves the background alone,
     so that a sparse payout does not paint the page grey.
 
     Args:
         segments: The episode, in order.
         scale: The |reward| that gets the full colour. None takes the largest in the episode.
-        color: False gives the text alone, for pipes and logs.
+        color: If False, the text comes without colours, for pipes and logs.
 
     Returns:
         The text, with newlines as they are and with every other control character shown as its escape. Each colour
@@ -111,11 +159,11 @@ def ansi(segments: Sequence[Segment], *, scale: float | None = None, color: bool
 
 
 def legend(scale: float | None = None, *, color: bool = True) -> str:
-    """One line that says what the colours of `ansi` mean.
+    """Explains the colours of `ansi` in one line.
 
     Args:
         scale: The |reward| that gets the full colour. None leaves the numbers out.
-        color: False says it in words.
+        color: If False, it is said in words.
 
     Returns:
         The line, without a newline.
@@ -127,7 +175,8 @@ def legend(scale: float | None = None, *, color: bool = True) -> str:
         >>> legend(0.5, color=False)
         'reward of a token: red -0.5, grey near 0, green +0.5'
     """
-    low, high = ("-", "+") if scale is None else (f"-{_check_scale(scale):.3g}", f"+{scale:.3g}")
+    check_number("scale", scale, low=0, open_low=True, optional=True)
+    low, high = ("-", "+") if scale is None else (f"-{scale:.3g}", f"+{scale:.3g}")
     if not color:
         return f"reward of a token: red {low}, grey near 0, green {high}"
     bar = "".join(f"\x1b[48;2;{_rgb(_blend(x, paper=False))}m  " for x in _legend_values())
@@ -135,7 +184,7 @@ def legend(scale: float | None = None, *, color: bool = True) -> str:
 
 
 def html(segments: Sequence[Segment], *, scale: float | None = None) -> str:
-    """The episode as a fragment of HTML, for reports.
+    """Renders an episode as a fragment of HTML, for reports.
 
     Args:
         segments: The episode, in order.
@@ -177,7 +226,7 @@ def rgb_array(
     scale: float | None = None,
     measure: tuple[str, str] = ("return", "reward"),
 ) -> NDArray[np.uint8]:
-    """The episode as a picture of constant size, for videos and papers.
+    """Draws an episode as a picture of constant size, for videos and papers.
 
     A title and the sum of the rewards stand above the text, the legend of the colours below it. Text is wrapped at
     spaces; of a text that is too long the end is shown, under an ellipsis. Pillow's own font is used, the same on every
@@ -185,12 +234,12 @@ def rgb_array(
 
     Args:
         segments: The episode, in order.
-        title: What to write at the top left, cut to what fits.
+        title: The text at the top left, cut to what fits.
         width: Pixels, at least 240.
         height: Pixels, at least 120.
         scale: The |reward| that gets the full colour. None takes the largest in the episode. Frames of one video want
             one scale, or a token's colour changes as later rewards arrive.
-        measure: What the sum of the segments' numbers is called, and what one of them is.
+        measure: The name of the sum of the segments' numbers, and of one of them.
 
     Returns:
         The picture, (height, width, 3) uint8, writable.
@@ -237,7 +286,7 @@ def rgb_array(
 
 
 def visible(text: str) -> str:
-    r"""Show the characters that a terminal would obey, or would not show, as their Python escapes.
+    r"""Writes the characters that a terminal would obey, or would not show, as their Python escapes.
 
     Args:
         text: Any text.
@@ -263,21 +312,15 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def _check_scale(scale: float) -> float:
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"Expected a positive finite scale or None, got {scale}")
-    return scale
-
-
 def _resolve_scale(segments: Iterable[Segment], scale: float | None) -> float:
-    """The caller's scale, or else the largest |reward|, or else 1, for an episode that has nothing to colour."""
+    """Returns the caller's scale, or the largest |reward|, or 1 for an episode that has nothing to colour."""
     if scale is not None:
-        return _check_scale(scale)
+        return check_number("scale", scale, low=0, open_low=True)
     return max((abs(s.reward) for s in segments if s.reward), default=1.0)
 
 
 def _blend(strength: float, *, paper: bool) -> Color:
-    """The background of a reward, from -1 (full red) over 0 (grey) to 1 (full green); what lies beyond is cut."""
+    """Returns the background of a reward, from -1 (full red) over 0 (grey) to 1 (full green), clipped to these."""
     neutral = _PAPER_NEUTRAL if paper else _TERMINAL_NEUTRAL
     positive, negative = (_PAPER_POSITIVE, _PAPER_NEGATIVE) if paper else (_TERMINAL_POSITIVE, _TERMINAL_NEGATIVE)
     target = positive if strength > 0 else negative
@@ -304,11 +347,11 @@ def _legend_values() -> list[float]:
 
 
 Span = tuple[int, int, Segment]
-"""Where a segment stands in the text of its episode: from its first character to the one after its last."""
+"""A segment and its stretch of the episode's text: from its first character to the one after its last."""
 
 
 def _spans(segments: Iterable[Segment]) -> tuple[str, list[Span]]:
-    """The text that is shown, and which segment each stretch of it came from. What shows nothing is left out."""
+    """Joins the text that is shown, and notes the stretch of each segment. Segments that show nothing are left out."""
     parts: list[str] = []
     spans: list[Span] = []
     position = 0
@@ -337,7 +380,7 @@ def _text_width(text: str, size: int = _TEXT_SIZE) -> float:
 
 
 def _fit(text: str, width: float) -> str:
-    """The text, or as much of its beginning as fits `width` pixels together with an ellipsis."""
+    """Returns the text, or as much of its beginning as fits `width` pixels together with an ellipsis."""
     if _text_width(text) <= width:
         return text
     length = bisect_right(range(len(text)), width, key=lambda n: _text_width(text[:n] + "…")) - 1
@@ -345,14 +388,14 @@ def _fit(text: str, width: float) -> str:
 
 
 def _wrap(text: str, width: float) -> list[tuple[int, int]]:
-    """Break text into lines: at newlines, then at spaces, then, in a word longer than a line, anywhere.
+    """Breaks text into lines: at newlines, then at spaces, then, in a word longer than a line, anywhere.
 
     Args:
         text: The text.
         width: Pixels in a line.
 
     Returns:
-        The first character of each line and the one after its last, newlines left out.
+        The positions of each line's first character and of the one after its last, newlines left out.
     """
     lines: list[tuple[int, int]] = []
     line_start = 0
@@ -392,7 +435,7 @@ def _draw_line(
     right: int,
     top: int,
 ) -> None:
-    """Draw the backgrounds of one line, then its text on them: one call an author, which makes it fast."""
+    """Draws the backgrounds of one line, then its text on them: one call for each author, which makes it fast."""
     x = float(left)
     stretches: list[tuple[float, int, int, Kind]] = []
     for span_start, span_end, segment in spans[bisect_right(spans, start, key=lambda span: span[1]) :]:
@@ -407,8 +450,8 @@ def _draw_line(
         # Widths add up: Pillow's font has no kerning.
         next_x = x + _text_width(part)
         # A token that crosses to the next line leaves its space on this one: not worth a stub of colour.
-        whole = last - first == span_end - span_start
-        if segment.reward and x < right and (whole or not part.isspace()):
+        is_uncut = last - first == span_end - span_start
+        if segment.reward and x < right and (is_uncut or not part.isspace()):
             fill = _blend(segment.reward / scale, paper=True)
             # One pixel short, so that neighbours stay apart, yet never less than one wide.
             edge = max(round(x), min(round(next_x) - 2, right))
@@ -419,7 +462,7 @@ def _draw_line(
 
 
 def _draw_legend(draw: ImageDraw, scale: float, measure: str, *, right: int, top: int) -> None:
-    """Draw the colours of the rewards with the two ends of their scale, flush right."""
+    """Draws the colours of the rewards with the two ends of their scale, flush right."""
     font, cell = _font(12), 14
     high, low = f"+{scale:.3g}", f"-{scale:.3g}"
     x = right - font.getlength(high)

@@ -1,18 +1,21 @@
-"""An environment's resolved settings."""
+"""An environment's arguments, and the setting that they resolve to.
+
+`EnvArguments` is what a user passes: names, numbers and plain dicts. `Setting` is what they stand for: the task, the
+tokenizer and the reward themselves, the pool of examples, every number filled in. Both environments, the one lane and
+the many, resolve their arguments here and make their lanes and spaces from the setting.
+"""
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from textenvs.arguments import check_count
+from textenvs.arguments import check_choice, check_count, check_number
 from textenvs.lanes import Lanes
 from textenvs.pool import Pool, PromptEncoder, build_pools, longest_row
 from textenvs.rewards.base import Reward
@@ -25,23 +28,142 @@ from textenvs.tokenizer import Tokenizer, make_tokenizer
 RENDER_MODES = ("ansi", "human", "rgb_array")
 
 
+@dataclass(frozen=True, kw_only=True)
+class EnvArguments:
+    """The arguments of a text environment, as the user gave them; `TextGenEnv` describes each, with its default."""
+
+    task: str | dict[str, Any] | Task
+    reward: Any
+    payout: Any
+    tokenizer: Any
+    max_new_tokens: int | None
+    split: str
+    max_prompt_length: int | None
+    truncation_side: str | None
+    min_new_tokens: int
+    stop: str | Sequence[str] | None
+    action_mask: Any
+    chat_template: bool
+    curriculum: bool | Mapping[str, Any] | None
+    success_at: float | None
+    render_mode: str | None
+
+    def resolve(self) -> Setting:
+        """Looks every name up, fills in what the task decides, and checks that it all goes together.
+
+        Returns:
+            The setting.
+
+        Raises:
+            ValueError: If a name is unknown, a number is out of range, or two arguments exclude each other.
+            TypeError: If an argument is of the wrong type.
+        """
+        check_choice("render_mode", self.render_mode, RENDER_MODES, optional=True)
+        task = make_task(self.task) if self._curriculum is None else _with_all_levels(self.task)
+        check_choice("split", self.split, task.splits)
+        tokenizer = make_tokenizer(task.default_tokenizer if self.tokenizer is None else self.tokenizer)
+        reward = make_reward(task.default_reward if self.reward is None else self.reward)
+        budget = task.default_max_new_tokens if self.max_new_tokens is None else self.max_new_tokens
+        max_new_tokens = check_count("max_new_tokens", budget)
+        min_new_tokens = check_count("min_new_tokens", self.min_new_tokens, least=0)
+        if min_new_tokens > max_new_tokens:
+            raise ValueError(
+                f"Expected min_new_tokens to be at most max_new_tokens={max_new_tokens}, got {min_new_tokens}"
+            )
+        if self.action_mask == "task" and type(task).allowed is Task.allowed:
+            raise ValueError(f"Expected a task that says what is allowed for action_mask='task', got {task.name!r}")
+        if task.max_turns > 1:
+            self._check_turns(task, tokenizer)
+        pool = self._pool(task, tokenizer)
+        success_score = self._success_score(task)
+        return Setting(
+            task=task,
+            tokenizer=tokenizer,
+            reward=reward,
+            payout=self.payout,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            stop=self._stop,
+            action_mask=self.action_mask,
+            split=self.split,
+            pool=pool,
+            success_score=success_score,
+            curriculum=self._make_curriculum(task, pool, success_score),
+            render_mode=self.render_mode,
+        )
+
+    @property
+    def _curriculum(self) -> bool | Mapping[str, Any] | None:
+        """The curriculum's settings: False is none, while {} is one with the default settings."""
+        return None if self.curriculum is False else self.curriculum
+
+    @property
+    def _stop(self) -> tuple[str, ...] | None:
+        if self.stop is None:
+            return None
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def _check_turns(self, task: Task, tokenizer: Tokenizer) -> None:
+        """Raises where the arguments do not fit a task of several turns."""
+        if self.min_new_tokens or self.stop is not None:
+            raise ValueError(
+                f"Expected no min_new_tokens and no stop in task {task.name!r}, whose turns end with EOS alone, got "
+                f"{self.min_new_tokens} and {self._stop!r}"
+            )
+        if not self.chat_template and not hasattr(tokenizer, "encode_response"):
+            raise ValueError(
+                f"Expected a tokenizer with encode_response(text), which makes tokens of the replies of task "
+                f"{task.name!r}, got {tokenizer!r}"
+            )
+
+    def _pool(self, task: Task, tokenizer: Tokenizer) -> Pool:
+        max_length = task.max_prompt_tokens if self.max_prompt_length is None else self.max_prompt_length
+        side = task.truncation_side if self.truncation_side is None else self.truncation_side
+        encoder = PromptEncoder(tokenizer, max_length, side, self.chat_template)
+        if isinstance(self.task, str):
+            pools = _shared_pools(self.task, task, encoder, has_all_levels=self._curriculum is not None)
+        else:
+            pools = build_pools(task, encoder)
+        if self.split not in pools:
+            raise ValueError(
+                f"Expected a split of task {task.name!r} that has examples, {list(pools)}, got {self.split!r}"
+            )
+        return pools[self.split]
+
+    def _success_score(self, task: Task) -> float | None:
+        """The score from which an episode is a success; the task's own holds for the task's own reward alone."""
+        given = check_number("success_at", self.success_at, optional=True)
+        has_default_reward = self.reward is None or self.reward == task.default_reward
+        return task.success_score if given is None and has_default_reward else given
+
+    def _make_curriculum(self, task: Task, pool: Pool, success_score: float | None) -> Curriculum | None:
+        """Makes the curriculum, on the train split alone: a measurement on another split is over all levels."""
+        if self._curriculum is None or self.split != "train":
+            return None
+        config = CurriculumConfig.of(self._curriculum)
+        if config.success_at is None:
+            config = replace(config, success_at=success_score)
+        return Curriculum(_levels_of(task, pool), config)
+
+
 @dataclass(frozen=True)
 class Setting:
-    """What an environment is made of, after every name has been looked up. Both environments build on it.
+    """The parts of an environment, after every name has been looked up. Both environments build on it.
 
     Attributes:
-        task: Where the examples come from.
-        tokenizer: Whose ids are the actions.
+        task: The task that the examples come from.
+        tokenizer: The tokenizer, whose ids are the actions.
         reward: The score.
-        payout: When it is paid, as the user wrote it.
+        payout: The payout, as the user wrote it.
         max_new_tokens: The budget of an episode, in actions.
-        min_new_tokens: How many tokens an episode has before EOS or a stop sequence ends it.
+        min_new_tokens: The number of tokens in an episode before EOS or a stop sequence ends it.
         stop: Texts that end an episode, or None.
-        action_mask: What the agent may say, as the user wrote it, or None.
-        split: Which examples.
+        action_mask: The texts that the agent is held to, as the user wrote it, or None.
+        split: The split that the examples are drawn from.
         pool: Those examples, tokenised.
-        success_score: From which score on an ended episode is a success, or None: nobody has said, and infos do not.
-        curriculum: Which of those examples are drawn, or None: all of them.
+        success_score: The score from which an ended episode is a success, or None if nobody has said; then infos have
+            no `is_success`.
+        curriculum: The choice of examples by level, or None for all of them alike.
         render_mode: One of `RENDER_MODES`, or None.
     """
 
@@ -59,90 +181,16 @@ class Setting:
     curriculum: Curriculum | None
     render_mode: str | None
 
-    @classmethod
-    def resolve(
-        cls,
-        task: str | dict[str, Any] | Task,
-        reward: Any,
-        payout: Any,
-        tokenizer: Any,
-        max_new_tokens: int | None,
-        split: str,
-        max_prompt_length: int | None,
-        truncation_side: str | None,
-        min_new_tokens: int,
-        stop: str | Sequence[str] | None,
-        action_mask: Any,
-        chat_template: bool,
-        curriculum: bool | Mapping[str, Any] | None,
-        success_at: float | None,
-        render_mode: str | None,
-    ) -> Setting:
-        """Look every name up. See `TextGenEnv` for the arguments and errors."""
-        if render_mode is not None and render_mode not in RENDER_MODES:
-            raise ValueError(f"Expected render_mode to be None or one of {list(RENDER_MODES)}, got {render_mode!r}")
-        if curriculum is False:
-            curriculum = None  # while {} is one, with the default settings
-        found = make_task(task) if curriculum is None else _levelled(task)
-        if split not in found.splits:
-            raise ValueError(f"Expected split to be one of {list(found.splits)}, got {split!r}")
-        made_tokenizer = make_tokenizer(found.default_tokenizer if tokenizer is None else tokenizer)
-        made_reward = make_reward(found.default_reward if reward is None else reward)
-        budget = found.default_max_new_tokens if max_new_tokens is None else max_new_tokens
-        check_count("max_new_tokens", budget)
-        check_count("min_new_tokens", min_new_tokens, least=0)
-        if min_new_tokens > budget:
-            raise ValueError(f"Expected min_new_tokens to be at most max_new_tokens={budget}, got {min_new_tokens}")
-        if isinstance(stop, str):
-            stop = (stop,)
-        if found.max_turns > 1:
-            if min_new_tokens or stop is not None:
-                raise ValueError(
-                    f"Expected no min_new_tokens and no stop in task {found.name!r}, whose turns end with EOS alone, "
-                    f"got {min_new_tokens} and {stop!r}"
-                )
-            if not chat_template and not hasattr(made_tokenizer, "encode_response"):
-                raise ValueError(
-                    f"Expected a tokenizer with encode_response(text), which makes tokens of the replies of task "
-                    f"{found.name!r}, got {made_tokenizer!r}"
-                )
-        if action_mask == "task" and type(found).allowed is Task.allowed:
-            raise ValueError(f"Expected a task that says what is allowed for action_mask='task', got {found.name!r}")
-        if max_prompt_length is None:
-            max_prompt_length = found.max_prompt_tokens
-        side = found.truncation_side if truncation_side is None else truncation_side
-        encoder = PromptEncoder(made_tokenizer, max_prompt_length, side, chat_template)
-        pools = _pools(task, found, encoder, levelled=curriculum is not None)
-        if split not in pools:
-            raise ValueError(f"Expected a split of task {found.name!r} that has examples, {list(pools)}, got {split!r}")
-        is_default = reward is None or reward == found.default_reward
-        success_score = _finite("success_at", success_at)
-        if success_score is None and is_default:
-            success_score = found.success_score
-        chosen = None
-        if curriculum is not None and split == "train":  # what is measured on another split is all levels
-            config = CurriculumConfig.of(curriculum)
-            if config.success_at is None:
-                config = replace(config, success_at=success_score)
-            chosen = Curriculum(_levels_of(found, pools[split]), config)
-        return cls(
-            task=found,
-            tokenizer=made_tokenizer,
-            reward=made_reward,
-            payout=payout,
-            max_new_tokens=budget,
-            min_new_tokens=min_new_tokens,
-            stop=None if stop is None else tuple(stop),
-            action_mask=action_mask,
-            split=split,
-            pool=pools[split],
-            success_score=success_score,
-            curriculum=chosen,
-            render_mode=render_mode,
-        )
-
     def lanes(self, num_lanes: int, group_size: int = 1) -> Lanes:
-        """`num_lanes` fresh lanes of this setting, of which `group_size` in a row share their examples."""
+        """Makes fresh lanes of this setting.
+
+        Args:
+            num_lanes: The number of lanes.
+            group_size: The number of lanes in a row that share their examples.
+
+        Returns:
+            The lanes.
+        """
         return Lanes(
             num_lanes,
             self.task,
@@ -161,7 +209,7 @@ class Setting:
         )
 
     def observation_space(self) -> spaces.Space[Any]:
-        """`input_ids`, `attention_mask` and `response_mask`, each `(max_length,)`."""
+        """Returns the space of `input_ids`, `attention_mask` and `response_mask`, each `(max_length,)`."""
         shape = (longest_row(self.task, self.pool, self.max_new_tokens),)
         return spaces.Dict(
             {
@@ -172,29 +220,12 @@ class Setting:
         )
 
     def action_space(self) -> spaces.Discrete:
-        """One token id."""
+        """Returns the space of one token id."""
         return spaces.Discrete(self.tokenizer.vocab_size)
 
 
-def _finite(name: str, value: Any) -> float | None:
-    """A finite number, or None where none was given."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"Expected {name} to be a number or None, got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"Expected {name} to be finite, got {value!r}")
-    return float(value)
-
-
-_POOL_CACHE: OrderedDict[Any, dict[str, Pool]] = OrderedDict()
-
-
-_POOL_CACHE_SIZE = 32
-
-
-def _levelled(task: str | Mapping[str, Any] | Task) -> Task:
-    """A task at all of its levels; one that has several levels already, or examples with a level, as it is."""
+def _with_all_levels(task: str | Mapping[str, Any] | Task) -> Task:
+    """Returns a task over all of its levels. A task object is taken as it is: its examples must have levels."""
     if isinstance(task, Task):
         return task
     name = task if isinstance(task, str) else next(iter(task), "")
@@ -203,21 +234,24 @@ def _levelled(task: str | Mapping[str, Any] | Task) -> Task:
 
 def _levels_of(task: Task, pool: Pool) -> list[int]:
     levels = [example.metadata.get("level") for example in pool.examples]
-    wrong = next((one for one in levels if isinstance(one, bool) or not isinstance(one, int)), None)
+    wrong = next((level for level in levels if isinstance(level, bool) or not isinstance(level, int)), None)
     if None in levels or wrong is not None:
         raise ValueError(
             f"Expected a task with levels for a curriculum, by its name, or examples whose metadata has a whole number "
             f"'level', got task {task.name!r} with an example whose level is {wrong!r}"
         )
-    return [one for one in levels if one is not None]
+    return [level for level in levels if level is not None]
 
 
-def _pools(name: Any, task: Task, encoder: PromptEncoder, levelled: bool) -> dict[str, Pool]:
-    """The pools of a task; those of a task that was given by name are shared, since nothing can change them."""
-    if not isinstance(name, str):
-        return build_pools(task, encoder)
+_POOL_CACHE: OrderedDict[Any, dict[str, Pool]] = OrderedDict()
+_POOL_CACHE_SIZE = 32
+
+
+def _shared_pools(name: str, task: Task, encoder: PromptEncoder, has_all_levels: bool) -> dict[str, Pool]:
+    """Returns the pools of a task that was given by name. Environments share them: such a task never changes."""
     # By the tokenizer's identity, which the pools keep alive: two with one vocabulary may still cut a text differently.
-    key = (name, levelled, id(encoder.tokenizer), encoder.max_length, encoder.truncation_side, encoder.chat_template)
+    tokenizer_id = id(encoder.tokenizer)
+    key = (name, has_all_levels, tokenizer_id, encoder.max_length, encoder.truncation_side, encoder.chat_template)
     if key not in _POOL_CACHE:
         _POOL_CACHE[key] = build_pools(task, encoder)
         if len(_POOL_CACHE) > _POOL_CACHE_SIZE:

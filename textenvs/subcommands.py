@@ -1,4 +1,4 @@
-"""The first word of a command line: which command, or what commands there are."""
+"""The first word of a command line: it picks a command, or asks for the list of commands."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from collections.abc import Mapping, Sequence
 from textenvs.arguments import did_you_mean
 
 
-def chosen(prog: str, commands: Mapping[str, str], words: Sequence[str]) -> str:
-    """The command that a command line begins with.
+def choose_command(prog: str, commands: Mapping[str, str], words: Sequence[str]) -> str:
+    """Returns the command that a command line begins with.
 
     Args:
-        prog: What comes before it, `python -m agents`.
-        commands: Name to a line that says what it does.
-        words: The command line.
+        prog: The program, `python -m agents`.
+        commands: One line of help for each command, by name.
+        words: The command line behind the program.
 
     Returns:
-        Its name.
+        The command's name.
 
     Raises:
-        SystemExit: With code 2 where there is no such command, and 0 after --help; the commands are shown either way.
+        SystemExit: With code 2 if there is no such command, and 0 after --help; the commands are shown either way.
 
     Example:
-        >>> chosen("python -m agents", {"train": "Train.", "sft": "Imitate."}, ["train", "--seed", "1"])
+        >>> choose_command("python -m agents", {"train": "Train.", "sft": "Imitate."}, ["train", "--seed", "1"])
         'train'
     """
     if words and words[0] in commands:
         return words[0]
-    asked = bool(words) and words[0] in ("-h", "--help")
+    asks_for_help = bool(words) and words[0] in ("-h", "--help")
     width = max(map(len, commands))
     lines = [f"usage: {prog} {{{','.join(commands)}}} [--help]", ""]
     lines += [f"  {name:<{width}}  {line}" for name, line in commands.items()]
     lines += ["", f"{prog} COMMAND --help shows the options of one."]
-    if words and not asked:
+    if words and not asks_for_help:
         hint = did_you_mean(words[0], commands)
         lines += ["", f"error: Expected a command of {prog}, got {words[0]!r}.{hint}"]
-    elif not asked:
+    elif not asks_for_help:
         lines += ["", f"error: Expected a command of {prog}, got none."]
-    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
-    raise SystemExit(0 if asked else 2)
+    print("\n".join(lines), file=sys.stdout if asks_for_help else sys.stderr)
+    raise SystemExit(0 if asks_for_help else 2)

@@ -1,4 +1,4 @@
-"""Tokenizers: what turns text into the ids that are actions, and what each id adds to a text.
+"""Tokenizers: they turn text into the ids that are actions, and know the bytes that each id adds to a text.
 
 The environment never decodes a whole response twice. It needs one fact about every token, the bytes it appends to a
 text that has begun (its *piece*), and joins pieces. That holds for byte-level BPE (GPT-2, Qwen, Llama 3), for BPE and
@@ -27,9 +27,9 @@ from textenvs.chat_template import TEMPLATE_FILE, as_template, find_chat_templat
 
 DATA_FOLDER = Path(__file__).parent / "data"
 BUNDLED = {"stories": DATA_FOLDER / "stories_tokenizer.json"}
-"""Name to file, for the tokenizers that come with the package."""
+"""The tokenizers that come with the package: their files, by name."""
 
-# Names under which EOS, BOS and PAD go when a file does not say which of its special tokens is which.
+# Well-known names of EOS, BOS and PAD, for files that do not name the roles of their special tokens.
 _EOS_NAMES = ("<eos>", "</s>", "<|endoftext|>", "<|eot_id|>", "<|im_end|>", "<|end_of_text|>", "[EOS]", "[SEP]")
 _BOS_NAMES = ("<bos>", "<s>", "<|begin_of_text|>", "<|startoftext|>", "[BOS]", "[CLS]")
 _PAD_NAMES = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>")
@@ -37,11 +37,11 @@ _PAD_NAMES = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>")
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What an environment needs of a tokenizer. Anything with these attributes will do, plain ones too."""
+    """The part of a tokenizer that an environment needs. Any object with these attributes will do."""
 
     @property
     def vocab_size(self) -> int:
-        """Number of actions: one more than the largest token id."""
+        """The number of actions: one more than the largest token id."""
 
     @property
     def bos_token_id(self) -> int:
@@ -53,14 +53,17 @@ class Tokenizer(Protocol):
 
     @property
     def pad_token_id(self) -> int:
-        """What fills the observation behind the text. May equal EOS: masks tell them apart."""
+        """The token that fills the observation behind the text. It may equal EOS: masks tell them apart."""
 
     @property
     def pieces(self) -> Sequence[bytes]:
         """`pieces[i]` is the UTF-8 that token `i` adds to a text that has begun. Special tokens add nothing."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, with what a model expects in front of a prompt (often BOS). None is empty."""
+        """Returns token ids of each text, with the tokens that models expect in front of a prompt (often BOS).
+
+        No list is empty.
+        """
 
 
 class SubwordTokenizer:
@@ -69,10 +72,10 @@ class SubwordTokenizer:
     Args:
         backend: The tokenizer itself. It is copied, so that padding or truncation, which Transformers switches on and
             off in the object that its users share, never changes a prompt here.
-        eos_token: Text of the token that ends a response. None looks for a well-known name.
-        bos_token: Text of the token that starts a text. None looks for a well-known name, then takes EOS.
-        pad_token: Text of the token that pads. None looks for a well-known name, then takes EOS.
-        chat_template: How an instruct model wants a conversation written, in Jinja; None where it is not one.
+        eos_token: The text of the token that ends a response. None looks for a well-known name.
+        bos_token: The text of the token that starts a text. None looks for a well-known name, then takes EOS.
+        pad_token: The text of the token that pads. None looks for a well-known name, then takes EOS.
+        chat_template: The Jinja template of an instruct model's conversations; None for other models.
 
     Raises:
         ValueError: If there is no EOS token, or a named token is not in the vocabulary.
@@ -92,7 +95,7 @@ class SubwordTokenizer:
     ) -> None:
         self.chat_template = chat_template
         self.backend: tokenizers.Tokenizer = copy.deepcopy(backend)
-        self.backend.encode_special_tokens = backend.encode_special_tokens  # which a copy forgets
+        self.backend.encode_special_tokens = backend.encode_special_tokens  # a copy forgets this setting
         self.backend.no_padding()
         self.backend.no_truncation()
         vocabulary = backend.get_vocab(with_added_tokens=True)
@@ -119,31 +122,31 @@ class SubwordTokenizer:
 
     @cached_property
     def pieces(self) -> tuple[bytes, ...]:
-        """What each token adds to a text that has begun: `vocab_size` byte strings, empty for special tokens.
+        """The bytes that each token adds to a text that has begun: `vocab_size` of them, empty for special tokens.
 
         Raises:
-            ValueError: If what a token adds depends on the tokens around it.
+            ValueError: If a token's bytes depend on the tokens around it.
         """
         return _pieces(self.backend, self.vocab_size)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, with the special tokens that the model was trained with, as Transformers has them.
+        """Encodes prompts, with the special tokens that the model was trained with, as Transformers does.
 
         Args:
             texts: The prompts.
 
         Returns:
-            One list of ids a text, never empty: BOS alone where nothing else is left.
+            One list of ids for each text, never empty: an empty text is BOS alone.
         """
         encodings = self.backend.encode_batch(list(texts), add_special_tokens=True)
         return [list(encoding.ids) or [self.bos_token_id] for encoding in encodings]
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True) -> list[int]:
-        """Token ids of a conversation, as the chat template writes it.
+        """Encodes a conversation, as the chat template writes it.
 
         Args:
             messages: `{"role": "user" | "assistant" | "system", "content": text}` each.
-            add_generation_prompt: Whether they end where the assistant is to speak.
+            add_generation_prompt: If True, the ids end where the assistant is to speak.
 
         Returns:
             The ids, with the special tokens of the template and no others.
@@ -163,10 +166,10 @@ class SubwordTokenizer:
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def encode_response(self, text: str) -> list[int]:
-        """Token ids of a text that continues another, without special tokens: what a policy would have written.
+        """Encodes a text that continues another, without special tokens, as a policy would have written it.
 
-        A special token's name in the text ("</s>") is text like any other, and left out where the tokenizer has no
-        other way to write it: EOS is never among the ids.
+        A special token's name in the text ("</s>") is text like any other, and left out if the tokenizer has no other
+        way to write it: EOS is never among the ids.
 
         Args:
             text: The continuation, its leading space included.
@@ -183,26 +186,27 @@ class SubwordTokenizer:
 
     @cached_property
     def _plain_backend(self) -> tokenizers.Tokenizer:
-        """A copy that reads no special tokens in texts."""
+        """A copy of the backend that reads no special tokens in texts."""
         return copy.deepcopy(self.backend)
 
     def _continuations(self, text: str) -> Iterator[list[int]]:
-        """Ways to write a text, the plain one first. Some tokenizers put a space in front, which must come off."""
+        """Yields ways to write a text, the plain one first. Some tokenizers put a space in front, which must go."""
         plain = self._plain_backend
-        plain.encode_special_tokens = True  # at each use, since copies of this object forget it
+        plain.encode_special_tokens = True  # set at each use, since copies of this object forget it
 
         def encode(part: str) -> list[int]:
             ids = plain.encode(part, add_special_tokens=False).ids
-            return [token for token in ids if token != self.eos_token_id]  # of which some vocabularies make a word
+            return [token for token in ids if token != self.eos_token_id]  # in some vocabularies, EOS is also a word
 
         yield encode(text)
-        for anchor in ("\n", "."):  # no merge crosses them: encode behind one, and cut there
-            before, whole = encode(anchor), encode(anchor + text)
-            if whole[: len(before)] == before:
-                yield whole[len(before) :]
+        # No merge crosses a newline or a full stop: behind one, the text is encoded without the space, and cut off.
+        for anchor in ("\n", "."):
+            before, both = encode(anchor), encode(anchor + text)
+            if both[: len(before)] == before:
+                yield both[len(before) :]
 
     def __repr__(self) -> str:
-        """Vocabulary size and the special ids."""
+        """Shows the vocabulary's size and the special ids."""
         return (
             f"SubwordTokenizer(vocab_size={self.vocab_size}, bos_token_id={self.bos_token_id}, "
             f"eos_token_id={self.eos_token_id}, pad_token_id={self.pad_token_id})"
@@ -210,7 +214,7 @@ class SubwordTokenizer:
 
 
 def make_tokenizer(tokenizer: Any) -> Tokenizer:
-    """A `Tokenizer` from whatever a user has.
+    """Makes a `Tokenizer` from a name, a file or another library's tokenizer.
 
     Args:
         tokenizer: A bundled name (`"stories"`), `{"symbols": "abc"}` (see `symbol_tokenizer`), the path of a
@@ -226,7 +230,7 @@ def make_tokenizer(tokenizer: Any) -> Tokenizer:
         TypeError: If it is of another type, or a slow Transformers tokenizer.
     """
     if isinstance(tokenizer, (str, os.PathLike)):
-        return _of_name(tokenizer)
+        return _from_file(tokenizer)
     if isinstance(tokenizer, Mapping) and set(tokenizer) == {"symbols"}:
         return symbol_tokenizer(tokenizer["symbols"])
     if isinstance(tokenizer, SubwordTokenizer):
@@ -235,7 +239,7 @@ def make_tokenizer(tokenizer: Any) -> Tokenizer:
         return SubwordTokenizer(tokenizer)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if isinstance(backend, tokenizers.Tokenizer):
-        return _of_transformers(tokenizer, backend)
+        return _from_transformers(tokenizer, backend)
     if isinstance(tokenizer, Tokenizer) and not isinstance(tokenizer, type):
         _check_protocol(tokenizer)
         return tokenizer
@@ -247,9 +251,10 @@ def make_tokenizer(tokenizer: Any) -> Tokenizer:
 
 
 def symbol_tokenizer(symbols: str) -> SubwordTokenizer:
-    """A tokenizer with EOS, id 0, and one token for each of a few characters: what diagnostic tasks speak.
+    """Makes a tokenizer with EOS, id 0, and one token for each of a few characters, for diagnostic tasks.
 
-    It puts nothing in front of a prompt, EOS also begins texts and pads, and it leaves out what it cannot write.
+    It puts nothing in front of a prompt, EOS also begins texts and pads, and it leaves out characters that it cannot
+    write.
 
     Args:
         symbols: The characters, in the order of their ids from 1.
@@ -259,7 +264,7 @@ def symbol_tokenizer(symbols: str) -> SubwordTokenizer:
 
     Raises:
         ValueError: If there is no symbol, or one comes twice.
-        TypeError: If it is no string.
+        TypeError: If `symbols` is not a string.
 
     Example:
         >>> tokenizer = symbol_tokenizer("abc")
@@ -283,26 +288,26 @@ def _symbol_tokenizer(symbols: str) -> SubwordTokenizer:
 
 
 def decode(tokenizer: Tokenizer, token_ids: Iterable[int]) -> str:
-    """The text of a response: its pieces joined, an incomplete UTF-8 sequence at the end held back.
+    """Decodes a response: joins its pieces, and holds back an incomplete UTF-8 sequence at the end.
 
     Args:
-        tokenizer: Whose ids they are.
+        tokenizer: The tokenizer of the ids.
         token_ids: The response's tokens.
 
     Returns:
-        The text as a continuation of what stands before it: a leading space stays. Invalid bytes become U+FFFD.
+        The text as a continuation of the text before it: a leading space stays. Invalid bytes become U+FFFD.
     """
     pieces = tokenizer.pieces
     return decode_bytes(b"".join([pieces[token] for token in token_ids]))
 
 
 def decode_batch(pieces: NDArray[Any], token_ids: NDArray[Any], mask: NDArray[np.bool_]) -> list[str]:
-    """The texts of many rows of tokens at once, each as `decode` gives it.
+    """Decodes many rows of tokens at once, each as `decode` does.
 
     Args:
         pieces: `(vocab_size,)` of objects, a tokenizer's pieces.
         token_ids: `(batch, time)` ids.
-        mask: `(batch, time)` which of them count.
+        mask: `(batch, time)` bool, True for the tokens that count.
 
     Returns:
         `batch` texts.
@@ -313,10 +318,10 @@ def decode_batch(pieces: NDArray[Any], token_ids: NDArray[Any], mask: NDArray[np
 
 
 def decode_prompt(tokenizer: Tokenizer, token_ids: Iterable[int]) -> str:
-    """The text of a prompt, which nothing stands before: the space that SentencePiece puts in front is taken off.
+    """Decodes a prompt, without the space that SentencePiece puts in front of a text.
 
     Args:
-        tokenizer: Whose ids they are.
+        tokenizer: The tokenizer of the ids.
         token_ids: The prompt's tokens.
 
     Returns:
@@ -327,14 +332,14 @@ def decode_prompt(tokenizer: Tokenizer, token_ids: Iterable[int]) -> str:
 
 
 def decode_tokens(tokenizer: Tokenizer, token_ids: Iterable[int]) -> list[str]:
-    """What each token of a response prints. A character that is split shows with the token that completes it.
+    """Decodes each token of a response by itself. A split character shows with the token that completes it.
 
     Args:
-        tokenizer: Whose ids they are.
+        tokenizer: The tokenizer of the ids.
         token_ids: The response's tokens.
 
     Returns:
-        One string a token, empty for special tokens.
+        One string for each token, empty for special tokens.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pieces = tokenizer.pieces
@@ -342,7 +347,7 @@ def decode_tokens(tokenizer: Tokenizer, token_ids: Iterable[int]) -> list[str]:
 
 
 def decode_bytes(data: bytes) -> str:
-    """UTF-8 to text; invalid bytes become U+FFFD, and an incomplete sequence at the end is held back.
+    """Decodes UTF-8; invalid bytes become U+FFFD, and an incomplete sequence at the end is held back.
 
     Args:
         data: The bytes so far.
@@ -358,7 +363,7 @@ def _leading_spaces(text: str) -> int:
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """What two tokenizers have in common exactly when an id means the same to both.
+    """Hashes a tokenizer's vocabulary: two have the same fingerprint exactly when each id means the same to both.
 
     It says nothing about encoding: two tokenizers with one vocabulary may still cut a text, or start it, differently.
 
@@ -376,10 +381,10 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     return digest.hexdigest()
 
 
-_CONFIG_NAMES = ("special_tokens_map.json", "tokenizer_config.json")  # the later has the last word
+_CONFIG_NAMES = ("special_tokens_map.json", "tokenizer_config.json")  # where both name a token, the later wins
 
 
-def _of_name(name: str | os.PathLike[str]) -> Tokenizer:
+def _from_file(name: str | os.PathLike[str]) -> Tokenizer:
     if isinstance(name, str) and name in BUNDLED:
         file = BUNDLED[name]
     else:
@@ -392,12 +397,12 @@ def _of_name(name: str | os.PathLike[str]) -> Tokenizer:
             "AutoTokenizer.from_pretrained(name) gives"
         )
     files = (file, *(file.with_name(config) for config in (*_CONFIG_NAMES, TEMPLATE_FILE)))
-    return _load_tokenizer(file, tuple(each.stat().st_mtime_ns for each in files if each.is_file()))
+    return _load_tokenizer(file, tuple(path.stat().st_mtime_ns for path in files if path.is_file()))
 
 
 @lru_cache(maxsize=32)
 def _load_tokenizer(file: Path, written: tuple[int, ...]) -> Tokenizer:
-    """Read a file once for each time that it, or a file beside it, was `written`."""
+    """Reads a file, once for each time that it, or a file beside it, was `written`."""
     try:
         backend = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the Rust library raises bare Exception
@@ -407,7 +412,7 @@ def _load_tokenizer(file: Path, written: tuple[int, ...]) -> Tokenizer:
 
 
 def _named_special_tokens(folder: Path) -> dict[str, str]:
-    """The special tokens that the files beside a tokenizer.json name."""
+    """Returns the special tokens that the files beside a tokenizer.json name, by role."""
     named: dict[str, str] = {}
     for file in (folder / name for name in _CONFIG_NAMES):
         if not file.is_file():
@@ -427,7 +432,7 @@ def _named_special_tokens(folder: Path) -> dict[str, str]:
     return named
 
 
-def _of_transformers(tokenizer: Any, backend: tokenizers.Tokenizer) -> SubwordTokenizer:
+def _from_transformers(tokenizer: Any, backend: tokenizers.Tokenizer) -> SubwordTokenizer:
     return SubwordTokenizer(
         backend,
         eos_token=tokenizer.eos_token,
@@ -438,7 +443,7 @@ def _of_transformers(tokenizer: Any, backend: tokenizers.Tokenizer) -> SubwordTo
 
 
 def _check_protocol(tokenizer: Tokenizer) -> None:
-    """Raise where a user's own tokenizer would fail later, with a worse message."""
+    """Raises where a user's own tokenizer would fail later, with a worse message."""
     if len(tokenizer.pieces) != tokenizer.vocab_size:
         raise ValueError(
             f"Expected a tokenizer with one piece for each of its {tokenizer.vocab_size} tokens, "
@@ -456,7 +461,7 @@ def _check_protocol(tokenizer: Tokenizer) -> None:
 
 def _pieces(backend: tokenizers.Tokenizer, vocab_size: int) -> tuple[bytes, ...]:
     special = {token for token, added in backend.get_added_tokens_decoder().items() if added.special}
-    # A decoder tells its settings only to pickle, as JSON.
+    # A decoder has no attributes for its settings; only its pickle state, which is JSON, tells them.
     decoders = _parts(None if backend.decoder is None else json.loads(backend.decoder.__getstate__()))
     pieces = [b""] * vocab_size
     plain: list[int] = []
@@ -483,7 +488,7 @@ def _pieces(backend: tokenizers.Tokenizer, vocab_size: int) -> tuple[bytes, ...]
         for token, text in zip(plain, backend.decode_batch([[anchor, token] for token in plain]), strict=True):
             pieces[token] = text[len(before) :].encode()
         begun, known = [anchor], [*plain, anchor]
-    # The proof: all of them at once. A space at the end is left out by a decoder that knows where words end.
+    # The proof: decode all of them at once. A decoder that knows where words end drops a space at the end.
     joined = backend.decode(begun) + b"".join([pieces[token] for token in known]).decode("utf-8", "replace")
     if backend.decode(begun + known).rstrip(" ") != joined.rstrip(" "):
         raise ValueError(
@@ -494,7 +499,7 @@ def _pieces(backend: tokenizers.Tokenizer, vocab_size: int) -> tuple[bytes, ...]
 
 
 def _parts(decoder: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """The settings of a decoder's parts, by type."""
+    """Returns the settings of a decoder's parts, by type."""
     if decoder is None:
         return {}
     if decoder["type"] == "Sequence":
@@ -503,7 +508,7 @@ def _parts(decoder: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
 
 
 def _byte_of_char() -> dict[str, int]:
-    """GPT-2's printable alphabet for bytes (Radford et al. 2019): printable Latin-1 as it is, the rest from U+0100."""
+    """Makes GPT-2's printable alphabet for bytes (Radford et al. 2019): printable Latin-1, the rest from U+0100."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     table = {chr(byte): byte for byte in printable}
     rest = [byte for byte in range(256) if byte not in set(printable)]

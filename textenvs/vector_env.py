@@ -1,4 +1,8 @@
-"""N episodes behind Gymnasium's vector API, as arrays: no loop over lanes (see `lanes.py`)."""
+"""N episodes behind Gymnasium's vector API: `TextGenVectorEnv` works on the arrays of all lanes at once.
+
+A step has no loop over lanes: `textenvs.lanes` takes it, and this file knows the three autoreset modes, the seeds of
+lanes and groups, and how Gymnasium lays out the infos of many environments.
+"""
 
 from __future__ import annotations
 
@@ -12,44 +16,29 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from textenvs.arguments import check_count, names_arguments
-from textenvs.env import Observation, TextGenEnv, chosen_examples
-from textenvs.lanes import render_lane
-from textenvs.rewards.base import PartScores
+from textenvs import render
+from textenvs.arguments import check_choice, check_count, names_arguments
+from textenvs.env import HasSetting, Observation, TextGenEnv, chosen_examples
 from textenvs.seeding import seeds_of
-from textenvs.setting import RENDER_MODES, Setting
+from textenvs.setting import RENDER_MODES, EnvArguments
 from textenvs.tasks import Task
-from textenvs.tasks.curriculum import Curriculum
-from textenvs.tokenizer import Tokenizer
 
 
-class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[Any]]):
+class TextGenVectorEnv(HasSetting, gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[Any]]):
     """`num_envs` lanes of `TextGenEnv`: lane i, seeded s, equals a `TextGenEnv` seeded s + i, bit for bit.
 
+    `task` and all other arguments of `TextGenEnv` mean here what they mean there. A curriculum is one for all lanes,
+    which count together. The vector environment's own arguments are these:
+
     Args:
-        num_envs: How many lanes.
-        task: See `TextGenEnv`, as for the next arguments.
-        reward: See `TextGenEnv`.
-        payout: See `TextGenEnv`.
-        tokenizer: See `TextGenEnv`.
-        max_new_tokens: See `TextGenEnv`.
-        split: See `TextGenEnv`.
-        max_prompt_length: See `TextGenEnv`.
-        truncation_side: See `TextGenEnv`.
-        min_new_tokens: See `TextGenEnv`.
-        stop: See `TextGenEnv`.
-        action_mask: See `TextGenEnv`.
-        chat_template: See `TextGenEnv`.
-        curriculum: See `TextGenEnv`. One for all lanes, which count together.
-        success_at: See `TextGenEnv`.
-        autoreset_mode: When a finished lane gets its next episode: "NextStep" (Gymnasium's default), "SameStep" or
-            "Disabled", or the enum. Disabled: a finished lane idles, its action ignored and its reward 0, until
-            `reset(options={"reset_mask": ...})` names it.
-        group_size: This many lanes in a row share their examples: lane i's come from seed + i // group_size. The n-th
-            episodes of a group's lanes are of the same example, whenever each begins; a reset of all lanes, without a
-            mask, begins the same one in all lanes of a group, wherever they were.
-        copy: Whether observations are copies. False gives views that the next step changes, and costs nothing.
-        render_mode: See `TextGenEnv`.
+        num_envs: The number of lanes.
+        autoreset_mode: The time when a finished lane gets its next episode: "NextStep" (Gymnasium's default),
+            "SameStep" or "Disabled", or the enum. Disabled: a finished lane idles, its action ignored and its reward 0,
+            until `reset(options={"reset_mask": ...})` names it.
+        group_size: The number of lanes in a row that share their examples: lane i's come from seed + i // group_size.
+            The n-th episodes of a group's lanes are of the same example, whenever each begins; a reset of all lanes,
+            without a mask, begins the same one in all lanes of a group, wherever they were.
+        copy: If True, observations are copies. False gives views that the next step changes, and costs nothing.
 
     Raises:
         ValueError: If a name is unknown or a number out of range.
@@ -90,12 +79,11 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         self.group_size = check_count("group_size", group_size)
         if num_envs % group_size:
             raise ValueError(f"Expected num_envs to be a multiple of group_size={group_size}, got {num_envs}")
-        try:
-            self.autoreset_mode = AutoresetMode(autoreset_mode)
-        except ValueError as error:
-            modes = [mode.value for mode in AutoresetMode]
-            raise ValueError(f"Expected autoreset_mode to be one of {modes}, got {autoreset_mode!r}") from error
-        self.setting = Setting.resolve(
+        mode = autoreset_mode.value if isinstance(autoreset_mode, AutoresetMode) else autoreset_mode
+        self.autoreset_mode = AutoresetMode(
+            check_choice("autoreset_mode", mode, [each.value for each in AutoresetMode])
+        )
+        arguments = EnvArguments(
             task=task,
             reward=reward,
             payout=payout,
@@ -112,6 +100,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
             success_at=success_at,
             render_mode=render_mode,
         )
+        self.setting = arguments.resolve()
         self.metadata = {**TextGenEnv.metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = render_mode
         self.copy = copy
@@ -119,47 +108,32 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         self.single_action_space = self.setting.action_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._lanes = self.setting.lanes(num_envs, group_size)
+        self.lanes = self.setting.lanes(num_envs, group_size)
         self._views: list[TextGenEnv] = []
         self._begun = False
-        self._everyone = np.ones(num_envs, dtype=np.bool_)
-        self._everyone.setflags(write=False)
-
-    @property
-    def task(self) -> Task:
-        """Where the examples come from."""
-        return self.setting.task
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Whose ids are the actions."""
-        return self.setting.tokenizer
-
-    @property
-    def curriculum(self) -> Curriculum | None:
-        """Which examples are drawn at present, where there is a curriculum."""
-        return self.setting.curriculum
+        self._all_lanes = np.ones(num_envs, dtype=np.bool_)
+        self._all_lanes.setflags(write=False)
 
     @property
     def score_seconds(self) -> float:
-        """Seconds of the clock that scores and payouts have taken in steps so far."""
-        return self._lanes.score_seconds
+        """Wall-clock seconds that scores and payouts have taken in steps so far."""
+        return self.lanes.score_seconds
 
     @property
     def responses(self) -> tuple[str, ...]:
-        """What the agent has written in each lane so far, as the reward reads it."""
-        return tuple(self._lanes.response(lane) for lane in range(self.num_envs))
+        """The agent's text in each lane so far, as the reward reads it."""
+        return tuple(self.lanes.response(lane) for lane in range(self.num_envs))
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode in every lane, or in those of a mask.
+        """Begins an episode in every lane, or in those of a mask.
 
         Args:
-            seed: Decides every episode from here on: lane i gets seed + i // group_size; or one seed a lane. None
-                goes on in the present streams.
+            seed: The seed of every episode from here on: lane i gets seed + i // group_size; or one seed for each lane.
+                None goes on in the present streams.
             options: `{"reset_mask": (num_envs,) bool}` resets only those lanes; `{"example": ...}` names or gives one
-                example as `TextGenEnv.reset` takes it, or a list of one for each lane that is reset. The dict is left
+                example as `TextGenEnv.reset` takes it, or a list with one for each lane that is reset. The dict is left
                 as it is.
 
         Returns:
@@ -172,16 +146,16 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         mask = self._reset_mask(options)
         lanes = np.flatnonzero(mask)
         self._seed(seed, lanes)
-        if mask is self._everyone:
-            self._lanes.join_groups()
-        rest = {key: value for key, value in (options or {}).items() if key != "reset_mask"}
-        self._lanes.reset(lanes, chosen_examples(rest, self._lanes, len(lanes)))
+        if mask is self._all_lanes:
+            self.lanes.join_groups()
+        other_options = {key: value for key, value in (options or {}).items() if key != "reset_mask"}
+        self.lanes.reset(lanes, chosen_examples(other_options, self.lanes, len(lanes)))
         return self._observations(), self._infos(mask)
 
     def step(
         self, actions: NDArray[Any]
     ) -> tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Write one token in every lane.
+        """Writes one token in every lane.
 
         Args:
             actions: `(num_envs,)` token ids.
@@ -191,7 +165,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
 
         Raises:
             ResetNeeded: If a lane's first episode has not begun.
-            ValueError: If an action is no token id, or there is not one a lane.
+            ValueError: If an action is not a token id, or there is not one for each lane.
             TypeError: If the actions are not whole numbers.
             RewardError: If the reward fails.
         """
@@ -201,25 +175,26 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         if actions.shape != (self.num_envs,):
             raise ValueError(f"Expected actions of shape ({self.num_envs},), one a lane, got {actions.shape}")
         actions = actions.astype(np.int64, copy=False)
-        everyone = self._lanes.all
-        return self.advance(lambda lanes: self._lanes.step(lanes, actions if lanes is everyone else actions[lanes]))
+        every_lane = self.lanes.all
+        return self.advance(lambda lanes: self.lanes.step(lanes, actions if lanes is every_lane else actions[lanes]))
 
     def advance(
         self, move: Callable[[NDArray[np.intp]], NDArray[np.float64]]
     ) -> tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Do all of a step but write the tokens: what `VectorTextAction` shares with `step`.
+        """Does all of a step but write the tokens. `step` and `VectorTextAction` share it.
 
         Args:
-            move: Takes the lanes `(k,)` whose episodes run, writes in each of them, and gives their rewards `(k,)`.
+            move: A function that takes the lanes `(k,)` whose episodes run, writes in each of them, and returns their
+                rewards `(k,)`.
 
         Returns:
-            See `step`.
+            The same five as `step`.
 
         Raises:
             ResetNeeded: If a lane's first episode has not begun.
         """
         self._check_begun()
-        lanes = self._lanes
+        lanes = self.lanes
         if not np.count_nonzero(lanes.terminated):
             rewards = move(lanes.all)
         else:  # NEXT_STEP: the lanes that ended begin anew, in place of a step; DISABLED: they idle
@@ -234,51 +209,39 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         if self.autoreset_mode == AutoresetMode.SAME_STEP and np.count_nonzero(terminated):
             final = self._final(terminated)
             lanes.reset(np.flatnonzero(terminated))
-        infos = self._infos(self._everyone)
+        infos = self._infos(self._all_lanes)
         infos.update(final)
         return self._observations(), rewards, terminated, np.zeros(self.num_envs, dtype=np.bool_), infos
 
-    def update_reward(self, *, progress: float | None = None, scores: PartScores | None = None) -> None:
-        """Move a reward that changes over a training run: schedules, normalisers, constraints.
-
-        Episodes under way are paid as they began; the next ones, anew. A training loop calls this between its updates.
-
-        Args:
-            progress: How much of the training is over, from 0 to 1.
-            scores: Part to the `(episodes,)` final scores of episodes that ended: infos' `score/NAME` without
-                `score/`.
-        """
-        self.setting.reward.update(progress=progress, scores=scores)
-
     def render(self) -> tuple[Any, ...] | None:
-        """Every lane's episode so far, as `TextGenEnv.render` gives it."""
+        """Renders every lane's episode so far, each as `TextGenEnv.render` does."""
         if self.render_mode is None:
             gym.logger.warn(
                 "No render_mode was given: gym.make_vec(id, render_mode='ansi') makes render() return text."
             )
             return None
         mode = "ansi" if self.render_mode == "human" else self.render_mode
-        rendered = tuple(render_lane(self._lanes, lane, mode, self.task.name) for lane in range(self.num_envs))
+        rendered = tuple(render.render_lane(self.lanes, lane, mode, self.task.name) for lane in range(self.num_envs))
         if self.render_mode == "human":
             print("\n".join(rendered), flush=True)
             return None
         return rendered
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Which tokens may come next in each lane, as sb3-contrib's MaskablePPO asks for it.
+        """Returns the tokens that may come next in each lane, under the name that sb3-contrib's MaskablePPO calls.
 
         Returns:
-            `(num_envs, vocab_size)` bool; all True where nothing was masked.
+            `(num_envs, vocab_size)` bool; all True if the environment has no mask.
 
         Raises:
             ResetNeeded: If a lane's first episode has not begun.
         """
         self._check_begun()
-        masks = self._lanes.action_masks(self._lanes.all)
+        masks = self.lanes.action_masks(self.lanes.all)
         return np.ones((self.num_envs, self.tokenizer.vocab_size), dtype=np.bool_) if masks is None else masks == 1
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call a method of each lane, seen as a `TextGenEnv`, or read an attribute, as `SyncVectorEnv.call` does.
+        """Calls a method of each lane, seen as a `TextGenEnv`, or reads an attribute, as `SyncVectorEnv.call` does.
 
         Args:
             name: The method or attribute.
@@ -286,21 +249,21 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
             **kwargs: For the method.
 
         Returns:
-            One result a lane.
+            One result for each lane.
         """
-        found = [getattr(view, name) for view in self._lane_views()]
-        return tuple(one(*args, **kwargs) if callable(one) else one for one in found)
+        members = [getattr(view, name) for view in self._lane_views()]
+        return tuple(member(*args, **kwargs) if callable(member) else member for member in members)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """An attribute of each lane, seen as a `TextGenEnv`."""
+        """Reads an attribute of each lane, seen as a `TextGenEnv`."""
         return self.call(name)
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute of each lane, seen as a `TextGenEnv`.
+        """Sets an attribute of each lane, seen as a `TextGenEnv`.
 
         Args:
             name: The attribute.
-            values: A list or tuple with one value a lane, or one value for all.
+            values: A list or tuple with one value for each lane, or one value for all.
 
         Raises:
             ValueError: If the list is of another length.
@@ -314,18 +277,18 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
 
     def _check_begun(self) -> None:
         if not self._begun:
-            self._begun = bool(self._lanes.begun.all())  # and stays so
+            self._begun = bool(self.lanes.begun.all())  # once true, it stays so
             if not self._begun:
                 raise ResetNeeded("No episode has begun in some lanes: call envs.reset() first.")
 
     def _lane_views(self) -> list[TextGenEnv]:
         if not self._views:
-            self._views = [TextGenEnv.of_lane(self.setting, self._lanes, lane) for lane in range(self.num_envs)]
+            self._views = [TextGenEnv.of_lane(self.setting, self.lanes, lane) for lane in range(self.num_envs)]
         return self._views
 
     def _reset_mask(self, options: dict[str, Any] | None) -> NDArray[np.bool_]:
         if not options or "reset_mask" not in options:
-            return self._everyone
+            return self._all_lanes
         mask = options["reset_mask"]
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
             raise TypeError(f"Expected options['reset_mask'] to be an array of bool, got {mask!r}")
@@ -337,24 +300,25 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
 
     def _seed(self, seed: int | Sequence[int | None] | None, lanes: NDArray[np.intp]) -> None:
         if seed is not None and not isinstance(seed, (Sequence, np.ndarray)):
-            one: Any = seed
-            super().reset(seed=int(one) if isinstance(one, np.integer) else one)  # raises unless it is a whole number
-            self._lanes.seed(lanes, seeds_of(int(seed), self.num_envs, self.group_size)[lanes])
+            base_seed: Any = seed
+            if isinstance(base_seed, np.integer):
+                base_seed = int(base_seed)
+            super().reset(seed=base_seed)  # raises unless it is a whole number
+            self.lanes.seed(lanes, seeds_of(int(seed), self.num_envs, self.group_size)[lanes])
             return
         if seed is not None:
             if len(seed) != self.num_envs:
                 raise ValueError(f"Expected one seed a lane, {self.num_envs} of them, got {len(seed)}")
-            given = [lane for lane in lanes.tolist() if seed[lane] is not None]
-            numbers = [one for one in (seed[lane] for lane in given) if one is not None]
-            self._lanes.seed(np.array(given, dtype=np.intp), seeds_of(numbers, len(numbers)))
+            given = {lane: lane_seed for lane in lanes.tolist() if (lane_seed := seed[lane]) is not None}
+            self.lanes.seed(np.array(list(given), dtype=np.intp), seeds_of(list(given.values()), len(given)))
             lanes = np.array([lane for lane in lanes.tolist() if seed[lane] is None], dtype=np.intp)
-        fresh = lanes[~self._lanes.begun[lanes]]
-        if len(fresh):  # never seeded: whatever Gymnasium draws
-            base = int(self.np_random.integers(2**32))
-            self._lanes.seed(fresh, seeds_of(base, self.num_envs, self.group_size)[fresh])
+        never_seeded = lanes[~self.lanes.begun[lanes]]
+        if len(never_seeded):  # then Gymnasium's generator, itself seeded from the system, draws the seed
+            drawn = int(self.np_random.integers(2**32))
+            self.lanes.seed(never_seeded, seeds_of(drawn, self.num_envs, self.group_size)[never_seeded])
 
     def _observations(self) -> Observation:
-        lanes = self._lanes
+        lanes = self.lanes
         arrays: Observation = {
             "input_ids": lanes.input_ids,
             "attention_mask": lanes.attention_mask,
@@ -363,8 +327,8 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         return {key: array.copy() for key, array in arrays.items()} if self.copy else arrays
 
     def _infos(self, mask: NDArray[np.bool_]) -> dict[str, Any]:
-        """The infos of the lanes in a mask, laid out as Gymnasium's `SyncVectorEnv` does."""
-        lanes = self._lanes
+        """Lays out the infos of the lanes in a mask as Gymnasium's `SyncVectorEnv` does."""
+        lanes = self.lanes
         values: dict[str, NDArray[Any]] = {
             "score": lanes.score,
             "response_length": lanes.response_length,
@@ -378,7 +342,7 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         if masks is not None:
             values["action_mask"] = masks
         infos: dict[str, Any] = {}
-        others = None if mask is self._everyone else ~mask
+        others = None if mask is self._all_lanes else ~mask
         for key, value in values.items():
             infos[key] = value.copy()
             if others is not None:
@@ -387,16 +351,16 @@ class TextGenVectorEnv(gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[A
         return infos
 
     def _final(self, ended: NDArray[np.bool_]) -> dict[str, Any]:
-        """`final_obs` and `final_info` of the lanes that ended in this step."""
-        lanes = self._lanes
+        """Returns `final_obs` and `final_info` of the lanes that ended in this step."""
+        lanes = self.lanes
         rows = np.flatnonzero(ended)
         input_ids, attention, response = lanes.input_ids[rows], lanes.attention_mask[rows], lanes.response_mask[rows]
         observations = np.full(self.num_envs, None, dtype=object)
-        for place, row in enumerate(rows.tolist()):
+        for index, row in enumerate(rows.tolist()):
             observations[row] = {
-                "input_ids": input_ids[place],
-                "attention_mask": attention[place],
-                "response_mask": response[place],
+                "input_ids": input_ids[index],
+                "attention_mask": attention[index],
+                "response_mask": response[index],
             }
         return {
             "final_obs": observations,

@@ -3,10 +3,10 @@
     accelerate launch --config_file docs/accelerate/deepspeed.yaml -m agents train ...
 
 As under FSDP (`agents.distributed.fsdp`) there is the learner, a second policy, which DeepSpeed's engine owns; the
-policy that
-plays gets its weights after each update. Weights and gradients are whole in every process; a process keeps its n-th
-part of the optimiser's state. Stage 2 stops at a parameter whose gradient autograd leaves undefined, as our losses do,
-and stage 3 wants a forward pass that is the module's own; ours goes around it (`Policy.loss`). FSDP is there for both.
+policy that plays gets its weights after each update. Weights and gradients are whole in every process; a process keeps
+its n-th part of the optimiser's state. Stage 2 stops at a parameter whose gradient autograd leaves undefined, as our
+losses do, and stage 3 wants a forward pass that is the module's own; ours goes around it (`Policy.loss`). FSDP does
+what both do.
 
 What differs from how DeepSpeed is used in pretraining: gradients are added up over the processes, not averaged, because
 each takes its rows' share of one minibatch; and what is not finite, a loss as well, is skipped.
@@ -36,10 +36,10 @@ _PLAIN = {
 
 
 def wanted() -> bool:
-    """What `accelerate launch` has read from its config file.
+    """Reads what `accelerate launch` has found in its config file.
 
     Returns:
-        Whether DeepSpeed is; not where there is one process.
+        True if it asks for DeepSpeed, and there are several processes.
 
     Raises:
         ValueError: If the config asks for something that is not supported; says what to write in its place.
@@ -83,14 +83,14 @@ class ZeroLearner:
 
 
 class Zero(torch.optim.Optimizer):
-    """An optimiser of which this process keeps its part. All processes call its methods together."""
+    """An optimiser of whose state this process keeps a part. All processes call its methods together."""
 
     def __init__(self, learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Hand a module and its optimiser to DeepSpeed.
+        """Hands a module and its optimiser to DeepSpeed.
 
         Args:
-            learner: The module, the same in every process. Nobody else may change its weights.
-            optimizer: A fresh one over all of it that is trained, in one group.
+            learner: The module, the same in every process. Nothing else may change its weights.
+            optimizer: A fresh one over everything of it that is trained, in one group.
 
         Raises:
             ImportError: If DeepSpeed is not installed.
@@ -104,7 +104,7 @@ class Zero(torch.optim.Optimizer):
             raise ImportError(
                 'distributed_type DEEPSPEED needs DeepSpeed: pip install "textenvs[deepspeed]"'
             ) from error
-        self._trained = [one for group in optimizer.param_groups for one in group["params"]]
+        self._trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._fragments: Any = import_module("deepspeed.utils")
         self._engine: Any = deepspeed.initialize(
             model=learner,
@@ -119,20 +119,20 @@ class Zero(torch.optim.Optimizer):
                 "managed_gradient_accumulation": False,  # `step` says when a minibatch is complete
             },
         )[0]
-        # The step size and what `agents.training.optimization` counts are in the groups that DeepSpeed steps with.
+        # DeepSpeed steps with these groups, which hold the step size and what `agents.training.optimization` counts.
         self.param_groups, self.state, self.defaults = optimizer.param_groups, optimizer.state, optimizer.defaults
 
     def backward(self, loss: Tensor) -> None:
-        """Add a loss's gradient. A loss that is not finite makes all gradients NaN, which `clip_and_step` skips.
+        """Adds a loss's gradient. A loss that is not finite makes all gradients NaN, which `clip_and_step` skips.
 
         Args:
             loss: (), with a graph.
         """
-        # DeepSpeed averages over the processes.
+        # DeepSpeed averages over the processes, and we add up. 0 * loss is NaN where the loss is not finite.
         self._engine.backward(loss * (processes.count() + 0 * loss.detach()))
 
     def clip_and_step(self, max_norm: float) -> Tensor:
-        """Clip the gradient that all processes have together, and step, unless it is not finite.
+        """Clips the gradient that all processes have together, and takes a step, unless it is not finite.
 
         Args:
             max_norm: The largest norm.
@@ -146,29 +146,29 @@ class Zero(torch.optim.Optimizer):
         return torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
+        """Forgets the gradients."""
         self._engine.optimizer.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state that a plain optimiser over the whole parameters would have.
+        """Returns the state that a plain optimiser over the whole parameters would have.
 
         Returns:
             As in torch.
         """
-        found: dict[int, dict[str, Any]] = {}
+        state: dict[int, dict[str, Any]] = {}
         for part in self.state.values():  # one flat tensor: the parts of all parameters that are here
             for name, value in part.items():
-                for index, one in enumerate(self._trained):
+                for index, parameter in enumerate(self._trained):
                     whole = value
                     if isinstance(value, Tensor) and value.ndim:
                         with processes.together():
-                            whole = self._fragments.safe_get_full_optimizer_state(one, name)
-                    found.setdefault(index, {})[name] = whole.clone() if isinstance(whole, Tensor) else whole
+                            whole = self._fragments.safe_get_full_optimizer_state(parameter, name)
+                    state.setdefault(index, {})[name] = whole.clone() if isinstance(whole, Tensor) else whole
         groups = [{**group, "params": list(range(len(self._trained)))} for group in self.param_groups]
-        return {"state": found, "param_groups": groups}
+        return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave, or a plain optimiser's over the same parameters.
+        """Takes on a state that `state_dict` returned, or a plain optimiser's over the same parameters.
 
         Args:
             state_dict: As in torch.
@@ -192,7 +192,7 @@ class Zero(torch.optim.Optimizer):
             is_cut = isinstance(value, Tensor) and value.ndim
             self.state[flat][name] = torch.zeros_like(flat) if is_cut else value
         self._engine.optimizer._lazy_init_hp_params_optimizer_state()
-        for index, one in enumerate(self._trained):
+        for index, parameter in enumerate(self._trained):
             for name, value in entries[index].items():
                 if isinstance(value, Tensor) and value.ndim:
-                    self._fragments.safe_set_full_optimizer_state(one, value.to(one.device), name)
+                    self._fragments.safe_set_full_optimizer_state(parameter, value.to(parameter.device), name)

@@ -2,10 +2,11 @@
 
     accelerate launch --config_file docs/accelerate/fsdp.yaml -m agents train ...
 
-Beside the policy that plays there is the learner: the same policy, of which each process keeps its n-th part of the
-weights, gradients and optimiser state, and of which a layer is whole only while it computes (`fully_shard`). Updates
-are made with the learner; then the policy gets its weights. So what plays, evaluates or saves has a plain policy, and
-nothing but the update knows of pieces. During an update the policy's own weights are given up, on a GPU.
+Beside the policy that plays there is the learner (`agents.distributed.learner`): the same policy, of which each process
+keeps its n-th part of the weights, gradients and optimiser state, and of which a layer is whole only while it computes
+(`fully_shard`). Updates are made with the learner; then the policy gets its weights. So what plays, evaluates or saves
+has a plain policy, and nothing but the update knows of pieces. During an update the policy's own weights are given up,
+on a GPU.
 
 What differs from how FSDP is used in pretraining: gradients are added up over the processes, not averaged, because each
 takes its rows' share of one minibatch; and generation runs on whole weights, because a step of one token in every lane
@@ -34,14 +35,14 @@ from agents.policy.policy import Policy
 
 @dataclass(frozen=True, kw_only=True)
 class Sharding:
-    """How Accelerate's config file wants a policy to be cut.
+    """How to cut a policy, as Accelerate's config file has it.
 
     Attributes:
         layers: Class names of the modules that are gathered one at a time; None: what the model calls its layers; an
             empty tuple: none, all is gathered at once.
         least: Modules with more parameters than this are gathered by themselves, in place of `layers`.
-        reshard_after_forward: Whether a layer is given up between its forward and its backward pass (ZeRO stage 3), or
-            kept (stage 2).
+        reshard_after_forward: If True, a layer is given up between its forward and its backward pass (ZeRO stage 3);
+            otherwise it is kept (stage 2).
     """
 
     layers: tuple[str, ...] | None = None
@@ -50,10 +51,10 @@ class Sharding:
 
 
 def wanted() -> Sharding | None:
-    """What `accelerate launch` has read from its config file.
+    """Reads what `accelerate launch` has found in its config file.
 
     Returns:
-        How to cut; None where there is one process, or nothing is to be cut.
+        How to cut a policy; None where there is one process, or FSDP is not asked for.
 
     Raises:
         ValueError: If the config asks for something that is not supported; says what to write in its place.
@@ -74,23 +75,23 @@ def wanted() -> Sharding | None:
     reshard = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower()
     if reshard not in ("true", "false"):
         raise ValueError(f"Expected fsdp_reshard_after_forward to be true or false, got {reshard!r}")
-    layers: tuple[str, ...] | None = ()
+    names: tuple[str, ...] | None = ()
     least = None
     wrap = os.environ.get("FSDP_AUTO_WRAP_POLICY", "NO_WRAP").upper()
     if wrap == "TRANSFORMER_BASED_WRAP":
-        names = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP")
-        layers = tuple(name.strip() for name in names.split(",")) if names else None
+        listed = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP")
+        names = tuple(name.strip() for name in listed.split(",")) if listed else None
     elif wrap == "SIZE_BASED_WRAP":
         least = int(os.environ.get("FSDP_MIN_NUM_PARAMS", "0"))
     elif wrap != "NO_WRAP":
         raise ValueError(
             f"Expected fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP, SIZE_BASED_WRAP or NO_WRAP, got {wrap!r}"
         )
-    return Sharding(layers=layers, least=least, reshard_after_forward=reshard == "true")
+    return Sharding(layers=names, least=least, reshard_after_forward=reshard == "true")
 
 
 def shard(policy: Policy, plan: Sharding) -> Policy:
-    """The learner: a copy of a policy of which this process keeps its part. Called by all processes together.
+    """Makes a copy of a policy of which this process keeps its part. Called by all processes together.
 
     Args:
         policy: The policy, the same in every process.
@@ -104,7 +105,7 @@ def shard(policy: Policy, plan: Sharding) -> Policy:
     """
     learner = copy.deepcopy(policy)
     mesh = init_device_mesh(policy.device.type, (processes.count(),))
-    for module in _layers(learner, plan):
+    for module in layers(learner, plan):
         fully_shard(module, mesh=mesh, reshard_after_forward=plan.reshard_after_forward)
     fully_shard(learner, mesh=mesh)
     for module in learner.modules():
@@ -146,7 +147,7 @@ class ShardedLearner:
 
 
 def give_up(policy: Policy) -> None:
-    """Free the memory of a policy's weights until `fill` puts others there.
+    """Frees the memory of a policy's weights until `fill` puts others there.
 
     Args:
         policy: The policy. Nothing may be computed with it meanwhile.
@@ -156,28 +157,28 @@ def give_up(policy: Policy) -> None:
 
 
 def fill(policy: Policy, learner: Policy) -> None:
-    """Give a policy the weights of its learner. Called by all processes together.
+    """Gives a policy the weights of its learner. Called by all processes together.
 
     Args:
         policy: The policy. Weights that were not given up are written over in place.
-        learner: What `shard` made of it.
+        learner: The learner's policy, whose weights may be cut.
     """
-    for mine, one in zip(policy.parameters(), learner.parameters(), strict=True):
-        given_up = mine.shape != one.shape
-        if given_up:
-            mine.data = whole(one.detach())
-        elif one.requires_grad:
-            mine.data.copy_(whole(one.detach()))
+    for played, learned in zip(policy.parameters(), learner.parameters(), strict=True):
+        is_given_up = played.shape != learned.shape
+        if is_given_up:
+            played.data = whole(learned.detach())
+        elif learned.requires_grad:
+            played.data.copy_(whole(learned.detach()))
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor, gathered from all processes where each has a piece of it. Called by all of them together.
+    """Gathers a tensor of which each process has a piece. Called by all of them together.
 
     Args:
         tensor: The tensor.
 
     Returns:
-        All of it.
+        All of it; the tensor itself, where it is not cut.
     """
     if not isinstance(tensor, DTensor):
         return tensor
@@ -187,14 +188,14 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def like(tensor: Tensor, other: Tensor) -> Tensor:
-    """A tensor, cut as another one is.
+    """Cuts a tensor as another one is cut.
 
     Args:
         tensor: All of it, the same in every process.
-        other: Of the same shape, or a number that goes with it (which is not cut).
+        other: The other one. Where its shape differs (the optimiser also counts steps), nothing is cut.
 
     Returns:
-        This process's piece, where `other` is one.
+        This process's piece; the tensor itself, where nothing is cut.
     """
     if not isinstance(other, DTensor) or tensor.shape != other.shape:
         return tensor
@@ -202,28 +203,39 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
 
 
 def is_sharded(parameters: Iterable[Tensor]) -> bool:
-    """Whether some parameters are cut over the processes.
+    """Tells if parameters are cut over the processes.
 
     Args:
         parameters: Of a policy, or of its optimiser.
 
     Returns:
-        Whether `fully_shard` has been applied to the policy.
+        True if `fully_shard` has been applied to the policy.
     """
-    return any(isinstance(one, DTensor) for one in parameters)
+    return any(isinstance(parameter, DTensor) for parameter in parameters)
 
 
-def _layers(policy: Policy, plan: Sharding) -> list[nn.Module]:
-    """The modules that are gathered by themselves, inner ones before those around them."""
+def layers(policy: Policy, plan: Sharding) -> list[nn.Module]:
+    """Finds the modules that are gathered by themselves.
+
+    Args:
+        policy: The policy.
+        plan: How to cut it.
+
+    Returns:
+        The modules, inner ones before those around them.
+
+    Raises:
+        ValueError: If the policy has no module of a class that the plan names.
+    """
     modules = [module for module in policy.modules() if module is not policy][::-1]
     if plan.least is not None:
         least = plan.least
-        return [one for one in modules if sum(weights.numel() for weights in one.parameters()) > least]
+        return [module for module in modules if sum(weights.numel() for weights in module.parameters()) > least]
     names: Any = getattr(policy.model, "_no_split_modules", None) or () if plan.layers is None else plan.layers
-    found = [one for one in modules if type(one).__name__ in names]
-    if plan.layers and (missing := set(plan.layers) - {type(one).__name__ for one in found}):
+    named = [module for module in modules if type(module).__name__ in names]
+    if plan.layers and (missing := set(plan.layers) - {type(module).__name__ for module in named}):
         raise ValueError(
             f"Expected fsdp_transformer_layer_cls_to_wrap to name modules of {type(policy.model).__name__}, got "
             f"{sorted(missing)}; its layers are {getattr(policy.model, '_no_split_modules', None)}"
         )
-    return found
+    return named

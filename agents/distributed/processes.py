@@ -6,7 +6,7 @@ Every process has a copy of the policy. It plays its own lanes, and then the epi
 looks at a whole batch (normalised advantages, baselines, bonuses, the order of minibatches) is computed from the same
 numbers everywhere. Of each minibatch a process takes every n-th episode through the model; the gradients are added up,
 and every process takes the same step. So n processes make the update that one process would make of the same episodes,
-up to the order in which floats are added. Everything here is a plain nothing where there is one process.
+up to the order in which floats are added. Where there is one process, every function here returns what it was given.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch.distributed.tensor import DTensor
 
 
 class LostProcessError(RuntimeError):
-    """Another process has ended, so that those that are left cannot go on."""
+    """Raised in the other processes when one has ended: they cannot continue without it."""
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What all processes do at once, which fails when one of them has ended.
+    """A context for what all processes do at once, which fails when one of them has ended.
 
     Raises:
         LostProcessError: If one has.
@@ -41,7 +41,7 @@ def together() -> Iterator[None]:
 
 @contextmanager
 def among_others() -> Iterator[None]:
-    """A computation that talks to the other processes on its way, and may fail for reasons of its own as well.
+    """A context for a computation that talks to the other processes, and may also fail for reasons of its own.
 
     Raises:
         LostProcessError: If another process has ended. Other errors stay what they are.
@@ -63,23 +63,23 @@ def _lost(error: RuntimeError) -> LostProcessError:
 
 
 def flag(name: str) -> bool:
-    """Whether a variable of the environment says yes, as `accelerate launch` writes what its config file has.
+    """Reads a boolean from a variable of the process's environment, where `accelerate launch` writes its config.
 
     Args:
-        name: The variable's.
+        name: The variable's name.
 
     Returns:
-        Whether it does; not where there is none.
+        True if it says yes; False if it says no, or is not there.
     """
     return os.environ.get(name, "false").lower() in ("true", "1", "yes")
 
 
 def start(device: str | None = None, *, pieces: bool = True) -> str | None:
-    """Join the other processes, where a launcher has started several.
+    """Joins the other processes, where a launcher has started several.
 
     Args:
-        device: What the user asked for: "cpu", or None for what Accelerate chooses.
-        pieces: Whether what is trained can be cut over the processes, as FSDP and DeepSpeed do.
+        device: The user's choice: "cpu", or None, with which Accelerate chooses.
+        pieces: If False, the policy cannot be cut over the processes, as FSDP and DeepSpeed do, and both are refused.
 
     Returns:
         The device of this process; `device` where there is one process.
@@ -108,13 +108,13 @@ def start(device: str | None = None, *, pieces: bool = True) -> str | None:
 
 
 def count() -> int:
-    """How many processes train together."""
-    return distributed.get_world_size() if _together() else 1
+    """Returns how many processes train together."""
+    return distributed.get_world_size() if _is_distributed() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0. Number 0 alone writes, prints and evaluates."""
-    return distributed.get_rank() if _together() else 0
+    """Returns the number of this process, from 0. Number 0 alone writes, prints and evaluates."""
+    return distributed.get_rank() if _is_distributed() else 0
 
 
 def own_share(total: int, name: str) -> int:
@@ -136,7 +136,7 @@ def own_share(total: int, name: str) -> int:
 
 
 def share(rows: Tensor) -> Tensor:
-    """This process's part of some rows.
+    """Returns this process's part of some rows.
 
     Args:
         rows: `(k,)` int64, the same in every process.
@@ -148,30 +148,34 @@ def share(rows: Tensor) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Add up the gradients of all processes, in every process. Who has none counts as zeros, if somebody has one.
+    """Adds up the gradients of all processes, in every process.
+
+    A process in which a parameter has no gradient counts as zeros, if another process has one.
 
     Args:
-        parameters: The same ones in the same order, everywhere. Of what is cut over the processes, gradients are added
-            up already.
+        parameters: The same ones in the same order, everywhere. Those that are cut over the processes are left alone:
+            FSDP has added up their gradients already.
     """
     if count() == 1:
         return
-    trained = [one for one in parameters if one.requires_grad]
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
     if isinstance(trained[0], DTensor):
         return
-    flags = torch.tensor([one.grad is not None for one in trained], dtype=torch.int32, device=trained[0].device)
+    has_gradient = [parameter.grad is not None for parameter in trained]
+    flags = torch.tensor(has_gradient, dtype=torch.int32, device=trained[0].device)
     with together():
         distributed.all_reduce(flags, distributed.ReduceOp.MAX)
-    moved = [one for one, flag in zip(trained, flags.tolist(), strict=True) if flag]
-    flat = torch.cat([(torch.zeros_like(one) if one.grad is None else one.grad).flatten().float() for one in moved])
+    moved = [parameter for parameter, flag in zip(trained, flags.tolist(), strict=True) if flag]
+    gradients = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in moved]
+    flat = torch.cat([gradient.flatten().float() for gradient in gradients])  # one message in place of many
     with together():
         distributed.all_reduce(flat)
-    for one, gradient in zip(moved, flat.split([one.numel() for one in moved]), strict=True):
-        one.grad = gradient.view_as(one).to(one.dtype)
+    for parameter, gradient in zip(moved, flat.split([parameter.numel() for parameter in moved]), strict=True):
+        parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
 
 
 def total(number: Tensor) -> Tensor:
-    """The sum of a number over all processes, in every process.
+    """Adds up a number over all processes, in every process.
 
     Args:
         number: A tensor, the same shape everywhere.
@@ -188,52 +192,52 @@ def total(number: Tensor) -> Tensor:
 
 
 def largest(numbers: list[int]) -> list[int]:
-    """The largest of each number over all processes: what one wants, all do.
+    """Finds the largest of each number over all processes, so that all do what one of them wants.
 
     Args:
-        numbers: As many everywhere.
+        numbers: As many in every process.
 
     Returns:
-        As many, the same everywhere.
+        As many, the same in every process.
     """
     if count() == 1:
         return numbers
-    found = torch.tensor(numbers, device=_device())
+    most = torch.tensor(numbers, device=_device())
     with together():
-        distributed.all_reduce(found, distributed.ReduceOp.MAX)
-    return [int(one) for one in found.tolist()]
+        distributed.all_reduce(most, distributed.ReduceOp.MAX)
+    return [int(number) for number in most.tolist()]
 
 
 def sums(values: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    """Pairs of numbers by name, added up over all processes; a name need not be everywhere.
+    """Adds up pairs of numbers by name over all processes.
 
     Args:
-        values: Name to pair.
+        values: Name to pair. Processes may have different names.
 
     Returns:
-        Every name that is somewhere.
+        Name to pair, for every name that any process has.
     """
     if count() == 1:
         return dict(values)
-    everyone: list[Any] = [None] * count()
+    of_processes: list[Any] = [None] * count()
     with together():
-        distributed.all_gather_object(everyone, dict(values))
+        distributed.all_gather_object(of_processes, dict(values))
     added: dict[str, tuple[float, float]] = {}
-    for one in everyone:
-        for name, (first, second) in one.items():
+    for of_process in of_processes:
+        for name, (first, second) in of_process.items():
             before = added.get(name, (0.0, 0.0))
             added[name] = (before[0] + first, before[1] + second)
     return added
 
 
 def from_first(value: Any) -> Any:
-    """What the first process has, in every process.
+    """Sends a value of the first process to every process.
 
     Args:
-        value: Anything that can be pickled. What the others pass is not read.
+        value: Anything that can be pickled. Only the first process's is read.
 
     Returns:
-        The first one's.
+        The first process's value.
     """
     if count() == 1:
         return value
@@ -243,12 +247,12 @@ def from_first(value: Any) -> Any:
     return box[0]
 
 
-def _together() -> bool:
+def _is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
 def _device() -> torch.device:
-    """Where collectives expect small tensors: NCCL knows those of its GPU alone."""
+    """Returns the device of tensors that are sent: NCCL sends only those of its GPU."""
     return (
         torch.device("cuda", torch.cuda.current_device())
         if distributed.get_backend() == "nccl"

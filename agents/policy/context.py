@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from agents.devices import on_device
-from agents.policy.trunk import Mode, trunk_states
 
 
 class Context(Protocol):
-    """What a policy remembers of the texts that its lanes are writing."""
+    """What a policy has read of the texts that its lanes are writing."""
 
     def extend(self, input_ids: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> Tensor:
-        """Read what is new in each lane, and give the trunk's state at each lane's last token.
+        """Reads what is new in each lane, and returns the trunk's state at each lane's last token.
 
         Args:
             input_ids: `(lanes, max_length)` whole rows.
-            lengths: `(lanes,)` tokens in each row so far; lanes that have nothing new keep their place but their
-                output means nothing.
+            lengths: `(lanes,)` tokens in each row so far. A lane with nothing new keeps its place, and its output has
+                no meaning.
 
         Returns:
             `(lanes, hidden)` the last hidden state of each lane.
@@ -37,15 +34,15 @@ class Context(Protocol):
         starts: NDArray[np.int64],
         lengths: NDArray[np.int64],
     ) -> Tensor:
-        """Read some lanes from a place on, and give the trunk's state at every token read.
+        """Reads some lanes from a position on, and returns the trunk's state at every token read.
 
-        What a lane has read before its start still counts, and what it had read behind is forgotten: this is how the
-        last tokens of a text are taken back and others put in their place.
+        Tokens before a lane's start stay read, and those behind it are forgotten: this is how the last tokens of a text
+        are taken back and others put in their place.
 
         Args:
             input_ids: `(lanes, max_length)` whole rows.
-            lanes: `(k,)` which lanes, rising.
-            starts: `(k,)` the first token to read in each; at most what the lane has read.
+            lanes: `(k,)` the lanes to read, rising.
+            starts: `(k,)` the first token to read in each; at most as many as the lane has read.
             lengths: `(k,)` tokens in each row so far, more than its start.
 
         Returns:
@@ -54,43 +51,54 @@ class Context(Protocol):
         """
 
     def reset(self, lanes: NDArray[np.intp]) -> None:
-        """Forget these lanes: their next rows are read from the start."""
+        """Forgets these lanes: their next rows are read from the start."""
 
     def keep(self, lanes: NDArray[np.intp]) -> None:
-        """Drop all lanes but these, which are renumbered 0, 1, 2, ... in the order given."""
+        """Drops all lanes but these, which are renumbered 0, 1, 2, ... in the order given."""
+
+
+class RowReader(Protocol):
+    """Reads whole rows: every trunk does."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+
+    def row_states(self, input_ids: Tensor, prompts: Tensor, ends: Tensor) -> Tensor:
+        """Returns `(batch, max(ends), hidden)` states, as `Trunk.row_states` does."""
 
 
 class FullContext:
     """A `Context` that reads every row again from its start at every step: right for any model, and slow.
 
+    It serves models whose state is not keys and values by position, and the other contexts are tested against it.
+
     Args:
-        model: A Transformers causal model or encoder-decoder.
+        trunk: The trunk that reads.
         num_lanes: How many texts grow side by side.
-        mode: What forward passes run in.
     """
 
-    def __init__(self, model: PreTrainedModel, num_lanes: int, mode: Mode = nullcontext) -> None:
-        self._trunk: Any = model.base_model
-        self._device = model.device
-        self._mode = mode
+    def __init__(self, trunk: RowReader, num_lanes: int) -> None:
+        self._trunk = trunk
+        self._device = trunk.device
         self._prompts = np.zeros(num_lanes, dtype=np.int64)  # tokens of each lane's prompt; 0: not read yet
 
     def reset(self, lanes: NDArray[np.intp]) -> None:
-        """See `Context.reset`."""
+        """Forgets these lanes."""
         self._prompts[lanes] = 0
 
     def keep(self, lanes: NDArray[np.intp]) -> None:
-        """See `Context.keep`."""
+        """Drops all lanes but these."""
         self._prompts = self._prompts[lanes]
 
     @torch.no_grad()
     def extend(self, input_ids: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> Tensor:
-        """See `Context.extend`."""
+        """Reads all rows, and returns the state at each lane's last token; see `Context.extend`."""
+        # The first row that a lane shows is its prompt: all that follows was written behind it.
         self._prompts = np.where(self._prompts == 0, lengths, self._prompts)
         tokens = on_device(input_ids[:, : int(lengths.max())].astype(np.int64), self._device)
         ends = on_device(lengths.astype(np.int64), self._device)
-        with self._mode():
-            states = trunk_states(self._trunk, tokens, on_device(self._prompts, self._device), ends)
+        states = self._trunk.row_states(tokens, on_device(self._prompts, self._device), ends)
         return states[torch.arange(len(ends), device=self._device), ends.clamp(min=1) - 1]
 
     @torch.no_grad()
@@ -101,12 +109,11 @@ class FullContext:
         starts: NDArray[np.int64],
         lengths: NDArray[np.int64],
     ) -> Tensor:
-        """See `Context.states`."""
+        """Reads some rows, and returns the states from a position on; see `Context.states`."""
         self._prompts[lanes] = np.where(self._prompts[lanes] == 0, lengths, self._prompts[lanes])
         rows = on_device(input_ids[lanes, : int(lengths.max())].astype(np.int64), self._device)
         ends = on_device(lengths.astype(np.int64), self._device)
-        with self._mode():
-            states = trunk_states(self._trunk, rows, on_device(self._prompts[lanes], self._device), ends)
-        places = starts[:, None] + np.arange(int((lengths - starts).max()))
-        inside = on_device(np.minimum(places, rows.shape[1] - 1), self._device)
-        return states[torch.arange(len(lanes), device=self._device)[:, None], inside]
+        states = self._trunk.row_states(rows, on_device(self._prompts[lanes], self._device), ends)
+        positions = starts[:, None] + np.arange(int((lengths - starts).max()))
+        in_row = on_device(np.minimum(positions, rows.shape[1] - 1), self._device)
+        return states[torch.arange(len(lanes), device=self._device)[:, None], in_row]

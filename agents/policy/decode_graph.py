@@ -1,4 +1,4 @@
-"""One decode step as a graph: a token in every lane through the trunk, without the Python between its operations.
+"""Decode steps as graphs: a token in every lane through the trunk, without the Python between its operations.
 
 A small model's layer is over sooner than Python has called it: of a step of a Llama of width 64, Transformers' Python
 takes more than half. So once a policy has taken enough steps to be worth it, one step is traced. The graph runs the
@@ -6,13 +6,13 @@ very same operations on the very same weights, so it gives the same bits; that i
 positions than it was traced with, before it is used. A model that it cannot be traced for, or where the bits differ,
 goes on as before, and the log says so.
 
-There are two such steps. `DecodeStep` gives the state that a token leaves. `ActionStep` goes on from there to the next
-token, its log-prob and the value: all that a rollout does, with action masks or without.
+There are two such steps. `DecodeToken` returns the state that a token leaves. `DecodeAction` goes on from there to the
+next token, its log-prob and the value: all that a rollout does, with action masks or without.
 
-A policy that was told to compile has its `ActionStep` compiled instead, before its first step: by inductor, ahead of
+A policy that was told to compile has its `DecodeAction` compiled instead, before its first step: by inductor, ahead of
 time, into a library of its own, which checks nothing when it is called. Ten seconds or more, once for an architecture:
-weights, lanes and lengths are arguments. Its numbers are the model's but for rounding. On a GPU both its steps are
-recorded as CUDA graphs instead (`agents/policy/cuda_graphs.py`), in bfloat16 as well.
+weights, lanes and lengths are arguments. Its numbers are the model's but for rounding. On CUDA both its steps are
+recorded as CUDA graphs instead (`agents.policy.cuda`), in bfloat16 as well.
 
 PyTorch calls `torch.jit.trace` deprecated. torch.compile's guards cost a small model's step more than it saves, and the
 trace needs no compiler (docs/log.md). When the trace goes, the compiled step stays.
@@ -26,6 +26,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,41 +36,36 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.utils import logging as transformers_logging
 
-from agents.policy import cuda_graphs
-from agents.policy.trunk import Mode
+from agents.policy.cuda import graphs as cuda_graphs
+from agents.policy.cuda.lane_store import LaneStore
+from agents.policy.forward_mode import Mode
 
-WORTH_IT = 200
+TRACE_AFTER = 200
 """Steps that a policy takes before one is traced, which costs about as much."""
 
-
-_KNOWN = ("torch/nn/functional.py", "transformers/integrations/", "agents/policy/decode_graph.py")
-"""Whose decisions while tracing are known to depend on nothing but there being one token a lane."""
-
+_HARMLESS = ("torch/nn/functional.py", "transformers/integrations/", "agents/policy/decode_graph.py")
+"""Files whose branches in Python, while tracing, depend on nothing but there being one token in a lane."""
 
 _SHAPES = ((3, 12), (2, 30), (5, 7), (1, 9))
-"""Lanes, and positions looked at, that a graph is checked with. Traced or compiled with the first."""
+"""Lanes, and positions looked at, that a graph is checked with. It is traced or compiled with the first."""
 
 
 Outputs = tuple[Tensor, ...]
 
-
 Graph = Callable[..., Outputs]
 
-
-Way = Literal["traced", "compiled", "captured"]
-"""How a graph is made: all are the same function."""
-
+DecodeMode = Literal["traced", "compiled", "captured"]
+"""How a graph is made. All three compute the same function."""
 
 Choose = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
-"""From `(lanes, hidden)` states, and what `ActionStep.forward` says, to actions, log-probs and values."""
-
+"""From `(lanes, hidden)` states, uniforms, temperature and action masks, as `DecodeAction.forward` takes them, to
+actions, log-probs and values."""
 
 Library = Callable[[list[Tensor]], list[Tensor]]
 """From weights and inputs to outputs. It empties the list that it gets."""
 
-
-_COMPILED: dict[str, Library] = {}
-"""What this process has compiled, by what was compiled: policies of one architecture share it."""
+LIBRARIES: dict[str, Library] = {}
+"""The libraries that this process has compiled, by their source: policies of one architecture share one."""
 
 
 class _GraphLayer(CacheLayerMixin):
@@ -101,12 +97,12 @@ class _GraphLayer(CacheLayerMixin):
         return -1
 
 
-class DecodeStep(nn.Module):
-    """One token in every lane, as a function of tensors alone.
+class DecodeToken(nn.Module):
+    """One token in every lane, to the state that it leaves, as a function of tensors alone.
 
     Args:
         model: A Transformers causal model.
-        last_position: The last one that it has an embedding for.
+        last_position: The last position that the model has an embedding for.
         mode: What the trunk runs in.
     """
 
@@ -118,11 +114,11 @@ class DecodeStep(nn.Module):
         self.last_position = last_position
 
     def forward(self, tokens: Tensor, positions: Tensor, columns: Tensor, *keys_and_values: Tensor) -> Outputs:
-        """Write a token, and give the state that it leaves.
+        """Writes a token, and returns the state that it leaves.
 
         Args:
             tokens: `(lanes,)` int64.
-            positions: `(lanes,)` int64, where in its row each stands.
+            positions: `(lanes,)` int64, the place of each in its row.
             columns: `(visible,)` int64, 0, 1, 2, ...: the positions that are looked at.
             *keys_and_values: `(lanes, heads, capacity, head_dim)`, keys of every layer, then values of every layer.
                 Changed in place.
@@ -149,18 +145,20 @@ class DecodeStep(nn.Module):
         return (output.last_hidden_state[:, 0],)
 
 
-class ActionStep(nn.Module):
-    """One token in every lane, and the next one: a rollout's whole step, as a function of tensors alone.
+class DecodeAction(nn.Module):
+    """One token in every lane, to the next action: a rollout's whole step, as a function of tensors alone.
 
     Args:
-        step: The first half.
+        step: The first half, up to the state.
         heads: The modules whose weights the second half reads.
-        choose: The second half.
-        vocab_size: How many tokens there are to choose from.
-        masked: Whether it takes action masks.
+        choose: The second half, from the state to the action.
+        vocab_size: Number of tokens to choose from.
+        masked: True if it takes action masks.
     """
 
-    def __init__(self, step: DecodeStep, heads: list[nn.Module], choose: Choose, vocab_size: int, masked: bool) -> None:
+    def __init__(
+        self, step: DecodeToken, heads: list[nn.Module], choose: Choose, vocab_size: int, masked: bool
+    ) -> None:
         super().__init__()
         self.vocab_size, self.masked = vocab_size, masked
         self.step = step
@@ -176,16 +174,16 @@ class ActionStep(nn.Module):
         temperature: Tensor,
         *rest: Tensor,
     ) -> Outputs:
-        """Write a token, and choose the next.
+        """Writes a token, and chooses the next.
 
         Args:
-            tokens: See `DecodeStep.forward`.
-            positions: Likewise.
-            columns: Likewise.
+            tokens: `(lanes,)` int64, as in `DecodeToken.forward`.
+            positions: `(lanes,)` int64, as there.
+            columns: `(visible,)` int64, as there.
             uniforms: `(lanes, 1)` float32 in [0, 1), which decide.
             temperature: `()` float32, what the logits are divided by.
-            *rest: Where it is masked, `(lanes, vocab_size)` bool: True where a token may be taken. Then keys and values
-                as in `DecodeStep.forward`.
+            *rest: Where the step is masked, `(lanes, vocab_size)` bool first: True where a token may be taken. Then
+                keys and values as in `DecodeToken.forward`.
 
         Returns:
             `(lanes,)` each: actions int64, their log-probs and the values float32.
@@ -195,130 +193,177 @@ class ActionStep(nn.Module):
 
     @property
     def trunk(self) -> Any:
-        """The first half's."""
+        """The trunk of the first half."""
         return self.step.trunk
 
     @property
     def mode(self) -> Mode:
-        """The first half's."""
+        """The mode of the first half."""
         return self.step.mode
 
 
-Step = DecodeStep | ActionStep
+Step = DecodeToken | DecodeAction
 
 
-class StepGraph:
+class DecodeGraph:
     """The graph of one policy's step, made when it is worth it and again when weights have moved elsewhere.
 
     A copy of it, as of a policy, starts with none.
+
+    Args:
+        trace_after: Steps that are taken before one is traced.
+
+    Attributes:
+        graph: The graph; None: not made yet, or refused.
+        refused: True if no graph could be made that gives the step's numbers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trace_after: int = TRACE_AFTER) -> None:
+        self.graph: Graph | None = None
+        self.refused = False
+        self._trace_after = trace_after
         self._steps = 0
-        self._graph: Graph | None = None
-        self._places: tuple[int, ...] = ()
-        self._refused = False
-        self._way: Way = "traced"
+        self._addresses: tuple[int, ...] = ()
+        self._mode: DecodeMode = "traced"
 
-    def __reduce__(self) -> tuple[type[StepGraph], tuple[()]]:
-        """A graph belongs to the weights that it was made for: a copy is a fresh one."""
-        return StepGraph, ()
+    def __reduce__(self) -> tuple[type[DecodeGraph], tuple[int]]:
+        """Copies as a fresh one: a graph belongs to the weights that it was made for."""
+        return DecodeGraph, (self._trace_after,)
 
-    def begin(self, weights: Sequence[Tensor], way: Way = "traced") -> None:
-        """Look whether the weights are still where the graph reads them. Before the steps of a rollout.
+    def begin(self, weights: Sequence[Tensor], mode: DecodeMode = "traced") -> None:
+        """Drops the graph if weights are no longer where it reads them. Called before the steps of a rollout.
 
         Args:
-            weights: What the step reads, whose graph this is.
-            way: How it is made.
+            weights: All weights that the step reads.
+            mode: How the graph is made.
         """
-        places = tuple(one.data_ptr() for one in weights)
-        if (places, way) != (self._places, self._way):
-            self._places, self._way, self._graph, self._refused = places, way, None, False
+        addresses = tuple(weight.data_ptr() for weight in weights)
+        if (addresses, mode) != (self._addresses, self._mode):
+            self._addresses, self._mode, self.graph, self.refused = addresses, mode, None, False
 
-    def take(self, step: Step, tokens: Tensor, positions: Tensor, columns: Tensor, *rest: Tensor) -> Outputs:
-        """One step: by a graph, if there is one or now is the time to make one, and else by the step itself.
+    def run(self, step: Step, tokens: Tensor, positions: Tensor, columns: Tensor, *rest: Tensor) -> Outputs:
+        """Takes one step: by the graph, if there is one or now is the time to make one, and else by the step itself.
 
         Args:
-            step: See `begin`.
-            tokens: See `DecodeStep.forward`.
-            positions: Likewise.
-            columns: Likewise.
-            *rest: What else the step takes.
+            step: The step that the graph is of.
+            tokens: `(lanes,)` int64, as in `DecodeToken.forward`.
+            positions: `(lanes,)` int64, as there.
+            columns: `(visible,)` int64, as there.
+            *rest: All other inputs of the step.
 
         Returns:
-            What the step gives.
+            The outputs of the step.
         """
         self._steps += 1
-        if self._graph is None and not self._refused and (self._way != "traced" or self._steps >= WORTH_IT):
-            cache = [one for one in rest if one.ndim == 4]
-            if self._way == "captured":
-                self._graph = _captured(step, cache)
+        if self.graph is None and not self.refused and (self._mode != "traced" or self._steps >= self._trace_after):
+            cache = [tensor for tensor in rest if tensor.ndim == 4]
+            if self._mode == "captured":
+                self.graph = _capture_step(step, cache)
             else:
-                self._graph = (_compiled(step, cache) if self._way == "compiled" else None) or _traced(step, cache)
-            self._refused = self._graph is None
-        if self._graph is None:
+                self.graph = (compile_step(step, cache) if self._mode == "compiled" else None) or _trace_step(
+                    step, cache
+                )
+            self.refused = self.graph is None
+        if self.graph is None:
             outputs: Outputs = step(tokens, positions, columns, *rest)
             return outputs
-        return self._graph(tokens, positions, columns, *rest)
+        return self.graph(tokens, positions, columns, *rest)
 
 
-class Steps:
-    """The decode steps of a policy, for the time of a rollout: by its graphs, where there are some.
+class DecodeGraphs:
+    """The graphs of a policy, and the memory that recorded steps write to. They outlive a rollout.
+
+    Args:
+        trace_after: Steps that are taken before one is traced.
+
+    Attributes:
+        token: The graph of the `DecodeToken`.
+        action: The graph of the `DecodeAction` without action masks.
+        masked_action: The graph of the one with action masks.
+        store: Memory that stays in place between rollouts.
+    """
+
+    def __init__(self, trace_after: int = TRACE_AFTER) -> None:
+        self._trace_after = trace_after
+        self.store = LaneStore()
+        self.clear()
+
+    def clear(self) -> None:
+        """Drops all graphs, as where the policy computes in another precision from now on."""
+        self.token, self.action, self.masked_action = (DecodeGraph(self._trace_after) for _ in range(3))
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a policy's decode steps become graphs.
+
+    Attributes:
+        graphs: The policy's graphs.
+        mode: How they are made. In mode "compiled", the `DecodeToken` is traced: only greedy play takes it.
+        heads: The modules whose weights `choose` reads.
+        choose: From states to actions.
+        vocab_size: Number of tokens to choose from.
+    """
+
+    graphs: DecodeGraphs
+    mode: DecodeMode
+    heads: list[nn.Module]
+    choose: Choose
+    vocab_size: int
+
+
+class TokenDecoder:
+    """Takes the decode steps of a policy for the time of a rollout: by its graphs, where there are some.
 
     Args:
         model: A Transformers causal model.
-        heads: See `ActionStep`.
-        choose: Likewise.
-        vocab_size: Likewise.
-        graphs: Where the graphs of the policy's `DecodeStep` are kept, and of its `ActionStep` without masks and with.
-        way: How they are made. Of those that are compiled, the first is traced.
+        decoding: Its graphs, and how they are made.
         mode: What the trunk runs in.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        heads: list[nn.Module],
-        choose: Choose,
-        vocab_size: int,
-        graphs: tuple[StepGraph, StepGraph, StepGraph],
-        way: Way = "traced",
-        mode: Mode = nullcontext,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, decoding: Decoding, mode: Mode = nullcontext) -> None:
         config = model.config.get_text_config()
-        self.choose = choose
-        self._decode = DecodeStep(model, getattr(config, "max_position_embeddings", 2**31) - 1, mode)
-        self._acts = [ActionStep(self._decode, heads, choose, vocab_size, masked) for masked in (False, True)]
-        self._graphs = graphs
-        weights = list(_weights_of(self._acts[0]).values())
-        for graph in graphs:
-            graph.begin(weights, "traced" if way == "compiled" and graph is graphs[0] else way)
+        self.choose = decoding.choose
+        self._token = DecodeToken(model, getattr(config, "max_position_embeddings", 2**31) - 1, mode)
+        self._actions = [
+            DecodeAction(self._token, decoding.heads, decoding.choose, decoding.vocab_size, masked)
+            for masked in (False, True)
+        ]
+        self._graphs = decoding.graphs
+        weights = list(_weights_of(self._actions[0]).values())
+        self._graphs.token.begin(weights, "traced" if decoding.mode == "compiled" else decoding.mode)
+        for graph in (self._graphs.action, self._graphs.masked_action):
+            graph.begin(weights, decoding.mode)
 
-    def decode(self, *inputs: Tensor) -> Tensor:
-        """See `DecodeStep.forward`: `(lanes, hidden)`."""
-        return self._graphs[0].take(self._decode, *inputs)[0]
+    def decode_token(self, *inputs: Tensor) -> Tensor:
+        """Writes a token in every lane; inputs as in `DecodeToken.forward`. Returns `(lanes, hidden)`."""
+        return self._graphs.token.run(self._token, *inputs)[0]
 
-    def act(self, masked: bool, *inputs: Tensor) -> Outputs:
-        """See `ActionStep.forward`."""
-        return self._graphs[1 + masked].take(self._acts[masked], *inputs)
+    def decode_action(self, masked: bool, *inputs: Tensor) -> Outputs:
+        """Writes a token in every lane and chooses the next; inputs and outputs as in `DecodeAction.forward`."""
+        graph = self._graphs.masked_action if masked else self._graphs.action
+        return graph.run(self._actions[masked], *inputs)
 
 
 def _example(step: Step, like: list[Tensor], lanes: int, visible: int, seed: int = 0) -> Outputs:
-    """Inputs to try a step with, in numbers drawn anew; there is more room than is looked at."""
+    """Returns inputs to try a step with, drawn anew; the cache is longer than what is looked at."""
     device = like[0].device
     noise = torch.Generator(device).manual_seed(lanes + 100 * seed)
     rows = step.trunk.get_input_embeddings().num_embeddings
-    places = torch.arange(lanes, device=device)
-    caches = [one.new_zeros(lanes, one.shape[1], visible + 8, one.shape[3]).normal_(generator=noise) for one in like]
+    numbers = torch.arange(lanes, device=device)
+    caches = [
+        tensor.new_zeros(lanes, tensor.shape[1], visible + 8, tensor.shape[3]).normal_(generator=noise)
+        for tensor in like
+    ]
     extra: Outputs = ()
-    if isinstance(step, ActionStep):
+    if isinstance(step, DecodeAction):
         uniforms = torch.rand(lanes, 1, generator=noise, device=device)
         extra = uniforms, torch.tensor(0.9, device=device)
         if step.masked:
             extra += (torch.rand(lanes, step.vocab_size, generator=noise, device=device) > 0.1,)
     return (
-        (places * 7 + 1 + seed) % rows,
-        (places * 5 + visible // 2 + seed) % visible,
+        (numbers * 7 + 1 + seed) % rows,
+        (numbers * 5 + visible // 2 + seed) % visible,
         torch.arange(visible, device=device),
         *extra,
         *caches,
@@ -326,12 +371,12 @@ def _example(step: Step, like: list[Tensor], lanes: int, visible: int, seed: int
 
 
 def _weights_of(module: nn.Module) -> dict[str, Tensor]:
-    """All that a module reads beside its inputs, by name."""
+    """Returns all tensors that a module reads beside its inputs, by name."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def _check(step: Step, graph: Graph, like: list[Tensor], tolerance: float) -> None:
-    """Hold a graph against the step: what it gives, and what it writes, twice in the same place with other inputs.
+    """Compares a graph with its step: outputs, and what both write, twice in the same memory with other inputs.
 
     Raises:
         ValueError: If they differ.
@@ -340,35 +385,35 @@ def _check(step: Step, graph: Graph, like: list[Tensor], tolerance: float) -> No
         caches = _example(step, like, *shape)[-len(like) :]
         for seed in (0, 1):
             inputs = (*_example(step, like, *shape, seed)[: -len(like)], *caches)
-            copies = tuple(one.clone() for one in inputs)
-            found, expected = graph(*inputs), step(*copies)
-            if not _agree(found, expected, tolerance):
+            copies = tuple(tensor.clone() for tensor in inputs)
+            actual, expected = graph(*inputs), step(*copies)
+            if not _agree(actual, expected, tolerance):
                 raise ValueError("its numbers differ from the model's own")
             if not _agree(inputs, copies, tolerance):
                 raise ValueError("what it writes differs from what the model writes")
 
 
-def _agree(found: Outputs, expected: Outputs, tolerance: float) -> bool:
-    """Whether whole numbers are the same, and others within the tolerance, relative and absolute."""
+def _agree(actual: Outputs, expected: Outputs, tolerance: float) -> bool:
+    """Returns True if integers are equal, and floats within the tolerance, relative and absolute."""
     return all(
-        torch.allclose(one, other, rtol=tolerance, atol=tolerance)
-        if one.is_floating_point()
-        else torch.equal(one, other)
-        for one, other in zip(found, expected, strict=True)
+        torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+        if ours.is_floating_point()
+        else torch.equal(ours, theirs)
+        for ours, theirs in zip(actual, expected, strict=True)
     )
 
 
 @torch.no_grad()
-def _traced(step: Step, like: list[Tensor]) -> Graph | None:
-    """The graph of a step; None where there is none that gives the same bits."""
+def _trace_step(step: Step, like: list[Tensor]) -> Graph | None:
+    """Traces a step. Returns its graph; None where there is none that gives the same bits."""
     try:
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            with _not_asked_for_losses():
+            with _without_loss_warning():
                 traced: Any = torch.jit.trace(step, _example(step, like, *_SHAPES[0]), check_trace=False)
         for warning in seen:
             decides = issubclass(warning.category, torch.jit.TracerWarning)  # type: ignore[attr-defined]
-            if decides and not any(known in warning.filename for known in _KNOWN):
+            if decides and not any(known in warning.filename for known in _HARMLESS):
                 raise ValueError(f"{warning.filename}:{warning.lineno} decides in Python: {warning.message}")
         _check(step, traced, like, 0.0)
     except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, IndexError) as error:
@@ -379,34 +424,34 @@ def _traced(step: Step, like: list[Tensor]) -> Graph | None:
         return None
 
     def graph(*inputs: Tensor) -> Outputs:
-        with torch.inference_mode():  # spares the graph what autograd would keep an eye on
+        with torch.inference_mode():  # saves autograd's bookkeeping
             outputs = traced(*inputs)
-        return tuple(one.clone() for one in outputs)  # ordinary tensors again
+        return tuple(output.clone() for output in outputs)  # ordinary tensors again
 
     return graph
 
 
-class _AboutLosses(logging.Filter):
-    """PyTorch asks modules for all they have while it traces, and a trunk that is asked for its loss warns of none."""
+class _LossWarning(logging.Filter):
+    """Drops one warning: tracing reads every attribute of a module, and a trunk has no loss function to show."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return "loss_type" not in record.getMessage()
 
 
 @contextmanager
-def _not_asked_for_losses() -> Iterator[None]:
-    about = _AboutLosses()
+def _without_loss_warning() -> Iterator[None]:
+    loss_warning = _LossWarning()
     logger = transformers_logging.get_logger("transformers.modeling_utils")
-    logger.addFilter(about)
+    logger.addFilter(loss_warning)
     try:
         yield
     finally:
-        logger.removeFilter(about)
+        logger.removeFilter(loss_warning)
 
 
 @torch.no_grad()
-def _captured(step: Step, like: list[Tensor]) -> Graph | None:
-    """A step whose kernels are recorded, and replayed; None where they cannot be, or give other numbers."""
+def _capture_step(step: Step, like: list[Tensor]) -> Graph | None:
+    """Records a step's kernels. Returns what replays them; None where that fails, or gives other numbers."""
     device = like[0].device
     with step.mode():
         rounds = torch.is_autocast_enabled(device.type) or like[0].dtype != torch.float32
@@ -422,28 +467,28 @@ def _captured(step: Step, like: list[Tensor]) -> Graph | None:
 
 
 class _Pure(nn.Module):
-    """A step whose weights are an argument, so that what is compiled holds none."""
+    """A step whose weights are an argument, so that its library holds none."""
 
     def __init__(self, step: Any, names: list[str]) -> None:
         super().__init__()
         self._step, self._names = [step], names  # in a list, so that its weights are not this module's
 
     def forward(self, weights: list[Tensor], *inputs: Tensor) -> Outputs:
-        """The step, with these weights `[...]` in the order of the names."""
+        """Runs the step with these weights, in the order of the names."""
         named = dict(zip(self._names, weights, strict=True))
         outputs: Outputs = torch.func.functional_call(self._step[0], named, inputs)
         return outputs
 
 
 @torch.no_grad()
-def _compiled(step: Step, like: list[Tensor]) -> Graph | None:
-    """A step, compiled; None where it cannot be, or gives other numbers."""
-    weights = [one.detach() for one in _weights_of(step).values()]
+def compile_step(step: Step, like: list[Tensor]) -> Graph | None:
+    """Compiles a step. Returns its graph; None where that fails, or gives other numbers."""
+    weights = [weight.detach() for weight in _weights_of(step).values()]
     started = time.perf_counter()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's own deprecations, which its user can do nothing about
-            library = _library(step, weights, _example(step, like, *_SHAPES[0]))
+            library = compile_library(step, weights, _example(step, like, *_SHAPES[0]))
 
         def graph(*inputs: Tensor) -> Outputs:
             return tuple(library([*weights, *inputs]))
@@ -459,33 +504,33 @@ def _compiled(step: Step, like: list[Tensor]) -> Graph | None:
     return graph
 
 
-def _library(step: Step, weights: list[Tensor], inputs: Outputs) -> Library:
-    """A step as a library that takes one list of weights and inputs, for any number of lanes, columns and positions."""
+def compile_library(step: Step, weights: list[Tensor], inputs: Outputs) -> Library:
+    """Returns a step as a library, for any number of lanes, columns and positions."""
     any_size = torch.export.Dim.DYNAMIC
     sizes: list[dict[int, Any] | None] = []
-    for one in inputs:
-        sizes += [{0: any_size, 2: any_size} if one.ndim == 4 else {0: any_size} if one.ndim else None]
+    for tensor in inputs:
+        sizes += [{0: any_size, 2: any_size} if tensor.ndim == 4 else {0: any_size} if tensor.ndim else None]
     exported = torch.export.export(
         _Pure(step, list(_weights_of(step))),
         (weights, *inputs),
         dynamic_shapes={"weights": [None] * len(weights), "inputs": tuple(sizes)},
         strict=False,
     )
-    # Its text says all that the library is made of, but for the values of constants, of which there are none as a rule.
+    # The graph's text determines the library, but for the values of constants, of which there are none as a rule.
     text = exported.graph_module.print_readable(print_output=False, include_stride=True)
     code = f"{torch.get_num_threads()} {text}"
-    if exported.constants or code not in _COMPILED:
+    if exported.constants or code not in LIBRARIES:
         with tempfile.TemporaryDirectory() as folder:  # the file is not needed once it is loaded
             file = torch._inductor.aoti_compile_and_package(exported, package_path=str(Path(folder) / "library.pt2"))
             library: Library = torch._inductor.aoti_load_package(file).loader.boxed_run
         if exported.constants:
             return library
-        _COMPILED[code] = library
-    return _COMPILED[code]
+        LIBRARIES[code] = library
+    return LIBRARIES[code]
 
 
 def _first_line(error: Exception) -> str:
-    """What a warning says of an error."""
+    """Returns the first line of an error's message, for a warning."""
     return (str(error).splitlines() or [""])[0]
 
 

@@ -12,7 +12,6 @@ arXiv:1409.2329: dropout between layers, never within the recurrence.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +25,8 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils.generic import ModelOutput
 
 from agents.devices import on_device
-from agents.policy.trunk import Mode
+from agents.policy.decode_graph import Decoding
+from agents.policy.trunk import Trunk
 
 
 class LSTMConfig(PretrainedConfig):
@@ -62,7 +62,7 @@ class LSTMConfig(PretrainedConfig):
 
 @dataclass
 class LSTMOutput(ModelOutput):
-    """What the trunk gives.
+    """The output of the trunk.
 
     Attributes:
         last_hidden_state: `(batch, length, hidden)` of the last layer.
@@ -74,7 +74,7 @@ class LSTMOutput(ModelOutput):
 
 
 class LSTMPreTrainedModel(PreTrainedModel):
-    """What the trunk and the language model share: the config, and how weights begin."""
+    """The base of the trunk and the language model: the config, and how weights begin."""
 
     config_class = LSTMConfig
     base_model_prefix = "model"
@@ -115,17 +115,17 @@ class LSTMModel(LSTMPreTrainedModel):
         use_cache: bool = True,
         **ignored: Any,
     ) -> LSTMOutput:
-        """Read some tokens.
+        """Reads some tokens.
 
         Args:
             input_ids: `(batch, length)` int64, right-padded.
-            state: Where to go on from, `(hidden, cell)`, each `(layers, batch, hidden)`; None: the start of a text.
+            state: The state to go on from, `(hidden, cell)`, each `(layers, batch, hidden)`; None: the start of a text.
             lengths: `(batch,)` int64 on the CPU, at least 1: how many tokens of each row count; None: all of them.
-            use_cache: Whether to return the state.
-            **ignored: What other models are given beside: masks and positions are in the recurrence already.
+            use_cache: If True, the state is returned.
+            **ignored: Arguments of other models: masks and positions are in the recurrence already.
 
         Returns:
-            Hidden states and the state. What stands behind the end of a row means nothing.
+            Hidden states and the state. Numbers behind the end of a row have no meaning.
         """
         hidden = self.dropout(self.embed_tokens(input_ids))
         ends_h, ends_c = [], []
@@ -166,12 +166,12 @@ class LSTMForCausalLM(LSTMPreTrainedModel):
         return head
 
     def forward(self, input_ids: Tensor, labels: Tensor | None = None, **rest: Any) -> CausalLMOutput:
-        """Logits of the next token at every place.
+        """Computes the logits of the next token at every position.
 
         Args:
             input_ids: `(batch, length)` int64, right-padded.
             labels: `(batch, length)` int64, usually `input_ids` again; -100 where nothing counts. None: no loss.
-            **rest: See `LSTMModel.forward`.
+            **rest: Other arguments of `LSTMModel.forward`.
 
         Returns:
             `logits`, `(batch, length, vocab_size)`, and `loss`, the mean negative log-likelihood of the labels in nats.
@@ -183,33 +183,47 @@ class LSTMForCausalLM(LSTMPreTrainedModel):
         return CausalLMOutput(loss=loss, logits=logits)
 
 
+class LSTMTrunk(Trunk):
+    """The trunk of an LSTM."""
+
+    def make_context(
+        self, num_lanes: int, max_length: int | None = None, decoding: Decoding | None = None
+    ) -> RecurrentContext:
+        """Returns a context that carries a recurrent state; see `Trunk.make_context`."""
+        return RecurrentContext(self, num_lanes)
+
+    def _read_rows(self, input_ids: Tensor, prompts: Tensor, ends: Tensor) -> Tensor:
+        states: Tensor = self.module(input_ids=input_ids, use_cache=False).last_hidden_state
+        return states
+
+
 class RecurrentContext:
     """A `Context` that carries each lane's state from step to step.
 
     Args:
-        model: An LSTM language model.
+        trunk: The trunk of an LSTM.
         num_lanes: How many texts grow side by side.
-        mode: What forward passes run in.
     """
 
-    def __init__(self, model: PreTrainedModel, num_lanes: int, mode: Mode = nullcontext) -> None:
-        self._trunk: Any = model.base_model
-        self._mode = mode
-        self._device = model.device
-        shape = (model.config.num_hidden_layers, num_lanes, model.config.hidden_size)
+    def __init__(self, trunk: LSTMTrunk, num_lanes: int) -> None:
+        config = trunk.model.config
+        self._module: Any = trunk.module
+        self._mode = trunk.mode
+        self._device = trunk.device
+        shape = (config.num_hidden_layers, num_lanes, config.hidden_size)
         self._state = (torch.zeros(shape, device=self._device), torch.zeros(shape, device=self._device))
-        self._hidden = torch.zeros(num_lanes, model.config.hidden_size, device=self._device)
+        self._hidden = torch.zeros(num_lanes, config.hidden_size, device=self._device)
         self._read = np.zeros(num_lanes, dtype=np.int64)  # tokens of each lane that the state has seen
 
     def reset(self, lanes: NDArray[np.intp]) -> None:
-        """See `Context.reset`."""
+        """Forgets these lanes."""
         self._read[lanes] = 0
         rows = on_device(lanes, self._device)
         for part in self._state:
             part[:, rows] = 0.0
 
     def keep(self, lanes: NDArray[np.intp]) -> None:
-        """See `Context.keep`."""
+        """Drops all lanes but these."""
         self._read = self._read[lanes]
         rows = on_device(lanes, self._device)
         self._state = (self._state[0][:, rows], self._state[1][:, rows])
@@ -217,17 +231,17 @@ class RecurrentContext:
 
     @torch.no_grad()
     def extend(self, input_ids: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> Tensor:
-        """See `Context.extend`. A lane that has nothing new gives the state that it gave before."""
+        """Reads what is new in each lane, and repeats the states of others; see `Context.extend`."""
         new = lengths - self._read
         lanes = np.flatnonzero(new > 0)
         if len(lanes):
             width = int(new.max())
-            places = self._read[lanes, None] + np.arange(width)
-            tokens = input_ids[lanes[:, None], np.minimum(places, input_ids.shape[1] - 1)].astype(np.int64)
+            positions = self._read[lanes, None] + np.arange(width)
+            tokens = input_ids[lanes[:, None], np.minimum(positions, input_ids.shape[1] - 1)].astype(np.int64)
             rows = on_device(lanes, self._device)
             ends = torch.from_numpy(new[lanes].astype(np.int64))
             with self._mode():
-                output = self._trunk(
+                output = self._module(
                     on_device(tokens, self._device),
                     state=(self._state[0][:, rows].contiguous(), self._state[1][:, rows].contiguous()),
                     lengths=None if width == 1 else ends,
@@ -248,27 +262,23 @@ class RecurrentContext:
         starts: NDArray[np.int64],
         lengths: NDArray[np.int64],
     ) -> Tensor:
-        """See `Context.states`. Nothing can be taken out of a recurrent state: these lanes are read from the start."""
+        """Reads some lanes from the start, as nothing can be taken out of a recurrent state; see `Context.states`."""
         tokens = on_device(input_ids[lanes, : int(lengths.max())].astype(np.int64), self._device)
         ends = torch.from_numpy(lengths.astype(np.int64))
         rows = on_device(lanes, self._device)
         with self._mode():
-            output = self._trunk(tokens, lengths=ends)
+            output = self._module(tokens, lengths=ends)
         for part, end in zip(self._state, output.state, strict=True):
             part[:, rows] = end.to(part.dtype)
         states: Tensor = output.last_hidden_state.to(self._hidden.dtype)
-        every = torch.arange(len(lanes), device=self._device)
-        self._hidden[rows] = states[every, ends.to(self._device) - 1]
+        indices = torch.arange(len(lanes), device=self._device)
+        self._hidden[rows] = states[indices, ends.to(self._device) - 1]
         self._read[lanes] = lengths
-        places = starts[:, None] + np.arange(int((lengths - starts).max()))
-        inside = on_device(np.minimum(places, tokens.shape[1] - 1), self._device)
-        return states[every[:, None], inside]
+        positions = starts[:, None] + np.arange(int((lengths - starts).max()))
+        in_row = on_device(np.minimum(positions, tokens.shape[1] - 1), self._device)
+        return states[indices[:, None], in_row]
 
 
 AutoConfig.register("lstm_lm", LSTMConfig)
-
-
 AutoModel.register(LSTMConfig, LSTMModel)
-
-
 AutoModelForCausalLM.register(LSTMConfig, LSTMForCausalLM)

@@ -1,128 +1,206 @@
-"""Forward passes of a trunk: over whole rows, packed rows, and as much of a row as is looked at."""
+"""The trunk: a language model without its head. One class for each type of model, all with the interface of `Trunk`.
+
+    decoder_only.py       causal Transformers, over a KV cache by lane
+    encoder_decoder.py    T5, BART and the like
+    lstm.py               LSTMs
+
+`agents.policy.trunk_types` chooses among them, and nothing else asks what type a model is of.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PretrainedConfig
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-Mode = Callable[[], AbstractContextManager[Any]]
-"""Makes what forward passes run in: autocast, adapters switched off, or nothing special."""
+from agents.policy.context import Context
+from agents.policy.decode_graph import Decoding
+from agents.policy.forward_mode import Mode
+
+FAILURES = (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, IndexError)
+"""How models fail that cannot do what is tried with them: on a cache, on packed rows, in a trace."""
+
+_COLUMNS_BY = 16  # a decode step looks at a multiple of this many positions, so that its shapes change seldom
 
 
-_LOOK_BY = 16  # and a decode step looks at it in these
-
-
-def trunk_states(trunk: Any, input_ids: Tensor, prompts: Tensor, ends: Tensor) -> Tensor:
-    """The trunk's last hidden states over whole rows, in one pass.
-
-    Rows are right-padded, so the causal mask alone keeps padding out of sight.
+class Trunk(ABC):
+    """The trunk of a type of model: reads whole rows in one pass, and makes the context in which lanes grow.
 
     Args:
-        trunk: The trunk of a causal model or of an encoder-decoder.
-        input_ids: `(batch, length)` int64.
-        prompts: `(batch,)` int64, how many tokens of each row the encoder of an encoder-decoder reads. The trunk of a
-            causal model does not ask.
-        ends: `(batch,)` int64, how many tokens of each row are looked at.
+        model: The model.
+        mode: What forward passes run in.
 
-    Returns:
-        `(batch, max(ends), hidden)`. State t has read the row up to and with its token t. Before the last token of its
-        prompt an encoder-decoder has none, and what stands there means nothing.
+    Attributes:
+        model: The model.
+        module: The module that is run: the model's own trunk, or a critic's (see `over`).
+        mode: As above.
     """
-    length = max(int(ends.max()), 1)
-    input_ids = input_ids[:, :length]
-    states: Tensor
-    if not trunk.config.is_encoder_decoder:
-        states = trunk(input_ids=input_ids, use_cache=False).last_hidden_state
-        return states
-    encoded, seen = _encode(trunk, input_ids, prompts)
-    steps = int((ends - prompts).max().clamp(min=0)) + 1
-    states = (
-        trunk.get_decoder()(
-            input_ids=_decoder_rows(trunk, input_ids, prompts, steps),
-            encoder_hidden_states=encoded,
-            encoder_attention_mask=seen,
-            use_cache=False,
-        )
-    ).last_hidden_state
-    places = (torch.arange(length, device=prompts.device) - prompts[:, None] + 1).clamp(0, steps - 1)
-    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+
+    def __init__(self, model: PreTrainedModel, mode: Mode = nullcontext) -> None:
+        self.model = model
+        self.module: Any = model.base_model
+        self.mode = mode
+
+    @abstractmethod
+    def make_context(self, num_lanes: int, max_length: int | None = None, decoding: Decoding | None = None) -> Context:
+        """Returns a context in which a step costs no more than the tokens that are new.
+
+        Args:
+            num_lanes: How many texts grow side by side.
+            max_length: The longest that a text may get; None: as long as the model has positions for.
+            decoding: How steps of one token in every lane become graphs. Types of models without graphs ignore it.
+        """
+
+    @abstractmethod
+    def _read_rows(self, input_ids: Tensor, prompts: Tensor, ends: Tensor) -> Tensor:
+        """Returns the states of `row_states`, from rows that are already cut."""
+
+    def row_states(self, input_ids: Tensor, prompts: Tensor, ends: Tensor) -> Tensor:
+        """Computes the last hidden states over whole rows, in one pass.
+
+        Rows are right-padded, so the causal mask alone keeps padding out of sight.
+
+        Args:
+            input_ids: `(batch, length)` int64.
+            prompts: `(batch,)` int64, how many tokens of each row the encoder of an encoder-decoder reads. Other trunks
+                ignore it.
+            ends: `(batch,)` int64, how many tokens of each row are looked at.
+
+        Returns:
+            `(batch, max(ends), hidden)`. State t has read the row up to and with its token t. Before the last token of
+            its prompt an encoder-decoder has none, and the numbers there have no meaning.
+        """
+        length = max(int(ends.max()), 1)
+        with self.mode():
+            return self._read_rows(input_ids[:, :length], prompts, ends)
+
+    def action_states(
+        self, input_ids: Tensor, prompts: Tensor, ends: Tensor, rows: Tensor, positions: Tensor
+    ) -> Tensor:
+        """Computes the states before some actions, in one pass over their episodes.
+
+        Args:
+            input_ids: `(batch, length)` int64, whole episodes, right-padded.
+            prompts: `(batch,)` int64, tokens of each prompt.
+            ends: `(batch,)` int64, the position of each row's last action.
+            rows: `(n,)` int64, the row of each action.
+            positions: `(n,)` int64, its place in that row, at least 1.
+
+        Returns:
+            `(n, hidden)`.
+        """
+        return self.row_states(input_ids, prompts, ends)[rows, positions - 1]
+
+    def over(self, module: nn.Module) -> Self:
+        """Returns the same trunk over another module of the same type: a critic."""
+        other = copy.copy(self)
+        other.module = module
+        return other
+
+    def check_length(self, max_length: int) -> None:
+        """Checks that a text of `max_length` tokens has a position for each.
+
+        Raises:
+            ValueError: If it has not.
+        """
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and max_length > limit:
+            raise ValueError(
+                f"Expected prompt and response to fit into the model's context of {limit} tokens, got {max_length}: "
+                "lower max_new_tokens or max_prompt_length"
+            )
+
+    def caches(self, max_length: int) -> bool:
+        """Returns True if `make_context` serves texts of that length: no layer looks back less far."""
+        # Not the text alone: GPT-Neo counts from the last position that it is shown, empty ones among them.
+        return attention_window(self.model.config) >= columns_of(max_length)
+
+    def first_logits(self, tokens: Tensor) -> Tensor:
+        """Computes the logits behind a text of one token, by the model as Transformers has it.
+
+        Args:
+            tokens: `(1, 1)` int64.
+
+        Returns:
+            `(1, logits)`.
+        """
+        logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits[:, 0]
+        return logits
+
+    def stacks(self) -> list[Any]:
+        """Returns the modules that each hold embeddings and layers, one behind the other."""
+        return [self.module]
+
+    @property
+    def name(self) -> str:
+        """The model's class, for messages."""
+        return type(self.model).__name__
+
+    @property
+    def device(self) -> torch.device:
+        """The model's device."""
+        return self.model.device
 
 
-def attention_window(config: PretrainedConfig) -> float:
-    """How many tokens a model looks back at, in the layer that looks back least: infinity, where all see all.
+def attention_window(config: Any) -> float:
+    """Returns how many tokens a model looks back at, in the layer that looks back least; infinity where all see all.
 
     Args:
         config: The model's: a sliding window, GPT-Neo's local one, or Llama 4's chunks.
     """
     text = config.get_text_config()
-    found = [getattr(text, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
-    return min((float(one) for one in found if one is not None), default=float("inf"))
+    windows = [getattr(text, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
+    return min((float(window) for window in windows if window is not None), default=float("inf"))
 
 
-def looked_at(length: int) -> int:
-    """How many places of its cache a decode step looks at, whose longest text has `length` tokens."""
-    return -(-length // _LOOK_BY) * _LOOK_BY
+def columns_of(length: int) -> int:
+    """Returns how many positions of its cache a decode step looks at, whose longest text has `length` tokens."""
+    return -(-length // _COLUMNS_BY) * _COLUMNS_BY
 
 
-def decoder_start(trunk: Any) -> int:
-    """The token that the decoder of an encoder-decoder reads before the response.
-
-    Raises:
-        ValueError: If its config names none.
-    """
-    start = getattr(trunk.config, "decoder_start_token_id", None)  # not of get_text_config, which fills in defaults
-    if start is None:
-        raise ValueError(
-            "Expected an encoder-decoder whose config has a decoder_start_token_id, got None: set "
-            "model.config.decoder_start_token_id (T5 takes the id of its padding, BART that of EOS)"
-        )
-    return int(start)
+def checkpointed_layers(module: nn.Module) -> list[Any]:
+    """Returns the layers of a module that gradient checkpointing applies to."""
+    return [layer for layer in module.modules() if isinstance(layer, GradientCheckpointingLayer)]
 
 
-def _encode(trunk: Any, input_ids: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
-    """What the encoder makes of the prompts, `(batch, width, hidden)`, and which of it counts, `(batch, width)`."""
-    width = int(prompts.max())
-    seen = (torch.arange(width, device=prompts.device) < prompts[:, None]).long()
-    encoded: Tensor = trunk.get_encoder()(input_ids=input_ids[:, :width], attention_mask=seen).last_hidden_state
-    return encoded, seen
+@contextmanager
+def checkpointing(module: nn.Module, on: bool) -> Iterator[None]:
+    """Makes layers keep nothing but their input, where gradients are wanted.
 
-
-def _decoder_rows(trunk: Any, input_ids: Tensor, prompts: Tensor, steps: int) -> Tensor:
-    """What the decoder reads, `(batch, steps)`: its start token, and what stands behind the prompt."""
-    places = prompts[:, None] + torch.arange(-1, steps - 1, device=prompts.device)
-    rows = input_ids.gather(1, places.clamp(0, input_ids.shape[1] - 1))
-    rows[:, 0] = decoder_start(trunk)
-    return rows
-
-
-def packed_states(trunk: Any, input_ids: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """The trunk's last hidden states over rows that are put one behind the other, in one pass without padding.
-
-    Position ids begin again with each row. Transformers sees by them where one ends, and keeps attention inside it.
+    Transformers' layers do so in training mode alone, which would also switch dropout on. So each is in training mode
+    for as long as it takes to see that, and back in evaluation mode when it computes.
 
     Args:
-        trunk: The trunk of a causal model.
-        input_ids: `(batch, length)` int64.
-        ends: `(batch,)` int64, how many tokens of each row are looked at. At least one is.
-
-    Returns:
-        `(tokens, hidden)` states, and `(batch,)` int64, where each row begins in them.
+        module: A trunk's module.
+        on: False changes nothing.
     """
-    ends = ends.clamp(min=1)
-    places = torch.arange(input_ids.shape[1], device=input_ids.device).expand(len(input_ids), -1)
-    inside = places < ends[:, None]
-    output = trunk(input_ids=input_ids[inside][None], position_ids=places[inside][None], use_cache=False)
-    return output.last_hidden_state[0], ends.cumsum(0) - ends
+    if not (on and torch.is_grad_enabled()):
+        yield
+        return
+    layers = checkpointed_layers(module)
+    for layer in layers:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = partial(_run_checkpointed, layer)
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = layer.training = False
+            del layer._gradient_checkpointing_func
 
 
-def _checkpointed(layer: nn.Module, function: Any, *args: Any) -> Any:
-    """A layer's forward pass, kept or computed again, and in evaluation mode both times."""
+def _run_checkpointed(layer: nn.Module, function: Any, *args: Any) -> Any:
+    """Runs a layer's forward pass, now and again for the gradient, and in evaluation mode both times."""
 
     def run(*inputs: Any) -> Any:
         before, layer.training = layer.training, False

@@ -200,7 +200,7 @@ class TextModel:
         if not len(tokens):
             return np.zeros(0)
         taken = torch.as_tensor(np.asarray(tokens, dtype=np.int64), device=states.device)
-        return _numpy(self.policy.token_log_probs(states, taken))
+        return _numpy(self.policy.head.token_log_probs(states, taken))
 
     @torch.no_grad()
     def head_values(self, states: Tensor) -> NDArray[np.float64]:

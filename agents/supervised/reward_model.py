@@ -202,7 +202,7 @@ class _Rows:
         steps = torch.arange(states.shape[1], device=states.device)
         rows, ends = ((steps >= starts[:, None]) & (steps < lengths[:, None])).nonzero(as_tuple=True)
         tokens = self._table(places).to(states.device)[rows, ends]
-        found = policy.token_log_probs(states[rows, ends - 1], tokens)
+        found = policy.head.token_log_probs(states[rows, ends - 1], tokens)
         return found.new_zeros(len(places)).index_add(0, rows, found)
 
     def _states(self, policy: Policy, places: Sequence[int]) -> tuple[Tensor, Tensor]:

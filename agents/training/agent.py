@@ -319,6 +319,7 @@ class Agent:
             NonFiniteError: If loss or gradient are NaN or infinite too often in a row.
             SaveError: If a checkpoint cannot be written; the one before is whole.
             ValueError: If the folder holds another run, or another process trains in it, or a number is out of range.
+            TypeError: If a number is not whole.
         """
         if isinstance(total_timesteps, float) and total_timesteps.is_integer():  # 1e6
             total_timesteps = int(total_timesteps)

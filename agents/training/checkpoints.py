@@ -2,11 +2,11 @@
 
     run/checkpoints/00007/       number 7, counted from 1
         manifest.json            what it is, and the size and digest of every file: written last
-        agent.json               everything that is no tensor
-        optimizer.safetensors    bonuses.safetensors, policy/, reference/
+        agent.json  policy/ ...  see agents.training.agent_state
 
-A checkpoint is written beside its place, pushed to the disk, and then renamed, so that a stop at any moment leaves the
-one before. When it is read, every file is held to its digest first: safetensors and JSON alone, and never a pickle.
+A checkpoint is written under another name, pushed to the disk, and then renamed, so that a stop at any moment leaves
+the one before. Before it is read, every file is checked against its digest. There are safetensors and JSON alone, and
+never a pickle. What the files hold is in `agents.training.agent_state`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,13 @@ from agents.distributed import fsdp
 from agents.files import read_json, sync_file, sync_folder, write_json
 
 FORMAT = 3
-"""The version of the layout. Another one is refused."""
-
+"""The version of layout and content. A checkpoint of another one is refused."""
 
 FOLDER = "checkpoints"
 
-
 MANIFEST = "manifest.json"
 
-
 _LIBRARIES = ("torch", "transformers", "numpy", "gymnasium")
-
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,14 +50,14 @@ class SaveError(OSError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a manifest says.
+    """A checkpoint, as its manifest describes it.
 
     Attributes:
         path: The checkpoint's folder.
         number: Its number, from 1; 0 where its folder has another name.
         timesteps: Tokens played so far.
         updates: Updates made so far.
-        score: Mean score on validation examples of exactly these weights; None where they were not evaluated.
+        score: Mean score on validation examples of these very weights; None where they were not evaluated.
     """
 
     path: Path
@@ -84,14 +80,14 @@ def write(
     score: float | None = None,
     keep: int = 2,
 ) -> Path:
-    """Write a checkpoint, and then remove those that need not be kept.
+    """Writes a checkpoint, and then removes those that need not be kept.
 
     Args:
         run: The run's folder.
         fill: Writes its files into an empty folder.
         timesteps: Tokens played so far.
         updates: Updates made so far.
-        score: See `Checkpoint`.
+        score: Mean score on validation examples of these very weights; None where they were not evaluated.
         keep: How many of the last ones stay. The one with the best score stays beside them.
 
     Returns:
@@ -104,11 +100,12 @@ def write(
     fresh = folder / ".new"
     try:
         fresh.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*"):  # of a run that was stopped in the middle of this
+        for leftover in folder.glob(".*"):  # of a process that was stopped while it wrote or removed a checkpoint
             shutil.rmtree(leftover)
         fresh.mkdir()
         fill(fresh)
         files = sorted(path for path in fresh.rglob("*") if path.is_file())
+        # The manifest is last: a folder without one, or with one that does not match, is no checkpoint.
         manifest = {
             "format": FORMAT,
             "timesteps": timesteps,
@@ -127,8 +124,8 @@ def write(
         sync_folder(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(fresh, ignore_errors=True)
-        before = [f"{timesteps:,} tokens" for timesteps in [one.timesteps for one in listed(run)][-1:]]
-        left = f"The one before, of {before[0]}, is whole" if before else "There is none before it"
+        before = listed(run)
+        left = f"The one before, of {before[-1].timesteps:,} tokens, is whole" if before else "There is none before it"
         raise SaveError(
             f"Expected to write a checkpoint of {timesteps:,} tokens into {str(folder)!r}, got: {error}. {left}. "
             f"When there is room again, go on with: python -m agents train --resume {run}"
@@ -138,36 +135,36 @@ def write(
 
 
 def listed(run: Path) -> list[Checkpoint]:
-    """The checkpoints of a run whose manifests can be read, the oldest first. Their files are not looked at.
+    """Lists the checkpoints of a run whose manifests can be read, the oldest first. Their files are not looked at.
 
     Args:
         run: The run's folder.
 
     Returns:
-        What their manifests say.
+        The checkpoints.
     """
-    found = []
+    readable = []
     for number in numbers(run):
         try:
-            found.append(_described(run / FOLDER / f"{number:05d}"))
+            readable.append(_described(run / FOLDER / f"{number:05d}"))
         except CheckpointError:
             continue
-    return found
+    return readable
 
 
 def best(checkpoints: list[Checkpoint]) -> Checkpoint | None:
-    """The one with the best score, the later of two equals; None where none has a score."""
-    scored = [one for one in checkpoints if one.score is not None]
-    return max(scored, key=lambda one: (one.score, one.number), default=None)
+    """Returns the checkpoint with the best score, the later of two equals; None where none has a score."""
+    scored = [checkpoint for checkpoint in checkpoints if checkpoint.score is not None]
+    return max(scored, key=lambda checkpoint: (checkpoint.score, checkpoint.number), default=None)
 
 
 def find(folder: str | Path, which: str | int = "last") -> Checkpoint:
-    """A checkpoint of a run, held to its digests.
+    """Finds a checkpoint, and checks its files against their digests.
 
     Args:
         folder: The run's folder, or that of one checkpoint.
-        which: "last", "best" (by validation score) or a number. A damaged last one is passed over, with a warning, for
-            the one before it; one that was asked for by itself is refused.
+        which: "last", "best" (by validation score) or a number. Where the last one is damaged, the one before it is
+            taken, with a warning. A damaged checkpoint that was asked for by its number is refused.
 
     Returns:
         The checkpoint.
@@ -200,19 +197,19 @@ def find(folder: str | Path, which: str | int = "last") -> Checkpoint:
             raise CheckpointError(f"Expected a checkpoint with a validation score in {str(folder)!r}, got none")
         return verified(chosen.path)
     if isinstance(which, bool) or not str(which).isdecimal() or int(which) not in known:
-        shown = ", ".join(str(one) for one in listed(folder))
+        shown = ", ".join(str(checkpoint) for checkpoint in listed(folder))
         raise CheckpointError(f"Expected the checkpoint to be 'last', 'best' or one of {shown}, got {which!r}")
     return verified(folder / FOLDER / f"{int(which):05d}")
 
 
 def verified(path: Path) -> Checkpoint:
-    """One checkpoint, every file held to its size and digest.
+    """Reads a checkpoint's manifest, and checks every file against its size and digest.
 
     Args:
         path: The checkpoint's folder.
 
     Returns:
-        What its manifest says.
+        The checkpoint.
 
     Raises:
         CheckpointError: If it is damaged or of another version; says in what.
@@ -238,7 +235,7 @@ def run_of(checkpoint: Path) -> Path:
 
 
 def numbers(run: Path) -> list[int]:
-    """The numbers of a run's checkpoints, damaged ones too, in ascending order.
+    """Lists the numbers of a run's checkpoints, damaged ones too, in ascending order.
 
     Args:
         run: The run's folder.
@@ -252,6 +249,7 @@ def numbers(run: Path) -> list[int]:
 
 
 def _described(path: Path) -> Checkpoint:
+    """Reads a checkpoint's manifest, which may have been written by anybody."""
     try:
         manifest = read_json(path / MANIFEST)
     except ValueError as error:
@@ -262,8 +260,12 @@ def _described(path: Path) -> Checkpoint:
             "version of textenvs that wrote it"
         )
     timesteps, updates, score = (manifest.get(name) for name in ("timesteps", "updates", "score"))
-    counts = all(isinstance(one, int) and not isinstance(one, bool) for one in (timesteps, updates))
-    if not counts or not (score is None or isinstance(score, (int, float))) or not _names_files(manifest.get("files")):
+    are_counts = all(isinstance(number, int) and not isinstance(number, bool) for number in (timesteps, updates))
+    if (
+        not are_counts
+        or not (score is None or isinstance(score, (int, float)))
+        or not _names_files(manifest.get("files"))
+    ):
         raise CheckpointError(f"Expected a whole checkpoint in {str(path)!r}, but its {MANIFEST} is damaged")
     assert isinstance(timesteps, int)
     assert isinstance(updates, int)
@@ -283,32 +285,33 @@ def fingerprint(file: Path) -> dict[str, Any]:
 
 
 def _prune(run: Path, keep: int) -> None:
-    """Remove all but the last few and the best. Renamed first: what is half removed does not look like a checkpoint."""
+    """Removes all checkpoints but the last few and the best."""
     known = listed(run)
-    kept = {one.number for one in known[-keep:]}
+    kept = {checkpoint.number for checkpoint in known[-keep:]}
     if (top := best(known)) is not None:
         kept.add(top.number)
-    for one in known:
-        if one.number not in kept:
-            gone = one.path.with_name(f".{one.path.name}")
+    for checkpoint in known:
+        if checkpoint.number not in kept:
+            # Renamed first, so that one that is half removed does not look like a checkpoint.
+            hidden = checkpoint.path.with_name(f".{checkpoint.path.name}")
             try:
-                os.replace(one.path, gone)
+                os.replace(checkpoint.path, hidden)
             except OSError as error:  # one checkpoint too many is no reason to end a run
-                _LOG.warning("Could not remove the old checkpoint %s: %s", one.path, error)
-            shutil.rmtree(gone, ignore_errors=True)
+                _LOG.warning("Could not remove the old checkpoint %s: %s", checkpoint.path, error)
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 # What an optimiser holds ---------------------------------------------------------------------------------------------
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as named tensors and JSON values.
+    """Takes an optimiser's state apart into named tensors and JSON values.
 
     Args:
         optimizer: The optimiser. If its parameters are cut over several processes, all of them call this together.
 
     Returns:
-        Tensors by name, whole ones, and the rest.
+        Tensors by name, each gathered from all processes, and the rest.
     """
     state = optimizer.state_dict()
     tensors, numbers = {}, {}
@@ -325,19 +328,19 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
-    """Go on from what `flatten_optimizer` gave of an optimiser over the same parameters.
+    """Puts an optimiser back into the state that `flatten_optimizer` took apart.
 
     Args:
-        optimizer: A fresh one.
-        tensors: Its tensors.
-        rest: Everything else.
+        optimizer: A fresh one, over the same parameters.
+        tensors: The state's tensors.
+        rest: Everything else of it.
     """
     state = optimizer.state_dict()
-    parameters = [one for group in optimizer.param_groups for one in group["params"]]
-    pieces = fsdp.is_sharded(parameters)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    is_sharded = fsdp.is_sharded(parameters)
     for key, value in [*tensors.items(), *rest["numbers"].items()]:
         index, name = key.split(".", 1)
-        piece = fsdp.like(value, parameters[int(index)]) if pieces and isinstance(value, Tensor) else value
+        piece = fsdp.like(value, parameters[int(index)]) if is_sharded and isinstance(value, Tensor) else value
         state["state"].setdefault(int(index), {})[name] = piece
     for group, saved in zip(state["param_groups"], rest["groups"], strict=True):
         group.update(saved)

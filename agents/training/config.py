@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self, get_args
 
-import numpy as np
-
-from textenvs.arguments import did_you_mean
+from textenvs.arguments import check_choice, check_count, check_number, did_you_mean
 
 TRUNCATIONS = ("top_k", "top_p", "min_p")
 """The settings of `agents.policy.sampling` that training refuses."""
@@ -28,19 +25,15 @@ def whole_number(name: str, value: Any, least: int = 0) -> int:
         The number.
 
     Raises:
-        ValueError: If it is not whole, or less.
+        TypeError: If it is not whole.
+        ValueError: If it is less.
 
     Example:
+        >>> import numpy as np
         >>> whole_number("seed", np.int64(3))
         3
     """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = -1
-    if number < least or isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"Expected {name} to be a whole number of at least {least}, got {value!r:.200}")
-    return number
+    return check_count(name, value, least)
 
 
 Schedule = Literal["constant", "linear", "exponential", "inverse", "cosine", "stepwise"]
@@ -112,19 +105,12 @@ class OptimizerConfig:
             raise ValueError(f"Expected momentum only with sgd or rmsprop, got {self.momentum} with {self.optimizer}")
 
     def check_count(self, name: str, least: int = 1) -> None:
-        """Raise unless a field is a whole number of at least `least`."""
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"Expected {name} to be a whole number, got {value!r}")
-        if value < least:
-            raise ValueError(f"Expected {name} to be at least {least}, got {value}")
+        """Raise unless a field is a whole number of at least `least`. NumPy's become Python's, which JSON can hold."""
+        object.__setattr__(self, name, check_count(name, getattr(self, name), least))
 
     def check_choice(self, name: str, *choices: str, optional: bool = False) -> None:
         """Raise unless a field is one of some words, or None where `optional`."""
-        value = getattr(self, name)
-        if value not in choices and not (value is None and optional):
-            *others, last = (repr(one) for one in choices)
-            raise ValueError(f"Expected {name} to be {', '.join(others)} or {last}, got {value!r}")
+        check_choice(name, getattr(self, name), choices, optional=optional)
 
     def check_number(
         self, name: str, low: float, high: float = float("inf"), open_low: bool = False, optional: bool = False
@@ -133,12 +119,9 @@ class OptimizerConfig:
         value = getattr(self, name)
         if value is None and optional:
             return
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"Expected {name} to be a number, got {value!r}")
-        if not (low < value if open_low else low <= value) or not value <= high or value == float("inf"):
-            bracket = "(" if open_low else "["
-            closing = f"{high:g}]" if high != float("inf") else "inf)"
-            raise ValueError(f"Expected {name} in {bracket}{low:g}, {closing}, got {value}")
+        number = check_number(name, value, low, high, open_low=open_low)
+        if not isinstance(value, (int, float)):  # a number of NumPy's
+            object.__setattr__(self, name, number)
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Self:

@@ -1,4 +1,4 @@
-"""What an agent keeps of its environment: the id and the arguments that make others like it."""
+"""The id and arguments of an agent's environment, which make more lanes like it, and are saved with the agent."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from textenvs.arguments import did_you_mean
 from textenvs.rewards import Payout
 from textenvs.tokenizer import fingerprint
 
-_OWN = ("num_envs", "autoreset_mode", "copy", "group_size", "tokenizer")
-"""Arguments of the lanes that the agent decides itself, by its policy and its config."""
-
+_DECIDED_BY_AGENT = ("num_envs", "autoreset_mode", "copy", "group_size", "tokenizer")
+"""Arguments of the lanes that the agent decides, by its policy and its config."""
 
 _PLAIN_WRAPPERS = (gym.wrappers.OrderEnforcing, gym.wrappers.PassiveEnvChecker, gym.wrappers.RenderCollection)
-"""What `gym.make` puts around an environment. It changes nothing of an episode."""
+"""Wrappers that `gym.make` puts around an environment. They change nothing of an episode."""
 
 
 def described(
     env: str | gym.Env[Any, Any] | TextGenVectorEnv, env_kwargs: Mapping[str, Any] | None, tokenizer: Tokenizer
 ) -> tuple[str | None, dict[str, Any]]:
-    """The id and arguments of an environment, so that others like it can be made.
+    """Returns the id and arguments of an environment, so that others like it can be made.
 
     Args:
         env: A registered id, or an environment.
         env_kwargs: Arguments, with an id.
-        tokenizer: The policy's.
+        tokenizer: The policy's tokenizer.
 
     Returns:
         Id and arguments, without those that the agent decides. The id is None where lanes were made without one.
@@ -68,7 +67,7 @@ def described(
     if spec is None and isinstance(inner, TextGenEnv):
         raise ValueError(NO_ID)
     kwargs = {} if spec is None else dict(spec.kwargs)
-    for name in ("vectorization_mode", "render_mode", *_OWN):
+    for name in ("vectorization_mode", "render_mode", *_DECIDED_BY_AGENT):
         kwargs.pop(name, None)
     return (None if spec is None else spec.id), kwargs
 
@@ -106,11 +105,11 @@ NO_ID = (
     "Expected an environment's id, or what gym.make or gym.make_vec made of one, so that others like it can be made, "
     "got an environment whose class was called by hand: it has no spec"
 )
-"""What is wrong with an environment object that nobody registered."""
+"""The message about an environment object that was not made by a registered id."""
 
 
 def check_arguments(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
-    """Raise unless lanes of an id take these arguments. Of an id with a class of its own nothing is known.
+    """Raises unless lanes of an id take these arguments. Ids with a class of their own are not checked.
 
     Args:
         env_id: The id.
@@ -122,9 +121,9 @@ def check_arguments(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
     spec = gym.registry.get(env_id)
     if spec is None or spec.vector_entry_point != "textenvs.vector_env:TextGenVectorEnv":
         return
-    known = [name for name in inspect.signature(TextGenVectorEnv).parameters if name not in _OWN]
+    known = [name for name in inspect.signature(TextGenVectorEnv).parameters if name not in _DECIDED_BY_AGENT]
     for name in env_kwargs:
-        if name in _OWN:
+        if name in _DECIDED_BY_AGENT:
             raise TypeError(
                 f"Expected env_kwargs without {name!r}, which the agent decides by its policy and its settings"
             )
@@ -134,13 +133,13 @@ def check_arguments(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
 
 
 def saved(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint holds of an environment's arguments.
+    """Splits an environment's arguments into those that a checkpoint can hold and the names of the others.
 
     Args:
         env_kwargs: The arguments.
 
     Returns:
-        `env_kwargs`, those that JSON can hold, and `env_objects`, the names of the others.
+        `env_kwargs`, the arguments that JSON can hold, and `env_objects`, the names of the others.
 
     Example:
         >>> saved({"max_new_tokens": 6, "reward": len})

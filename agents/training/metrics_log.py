@@ -10,19 +10,19 @@ from typing import Any, Self, TextIO
 
 
 class MetricsLog:
-    """Writes one row of metrics an update: a JSONL file, TensorBoard, and Weights & Biases where asked for.
+    """Writes a row of metrics for each update: to a JSONL file, TensorBoard, and Weights & Biases where asked for.
 
     Args:
         folder: The run's folder.
         wandb_project: A W&B project, or None. Needs `pip install "textenvs[wandb]"`.
-        purge_step: What TensorBoard has from this step on is forgotten, since the run goes on from before it.
+        purge_step: TensorBoard forgets what it has from this step on: the run is resumed from before it.
 
     Raises:
         ImportError: If W&B is asked for and not installed.
     """
 
     def __init__(self, folder: Path, wandb_project: str | None = None, *, purge_step: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only runs with a folder need it
 
         self._wandb: Any = None
         if wandb_project is not None:
@@ -36,7 +36,7 @@ class MetricsLog:
         self._tensorboard: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
 
     def write(self, timesteps: int, row: Mapping[str, float]) -> None:
-        """Write one row.
+        """Writes one row.
 
         Args:
             timesteps: Tokens played so far: the x-axis of every curve.
@@ -47,7 +47,7 @@ class MetricsLog:
         self.write_scalars(timesteps, row)
 
     def write_scalars(self, timesteps: int, scalars: Mapping[str, float]) -> None:
-        """Write numbers that are no row of the file: to TensorBoard and Weights & Biases alone.
+        """Writes numbers to TensorBoard and Weights & Biases alone, and not to the file.
 
         Args:
             timesteps: Tokens played so far.
@@ -59,31 +59,31 @@ class MetricsLog:
             self._wandb.log(dict(scalars), step=timesteps)
 
     def close(self) -> None:
-        """Flush and close everything."""
+        """Flushes and closes everything."""
         self._file.close()
         self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Returns itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close, whatever happened."""
+        """Closes everything, whatever happened."""
         self.close()
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
-    """The rows of a metrics file; a last line that was cut in the middle is left out.
+    """Reads the rows of a metrics file; a last line that was cut in the middle is left out.
 
     Args:
         file: A metrics.jsonl.
 
     Returns:
-        One dict a row.
+        A dict for each row.
     """
     rows: list[dict[str, float]] = []
     for line in file.read_text(encoding="utf-8").splitlines():
@@ -95,14 +95,14 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
 
 
 def plot_learning_curve(rows: Sequence[Mapping[str, float]], file: Path, title: str) -> None:
-    """Reward, held-out metric, KL, entropy, diversity and length against tokens, as a PNG.
+    """Draws score, held-out metric, KL, entropy, diversity and length against tokens, as a PNG.
 
     Args:
         rows: Rows of a metrics file.
         file: Where to write the picture.
-        title: What to write above it.
+        title: The title above it.
     """
-    import matplotlib
+    import matplotlib  # slow to import, and nothing else needs it
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt

@@ -1,4 +1,4 @@
-"""The folder of a run: who may write into it, and what its logs hold after a stop.
+"""The folder of a run: at most one process writes into it, and its logs agree with its checkpoints.
 
     run/
         config.json                every option, for --config and --resume
@@ -9,8 +9,8 @@
         tensorboard/
         run.lock                   held by the process that trains
 
-A log may end after the last checkpoint, and in the middle of a line. A run that goes on cuts its logs back to the
-checkpoint, and so writes what it would have written without the stop.
+After a stop, a log may hold rows that are later than the last checkpoint, and end in the middle of a line. A run that
+is resumed cuts its logs back to the checkpoint, and so writes what it would have written without the stop.
 """
 
 from __future__ import annotations
@@ -28,18 +28,15 @@ from agents.training.metrics_log import MetricsLog
 
 METRICS = "metrics.jsonl"
 
-
 EVALUATIONS = "evaluations.jsonl"
 
-
 SAMPLES = "samples"
-
 
 LOCK = "run.lock"
 
 
 class FolderLock(FileLock):
-    """At most one process at a time trains in a folder.
+    """A lock that lets one process at a time train in a folder.
 
     Args:
         folder: The run's folder.
@@ -59,8 +56,8 @@ class RunFolder:
 
     Args:
         folder: Made if it does not exist.
-        timesteps: Tokens that the agent has played: what logs hold beyond is cut off.
-        evaluated: Tokens at its last evaluation that counts; -1: there was none.
+        timesteps: Tokens that the agent has played: later rows of the logs are cut off.
+        evaluated: Tokens played before its last evaluation: later evaluations are cut off. -1: there was none.
         wandb_project: A W&B project, or None.
 
     Raises:
@@ -87,7 +84,7 @@ class RunFolder:
             raise
 
     def write_metrics(self, timesteps: int, row: Mapping[str, float]) -> None:
-        """One row of metrics, into every log.
+        """Writes one row of metrics into every log.
 
         Args:
             timesteps: Tokens played so far.
@@ -95,19 +92,19 @@ class RunFolder:
         """
         self._metrics.write(timesteps, row)
 
-    def write_evaluation(self, timesteps: int, split: str, found: Evaluation, sampling: Mapping[str, Any]) -> None:
-        """One evaluation: its numbers, and a row for each episode.
+    def write_evaluation(self, timesteps: int, split: str, evaluation: Evaluation, sampling: Mapping[str, Any]) -> None:
+        """Writes one evaluation: its numbers, and a row for each episode.
 
         Args:
             timesteps: Tokens played so far.
             split: Which examples.
-            found: The evaluation.
+            evaluation: The evaluation.
             sampling: The settings that it sampled with.
         """
         file = samples_file(self.path, split, timesteps)
         file.parent.mkdir(exist_ok=True)
-        write_text(file, "".join(json.dumps(row) + "\n" for row in found.samples()))
-        summary = found.summary()
+        write_text(file, "".join(json.dumps(row) + "\n" for row in evaluation.samples()))
+        summary = evaluation.summary()
         row = {"timesteps": timesteps, "split": split, "sampling": dict(sampling), **summary}
         with (self.path / EVALUATIONS).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
@@ -116,19 +113,19 @@ class RunFolder:
         )
 
     def sync(self) -> None:
-        """Push the logs to the disk: what a checkpoint stands on must not be lost after it."""
+        """Pushes the logs to the disk, before a checkpoint that is later than their rows."""
         for name in (METRICS, EVALUATIONS):
             if (self.path / name).is_file():
                 sync_file(self.path / name)
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Returns itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the logs and let others in, whatever happened."""
+        """Closes the logs and releases the lock, whatever happened."""
         try:
             self._metrics.close()
         finally:
@@ -136,12 +133,12 @@ class RunFolder:
 
 
 def check_new(folder: Path, *, resume_with: str, files: tuple[str, ...] = ()) -> None:
-    """Raise if a folder holds a run, whose logs and checkpoints another one would replace.
+    """Raises if a folder holds a run, whose logs and checkpoints another one would replace.
 
     Args:
         folder: The folder, which need not exist.
         resume_with: What resumes that run, for the message.
-        files: What else says that it holds one.
+        files: Names of further files that mark the folder of a run.
 
     Raises:
         ValueError: If it holds one.
@@ -156,7 +153,7 @@ def check_new(folder: Path, *, resume_with: str, files: tuple[str, ...] = ()) ->
 
 
 def begin_again(folder: Path) -> None:
-    """Empty the logs of a run that was stopped before its first checkpoint.
+    """Empties the logs of a run that was stopped before its first checkpoint.
 
     Args:
         folder: The run's folder.
@@ -166,12 +163,12 @@ def begin_again(folder: Path) -> None:
 
 
 def samples_file(run: Path, split: str, timesteps: int) -> Path:
-    """Where the episodes of an evaluation are written."""
+    """Returns the file that the episodes of an evaluation are written to."""
     return run / SAMPLES / f"{split}-{timesteps:012d}.jsonl"
 
 
 def read_evaluation(run: Path, split: str, timesteps: int) -> Evaluation:
-    """An evaluation from a run's folder.
+    """Reads an evaluation from a run's folder.
 
     Args:
         run: The run's folder.
@@ -179,7 +176,7 @@ def read_evaluation(run: Path, split: str, timesteps: int) -> Evaluation:
         timesteps: Tokens that were played before it.
 
     Returns:
-        What `RunFolder.write_evaluation` got, without the settings.
+        The evaluation, without the settings that it sampled with.
 
     Raises:
         ValueError: If there is no such evaluation.
@@ -191,12 +188,12 @@ def read_evaluation(run: Path, split: str, timesteps: int) -> Evaluation:
     return Evaluation.of(rows[-1], _rows(file))
 
 
-def cut_back(file: Path, counts: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Keep the rows of a log that count, up to the first that does not, or that was cut in the middle.
+def cut_back(file: Path, is_wanted: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Keeps the rows of a log up to the first that is not wanted, or that was cut in the middle.
 
     Args:
         file: A .jsonl file, which need not exist.
-        counts: Whether a row counts.
+        is_wanted: Tells if a row is to be kept.
     """
     if not file.is_file():
         return
@@ -205,7 +202,7 @@ def cut_back(file: Path, counts: Callable[[Mapping[str, Any]], bool]) -> None:
     for line in text.splitlines(keepends=True):
         try:
             row = json.loads(line)
-            if not line.endswith(b"\n") or not counts(row):
+            if not line.endswith(b"\n") or not is_wanted(row):
                 break
         except (ValueError, KeyError, TypeError, RecursionError):
             break

@@ -10,26 +10,27 @@ from contextlib import contextmanager
 
 
 class Terminated(SystemExit):
-    """SIGTERM, as a scheduler sends it before it kills. Ends the process with the code that shells expect, 143."""
+    """Raised at SIGTERM, which a scheduler sends before it kills; ends the process with the code 143, as in shells."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
 
 class Interrupts:
-    """Turns the first signal into a request, which the training loop answers between two updates.
+    """A context in which the first signal is a request, which the training loop answers between two updates.
 
-    Raised wherever the interpreter happens to be, KeyboardInterrupt can leave an update half done, or vanish in code
-    that cannot raise (a destructor, a callback), and the run would go on. A second signal does not wait. A program's
-    own handlers are left in place.
+    Without it, KeyboardInterrupt is raised wherever the interpreter happens to be. It can leave an update half done, or
+    vanish in code that cannot raise (a destructor, a callback), and the run would not stop. A second signal does not
+    wait. A program's own handlers are left in place.
 
     Attributes:
         requested: The number of the signal that came; 0 while none did.
     """
 
     def __enter__(self) -> Interrupts:
+        """Puts its handlers in the place of the default ones. Returns itself."""
         self.requested = 0
-        self._safe = False
+        self._answers_at_once = False
         self._before = {}
         if threading.current_thread() is threading.main_thread():  # signals cannot be handled in another one
             for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
@@ -38,15 +39,16 @@ class Interrupts:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        """Puts the handlers from before back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     @staticmethod
     def answer(number: int) -> None:
-        """Raise what a signal means.
+        """Raises the exception that a signal stands for.
 
         Args:
-            number: The signal; 0: nothing is raised.
+            number: The signal's number; 0: nothing is raised.
 
         Raises:
             Terminated: At SIGTERM.
@@ -57,15 +59,15 @@ class Interrupts:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """A stretch in which nothing is lost by a stop: a signal does not wait for its end."""
-        self._safe = True
+        """A context in which a stop loses nothing, so that a signal does not wait for its end."""
+        self._answers_at_once = True
         try:
             yield
         finally:
-            self._safe = False
+            self._answers_at_once = False
 
     def _request(self, number: int, frame: object) -> None:
         again, self.requested = self.requested, number
-        if again or self._safe:
+        if again or self._answers_at_once:
             self.answer(number)
         print("\nFinishing this update. A second signal stops at once.", file=sys.stderr, flush=True)

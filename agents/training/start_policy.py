@@ -1,4 +1,4 @@
-"""The policy that a run starts from, by its name."""
+"""Makes the policy that a run starts from, by its name."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def start_policy(
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> Policy:
-    """The policy that a name means in an environment.
+    """Makes the policy that a name stands for in an environment.
 
     Args:
         source: What `Policy.from_pretrained` takes. "tiny" is the bundled language model where the environment speaks
-            its tokenizer by default, and else a small model with random weights over the environment's vocabulary. A
-            dict is the config of a new model over that vocabulary, see `Policy.from_config`.
+            its tokenizer by default, and otherwise a small model with random weights over the environment's vocabulary.
+            A dict is the config of a new model over that vocabulary, as `Policy.from_config` takes it.
         env: A registered id, or an environment.
         env_kwargs: Arguments of the environment, with an id.
         seed: Of random weights.
@@ -36,6 +36,10 @@ def start_policy(
 
     Returns:
         The policy.
+
+    Raises:
+        TypeError: If the environment is neither an id nor an environment, or the id has no such argument.
+        ValueError: If there is no such model.
     """
     if not isinstance(source, Mapping) and source != "tiny":
         return Policy.from_pretrained(source, device=device)

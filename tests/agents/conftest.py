@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from agents import Algorithm, Policy
-from agents.policy import cuda_graphs
+from agents.policy.cuda import graphs as cuda_graphs
 from tests.agents.helpers import Again, make_policy
 
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """As many threads as `benchmarks.faults.play` takes: with another number, sums are rounded otherwise."""
+    """One thread, as `kill_and_resume.play` takes: with another number, sums are rounded otherwise."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -59,7 +59,7 @@ def made(monkeypatch):
         found.append(Again(function, beside))
         return found[-1]
 
-    monkeypatch.setattr(Policy, "_captures_steps", lambda self: self.compiled and not self.has_adapters)
-    monkeypatch.setattr(Policy, "_launches_ahead", lambda self: False)  # test_ahead.py switches it on
+    monkeypatch.setattr(Policy, "captures_decoding", lambda self: self.compiled and not self.has_adapters)
+    monkeypatch.setattr(Policy, "launches_ahead", lambda self: False)  # test_ahead.py switches it on
     monkeypatch.setattr(cuda_graphs, "recorder", lambda device: record)
     return found

@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents import Policy, collect
 from agents.collector import make_env
-from agents.policy import policy as policies
 from agents.policy.context import FullContext
-from agents.policy.decode_graph import Steps
-from agents.policy.kv_cache import CachedContext
-from agents.policy.lookahead import Arriving, Foreseen
+from agents.policy.cuda import lookahead
+from agents.policy.cuda.lookahead import Arriving, Foreseen
+from agents.policy.decode_graph import TokenDecoder
+from agents.policy.decoder_only import CachedContext
 from tests.agents.helpers import Letters, lanes, make_policy
 
 
@@ -46,8 +46,8 @@ def ahead(monkeypatch):
     """Switches it on, or off again."""
 
     def switch(on):
-        monkeypatch.setattr(Policy, "_launches_ahead", lambda self: on)
-        monkeypatch.setattr(policies, "Arriving", Snapshot)
+        monkeypatch.setattr(Policy, "launches_ahead", lambda self: on)
+        monkeypatch.setattr(lookahead, "Arriving", Snapshot)
 
     return switch
 
@@ -56,21 +56,21 @@ def ahead(monkeypatch):
 def calls(monkeypatch):
     """What a rollout did, in order: steps of every lane, and how many lanes were read beside one."""
     found = []
-    act, prefill, launch = Steps.act, CachedContext._prefill, CachedContext.launch
+    act, prefill, launch = TokenDecoder.decode_action, CachedContext._prefill, CachedContext.launch
 
     def acts(self, masked, *inputs):
         found.append("step")
         return act(self, masked, *inputs)
 
-    def prefills(self, input_ids, lengths, several):
-        found.append(len(several))
-        return prefill(self, input_ids, lengths, several)
+    def prefills(self, input_ids, lengths, lanes):
+        found.append(len(lanes))
+        return prefill(self, input_ids, lengths, lanes)
 
     def launches(self, *args):
         found.append("launch")
         launch(self, *args)
 
-    monkeypatch.setattr(Steps, "act", acts)
+    monkeypatch.setattr(TokenDecoder, "decode_action", acts)
     monkeypatch.setattr(CachedContext, "_prefill", prefills)
     monkeypatch.setattr(CachedContext, "launch", launches)
     return found
@@ -166,7 +166,7 @@ def test_the_host_waits_for_actions_when_the_next_step_is_launched_and_the_envir
             return super().array()
 
     launch = CachedContext.launch
-    monkeypatch.setattr(policies, "Arriving", Noted)
+    monkeypatch.setattr(lookahead, "Arriving", Noted)
     monkeypatch.setattr(CachedContext, "launch", lambda *args: (order.append("launch"), launch(*args))[1])
     env = lanes()
     step = env.step
@@ -241,7 +241,7 @@ def test_room_is_never_outgrown(ahead, made, monkeypatch):
     """Texts of 64 tokens fill a bucket of the cache to the last place, and lanes that are over idle there."""
     policy = make_policy(seed=1).adapt(compile=True)
     positions = []
-    act = CachedContext._act
+    act = CachedContext._decode_action
 
     def noted(self, tokens, where, *rest):
         positions.append(int(where.max()))
@@ -250,7 +250,7 @@ def test_room_is_never_outgrown(ahead, made, monkeypatch):
         assert self._cache.capacity == 64
         return found
 
-    monkeypatch.setattr(CachedContext, "_act", noted)
+    monkeypatch.setattr(CachedContext, "_decode_action", noted)
     env = lanes(4, max_new_tokens=61)
     assert env.single_observation_space["input_ids"].shape == (64,)
     for on in (False, True):
@@ -270,7 +270,7 @@ def test_what_was_not_foreseen_is_void(ahead):
     ahead(True)
     policy, rng = make_policy(seed=3), np.random.default_rng(0)
     rows, lengths = rng.integers(3, 10, size=(5, 40)), np.array([3, 1, 7, 4, 2])
-    context, full = policy.context(5, 40), FullContext(policy.model, 5)
+    context, full = policy.context(5, 40), FullContext(policy.trunk, 5)
     generator = torch.Generator().manual_seed(0)
 
     def agree(temperature=1.0, allowed=None):

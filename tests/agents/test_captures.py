@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from agents import collect
-from agents.policy import cuda_graphs
 from agents.policy.context import FullContext
-from agents.policy.cuda_graphs import CapturedStep
-from agents.policy.kv_cache import CachedContext, LaneStore
+from agents.policy.cuda import graphs as cuda_graphs
+from agents.policy.cuda.graphs import CapturedStep
+from agents.policy.cuda.lane_store import LaneStore
+from agents.policy.decoder_only import CachedContext
 from tests.agents.helpers import Again, lanes, make_policy
 
 
@@ -77,29 +78,29 @@ def test_a_recorded_rollout_is_the_plain_one(kind, made, said):
 def test_the_next_rollout_records_nothing_anew(made):
     policy = make_policy(seed=1).adapt(compile=True)
     rollout_of(policy)
-    graph, before = policy._action_graph._graph, len(made)
+    graph, before = policy.graphs.action.graph, len(made)
     assert len(graph) > 1
     rollout_of(policy)
     assert len(made) == before
-    assert policy._action_graph._graph is graph
+    assert policy.graphs.action.graph is graph
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.mul_(1.1)  # as an optimiser does
     rollout_of(policy)
-    assert policy._action_graph._graph is graph
+    assert policy.graphs.action.graph is graph
     policy.model.model.layers[0].mlp.up_proj = torch.nn.Linear(32, 48, bias=False)  # a recording reads the old one
     rollout_of(policy)
-    assert policy._action_graph._graph is not graph
+    assert policy.graphs.action.graph is not graph
     assert len(made) > before
     policy.adapt(precision="bfloat16")
-    assert policy._action_graph._graph is None  # it had recorded float32
+    assert policy.graphs.action.graph is None  # it had recorded float32
 
 
 def test_lanes_are_dropped_to_powers_of_two_and_the_spare_ones_disturb_nothing(made):
     policy = make_policy(seed=3).adapt(compile=True)
     rows = np.random.default_rng(0).integers(3, 10, size=(7, 90))
     lengths = np.array([3, 1, 7, 4, 5, 6, 3])
-    context, full = policy.context(7, 90), FullContext(policy.model, 7)
+    context, full = policy.context(7, 90), FullContext(policy.trunk, 7)
     uniforms = torch.linspace(0.05, 0.95, 7)[:, None]
 
     def agree(new):
@@ -121,7 +122,7 @@ def test_lanes_are_dropped_to_powers_of_two_and_the_spare_ones_disturb_nothing(m
     for _ in range(70):
         agree(slice(None))
         lengths = lengths + 1
-    place = context._cache.room(1)[0].data_ptr()
+    place = context._cache.keys_and_values(1)[0].data_ptr()
     keep([5, 0, 3])
     assert [context._cache.num_lanes, context._cache.rows] == [3, 4]
     for _ in range(3):
@@ -137,17 +138,17 @@ def test_lanes_are_dropped_to_powers_of_two_and_the_spare_ones_disturb_nothing(m
     assert context._cache.rows == 2
     lengths = lengths + 1
     agree(slice(None))
-    assert context._cache.room(1)[0].data_ptr() == place
-    assert {len(one) for one in context._cache.room(1)} == {2}
+    assert context._cache.keys_and_values(1)[0].data_ptr() == place
+    assert {len(one) for one in context._cache.keys_and_values(1)} == {2}
 
 
 def test_masked_and_greedy_steps_are_recorded_too(made):
     plain, policy = make_policy(seed=1), make_policy(seed=1).adapt(compile=True)
     found, expected = rollout_of(policy, deterministic=True), rollout_of(plain, deterministic=True)
     assert torch.equal(found.input_ids, expected.input_ids)
-    assert isinstance(policy._decode_graph._graph, CapturedStep)
+    assert isinstance(policy.graphs.token.graph, CapturedStep)
     rng = np.random.default_rng(0)
-    rows, context, full = rng.integers(3, 10, size=(5, 20)), policy.context(5, 20), FullContext(plain.model, 5)
+    rows, context, full = rng.integers(3, 10, size=(5, 20)), policy.context(5, 20), FullContext(plain.trunk, 5)
     lengths = np.full(5, 3)
     for step in range(8):
         if step == 4:
@@ -162,14 +163,14 @@ def test_masked_and_greedy_steps_are_recorded_too(made):
         logs = torch.log_softmax(logits, dim=1).gather(1, took.actions[:, None])[:, 0]
         torch.testing.assert_close(took.log_probs, logs, atol=1e-5, rtol=1e-5)
         lengths = lengths + 1
-    assert isinstance(policy._masked_graph._graph, CapturedStep)
+    assert isinstance(policy.graphs.masked_action.graph, CapturedStep)
 
 
 def test_bfloat16_is_recorded(made, said):
     plain = make_policy("gpt2", seed=1).adapt(precision="bfloat16")
     policy = make_policy("gpt2", seed=1).adapt(precision="bfloat16", compile=True)
     rollout_of(policy, 1)
-    assert isinstance(policy._action_graph._graph, CapturedStep)
+    assert isinstance(policy.graphs.action.graph, CapturedStep)
     assert not said
     rows = np.random.default_rng(0).integers(3, 10, size=(4, 20))
     one, other = policy.context(4, 20), plain.context(4, 20)
@@ -183,16 +184,16 @@ def test_room_is_kept_between_rollouts_and_lent_to_one_at_a_time(made):
     rows = np.random.default_rng(0).integers(3, 10, size=(3, 20))
     context = policy.context(3, 20)
     context.extend(rows, np.full(3, 2))
-    place = context._cache.room(1)[0].data_ptr()
+    place = context._cache.keys_and_values(1)[0].data_ptr()
     beside = policy.context(3, 20)
     beside.extend(rows, np.full(3, 2))
-    assert beside._cache.room(1)[0].data_ptr() != place
-    context._cache.room(1)[0].fill_(torch.nan)
+    assert beside._cache.keys_and_values(1)[0].data_ptr() != place
+    context._cache.keys_and_values(1)[0].fill_(torch.nan)
     del context
     again = policy.context(2, 10)
     again.extend(rows[:2], np.full(2, 2))
-    assert again._cache.room(1)[0].data_ptr() == place
-    assert again._cache.room(1)[0].isfinite().all()
+    assert again._cache.keys_and_values(1)[0].data_ptr() == place
+    assert again._cache.keys_and_values(1)[0].isfinite().all()
 
 
 def test_room_grows_where_it_must():
@@ -208,7 +209,7 @@ def test_room_grows_where_it_must():
     assert half.dtype == torch.bfloat16
     assert half.shape == (1, 2, 1, 3)
     for copied in (copy.deepcopy(store), pickle.loads(pickle.dumps(store))):
-        assert not copied._held
+        assert not copied._buffers
 
 
 def test_numbers_that_differ_are_refused(made, monkeypatch, said):
@@ -224,7 +225,7 @@ def test_numbers_that_differ_are_refused(made, monkeypatch, said):
     found, expected = rollout_of(policy), rollout_of(make_policy(seed=1))
     assert torch.equal(found.input_ids, expected.input_ids)
     torch.testing.assert_close(found.log_probs, expected.log_probs, atol=1e-5, rtol=1e-5)
-    assert policy._action_graph._refused
+    assert policy.graphs.action.refused
     (warning,) = said
     assert "LlamaModel takes its decode steps without a CUDA graph (ValueError: its numbers differ" in warning
 

@@ -15,7 +15,7 @@ from agents import Policy, collect, load
 from agents.__main__ import main
 from agents.policy import decode_graph
 from agents.policy.context import FullContext
-from benchmarks.faults import RUN, outcome, start
+from benchmarks.robustness.kill_and_resume import RUN, outcome, start
 from tests.agents.helpers import lanes, make_policy
 
 HAS_COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -32,7 +32,7 @@ def test_a_compiled_rollout_is_the_uncompiled_one_but_for_rounding(kind, said):
     plain = make_policy(kind, seed=1)
     policy = copy.deepcopy(plain).adapt(compile=True)
     found, expected = rollout_of(policy, temperature=1.3), rollout_of(plain, temperature=1.3)
-    assert policy._action_graph._graph is not None
+    assert policy.graphs.action.graph is not None
     assert not said
     # The same uniforms choose the same tokens: a distribution that was another would show in one of a hundred.
     assert found.num_tokens > 30
@@ -49,7 +49,7 @@ def test_a_compiled_step_serves_any_lanes_and_lengths_and_weights_as_they_are():
     policy = make_policy(seed=3).adapt(compile=True)
     rows = np.random.default_rng(0).integers(3, 10, size=(4, 90))
     starts = np.array([3, 1, 7, 4])
-    context, full = policy.context(4, 90), FullContext(policy.model, 4)
+    context, full = policy.context(4, 90), FullContext(policy.trunk, 4)
     uniforms = torch.tensor([[0.1], [0.4], [0.6], [0.95]])
 
     def agree(rows, lengths, new):
@@ -64,7 +64,7 @@ def test_a_compiled_step_serves_any_lanes_and_lengths_and_weights_as_they_are():
 
     for step in range(80):  # beyond the first growth of the cache
         agree(rows, starts + step, [0, 1, 2, 3])
-    graph = policy._action_graph._graph
+    graph = policy.graphs.action.graph
     assert graph is not None
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -77,13 +77,13 @@ def test_a_compiled_step_serves_any_lanes_and_lengths_and_weights_as_they_are():
     for step, new in ((0, [0, 1]), (1, [0, 1])):
         agree(rows, lengths + step, new)
     agree(rows, np.array([5, 4]), [0])  # one idles
-    assert policy._action_graph._graph is graph
+    assert policy.graphs.action.graph is graph
     context.keep(np.array([0]))
     full.keep(np.array([0]))
     agree(rows[:1], np.array([6]), [0])
     with torch.no_grad():
         policy.model.model.layers[0].mlp.up_proj = torch.nn.Linear(32, 48, bias=False)
-    context, full = policy.context(1, 90), FullContext(policy.model, 1)
+    context, full = policy.context(1, 90), FullContext(policy.trunk, 1)
     for length in (3, 4):
         agree(rows[:1], np.array([length]), [0])
 
@@ -92,7 +92,7 @@ def test_a_compiled_step_serves_any_lanes_and_lengths_and_weights_as_they_are():
 def test_masked_steps_are_compiled_too():
     rng = np.random.default_rng(0)
     policy = make_policy(seed=1).adapt(compile=True)
-    context, full = policy.context(3, 20), FullContext(policy.model, 3)
+    context, full = policy.context(3, 20), FullContext(policy.trunk, 3)
     rows, generator = rng.integers(3, 10, size=(3, 20)), torch.Generator().manual_seed(0)
     for length in range(3, 12):
         allowed = rng.random((3, 10)) < 0.4
@@ -103,7 +103,7 @@ def test_masked_steps_are_compiled_too():
         logits = policy.logits(full.extend(rows, lengths)).masked_fill(~torch.from_numpy(allowed), -torch.inf)
         expected = torch.log_softmax(logits, dim=1).gather(1, step.actions[:, None])[:, 0]
         torch.testing.assert_close(step.log_probs, expected, atol=1e-5, rtol=1e-5)
-    assert policy._masked_graph._graph is not None
+    assert policy.graphs.masked_action.graph is not None
     with pytest.raises(ValueError, match=r"allows some token in every lane, got none in \[1\]"):
         policy.step(context, rows, np.full(3, 12), allowed=np.array([[True] * 10, [False] * 10, [True] * 10]))
 
@@ -113,10 +113,10 @@ def test_what_is_not_compiled_goes_on_as_before():
     plain, policy = make_policy(seed=1), make_policy(seed=1).adapt(compile=True)
     greedy = rollout_of(policy, deterministic=True)
     assert torch.equal(greedy.log_probs, rollout_of(plain, deterministic=True).log_probs)
-    assert policy._action_graph._graph is None
+    assert policy.graphs.action.graph is None
     half = make_policy(seed=1).adapt(compile=True, precision="bfloat16")
     rollout_of(half)
-    assert half._action_graph._graph is None
+    assert half.graphs.action.graph is None
 
 
 def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, said):
@@ -124,7 +124,7 @@ def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, said):
         raise FileNotFoundError("g++")
 
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", no_compiler)
-    monkeypatch.setattr(decode_graph, "_COMPILED", {})
+    monkeypatch.setattr(decode_graph, "LIBRARIES", {})
     policy = make_policy(seed=1).adapt(compile=True)
     found, expected = rollout_of(policy), rollout_of(make_policy(seed=1))
     assert torch.equal(found.log_probs, expected.log_probs)
@@ -135,7 +135,7 @@ def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, said):
 
 def test_numbers_that_differ_are_refused(monkeypatch, said):
     monkeypatch.setattr(
-        decode_graph, "_library", lambda step, weights, inputs: lambda given: wrong(step, given, weights)
+        decode_graph, "compile_library", lambda step, weights, inputs: lambda given: wrong(step, given, weights)
     )
 
     def wrong(step, given, weights):
@@ -149,7 +149,7 @@ def test_numbers_that_differ_are_refused(monkeypatch, said):
 
 
 def test_the_command_line_compiles(tmp_path, monkeypatch):
-    monkeypatch.setattr(decode_graph, "_compiled", lambda step, like: None)  # it is tested above
+    monkeypatch.setattr(decode_graph, "compile_step", lambda step, like: None)  # it is tested above
     main(
         [
             "train", "--env", "TextGen/Copy-v0", "--compile", "--total-timesteps", "20", "--max-new-tokens", "4",
@@ -170,14 +170,17 @@ def test_the_command_line_compiles(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("one_thread")
 def test_a_compiled_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, monkeypatch, said):
     """In another process, which compiles again, and whose strings have other hashes."""
-    monkeypatch.setattr(decode_graph, "_COMPILED", {})
+    monkeypatch.setattr(decode_graph, "LIBRARIES", {})
     run = [*RUN, "--compile", "--eval-during", "0"]
     main([*run, "--output", str(tmp_path / "straight")])
-    assert len(decode_graph._COMPILED) == 1
+    assert len(decode_graph.LIBRARIES) == 1
     assert not said
     process = start([*run, "--output", str(tmp_path / "killed")], moment="update", call=14)
     process.join()
     assert process.exitcode < 0
-    command = ["from benchmarks.faults import play", f"play(['train', '--resume', {str(tmp_path / 'killed')!r}])"]
+    command = [
+        "from benchmarks.robustness.kill_and_resume import play",
+        f"play(['train', '--resume', {str(tmp_path / 'killed')!r}])",
+    ]
     subprocess.run([sys.executable, "-c", "; ".join(command)], env={**os.environ, "PYTHONHASHSEED": "1"}, check=True)
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "straight")

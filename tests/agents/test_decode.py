@@ -10,17 +10,18 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from agents import collect
-from agents.policy import decode_graph
 from agents.policy.context import FullContext
-from agents.policy.decode_graph import StepGraph
-from agents.policy.kv_cache import CachedContext
-from tests.agents.helpers import ARCHITECTURES, lanes, make_policy
+from agents.policy.decode_graph import DecodeGraphs
+from agents.policy.decoder_only import CachedContext
+from tests.agents.helpers import ARCHITECTURES, lanes
+from tests.agents.helpers import make_policy as make_plain
 
 
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch):
-    """A graph at the second step, and not after hundreds."""
-    monkeypatch.setattr(decode_graph, "WORTH_IT", 2)
+def make_policy(kind="llama", seed=0, trace_after=2):
+    """A policy that makes a graph at the second step, and not after hundreds."""
+    policy = make_plain(kind, seed=seed)
+    policy.graphs = DecodeGraphs(trace_after)
+    return policy
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
@@ -28,14 +29,14 @@ def test_the_graph_gives_the_bits_of_the_step_and_the_states_of_a_full_forward(k
     policy = make_policy(kind, seed=3)
     rows = np.random.default_rng(0).integers(3, 10, size=(4, 90))
     starts = np.array([3, 1, 7, 4])
-    with_graph, without = policy.context(4, 90), CachedContext(policy.model, 4)
-    full = FullContext(policy.model, 4)
+    with_graph, without = policy.context(4, 90), CachedContext(policy.trunk, 4)
+    full = FullContext(policy.trunk, 4)
     for step in range(80):  # beyond the first growth of the cache
         lengths = starts + step
         got = with_graph.extend(rows, lengths)
         assert torch.equal(got, without.extend(rows, lengths))
         torch.testing.assert_close(got, full.extend(rows, lengths), atol=1e-5, rtol=1e-5)
-    assert policy._decode_graph._graph is not None
+    assert policy.graphs.token.graph is not None
     # Lanes are dropped, one starts again, and one idles.
     kept = np.array([2, 0, 3])
     rows, lengths = rows[kept], (starts + 79)[kept]
@@ -51,14 +52,13 @@ def test_the_graph_gives_the_bits_of_the_step_and_the_states_of_a_full_forward(k
         torch.testing.assert_close(got[new], full.extend(rows, lengths)[new], atol=1e-5, rtol=1e-5)
 
 
-def test_a_rollout_is_the_same_with_and_without(monkeypatch):
+def test_a_rollout_is_the_same_with_and_without():
     rollouts = []
-    for worth_it in (2, 10**9):
-        monkeypatch.setattr(decode_graph, "WORTH_IT", worth_it)
-        policy = make_policy(seed=1)
+    for trace_after in (2, 10**9):
+        policy = make_policy(seed=1, trace_after=trace_after)
         for seed in (0, 1):
             rollout = collect(lanes(), policy, 12, seed=seed, generator=torch.Generator().manual_seed(seed))
-        assert (policy._action_graph._graph is not None) == (worth_it == 2)
+        assert (policy.graphs.action.graph is not None) == (trace_after == 2)
         rollouts.append(rollout)
     for name in ("input_ids", "log_probs", "values", "rewards"):
         assert torch.equal(getattr(rollouts[0], name), getattr(rollouts[1], name))
@@ -75,7 +75,7 @@ def test_nobody_is_warned_of_a_loss_that_nobody_asks_for():
     try:
         policy = make_policy()
         collect(lanes(), policy, 8, seed=0)
-        assert policy._action_graph._graph is not None
+        assert policy.graphs.action.graph is not None
         assert not heard
         transformers_logging.warning_once.cache_clear()
         policy.model.base_model.loss_function  # noqa: B018 - who asks is told as ever
@@ -88,7 +88,7 @@ def test_the_graph_reads_weights_as_they_are():
     """Learned in place, put elsewhere, or a layer exchanged: the next rollout has them."""
     policy = make_policy()
     collect(lanes(), policy, 8, seed=0)
-    graph = policy._action_graph._graph
+    graph = policy.graphs.action.graph
     assert graph is not None
 
     def differs_not():
@@ -100,23 +100,23 @@ def test_the_graph_reads_weights_as_they_are():
         for parameter in policy.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     differs_not()
-    assert policy._action_graph._graph is graph
+    assert policy.graphs.action.graph is graph
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.data = parameter.data * 1.5
     differs_not()
     policy.model.model.layers[0].mlp.up_proj = torch.nn.Linear(32, 48, bias=False)
     differs_not()
-    assert policy._action_graph._graph is not graph
+    assert policy.graphs.action.graph is not graph
 
 
 def test_copies_have_no_graph():
     policy = make_policy()
     collect(lanes(), policy, 8, seed=0)
-    assert policy._action_graph._graph is not None
-    assert copy.deepcopy(policy)._action_graph._graph is None
-    assert policy.frozen_copy()._action_graph._graph is None
-    assert pickle.loads(pickle.dumps(policy._action_graph))._graph is None
+    assert policy.graphs.action.graph is not None
+    assert copy.deepcopy(policy).graphs.action.graph is None
+    assert policy.frozen_copy().graphs.action.graph is None
+    assert pickle.loads(pickle.dumps(policy.graphs)).action.graph is None
     assert not any("graph" in name for name in policy.state_dict())
 
 
@@ -126,22 +126,22 @@ def test_a_step_that_decides_in_python_gets_no_graph(caplog):
     mlp = policy.model.model.layers[0].mlp
     plain = mlp.forward
     mlp.forward = lambda x: plain(x) if x.sum() > 0 else -plain(x)
-    policy._action_graph = StepGraph()
+    policy.graphs.clear()
     logger = logging.getLogger("agents")
     logger.addHandler(caplog.handler)
     try:
         rollout = collect(lanes(), policy, 8, seed=0)
     finally:
         logger.removeHandler(caplog.handler)
-    assert policy._action_graph._graph is None
-    assert policy._action_graph._refused
+    assert policy.graphs.action.graph is None
+    assert policy.graphs.action.refused
     assert "takes its decode steps without a graph" in caplog.text
     assert len(rollout) == 8
 
 
 def test_numbers_that_differ_are_refused(monkeypatch):
     policy = make_policy()
-    policy._action_graph = StepGraph()
+    policy.graphs.clear()
     traced = torch.jit.trace
 
     class Off:
@@ -153,7 +153,7 @@ def test_numbers_that_differ_are_refused(monkeypatch):
 
     monkeypatch.setattr(torch.jit, "trace", lambda *args, **kwargs: Off(traced(*args, **kwargs)))
     collect(lanes(), policy, 8, seed=0)
-    assert policy._action_graph._refused
+    assert policy.graphs.action.refused
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
@@ -163,7 +163,7 @@ def test_a_prompt_that_lanes_share_is_read_once(kind, monkeypatch):
     rows = np.random.default_rng(1).integers(3, 10, size=(6, 30))
     rows[1:3, :5], rows[4:, :7] = rows[0, :5], rows[3, :7]
     lengths = np.array([5, 5, 5, 7, 7, 7])
-    context, full = policy.context(6, 30), FullContext(policy.model, 6)
+    context, full = policy.context(6, 30), FullContext(policy.trunk, 6)
     read, forward = [], CachedContext._forward
 
     def counted(self, ids, lanes, *rest):

@@ -16,7 +16,7 @@ import textenvs
 from agents import PPO, load
 from agents.__main__ import main
 from agents.training import checkpoints, player, run_folder
-from benchmarks.faults import RUN, outcome, start
+from benchmarks.robustness.kill_and_resume import RUN, outcome, start
 from tests.agents.helpers import make_policy, small_agent
 
 SHORT = [*RUN, "--total-timesteps", "120", "--eval-during", "0"]

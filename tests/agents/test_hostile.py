@@ -13,7 +13,7 @@ from agents.__main__ import main
 from agents.files import read_json
 from agents.policy.pretrained import BUNDLED_MODELS
 from agents.supervised import reward_model
-from benchmarks.fuzz import calls, check
+from benchmarks.robustness.fuzz_constructors import calls, check
 from tests.helpers import examples
 from textenvs import load_dataset, make_tokenizer
 from textenvs.datasets import readers
@@ -120,11 +120,10 @@ def test_json_nested_too_deeply(tmp_path, model, capsys):
         Policy.from_pretrained(model, device="cpu")
 
 
-def test_a_huge_json_file_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("agents.files.LARGEST_JSON", 100)
+def test_a_huge_json_file_is_not_read(tmp_path):
     (tmp_path / "huge.json").write_text(json.dumps({"a": "b" * 100}))
     with pytest.raises(ValueError, match="more than 100"):
-        read_json(tmp_path / "huge.json")
+        read_json(tmp_path / "huge.json", largest=100)
 
 
 def test_what_is_printed_obeys_no_hidden_characters(capsys):

@@ -1,6 +1,6 @@
 """That the algorithms learn, from their defaults: one seed, a fresh small model, to 0.9 of the normalised score.
 
-`python -m benchmarks fresh` does this with several seeds, and with every baseline.
+`python -m benchmarks learn --suite fresh` does this with several seeds, and with every baseline.
 """
 
 import pytest

@@ -14,7 +14,7 @@ from agents.training import checkpoints
 from agents.training.config import OptimizerConfig
 from agents.training.meter import Meter
 from agents.training.optimization import NonFiniteError, optimizer_step, skipped_in_a_row, skipped_steps
-from benchmarks.faults import RUN
+from benchmarks.robustness.kill_and_resume import RUN
 from tests.agents.helpers import lanes, make_policy
 
 SMALL = {"num_envs": 4, "episodes_per_update": 4}

@@ -12,8 +12,8 @@ import torch
 from agents import PPO, REINFORCE, collect, load
 from agents.rollout import reference_log_probs
 from agents.training.agent import Algorithm
-from benchmarks import report
-from benchmarks.learn import read_rows
+from benchmarks.learn import report
+from benchmarks.learn.run_suite import read_rows
 from tests.agents.helpers import assert_same_gradient, environment, gradient, lanes, make_policy
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-algorithm.md"

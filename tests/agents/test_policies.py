@@ -16,8 +16,8 @@ from agents import PPO, REINFORCE, Policy, collect, load
 from agents.__main__ import main
 from agents.cli.generate import PromptsTask
 from agents.policy.context import FullContext
+from agents.policy.decoder_only import CachedContext
 from agents.policy.encoder_decoder import EncoderDecoderContext
-from agents.policy.kv_cache import CachedContext
 from agents.policy.lstm import RecurrentContext
 from agents.policy.sampling import Truncation
 from tests.agents.helpers import make_policy as make_any
@@ -93,7 +93,7 @@ def test_a_step_costs_one_token_and_gives_what_whole_rows_give(kind):
     policy = make(kind, spread=0.2)
     expected_kind = EncoderDecoderContext if kind in ENCODER_DECODERS else CachedContext
     expected_kind = RecurrentContext if kind == "lstm" else expected_kind
-    fast, full = policy.context(5, 90), FullContext(policy.model, 5)
+    fast, full = policy.context(5, 90), FullContext(policy.trunk, 5)
     assert type(fast) is expected_kind
     ids, before = rows(), np.zeros(5, dtype=int)
     for lengths in ([3, 1, 7, 2, 5], [4, 2, 8, 3, 6], [5, 3, 8, 4, 7], [6, 9, 8, 5, 8], [7, 10, 9, 6, 9]):
@@ -186,7 +186,7 @@ def grown(policy, ids, **settings):
 @pytest.mark.parametrize(
     ("kind", "attention"), [("llama", "sdpa"), ("llama", "eager"), ("gpt2", "sdpa"), ("gemma2", "eager")]
 )
-def test_packed_rows_give_what_padded_rows_give(kind, attention, critic, adapted, monkeypatch):
+def test_packed_rows_give_what_padded_rows_give(kind, attention, critic, adapted):
     policy = make(kind, spread=0.2, **adapted)
     policy.model.set_attn_implementation(attention)
     if critic == "separate":
@@ -197,7 +197,7 @@ def test_packed_rows_give_what_padded_rows_give(kind, attention, critic, adapted
     policy.model.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    monkeypatch.setattr("agents.policy.Policy._has_flash_attention", lambda self: True)
+    policy.trunk.packs_anywhere = True
     packed = policy.evaluate(ids, POSITIONS, MASK, temperature=0.7)
     assert widths[-1] == (1, 6 + 3 + 9 + 1 + 3), "no padding: each row up to its last action"
     for name in ("log_probs", "entropies", "values"):
@@ -209,19 +209,19 @@ def test_packed_rows_give_what_padded_rows_give(kind, attention, critic, adapted
 
 
 @pytest.mark.parametrize("kind", ["t5", "lstm"])
-def test_models_that_do_not_read_packed_rows_get_padded_ones(kind, monkeypatch):
+def test_models_that_do_not_read_packed_rows_get_padded_ones(kind):
     policy = make(kind)
     ids = torch.from_numpy(rows(3))
     padded = policy.evaluate(ids, POSITIONS, MASK)
-    monkeypatch.setattr("agents.policy.Policy._has_flash_attention", lambda self: True)
+    policy.trunk.packs_anywhere = True
     torch.testing.assert_close(policy.evaluate(ids, POSITIONS, MASK).log_probs, padded.log_probs)
 
 
-def test_a_model_that_mixes_packed_rows_up_gets_padded_ones_and_the_log_says_so(monkeypatch, caplog):
+def test_a_model_that_mixes_packed_rows_up_gets_padded_ones_and_the_log_says_so(caplog):
     policy = make_any("opt")  # counts positions itself
     ids = torch.from_numpy(rows(3))
     padded = policy.evaluate(ids, POSITIONS, MASK)
-    monkeypatch.setattr("agents.policy.Policy._has_flash_attention", lambda self: True)
+    policy.trunk.packs_anywhere = True
     torch.testing.assert_close(policy.evaluate(ids, POSITIONS, MASK).log_probs, padded.log_probs)
     assert "OPTForCausalLM does not read packed rows (its packed states differ" in caplog.text
 
@@ -394,7 +394,7 @@ def test_gradient_checkpointing_changes_memory_and_no_number(kind):
     assert plain > 0
     context = policy.context(2, 8)
     hidden = context.extend(rows(lanes=2), np.array([3, 4]))
-    full = FullContext(policy.model, 2).extend(rows(lanes=2), np.array([3, 4]))
+    full = FullContext(policy.trunk, 2).extend(rows(lanes=2), np.array([3, 4]))
     torch.testing.assert_close(hidden, full, atol=1e-5, rtol=1e-5)
 
 

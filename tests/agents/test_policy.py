@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents import Policy
 from agents.policy.context import FullContext
-from agents.policy.kv_cache import CachedContext
+from agents.policy.decoder_only import CachedContext
 from tests.agents.helpers import ARCHITECTURES, make_policy
 
 
@@ -21,7 +21,7 @@ def test_lane_cache_equals_full_forward(kind):
     """Lanes of different lengths, grown by one or by several tokens, idle, reset and dropped."""
     policy = make_policy(kind)
     rows = random_rows(0)
-    cached, full = CachedContext(policy.model, 5), FullContext(policy.model, 5)
+    cached, full = CachedContext(policy.trunk, 5), FullContext(policy.trunk, 5)
     schedule = [
         np.array([3, 1, 7, 2, 5]),  # prompts of different lengths
         np.array([4, 2, 8, 3, 6]),  # one token each
@@ -88,7 +88,7 @@ def test_padding_and_neighbours_change_nothing():
 def test_act_samples_what_it_says():
     """Frequencies of a hundred thousand draws against the softmax, and the recorded log-probs against it too."""
     policy = make_policy(seed=3)
-    hidden = FullContext(policy.model, 1).extend(random_rows(5, lanes=1), np.array([6])).repeat(100_000, 1)
+    hidden = FullContext(policy.trunk, 1).extend(random_rows(5, lanes=1), np.array([6])).repeat(100_000, 1)
     step = policy.act(hidden, temperature=1.3, generator=torch.Generator().manual_seed(0))
     expected = torch.softmax(policy.model.lm_head(hidden[0]) / 1.3, dim=-1).detach()
     frequencies = torch.bincount(step.actions, minlength=10) / 100_000

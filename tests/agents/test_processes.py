@@ -19,10 +19,12 @@ from torch import distributed
 from agents import PPO, REINFORCE, ActorCritic, BestOfN, SFTConfig, fine_tune, load
 from agents.__main__ import main
 from agents.distributed import processes
+from agents.rollout import gather
 from agents.supervised import reward_model
+from agents.training import agent as training
 from agents.training import checkpoints, optimization
 from agents.training.meter import Meter
-from benchmarks.faults import RUN
+from benchmarks.robustness.kill_and_resume import RUN
 from tests.agents.helpers import ECHO_KWARGS, make_policy, noisy_pairs
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="torch was built without gloo")
@@ -62,12 +64,12 @@ def worker(rank, folder, environment):
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     for name in ALGORITHMS:
         agent = make_agent(name)
-        original, seen, rows, after = processes.gather, [], [], []
-        processes.gather = lambda rollout, original=original, seen=seen: seen.append(original(rollout)) or seen[-1]
+        seen, rows, after = [], [], []
+        training.gather = lambda rollout, seen=seen: seen.append(gather(rollout)) or seen[-1]
         for number in range(UPDATES):
             rows.append(agent._iterate(number / UPDATES))
             after.append(weights(agent))
-        processes.gather = original
+        training.gather = gather
         torch.save((seen, rows, after, agent.env.num_envs), f"{folder}/{name}-{rank}.pt")
         if environment == FSDP and name == "ppo":
             whole = sum(one.numel() for one in agent.policy.parameters())

@@ -8,7 +8,7 @@ import pytest
 
 from agents.__main__ import main
 from agents.training import checkpoints, run_folder
-from benchmarks.faults import RUN, outcome, start
+from benchmarks.robustness.kill_and_resume import RUN, outcome, start
 
 pytestmark = [pytest.mark.skipif(os.name == "nt", reason="SIGKILL"), pytest.mark.usefixtures("one_thread")]
 

@@ -185,7 +185,7 @@ def test_lm_keeps_the_contract_on_a_real_model(stories260k):
 def test_the_slow_path_without_a_cache_gives_the_same(folders, monkeypatch):
     """A model that does not run on the lane cache: every step reads whole texts."""
     model = load_text_model(folders / "gpt2-byte_level")
-    monkeypatch.setattr(model.policy, "_cacheable", False)
+    monkeypatch.setattr(model.policy, "uses_cache", False)
     check_reward({"lm": {"model": str(folders / "gpt2-byte_level")}}, max_examples=4)
 
 

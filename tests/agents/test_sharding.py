@@ -101,7 +101,7 @@ def test_the_layers_that_are_gathered_by_themselves():
     layers = list(policy.model.base_model.layers)
 
     def found(**plan):
-        return fsdp._layers(policy, Sharding(**plan))
+        return fsdp.layers(policy, Sharding(**plan))
 
     assert found() == layers[::-1]
     assert found(layers=()) == []

@@ -339,9 +339,11 @@ def test_environments_and_policies_that_do_not_fit_are_refused():
     PPO("tiny", "TextGen-v0", env_kwargs={"payout": {"shaped": {"gamma": 0.9}}}, gamma=0.9, device="cpu", **SMALL)
     with pytest.raises(ValueError, match="textenvs environment"):
         PPO("tiny", gym.make("CartPole-v1"), device="cpu")
-    for seed in (-1, True, np.bool_(1), 1.5, "1"):
-        with pytest.raises(ValueError, match="Expected seed to be a whole number of at least 0"):
+    for seed in (True, np.bool_(1), 1.5, "1"):
+        with pytest.raises(TypeError, match="Expected seed to be a whole number of at least 0"):
             PPO("tiny", seed=seed, device="cpu")
+    with pytest.raises(ValueError, match="Expected seed to be at least 0, got -1"):
+        PPO("tiny", seed=-1, device="cpu")
     for first in ("TextGen-v0", gym.make("TextGen-v0")):
         with pytest.raises(ValueError, match="Expected a policy first and then an environment"):
             PPO(first, "tiny")
@@ -394,9 +396,11 @@ def test_numbers_of_numpy_count_as_numbers(tmp_path):
     assert agent.updates == 1
     assert torch.equal(weights(small_agent(seed=3).learn(1.0)), weights(agent))
     assert type(load(tmp_path, device="cpu").seed) is int
-    for total in ("100", 0, True, 1.5, None):
-        with pytest.raises(ValueError, match="Expected total_timesteps to be a whole number of at least 1"):
+    for total in ("100", True, 1.5, None):
+        with pytest.raises(TypeError, match="Expected total_timesteps to be a whole number of at least 1"):
             agent.learn(total)
+    with pytest.raises(ValueError, match="Expected total_timesteps to be at least 1, got 0"):
+        agent.learn(0)
 
 
 def test_an_algorithm_loads_its_own_runs(tmp_path):

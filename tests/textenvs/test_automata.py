@@ -234,9 +234,8 @@ class TestActionMasks:
             masks.push(np.array([0]), np.array([token]))
             written += pieces[token - 1]
 
-    def test_memory_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("textenvs.action_masks._MOST_MASK_BYTES", 20 * LETTERS.vocab_size)
-        masks, rng = ActionMasks(4, LETTERS), np.random.default_rng(0)
+    def test_memory_is_bounded(self) -> None:
+        masks, rng = ActionMasks(4, LETTERS, max_bytes=20 * LETTERS.vocab_size), np.random.default_rng(0)
         masks.reset(np.arange(4), [make_language(["ab"])] * 4)
         masks.push(np.array([0]), np.array([FIRST["a"]]))
         for _ in range(50):

@@ -179,14 +179,14 @@ def test_scores_stay_right_after_wanted_units_are_forgotten(limit: int, monkeypa
     forgot: list[int] = []
     compacted = []
     forget = phrases_module.PhraseScorer._forget
-    monkeypatch.setattr(phrases_module, "_MOST_WANTED", limit)
+    monkeypatch.setattr(phrases_module.PhraseScorer, "max_wanted", limit)
     monkeypatch.setattr(
         phrases_module.PhraseScorer,
         "_forget",
         lambda self: (forgot.append(len(vars(self).get("_rows", ()))), forget(self)),
     )
     compact = Units._compact
-    monkeypatch.setattr("textenvs.rewards.incremental.units._MOST_EDGES", 20)
+    monkeypatch.setattr(Units, "max_edges", 20)
     monkeypatch.setattr(Units, "_compact", lambda self: (compacted.append(1), compact(self)))
     check_reward("concepts", max_examples=20)
     check_reward("plot_points", max_examples=20)

@@ -9,7 +9,6 @@ import pytest
 
 from textenvs import Example, ReferenceScores, Reward, list_tasks, make_task, make_tokenizer
 from textenvs.rewards import AutomatonReward, Match
-from textenvs.rewards.incremental import automaton as module
 from textenvs.tasks import SHIFTED, Diagnostic
 from textenvs.tasks.credit import _arms, _ChainScore, _CueScore, _PasswordScore
 from textenvs.tasks.exact import EpisodeModel, optimal_score, random_score
@@ -268,11 +267,11 @@ def test_only_for_scores_that_read_characters() -> None:
         random_score(lambda example, response: 1.0, symbol_tokenizer("ab"), answered("a"), 2)  # type: ignore[arg-type]
 
 
-def test_a_table_that_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_forgets() -> None:
     """However small the table may be, the scores are the same."""
-    monkeypatch.setattr(module, "_MOST_ENTRIES", 200)
     tokenizer = symbol_tokenizer("abcdefgh")
     scorer, rng = Match().scorer(3, tokenizer), np.random.default_rng(0)
+    scorer.max_entries = 200
     texts = [""] * 3
     examples = [answered("abc")] * 3
     scorer.reset(np.arange(3), examples)

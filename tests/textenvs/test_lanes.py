@@ -20,7 +20,6 @@ from tests.textenvs.helpers import (
     text_length,
 )
 from textenvs import Example, RewardError, make_reward
-from textenvs.arguments import check_count
 from textenvs.lanes import Lanes
 from textenvs.pool import PromptEncoder, alias_table, build_pools
 from textenvs.rewards import UnitSums, Words
@@ -327,7 +326,7 @@ class TestPools:
             build_pools(Toy(train=(), test=()), PromptEncoder(LETTERS))
         with pytest.raises(ValueError, match="'left' or 'right', got 'middle'"):
             PromptEncoder(LETTERS, 2, "middle")
-        with pytest.raises(ValueError, match="at least 1 token, got 0"):
+        with pytest.raises(ValueError, match="max_prompt_length to be at least 1, got 0"):
             PromptEncoder(LETTERS, 0)
 
     def test_what_environments_share_cannot_be_written(self) -> None:
@@ -621,10 +620,3 @@ class TestRandomness:
         lanes = make_lanes(num_lanes=200)
         lanes.reset(lanes.all)
         assert set(lanes.example_index.tolist()) == {0, 1, 2}
-
-
-@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-3, ValueError), (1.5, TypeError), (True, TypeError)])
-def test_check_count(value: object, error: type[Exception]) -> None:
-    with pytest.raises(error, match="num_envs"):
-        check_count("num_envs", value)
-    assert check_count("num_envs", np.int64(3)) == 3

@@ -496,9 +496,9 @@ def test_forgetting_changes_nothing(reward: Any, monkeypatch: pytest.MonkeyPatch
     made, tokenizer = make_reward(reward), make_tokenizer("stories")
     compactions = []
     compact = references.ReferenceScorer._compact
-    monkeypatch.setattr(references, "_MOST_CELLS", 200)
+    monkeypatch.setattr(references.ReferenceScorer, "max_cells", 200)
     monkeypatch.setattr(
-        references.ReferenceScorer, "_compact", lambda self: (compactions.append(len(self._places)), compact(self))
+        references.ReferenceScorer, "_compact", lambda self: (compactions.append(len(self._slots)), compact(self))
     )
     rng = np.random.default_rng(0)
     words = ["the", "fox", "was", "very", "happy", "and", "the", "red", "ball", "found", "a", "sad", "dog", "there"]
@@ -604,27 +604,31 @@ def test_no_reference(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reward", "message"),
+    ("reward", "error", "message"),
     [
-        ({"bleu": {"smooth_method": "mild"}}, r"smooth_method from \['none', 'floor', 'add-k', 'exp'\], got 'mild'"),
-        ({"bleu": {"smooth_value": 0.1}}, "smooth_value with 'floor' or 'add-k' alone, got it with 'exp'"),
-        ({"bleu": {"smooth_method": "floor", "smooth_value": -1}}, "finite number from 0, got -1"),
-        ({"bleu": {"smooth_method": "floor", "smooth_value": "1"}}, "finite number from 0, got '1'"),
-        ({"bleu": {"tokenize": "zh"}}, "tokenize from .*, got 'zh'"),
-        ({"bleu": {"max_ngram_order": 0}}, "max_ngram_order to be a whole number from 1, got 0"),
-        ({"chrf": {"char_order": 1.5}}, "char_order to be a whole number from 1, got 1.5"),
-        ({"chrf": {"word_order": -1}}, "word_order to be a whole number from 0, got -1"),
-        ({"chrf": {"beta": math.inf}}, "beta to be a finite number from 0, got inf"),
-        ({"rouge_n": {"n": True}}, "n to be a whole number from 1, got True"),
-        ({"rouge_1": {"measure": "F"}}, "measure from .*, got 'F'"),
-        ({"rouge_l": {"measure": "F"}}, "measure from .*, got 'F'"),
-        ({"token_f1": {"measure": 1}}, "measure from .*, got 1"),
-        ({"edit_similarity": {"unit": "byte"}}, r"unit from \['character', 'word'\], got 'byte'"),
-        ({"correct_prefix": {"unit": "byte"}}, "unit from .*, got 'byte'"),
+        (
+            {"bleu": {"smooth_method": "mild"}},
+            ValueError,
+            "smooth_method to be 'none', 'floor', 'add-k' or 'exp', got 'mild'",
+        ),
+        ({"bleu": {"smooth_value": 0.1}}, ValueError, "smooth_value with 'floor' or 'add-k' alone, got it with 'exp'"),
+        ({"bleu": {"smooth_method": "floor", "smooth_value": -1}}, ValueError, r"smooth_value in \[0, inf\), got -1"),
+        ({"bleu": {"smooth_method": "floor", "smooth_value": "1"}}, TypeError, "smooth_value to be a number, got '1'"),
+        ({"bleu": {"tokenize": "zh"}}, ValueError, "tokenize to be '13a', .*, got 'zh'"),
+        ({"bleu": {"max_ngram_order": 0}}, ValueError, "max_ngram_order to be at least 1, got 0"),
+        ({"chrf": {"char_order": 1.5}}, TypeError, "char_order to be a whole number of at least 1, got 1.5"),
+        ({"chrf": {"word_order": -1}}, ValueError, "word_order to be at least 0, got -1"),
+        ({"chrf": {"beta": math.inf}}, ValueError, r"beta in \[0, inf\), got inf"),
+        ({"rouge_n": {"n": True}}, TypeError, "n to be a whole number of at least 1, got True"),
+        ({"rouge_1": {"measure": "F"}}, ValueError, "measure to be .*, got 'F'"),
+        ({"rouge_l": {"measure": "F"}}, ValueError, "measure to be .*, got 'F'"),
+        ({"token_f1": {"measure": 1}}, ValueError, "measure to be .*, got 1"),
+        ({"edit_similarity": {"unit": "byte"}}, ValueError, "unit to be 'character' or 'word', got 'byte'"),
+        ({"correct_prefix": {"unit": "byte"}}, ValueError, "unit to be .*, got 'byte'"),
     ],
 )
-def test_errors(reward: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_errors(reward: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         make_reward(reward)
 
 
@@ -652,8 +656,8 @@ def test_a_used_reward_pickles_small(reward: Any) -> None:
     assert len(data) < 2000
 
 
-def test_what_is_prepared_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(references, "_MOST_PREPARED", 4)
+def test_what_is_prepared_is_bounded() -> None:
     made = make_reward("rouge_l")
+    made.max_prepared = 4
     assert [made.score(Example("", (f"a {word}",)), word) for word in "bcdefghij"] == [pytest.approx(2 / 3)] * 9
     assert len(made._prepared) <= 4

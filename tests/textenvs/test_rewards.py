@@ -21,6 +21,7 @@ from tests.textenvs.helpers import OUR_REWARDS
 from textenvs.rewards import (
     FunctionReward,
     Length,
+    Machine,
     Reward,
     RewardError,
     Sentiment,
@@ -35,7 +36,6 @@ from textenvs.rewards import (
     register_reward,
     registry,
 )
-from textenvs.rewards.incremental import units
 from textenvs.tasks import Example
 from textenvs.testing import EXAMPLES
 from textenvs.tokenizer import Tokenizer, decode, make_tokenizer
@@ -574,10 +574,10 @@ def test_push_equals_score(reward: object, tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("cls", "limit", "reward"),
     [
-        (Units, "_MOST_EDGES", "length"),
-        (Units, "_MOST_CHARACTERS", "sentiment"),
-        (Units, "_MOST_BYTES", "sentiment"),
-        (units.Machine, "_MOST_EDGES", "sentiment"),
+        (Units, "max_edges", "length"),
+        (Units, "max_characters", "sentiment"),
+        (Units, "max_bytes", "sentiment"),
+        (Machine, "max_edges", "sentiment"),
     ],
 )
 def test_push_equals_score_after_forgetting(
@@ -585,7 +585,7 @@ def test_push_equals_score_after_forgetting(
 ) -> None:
     forgot = []
     compact = cls._compact
-    monkeypatch.setattr(units, limit, 5)
+    monkeypatch.setattr(cls, limit, 5)
     monkeypatch.setattr(cls, "_compact", lambda self: (forgot.append(len(self._edges)), compact(self)))
 
     @settings(max_examples=25)
@@ -595,7 +595,7 @@ def test_push_equals_score_after_forgetting(
 
     check()
     assert forgot
-    if (cls, limit) == (Units, "_MOST_EDGES"):
+    if (cls, limit) == (Units, "max_edges"):
         assert min(forgot) > 5
         assert max(forgot) <= 5 + 4  # one push past the limit
 

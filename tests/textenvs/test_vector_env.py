@@ -335,7 +335,7 @@ class TestBadInput:
         [
             ({"num_envs": 0}, ValueError, "num_envs to be at least 1"),
             ({"num_envs": 2.0}, TypeError, "num_envs to be a whole number"),
-            ({"autoreset_mode": "Never"}, ValueError, r"\['NextStep', 'SameStep', 'Disabled'\], got 'Never'"),
+            ({"autoreset_mode": "Never"}, ValueError, "to be 'NextStep', 'SameStep' or 'Disabled', got 'Never'"),
             ({"group_size": 0}, ValueError, "group_size to be at least 1"),
         ],
     )

@@ -15,10 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from textenvs.lanes import segments
-from textenvs.overview import made, overview
+from textenvs.overview import make_env, overview
 from textenvs.registration import list_envs
-from textenvs.render import Segment, visible
+from textenvs.render import Segment, lane_segments, visible
 from textenvs.rewards import Reward, make_reward
 from textenvs.tasks import SHIFTED, Example, ReferenceScores, Task, make_task
 from textenvs.testing.canaries import CANARIES, canary_scores
@@ -43,7 +42,7 @@ def ids_of_tasks() -> dict[str, tuple[str, ...]]:
     """
     found: dict[str, tuple[str, ...]] = {}
     for env_id in sorted(list_envs(), key=lambda one: ("/" not in one, one)):
-        name = made(env_id).task.name
+        name = make_env(env_id).task.name
         found[name] = (*found.get(name, ()), env_id)
     return found
 
@@ -129,7 +128,7 @@ def _episode(env_id: str) -> list[str]:
     totals = [_paid(sum(one.reward or 0.0 for one in episode)) for episode in shown.values()]
     lines.append(f"{'sum':<{width}}  {totals[0]:>9}  {totals[1]:>8}")
     prompt = shown["immediate"][0].text
-    shown_task = made(env_id).task
+    shown_task = make_env(env_id).task
     return [
         "## An episode",
         "",
@@ -147,7 +146,7 @@ def _episode(env_id: str) -> list[str]:
 
 
 def _played(env_id: str, payout: str) -> list[Segment]:
-    env = made(env_id, payout=payout, split="test", render_mode="ansi")
+    env = make_env(env_id, payout=payout, split="test", render_mode="ansi")
     env.reset(options={"example": 0})
     tokenizer: Any = env.tokenizer
     shown = env.task.demonstration(env.example)
@@ -156,7 +155,7 @@ def _played(env_id: str, payout: str) -> list[Segment]:
         for token in (*tokenizer.encode_response(turn), tokenizer.eos_token_id):
             if not terminated:
                 *_, terminated, _, _ = env.step(token)
-    return segments(env._lanes, 0)
+    return lane_segments(env.lanes, 0)
 
 
 def _facts(env_id: str, task: Task) -> list[str]:

@@ -1,4 +1,4 @@
-"""Scores of short answers, as question answering has them: exact match, token F1, edit similarity, correct prefix.
+"""Scores of short answers, as in question answering: exact match, token F1, edit similarity, correct prefix.
 
 Source: Rajpurkar et al. (2016), SQuAD: 100,000+ questions for machine comprehension of text, and its evaluation script
 (version 2.0). The row of the edit distance: Myers (1999), A fast bit-vector algorithm for approximate string matching
@@ -19,38 +19,38 @@ from textenvs.arguments import check_choice
 from textenvs.example import Example
 from textenvs.rewards.base import Scorer
 from textenvs.rewards.incremental.alignment import Bits, PathScorer, RowScorer, add_words, bit_at, shift_words
-from textenvs.rewards.incremental.ngram_overlap import Grams, Matches, NgramReward
+from textenvs.rewards.incremental.ngram_overlap import Grams, NgramMatches, NgramReward
 from textenvs.rewards.incremental.references import MEASURES, ReferenceReward, References, overlap
 from textenvs.rewards.incremental.splitters import Splitter, Words
 from textenvs.tokenizer import Tokenizer
 
 _NO_PUNCTUATION = str.maketrans("", "", punctuation)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_BEGUN = "\ud800"  # half of a character, which no decoded text holds
+_BEGUN = "\ud800"  # a lone surrogate, which no decoded text holds
 
 
 class AnswerWords(Words):
     """Words in lower case, without ASCII punctuation and without "a", "an" and "the": SQuAD's normalisation."""
 
     def cut(self, text: str) -> tuple[list[str], str]:
-        """See `Splitter.cut`."""
+        """Cuts a text into words, the last of which may still go on."""
         words, rest = super().cut(text)
         return self.split(" ".join(words)), rest
 
     def finish(self, rest: str) -> list[str]:
-        """See `Splitter.finish`."""
+        """Returns the last word, if it is one."""
         return self.split(rest)
 
     def split(self, text: str) -> list[str]:
-        """See `Splitter.split`."""
+        """Cuts a whole text into normalised words."""
         return _ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()
 
 
 class SpacedCharacters(Splitter):
-    """Characters, white space as one space between words and none around them."""
+    """Characters, with white space as one space between words and none around them."""
 
     def cut(self, text: str) -> tuple[list[str], str]:
-        """See `Splitter.cut`. A rest says whether the text has begun, and whether a space is due."""
+        """Cuts a text into characters. The rest tells if a word has come yet, and if a space is due before the next."""
         begun, text = text.startswith(_BEGUN), text.removeprefix(_BEGUN)
         words = text.split()
         if not words:
@@ -59,15 +59,15 @@ class SpacedCharacters(Splitter):
         return list(before + " ".join(words)), _BEGUN + (" " if text[-1].isspace() else "")
 
     def finish(self, rest: str) -> list[str]:
-        """See `Splitter.finish`."""
+        """Returns nothing: white space at the end does not count."""
         return []
 
     def closes(self, character: str) -> bool:
-        """See `Splitter.closes`."""
+        """Returns False: white space changes the rest."""
         return False
 
     def split(self, text: str) -> list[str]:
-        """See `Splitter.split`."""
+        """Cuts a whole text into characters."""
         return list(" ".join(text.split()))
 
 
@@ -76,14 +76,14 @@ def _splitter_of(unit: str) -> Splitter:
 
 
 class TokenF1(NgramReward):
-    """SQuAD's F1: the overlap in words, their order aside, from 0 to 1.
+    """SQuAD's F1: the overlap in words, in any order, from 0 to 1.
 
-    Words are as in SQuAD: lower case, no punctuation, no articles. With several references the best one counts. Where
-    a reference has no word left, the score is 1 for a response that has none either and 0 for any other, as in version
-    2.0 (for `measure="recall"` it is 1: all of nothing).
+    Words are as in SQuAD: lower case, no punctuation, no articles. With several references the best one counts. If no
+    word of a reference is left, the score is 1 for a response that has none either and 0 for any other, as in version
+    2.0 (for `measure="recall"` it is always 1).
 
     Args:
-        measure: "f", "precision" or "recall". Recall falls on no finished word.
+        measure: "f", "precision" or "recall". Recall never falls at a finished word.
 
     Raises:
         ValueError: If the measure is none of these.
@@ -97,24 +97,24 @@ class TokenF1(NgramReward):
         self.measure = check_choice("measure", measure, MEASURES)
         self.grams = (Grams(AnswerWords(), 1, 1),)
 
-    def phi(self, matches: Sequence[Matches]) -> NDArray[np.float64]:
-        """See `NgramReward.phi`."""
-        (found,) = matches
-        written = found.lengths[:, None]
-        scores = overlap(found.matched[:, 0], written, found.wanted, self.measure)
-        empty = found.wanted == 0
+    def phi(self, matches: Sequence[NgramMatches]) -> NDArray[np.float64]:
+        """Computes the measure for each reference and takes the best."""
+        (words,) = matches
+        written = words.lengths[:, None]
+        scores = overlap(words.matched[:, 0], written, words.wanted, self.measure)
+        empty = words.wanted == 0
         scores = np.where(empty, 1.0 if self.measure == "recall" else written == 0, scores)
         best: NDArray[np.float64] = scores.max(axis=1)
         return best
 
 
 class ExactMatch(ReferenceReward[list[list[str]]]):
-    """1 where a response is a reference, 0 where not, SQuAD's normalisation apart.
+    """1 if a response equals a reference (after SQuAD's normalisation), else 0.
 
-    It says nothing on the way there: pair it with a score that does.
+    It gives no signal on the way to the answer: combine it with a score that does.
 
     Args:
-        normalize: Whether case, punctuation and articles are ignored. White space always is, but for where it is.
+        normalize: If True, case, punctuation and articles are ignored. The kind and amount of white space always are.
 
     Cost: one dictionary look-up a word, until the response leaves the references.
     """
@@ -125,27 +125,27 @@ class ExactMatch(ReferenceReward[list[list[str]]]):
         self.splitter = AnswerWords() if normalize else Words()
 
     def prepare(self, references: References) -> list[list[str]]:
-        """The words of each reference."""
+        """Cuts each reference into words."""
         return [self.splitter.split(text) for text in references]
 
     def score(self, example: Example, response: str) -> float:
-        """See `Reward.score`."""
+        """Scores a whole response."""
         return float(self.splitter.split(response) in self.prepared(example))
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
-        """See `Reward.scorer`."""
+        """Makes a scorer that follows the tree of references."""
         return _ExactScorer(self, self.splitter, num_lanes, tokenizer)
 
 
 class _ExactScorer(PathScorer):
     def phi(self, lanes: NDArray[np.intp]) -> NDArray[np.float64]:
-        return self.whole(lanes).astype(np.float64)
+        return self.is_reference(lanes).astype(np.float64)
 
 
 class CorrectPrefix(ReferenceReward[list[list[str]]]):
     """The share of a reference that a response begins with, from 0 to 1; the best reference counts.
 
-    In characters it never falls: what comes after the first mistake changes nothing.
+    In characters it never falls: the text after the first mistake changes nothing.
 
     Args:
         unit: "character" (white space as one space between words, none around them) or "word" (between white space).
@@ -162,22 +162,22 @@ class CorrectPrefix(ReferenceReward[list[list[str]]]):
         self.splitter = _splitter_of(unit)
 
     def prepare(self, references: References) -> list[list[str]]:
-        """The units of each reference."""
+        """Cuts each reference into units."""
         return [self.splitter.split(text) for text in references]
 
     def score(self, example: Example, response: str) -> float:
-        """See `Reward.score`."""
+        """Scores a whole response."""
         units = self.splitter.split(response)
         return max(_common_prefix(text, units) / len(text) if text else 1.0 for text in self.prepared(example))
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
-        """See `Reward.scorer`."""
+        """Makes a scorer that follows the tree of references."""
         return _PrefixScorer(self, self.splitter, num_lanes, tokenizer)
 
 
-def _common_prefix(one: list[str], other: list[str]) -> int:
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))
+def _common_prefix(text: list[str], units: list[str]) -> int:
+    pairs = enumerate(zip(text, units, strict=False))
+    return next((position for position, (left, right) in pairs if left != right), min(len(text), len(units)))
 
 
 class _PrefixScorer(PathScorer):
@@ -186,7 +186,7 @@ class _PrefixScorer(PathScorer):
 
 
 class EditSimilarity(ReferenceReward[list[list[str]]]):
-    """1 less the Levenshtein distance to a reference over the longer one's length, from 0 to 1; the best one counts.
+    """1 - the Levenshtein distance to a reference / the length of the longer text, from 0 to 1; the best one counts.
 
     Args:
         unit: "character" (white space as one space between words, none around them) or "word" (between white space).
@@ -204,17 +204,17 @@ class EditSimilarity(ReferenceReward[list[list[str]]]):
         self.splitter = _splitter_of(unit)
 
     def prepare(self, references: References) -> list[list[str]]:
-        """The units of each reference."""
+        """Cuts each reference into units."""
         return [self.splitter.split(text) for text in references]
 
     def score(self, example: Example, response: str) -> float:
-        """See `Reward.score`."""
+        """Scores a whole response."""
         units, texts = self.splitter.split(response), self.prepared(example)
         distances = np.array([_distance(text, units) for text in texts])
         return float(_similarity(distances, np.array(len(units)), np.array([len(text) for text in texts])).max())
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
-        """See `Reward.scorer`."""
+        """Makes a scorer that keeps a row of the table of edit distances."""
         return _EditScorer(self, num_lanes, tokenizer)
 
 
@@ -226,17 +226,21 @@ def _similarity(
 
 
 def _distance(text: list[str], units: list[str]) -> int:
-    """The Levenshtein distance, by a row of bits as long as `text`: where it goes up by one, and where down."""
+    """Computes the Levenshtein distance by Myers' (1999) bit-vectors.
+
+    A row of the table of distances is kept as its differences, one bit for each unit of `text`: the cells that are one
+    more than the cell before them (`up`), and those that are one less (`down`).
+    """
     if not text:
         return len(units)
-    places: dict[str, int] = {}
-    for place, unit in enumerate(text):
-        places[unit] = places.get(unit, 0) | 1 << place
+    mask_of: dict[str, int] = {}
+    for position, unit in enumerate(text):
+        mask_of[unit] = mask_of.get(unit, 0) | 1 << position
     inside, last, distance = (1 << len(text)) - 1, 1 << (len(text) - 1), len(text)
     up, down = inside, 0
     for unit in units:
-        same = places.get(unit, 0)
-        zero = (((same & up) + up) ^ up) | same | down  # cells as large as the one diagonally before them
+        same = mask_of.get(unit, 0)
+        zero = (((same & up) + up) ^ up) | same | down  # cells that equal the one diagonally before them
         right_up, right_down = (down | ~(zero | up)) & inside, up & zero
         distance += bool(right_up & last) - bool(right_down & last)
         right_up, right_down = right_up << 1 | 1, right_down << 1
@@ -258,13 +262,13 @@ class _EditScorer(RowScorer):
         zero = ((add_words(bits.masks & up, up) ^ up) | bits.masks | down) & bits.inside
         right_up, right_down = (down | ~(zero | up)) & bits.inside, up & zero
         ends = [bit_at(right, bits.end_word, bits.end_bit).astype(np.int64) for right in (right_up, right_down)]
-        # Above the first place of a reference the distance is the response's length, which goes up.
+        # Above the first position of a reference, the distance is the response's length, which goes up.
         right_up, right_down = shift_words(right_up) | bits.starts, shift_words(right_down)
         up, down = (right_down | ~(zero | right_up)) & bits.inside, right_up & zero
         return np.stack([up, down]), ends[0] - ends[1]
 
     def phi(self, lanes: NDArray[np.intp]) -> NDArray[np.float64]:
-        written, wanted = self._length[lanes][:, None], self._lengths.array[self._place[lanes]]
-        distance = np.where(wanted > 0, self._ends[lanes], written)
+        written, wanted = self._length[lanes][:, None], self._lengths.array[self._slot[lanes]]
+        distance = np.where(wanted > 0, self._last_cells[lanes], written)
         best: NDArray[np.float64] = _similarity(distance, written, wanted).max(axis=1)
         return best

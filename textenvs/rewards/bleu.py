@@ -17,8 +17,8 @@ from unicodedata import category
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.arguments import check_choice, check_number, check_whole
-from textenvs.rewards.incremental.ngram_overlap import Grams, Matches, NgramReward, num_grams
+from textenvs.arguments import check_choice, check_count, check_number
+from textenvs.rewards.incremental.ngram_overlap import Grams, NgramMatches, NgramReward, num_grams
 from textenvs.rewards.incremental.splitters import Characters, Splitter, Words
 
 # The order of replacements and rules is mteval-v13a's. What each leaves behind, the next one sees.
@@ -258,12 +258,14 @@ class Bleu(NgramReward):
         default = _SMOOTH_VALUES[smooth_method]
         if smooth_value is not None and default is None:
             raise ValueError(f"Expected smooth_value with 'floor' or 'add-k' alone, got it with {smooth_method!r}")
-        self.smooth_value = check_number("smooth_value", (default or 0.0) if smooth_value is None else smooth_value)
+        self.smooth_value = check_number(
+            "smooth_value", (default or 0.0) if smooth_value is None else smooth_value, low=0
+        )
         self.effective_order = effective_order
-        self.max_ngram_order = check_whole("max_ngram_order", max_ngram_order)
+        self.max_ngram_order = check_count("max_ngram_order", max_ngram_order)
         self.grams = (Grams(_splitter(tokenize, lowercase), 1, max_ngram_order, pooled=True),)
 
-    def phi(self, matches: Sequence[Matches]) -> NDArray[np.float64]:
+    def phi(self, matches: Sequence[NgramMatches]) -> NDArray[np.float64]:
         """See `NgramReward.phi`. Papineni et al., section 2.3, with the mean over orders that exist."""
         (found,) = matches
         matched = found.matched[:, :, 0].astype(np.float64)

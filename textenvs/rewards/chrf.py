@@ -12,9 +12,9 @@ from string import punctuation
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.arguments import check_number, check_whole
+from textenvs.arguments import check_count, check_number
 from textenvs.rewards.bleu import LowerCharacters
-from textenvs.rewards.incremental.ngram_overlap import Grams, Matches, NgramReward, num_grams
+from textenvs.rewards.incremental.ngram_overlap import Grams, NgramMatches, NgramReward, num_grams
 from textenvs.rewards.incremental.splitters import Characters, Words
 
 
@@ -71,14 +71,14 @@ class Chrf(NgramReward):
     name = "chrf"
 
     def __init__(self, char_order: int = 6, word_order: int = 0, beta: float = 2, lowercase: bool = False) -> None:
-        self.char_order = check_whole("char_order", char_order)
-        self.word_order = check_whole("word_order", word_order, least=0)
-        self.beta = check_number("beta", beta)
+        self.char_order = check_count("char_order", char_order)
+        self.word_order = check_count("word_order", word_order, least=0)
+        self.beta = check_number("beta", beta, low=0)
         characters = Grams(LowerCharacters() if lowercase else Characters(), 1, char_order)
         words = (Grams(_BareWords(lowercase), 1, word_order),) if word_order else ()
         self.grams = (characters, *words)
 
-    def phi(self, matches: Sequence[Matches]) -> NDArray[np.float64]:
+    def phi(self, matches: Sequence[NgramMatches]) -> NDArray[np.float64]:
         """See `NgramReward.phi`. Popović (2015), equation 1, over the orders that both texts have."""
         precision, recall, orders = 0.0, 0.0, 0
         for gram, found in zip(self.grams, matches, strict=True):

@@ -72,7 +72,7 @@ class _KnownWords(Matches):
         """See `Splitter.shorten`. A mark is a word already, whatever follows."""
         rest = super().shorten(rest)
         is_word = rest[:1].isalnum() or rest[:1] == "_"
-        return self._no_beginning if is_word and self._read(rest) not in self._beginnings else rest
+        return self._no_beginning if is_word and self._unit(rest) not in self._beginnings else rest
 
 
 class NgramModel:

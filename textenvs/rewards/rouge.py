@@ -1,4 +1,4 @@
-"""ROUGE: how many of the references' n-grams, or of their words in order, a response has, as rouge-score counts them.
+"""ROUGE: the n-grams, or the words in order, that a response shares with its references, as rouge-score counts them.
 
 Source: Lin (2004), ROUGE: a package for automatic evaluation of summaries; the rouge-score package. The row of the
 longest common subsequence: Hyyrö (2004), Bit-parallel LCS-length computation revisited, after Crochemore et al. (2001).
@@ -13,11 +13,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.arguments import check_choice, check_whole
+from textenvs.arguments import check_choice, check_count
 from textenvs.example import Example
 from textenvs.rewards.base import Scorer
 from textenvs.rewards.incremental.alignment import Bits, RowScorer, add_words, bit_at
-from textenvs.rewards.incremental.ngram_overlap import Grams, Matches, NgramReward, num_grams
+from textenvs.rewards.incremental.ngram_overlap import Grams, NgramMatches, NgramReward, num_grams
 from textenvs.rewards.incremental.references import MEASURES, ReferenceReward, References, overlap
 from textenvs.rewards.incremental.splitters import Splitter
 from textenvs.tokenizer import Tokenizer
@@ -28,7 +28,7 @@ _LEAST_STEMMED = 4  # letters
 
 @lru_cache(maxsize=1)
 def _porter() -> Callable[[str], str]:
-    """NLTK's Porter stemmer, which rouge-score uses. Loading NLTK takes a moment, so only who wants it pays."""
+    """Returns NLTK's Porter stemmer, which rouge-score uses. NLTK loads slowly, and is imported only if needed."""
     try:
         from nltk.stem.porter import PorterStemmer
     except ImportError as error:
@@ -41,10 +41,10 @@ class RougeWords(Splitter):
     """Runs of a-z and 0-9 in lower case, stemmed or not. Other letters separate, as in rouge-score.
 
     Args:
-        stemmer: Whether words of more than three letters are stemmed.
+        stemmer: If True, words of more than three letters are stemmed.
 
     Raises:
-        ImportError: If they are to be, and NLTK is not installed.
+        ImportError: If `stemmer` is True and NLTK is not installed.
     """
 
     def __init__(self, stemmer: bool = False) -> None:
@@ -56,44 +56,45 @@ class RougeWords(Splitter):
         return [_porter()(word) if len(word) >= _LEAST_STEMMED else word for word in words] if self.stemmer else words
 
     def cut(self, text: str) -> tuple[list[str], str]:
-        """See `Splitter.cut`."""
+        """Cuts a text into words, the last of which may still go on."""
         lower = text.lower()
         words = _WORD.findall(lower)
         rest = words.pop() if words and lower.endswith(words[-1]) else ""
         return self._words(words), rest
 
     def finish(self, rest: str) -> list[str]:
-        """See `Splitter.finish`."""
+        """Returns the last word."""
         return self._words([rest]) if rest else []
 
     def closes(self, character: str) -> bool:
-        """See `Splitter.closes`."""
+        """Returns True for all that is neither a letter nor a digit."""
         return not character.isalnum()
 
     def split(self, text: str) -> list[str]:
-        """See `Splitter.split`."""
+        """Cuts a whole text into words."""
         return self._words(_WORD.findall(text.lower()))
 
 
 class RougeN(NgramReward):
     """ROUGE-N, equal to rouge-score's: the overlap in n-grams, from 0 to 1.
 
-    `measure="f"`, the default, falls on a word that no reference has; `"recall"` falls on no finished word, and is the
-    one to train on from scratch, beside a price for length; `"precision"` rewards saying little.
+    `measure="f"`, the default, falls at a word that no reference has. `"recall"` never falls at a finished word: train
+    on it from scratch, together with a penalty on length. `"precision"` rewards short responses.
 
-    With several references the best value of the measure counts. For F that is rouge-score's `score_multi`; for recall
-    and precision `score_multi` takes those of the reference with the best F, which another word can change.
+    With several references, the best value of the measure counts. For F that is rouge-score's `score_multi`. For recall
+    and precision, `score_multi` takes the values of the reference with the best F, so that they jump where one more
+    word makes another reference the best.
 
     ROUGE-1 cannot see the order of words: a shuffled reference scores 1.
 
     Args:
         n: The length of the n-grams.
         measure: "f", "precision" or "recall".
-        stemmer: Whether words are stemmed (Porter, by NLTK: `pip install "textenvs[stem]"`).
+        stemmer: If True, words are stemmed (Porter, by NLTK: `pip install "textenvs[stem]"`).
 
     Raises:
         ValueError: If a setting is none of these.
-        ImportError: If the stemmer is wanted and NLTK is not installed.
+        ImportError: If `stemmer` is True and NLTK is not installed.
 
     Cost: two dictionary look-ups a word (amortised), whatever the lengths.
     """
@@ -101,20 +102,20 @@ class RougeN(NgramReward):
     name = "rouge_n"
 
     def __init__(self, n: int = 3, measure: str = "f", stemmer: bool = False) -> None:
-        self.n = check_whole("n", n)
+        self.n = check_count("n", n)
         self.measure = check_choice("measure", measure, MEASURES)
         self.grams = (Grams(RougeWords(stemmer), n, n),)
 
-    def phi(self, matches: Sequence[Matches]) -> NDArray[np.float64]:
-        """See `NgramReward.phi`. Lin (2004), equation 1."""
-        (found,) = matches
-        written, wanted = (num_grams(lengths, self.n, self.n)[..., 0] for lengths in (found.lengths, found.wanted))
-        best: NDArray[np.float64] = overlap(found.matched[:, 0], written[:, None], wanted, self.measure).max(axis=1)
+    def phi(self, matches: Sequence[NgramMatches]) -> NDArray[np.float64]:
+        """Computes the measure for each reference and takes the best: Lin (2004), equation 1."""
+        (of_order,) = matches
+        written, wanted = (num_grams(size, self.n, self.n)[..., 0] for size in (of_order.lengths, of_order.wanted))
+        best: NDArray[np.float64] = overlap(of_order.matched[:, 0], written[:, None], wanted, self.measure).max(axis=1)
         return best
 
 
 class Rouge1(RougeN):
-    """ROUGE-1: the overlap in words. See `RougeN`."""
+    """ROUGE-1: the overlap in words. Its arguments are those of `RougeN`."""
 
     name = "rouge_1"
 
@@ -123,7 +124,7 @@ class Rouge1(RougeN):
 
 
 class Rouge2(RougeN):
-    """ROUGE-2: the overlap in pairs of words. See `RougeN`."""
+    """ROUGE-2: the overlap in pairs of words. Its arguments are those of `RougeN`."""
 
     name = "rouge_2"
 
@@ -138,11 +139,11 @@ class RougeL(ReferenceReward[list[list[str]]]):
 
     Args:
         measure: "f", "precision" or "recall".
-        stemmer: Whether words are stemmed (Porter, by NLTK: `pip install "textenvs[stem]"`).
+        stemmer: If True, words are stemmed (Porter, by NLTK: `pip install "textenvs[stem]"`).
 
     Raises:
         ValueError: If the measure is none of these.
-        ImportError: If the stemmer is wanted and NLTK is not installed.
+        ImportError: If `stemmer` is True and NLTK is not installed.
 
     Cost: one dictionary look-up a word (amortised), and a few array operations a word for each 64 words of the
     references, all together; the response's length does not matter.
@@ -155,35 +156,35 @@ class RougeL(ReferenceReward[list[list[str]]]):
         self.splitter = RougeWords(stemmer)
 
     def prepare(self, references: References) -> list[list[str]]:
-        """The words of each reference."""
+        """Cuts each reference into words."""
         return [self.splitter.split(text) for text in references]
 
     def score(self, example: Example, response: str) -> float:
-        """See `Reward.score`."""
+        """Scores a whole response."""
         words, texts = self.splitter.split(response), self.prepared(example)
         lengths = np.array([_common(text, words) for text in texts])
         wanted = np.array([len(text) for text in texts])
         return float(overlap(lengths, np.array(len(words)), wanted, self.measure).max())
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
-        """See `Reward.scorer`."""
+        """Makes a scorer that keeps a row of the table of common subsequences."""
         return _CommonScorer(self, num_lanes, tokenizer)
 
 
 def _common(text: list[str], words: list[str]) -> int:
-    """The length of the longest common subsequence: the zeros of a row of bits, as long as `text`."""
-    places: dict[str, int] = {}
-    for place, word in enumerate(text):
-        places[word] = places.get(word, 0) | 1 << place
+    """Computes the length of the longest common subsequence: the zeros of a row of bits, as long as `text`."""
+    mask_of: dict[str, int] = {}
+    for position, word in enumerate(text):
+        mask_of[word] = mask_of.get(word, 0) | 1 << position
     inside = row = (1 << len(text)) - 1
     for word in words:
-        here = row & places.get(word, 0)
-        row = ((row + here) | (row - here)) & inside
+        matches = row & mask_of.get(word, 0)
+        row = ((row + matches) | (row - matches)) & inside  # every 0 in the row is a unit of the subsequence
     return len(text) - row.bit_count()
 
 
 class _CommonScorer(RowScorer):
-    every_unit = False
+    reads_every_unit = False
 
     def __init__(self, reward: RougeL, num_lanes: int, tokenizer: Tokenizer) -> None:
         self._measure = reward.measure
@@ -196,12 +197,12 @@ class _CommonScorer(RowScorer):
 
     def _read_row(self, rows: NDArray[np.uint64], bits: Bits) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
         (row,) = rows
-        here = row & bits.masks
-        total = add_words(row, here)
-        # What is carried out of a reference is one more place of the subsequence, and ends in the gap.
-        return ((total | (row ^ here)) & bits.inside)[None], bit_at(total, bits.gap_word, bits.gap_bit)
+        matches = row & bits.masks
+        total = add_words(row, matches)
+        # A carry out of a reference makes its subsequence one longer, and ends in the gap behind the reference.
+        return ((total | (row ^ matches)) & bits.inside)[None], bit_at(total, bits.gap_word, bits.gap_bit)
 
     def phi(self, lanes: NDArray[np.intp]) -> NDArray[np.float64]:
-        written, wanted = self._length[lanes][:, None], self._lengths.array[self._place[lanes]]
-        best: NDArray[np.float64] = overlap(self._ends[lanes], written, wanted, self._measure).max(axis=1)
+        written, wanted = self._length[lanes][:, None], self._lengths.array[self._slot[lanes]]
+        best: NDArray[np.float64] = overlap(self._last_cells[lanes], written, wanted, self._measure).max(axis=1)
         return best

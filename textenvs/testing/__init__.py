@@ -1,6 +1,12 @@
-"""The contract tests, for environments, tasks and rewards outside the project too.
+"""The contract, as checks that anybody can run on a reward, a task or a vector environment of their own.
 
-from textenvs.testing import check_canaries, check_reward, check_task, check_vector_env
+    from textenvs.testing import check_canaries, check_reward, check_task, check_vector_env
+    check_reward(MyReward())
+    check_task(MyTask())
+    check_canaries(MyTask(), MyReward())
+    check_vector_env("MyEnv-v0")
+
+A check passes silently, or raises with the first broken promise that it meets.
 """
 
 from textenvs.testing.canaries import CanaryScores, canary_scores, check_canaries

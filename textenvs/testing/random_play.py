@@ -1,4 +1,4 @@
-"""Random play: episodes of a policy that draws every token uniformly."""
+"""Random play: episodes of a policy that draws every token uniformly from the vocabulary."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from textenvs.vector_env import TextGenVectorEnv
 
 @dataclass(frozen=True)
 class RandomPlay:
-    """What tokens drawn uniformly from the whole vocabulary got.
+    """The scores of random tokens.
 
     Attributes:
-        scores: `(episodes,)` the score of each, all of which the sparse payout paid at the end.
-        immediate: `(episodes,)` what the immediate payout paid for the same tokens, summed.
+        scores: `(episodes,)` float64, the score of each episode, which the sparse payout paid at its end.
+        immediate: `(episodes,)` float64, the sum of the immediate payout's rewards for the same tokens.
     """
 
     scores: NDArray[np.float64]
@@ -30,18 +30,18 @@ class RandomPlay:
 def play_randomly(
     task: Task, split: str, episodes: int, seed: int, tokenizer: Tokenizer | None = None, reward: Reward | None = None
 ) -> RandomPlay:
-    """Play a task with random tokens, side by side in an environment that pays at once and one that pays at the end.
+    """Plays a task with random tokens, side by side in an environment that pays at once and one that pays at the end.
 
     Args:
-        task: The task; its budget is its own.
-        split: Where the examples come from.
-        episodes: How many episodes.
-        seed: What the examples and the tokens are drawn with.
-        tokenizer: Whose tokens; None is the task's own.
+        task: The task, with its own budget.
+        split: The split that the examples are drawn from.
+        episodes: The number of episodes.
+        seed: The seed of the examples and of the tokens.
+        tokenizer: The tokenizer; None is the task's own.
         reward: The score; None is the task's own.
 
     Returns:
-        What was paid.
+        The scores under both payouts.
     """
     envs = [
         TextGenVectorEnv(
@@ -49,12 +49,12 @@ def play_randomly(
         )
         for payout in ("sparse", "immediate")
     ]
-    for each in envs:
-        each.reset(seed=seed)
+    for payout_envs in envs:
+        payout_envs.reset(seed=seed)
     rng, ended, paid = np.random.default_rng(seed), np.zeros(episodes, dtype=np.bool_), np.zeros((2, episodes))
     while not ended.all():
         tokens = rng.integers(envs[0].tokenizer.vocab_size, size=episodes)
-        for row, each in enumerate(envs):
-            _, rewards, ended, _, _ = each.step(tokens)
+        for row, payout_envs in enumerate(envs):
+            _, rewards, ended, _, _ = payout_envs.step(tokens)
             paid[row] += rewards
     return RandomPlay(*paid)

@@ -55,8 +55,7 @@ EXAMPLES = (
         },
     ),
 )
-"""What a reward is checked with when its checker names no examples. The metadata are those of our own scores."""
-
+"""The examples of `check_reward` when it is given none. Their metadata are those that the bundled scores read."""
 
 PAYOUTS: tuple[Any, ...] = (
     "immediate",
@@ -71,12 +70,9 @@ PAYOUTS: tuple[Any, ...] = (
     {"shaped": {"gamma": 0.9}},
     {"shaped": {"gamma": 0.0}},
 )
-"""Every kind of payout, some with more than one number."""
-
+"""Every kind of payout, some with several numbers."""
 
 _TEXT = 'The fox was not very happy, but it is so good! "No!" never (sad)? :) 3.5\n\nÄ 漢字 😀 least isn\'t BAD ...'
-
-
 _NUM_LANES = 3
 
 
@@ -88,20 +84,21 @@ def check_reward(
     max_examples: int = 50,
     tolerance: float = 1e-9,
 ) -> None:
-    """Hold a reward to what it promises.
+    """Checks that a reward keeps its contract.
 
     - It gives a finite number from `low` to `high`, the same at every call.
     - Token by token, its scorer gives the score of the decoded text so far: with special tokens and halves of
       characters among the tokens, for several lanes at once in any order, after resets, and beside another scorer.
-    - `score_whole` agrees, and the parts of a combination are reported as each scores by itself.
-    - Every payout pays the final score, all in all.
+    - `score_whole` agrees, and each part of a combination is reported with the score that it has by itself.
+    - Every payout pays the final score over an episode.
 
     Args:
-        reward: What `textenvs.make_reward` takes.
-        tokenizer: What `textenvs.make_tokenizer` takes; None is the bundled one.
-        examples: What the responses answer; None is `EXAMPLES`. Give your own when the reward reads metadata.
-        max_examples: How many runs of several episodes are tried. They are the same at every call.
-        tolerance: How far two numbers that should be equal may lie apart, relative to the larger where that is above 1.
+        reward: Anything that `textenvs.make_reward` takes.
+        tokenizer: Anything that `textenvs.make_tokenizer` takes; None is the bundled one.
+        examples: The examples that are answered; None is `EXAMPLES`. Give your own if the reward reads metadata.
+        max_examples: The number of runs of several episodes. They are the same at every call.
+        tolerance: The largest difference of two numbers that should be equal, relative to the larger if that is above
+            1.
 
     Raises:
         AssertionError: If the reward breaks a promise.
@@ -118,20 +115,20 @@ def check_reward(
     except ImportError as error:
         raise ImportError("check_reward draws its cases with Hypothesis: pip install hypothesis") from error
 
-    made = make_tokenizer("stories" if tokenizer is None else tokenizer)
-    checker = _RewardChecker(make_reward(reward), made, tolerance)
+    tokenizer = make_tokenizer("stories" if tokenizer is None else tokenizer)
+    checker = _RewardChecker(make_reward(reward), tokenizer, tolerance)
     cases = list(EXAMPLES if examples is None else examples)
     if not cases:
         raise ValueError("Expected at least one example to check a reward with, got none")
     checker.check_function(cases)
 
     texts = [_TEXT, *(text for case in cases for text in (case.prompt, *case.references))]
-    words = sorted({(" " if place else "") + word for text in texts for place, word in enumerate(text.split(" "))})
-    spelled = [spelling for spelling in (_spell(made, word) for word in words) if spelling]
-    special = st.sampled_from([made.eos_token_id, made.bos_token_id, made.pad_token_id])
-    one_token = st.one_of(st.integers(0, made.vocab_size - 1), special).map(lambda token: [token])
-    written = st.one_of(st.sampled_from(spelled), one_token) if spelled else one_token
-    response = st.lists(written, max_size=8).map(lambda parts: list(chain.from_iterable(parts)))
+    words = sorted({(" " if index else "") + word for text in texts for index, word in enumerate(text.split(" "))})
+    spellings = [spelling for spelling in (spell(tokenizer, word) for word in words) if spelling]
+    special = st.sampled_from([tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id])
+    single_token = st.one_of(st.integers(0, tokenizer.vocab_size - 1), special).map(lambda token: [token])
+    word_or_token = st.one_of(st.sampled_from(spellings), single_token) if spellings else single_token
+    response = st.lists(word_or_token, max_size=8).map(lambda parts: list(chain.from_iterable(parts)))
     plan = st.lists(st.tuples(st.sampled_from(cases), response), max_size=3)
     turns = st.lists(st.lists(st.integers(0, _NUM_LANES - 1), min_size=1, unique=True), max_size=24)
 
@@ -157,7 +154,7 @@ def check_reward(
 
 
 class _RewardChecker:
-    """The promises of one reward over one tokenizer, apart from what draws the cases."""
+    """The promises of one reward over one tokenizer, apart from the drawing of cases."""
 
     def __init__(self, reward: Reward, tokenizer: Tokenizer, tolerance: float) -> None:
         self.reward, self.tokenizer, self.tolerance = reward, tokenizer, tolerance
@@ -167,11 +164,11 @@ class _RewardChecker:
     def __str__(self) -> str:
         return f"Reward {self.reward.name!r}"
 
-    def same(self, one: float, other: float) -> bool:
-        return bool(abs(one - other) <= self.tolerance * max(1.0, abs(one), abs(other)))
+    def same(self, left: float, right: float) -> bool:
+        return bool(abs(left - right) <= self.tolerance * max(1.0, abs(left), abs(right)))
 
     def score(self, example: Example, response: str) -> float:
-        """The definition, in range."""
+        """Computes the score of a whole response, and checks its range."""
         score = checked_score(self.reward, example, response)
         slack = self.tolerance * max(1.0, abs(score))
         if not self.reward.low - slack <= score <= self.reward.high + slack:
@@ -182,7 +179,7 @@ class _RewardChecker:
         return score
 
     def check_function(self, examples: Sequence[Example]) -> None:
-        """Scores are in range, and the same in whatever order they are asked for."""
+        """Checks that scores are in range, and do not depend on the order of the calls."""
         texts = ["", *(text for example in examples for text in (example.prompt, *example.references)), _TEXT]
         pairs = [(example, text) for example in examples for text in texts]
         scores = [self.score(example, text) for example, text in pairs]
@@ -195,22 +192,22 @@ class _RewardChecker:
                 )
 
     def check_episodes(self, plans: list[list[tuple[Example, list[int]]]], turns: list[list[int]]) -> None:
-        """Some lanes write several episodes each.
+        """Writes several episodes in each of some lanes, and checks every score on the way.
 
         Args:
-            plans: For each lane, its episodes: an example and the tokens that answer it.
-            turns: Which lanes take their next step together, in this order. What is left then runs lane by lane.
+            plans: The episodes of each lane: an example and the tokens that answer it.
+            turns: The lanes that take their next step together, turn by turn. Steps left after them run lane by lane.
         """
         scorer = self.reward.scorer(len(plans), self.tokenizer)
-        bystander = self.reward.scorer(1, self.tokenizer)  # another environment's, of the same reward
+        bystander = self.reward.scorer(1, self.tokenizer)  # as if of another environment with the same reward
         steps = [_steps(plan) for plan in plans]
-        left = [[lane] for lane, todo in enumerate(steps) for _ in todo]
+        remaining = [[lane] for lane, lane_steps in enumerate(steps) for _ in lane_steps]
         tokens: list[list[int]] = [[] for _ in plans]
         phis: list[list[float]] = [[] for _ in plans]
-        for turn in turns + left:
-            now = [(lane, *steps[lane].pop(0)) for lane in turn if steps[lane]]
-            resets = [(lane, example) for lane, example, token in now if token is None]
-            pushes = [(lane, example, token) for lane, example, token in now if token is not None]
+        for turn in turns + remaining:
+            taken = [(lane, *steps[lane].pop(0)) for lane in turn if steps[lane]]
+            resets = [(lane, example) for lane, example, token in taken if token is None]
+            pushes = [(lane, example, token) for lane, example, token in taken if token is not None]
             if resets:
                 scorer.reset(_lanes(*(lane for lane, _ in resets)), [example for _, example in resets])
             for lane, _ in resets:
@@ -233,11 +230,12 @@ class _RewardChecker:
                     self.check_whole(example, tokens[lane])
 
     def check_push(self, example: Example, tokens: list[int], phi: float) -> None:
-        """One lane's Phi is the score of what it wrote."""
+        """Checks that one lane's Phi is the score of its text."""
         text = decode(self.tokenizer, tokens)
         score = self.score(example, text)
         if self.same(phi, score):
             return
+        # Wrong. The same tokens in a lane alone tell if other lanes disturbed it, for a better message.
         alone = self.reward.scorer(1, self.tokenizer)
         alone.reset(_lanes(0), [example])
         last = [float(alone.push(_lanes(0), np.array([token], dtype=np.int64))[0]) for token in tokens][-1]
@@ -250,7 +248,7 @@ class _RewardChecker:
         raise AssertionError(f"{self}: push should give the score of the text so far, {score}, got {phi} after {case}")
 
     def check_whole(self, example: Example, tokens: list[int]) -> None:
-        """A whole text's Phi is its score, and so are its parts', from a scorer that has seen nothing yet."""
+        """Checks that a fresh scorer gives a whole text its score, and its parts theirs."""
         texts = (decode(self.tokenizer, tokens), "")
         lanes = _lanes(2, 0)
         scorer = self.reward.scorer(_NUM_LANES, self.tokenizer)
@@ -271,7 +269,7 @@ class _RewardChecker:
                     raise AssertionError(f"{self}: part {name!r} should be reported as {score}, got {phi} for {text!r}")
 
     def check_part_names(self, scorer: Scorer, lanes: NDArray[np.intp]) -> None:
-        """The parts that a scorer reports are the parts that its reward has."""
+        """Checks that a scorer reports just the parts of its reward."""
         parts = scorer.part_scores(lanes)
         if set(parts) != set(self.reward.parts):
             raise AssertionError(f"{self} has the parts {sorted(self.reward.parts)}, but reports {sorted(parts)}")
@@ -279,13 +277,13 @@ class _RewardChecker:
             self.check_shape(f"part_scores[{name!r}]", scores, len(lanes))
 
     def check_shape(self, method: str, scores: Any, rows: int) -> None:
-        """A scorer gives one number a lane."""
+        """Checks that a scorer gives one number for each lane."""
         if not isinstance(scores, np.ndarray) or scores.shape != (rows,) or scores.dtype != np.float64:
             got = f"{scores.dtype} {scores.shape}" if isinstance(scores, np.ndarray) else type(scores).__name__
             raise AssertionError(f"{self}: {method} should give float64 ({rows},), one a lane, got {got}")
 
     def check_payouts(self, tokens: list[int], phis: list[float]) -> None:
-        """However an episode is paid, it is paid its last Phi."""
+        """Checks that every payout pays an episode's last Phi in total."""
         scale = max(1.0, *map(abs, phis))
         for spec in PAYOUTS:
             payout = make_payout(spec, 1, self.tokenizer)
@@ -305,12 +303,20 @@ def _lanes(*lanes: int) -> NDArray[np.intp]:
 
 
 def _steps(plan: list[tuple[Example, list[int]]]) -> list[tuple[Example, int | None]]:
-    """What a lane does, step by step: a token to push, or None for the reset that starts an episode."""
+    """Lists a lane's steps: a token to push, or None for the reset that starts an episode."""
     return [(example, token) for example, tokens in plan for token in (None, *tokens)]
 
 
-def _spell(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Tokens that write a text, the longest first at each place; bytes that no token writes are left out."""
+def spell(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Writes a text with a tokenizer that has no `encode_response`: the longest piece that fits, and on from its end.
+
+    Args:
+        tokenizer: Any tokenizer.
+        text: The text.
+
+    Returns:
+        The tokens. Bytes that no token writes are left out.
+    """
     by_piece = {piece: token for token, piece in enumerate(tokenizer.pieces) if piece}
     longest = max(map(len, by_piece), default=0)
     data, tokens = text.encode(), []

@@ -1,4 +1,8 @@
-"""Alignments of a growing response with references: longest common subsequences and edit distances, bit-parallel."""
+"""Alignments of a growing response with its references.
+
+`RowScorer` keeps one row of an alignment table (longest common subsequence, edit distance) as bits, 64 cells a word,
+and `PathScorer` the node of the tree of references that the response has followed so far.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.rewards.incremental.references import _UNIT_BITS, ReferenceReward, ReferenceScorer, _Table, _words, widen
+from textenvs.rewards.incremental.growing import RowTable, widen
+from textenvs.rewards.incremental.references import UNIT_BITS, ReferenceReward, ReferenceScorer, to_words
 from textenvs.rewards.incremental.splitters import Splitter
 from textenvs.tokenizer import Tokenizer
 
@@ -18,16 +23,16 @@ from textenvs.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Bits:
-    """Some lanes' rows, the references of each side by side and a gap of one bit behind each.
+    """The references of some lanes as bits: side by side, with a gap of one bit behind each.
 
     Attributes:
-        masks: `(k, words)` uint64, the places that hold the unit that is read.
-        inside: `(k, words)` uint64, all places of references.
-        starts: `(k, words)` uint64, the first place of each reference.
-        end_word: `(k, references)` int64, the word of each reference's last place.
-        end_bit: `(k, references)` uint64, its bit there; 0 where the reference is empty.
+        masks: `(k, words)` uint64, the positions that hold the unit that is read.
+        inside: `(k, words)` uint64, all positions of references.
+        starts: `(k, words)` uint64, the first position of each reference.
+        end_word: `(k, references)` int64, the word of each reference's last position.
+        end_bit: `(k, references)` uint64, the bit of that position in its word; 0 where the reference is empty.
         gap_word: `(k, references)` int64, the word of the gap behind each reference.
-        gap_bit: `(k, references)` uint64, its bit there.
+        gap_bit: `(k, references)` uint64, the bit of the gap in its word.
     """
 
     masks: NDArray[np.uint64]
@@ -39,27 +44,62 @@ class Bits:
     gap_bit: NDArray[np.uint64]
 
 
-def add_words(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Sum of numbers `(k, words)` of 64 bits a word, the lowest first."""
-    total = one + other
-    if one.shape[1] > 1:
-        carry = np.zeros(len(one), dtype=np.bool_)
-        for word in range(one.shape[1]):
-            over = total[:, word] < one[:, word]
+def add_words(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Adds numbers `(k, words)` of 64 bits a word, the lowest word first."""
+    total = left + right
+    if left.shape[1] > 1:
+        carry = np.zeros(len(left), dtype=np.bool_)
+        for word in range(left.shape[1]):
+            overflows = total[:, word] < left[:, word]
             total[:, word] += carry
-            carry = over | (carry & (total[:, word] == 0))
+            carry = overflows | (carry & (total[:, word] == 0))
     return total
 
 
 def shift_words(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Numbers `(k, words)` of 64 bits a word, the lowest first, doubled."""
+    """Doubles numbers `(k, words)` of 64 bits a word, the lowest word first."""
     shifted = numbers << np.uint64(1)
     shifted[:, 1:] |= numbers[:, :-1] >> np.uint64(63)
     return shifted
 
 
+def bit_at(numbers: NDArray[np.uint64], word: NDArray[np.int64], bit: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Tests one bit for each reference: `(k, references)` True where numbers `(k, words)` have `bit` in `word`."""
+    is_set: NDArray[np.bool_] = np.take_along_axis(numbers, word, axis=1) & bit != 0
+    return is_set
+
+
+class _ReferenceBits:
+    """The bits of one example's references, as Python's whole numbers, before they go into tables.
+
+    Attributes:
+        mask_of: Unit to the positions that hold it.
+        inside: All positions of references.
+        starts: The first position of each reference.
+        ends: For each reference, the word and the bit of its last position.
+        gaps: For each reference, the word and the bit of the gap behind it.
+        length: The number of positions and gaps.
+    """
+
+    def __init__(self, texts: list[list[int]]) -> None:
+        self.mask_of: dict[int, int] = {}
+        self.inside = self.starts = self.length = 0
+        self.ends: list[tuple[int, int]] = []
+        self.gaps: list[tuple[int, int]] = []
+        for text in texts:
+            first, gap = self.length, self.length + len(text)
+            for bit, unit in enumerate(text, start=first):
+                self.mask_of[unit] = self.mask_of.get(unit, 0) | 1 << bit
+            self.inside |= ((1 << len(text)) - 1) << first
+            self.starts |= bool(text) << first
+            last = max(gap - 1, 0)
+            self.ends.append((last // 64, bool(text) << (last % 64)))
+            self.gaps.append((gap // 64, 1 << (gap % 64)))
+            self.length = gap + 1
+
+
 class RowScorer(ReferenceScorer):
-    """Phi that is a function of one row of an alignment table between a response and each of its references.
+    """Computes Phi as a function of one row of an alignment table between a response and each of its references.
 
     A subclass writes `_initial`, `_read_row` and `phi`.
 
@@ -67,13 +107,16 @@ class RowScorer(ReferenceScorer):
 
     Args:
         reward: The score's definition.
-        splitter: What cuts responses and references into units.
-        num_rows: How many rows of bits a lane has.
-        num_lanes: How many responses grow side by side.
-        tokenizer: Whose ids are pushed.
+        splitter: Cuts responses and references into units.
+        num_rows: The number of rows of bits that a lane has.
+        num_lanes: The number of responses that grow side by side.
+        tokenizer: The tokenizer whose ids are pushed.
+
+    Attributes:
+        reads_every_unit: If False, a unit that no reference has changes nothing except the response's length.
     """
 
-    every_unit: bool = True  # whether a unit that is in no reference changes anything but the length
+    reads_every_unit: bool = True
 
     def __init__(
         self,
@@ -83,67 +126,52 @@ class RowScorer(ReferenceScorer):
         num_lanes: int,
         tokenizer: Tokenizer,
     ) -> None:
-        self._num_words = 1  # the most that an example's references take
+        self._num_words = 1  # the most that an example's references have taken
         super().__init__(reward, splitter, num_lanes, tokenizer)
         self._rows = np.zeros((num_rows, num_lanes, 1), dtype=np.uint64)
-        self._ends = np.zeros((num_lanes, 1), dtype=np.int64)  # the table's last cell, for each reference
+        self._last_cells = np.zeros((num_lanes, 1), dtype=np.int64)  # the table's last cell, for each reference
         self._length = np.zeros(num_lanes, dtype=np.int64)
-        self._marked = (self._rows.copy(), self._ends.copy(), self._length.copy())
+        self._marked = (self._rows.copy(), self._last_cells.copy(), self._length.copy())
 
     def _forget(self) -> None:
         super()._forget()
-        self._masks, self._inside, self._starts = (_Table(np.uint64, (self._num_words,)) for _ in range(3))
-        self._masks.extend(np.zeros((1, 1), dtype=np.uint64))  # of a unit that no reference has
-        self._end_word, self._gap_word = (_Table(np.int64, (self._columns,), "edge") for _ in range(2))
-        self._end_bit, self._gap_bit = (_Table(np.uint64, (self._columns,), "edge") for _ in range(2))
+        self._masks, self._inside, self._starts = (RowTable(np.uint64, (self._num_words,)) for _ in range(3))
+        self._masks.extend(np.zeros((1, 1), dtype=np.uint64))  # row 0, of every unit that no reference has
+        self._end_word, self._gap_word = (RowTable(np.int64, (self._num_columns,), "edge") for _ in range(2))
+        self._end_bit, self._gap_bit = (RowTable(np.uint64, (self._num_columns,), "edge") for _ in range(2))
         self._num_nodes = 1
 
-    def _add(self, examples: list[list[list[int]]]) -> None:
+    def _add_tables(self, examples: list[list[list[int]]]) -> None:
         masks: list[int] = []
-        inside: list[int] = []
-        starts: list[int] = []
-        ends: list[list[tuple[int, int]]] = []
-        gaps: list[list[tuple[int, int]]] = []
-        most = 0
-        for place, texts in enumerate(examples, start=self._inside.size):
-            mask_of: dict[int, int] = {}
-            inside.append(0)
-            starts.append(0)
-            ends.append([])
-            gaps.append([])
-            offset = 0
-            for text in texts:
-                for bit, unit in enumerate(text, start=offset):
-                    mask_of[unit] = mask_of.get(unit, 0) | 1 << bit
-                inside[-1] |= ((1 << len(text)) - 1) << offset
-                starts[-1] |= bool(text) << offset
-                end, offset = max(offset + len(text) - 1, 0), offset + len(text)
-                ends[-1].append((end // 64, bool(text) << (end % 64)))
-                gaps[-1].append((offset // 64, 1 << (offset % 64)))
-                offset += 1
-            for pairs in (ends[-1], gaps[-1]):
-                pairs += pairs[-1:] * (self._columns - len(texts))
-            nodes = range(self._num_nodes, self._num_nodes + len(mask_of))
-            self._edges.update(zip([(place << _UNIT_BITS) | unit for unit in mask_of], nodes, strict=True))
-            self._num_nodes += len(mask_of)
-            masks += mask_of.values()
-            most = max(most, offset)
-        words = self._num_words = max(self._num_words, -(-most // 64))
-        for table, numbers in ((self._masks, masks), (self._inside, inside), (self._starts, starts)):
-            table.extend(_words(numbers, words))
-        for word_of, bit_of, pairs_of in ((self._end_word, self._end_bit, ends), (self._gap_word, self._gap_bit, gaps)):
-            word_of.extend(np.array([[pair[0] for pair in pairs] for pairs in pairs_of]))
-            bit_of.extend(np.array([[pair[1] for pair in pairs] for pairs in pairs_of], dtype=np.uint64))
+        all_bits = [_ReferenceBits(texts) for texts in examples]
+        for slot, bits in enumerate(all_bits, start=self._inside.size):
+            # Here the "node" of an edge is the example, and it leads to a row of `_masks`.
+            nodes = range(self._num_nodes, self._num_nodes + len(bits.mask_of))
+            self._edges.update(zip([(slot << UNIT_BITS) | unit for unit in bits.mask_of], nodes, strict=True))
+            self._num_nodes += len(bits.mask_of)
+            masks += bits.mask_of.values()
+        words = self._num_words = max(self._num_words, *(-(-bits.length // 64) for bits in all_bits))
+        self._masks.extend(to_words(masks, words))
+        self._inside.extend(to_words([bits.inside for bits in all_bits], words))
+        self._starts.extend(to_words([bits.starts for bits in all_bits], words))
+        for word_table, bit_table, pairs_of in (
+            (self._end_word, self._end_bit, [bits.ends for bits in all_bits]),
+            (self._gap_word, self._gap_bit, [bits.gaps for bits in all_bits]),
+        ):
+            padded = [pairs + pairs[-1:] * (self._num_columns - len(pairs)) for pairs in pairs_of]
+            word_table.extend(np.array([[word for word, _ in pairs] for pairs in padded]))
+            bit_table.extend(np.array([[bit for _, bit in pairs] for pairs in padded], dtype=np.uint64))
         self._num_cells += (len(masks) + 2 * len(examples)) * words
 
     def _clear(self, lanes: NDArray[np.intp]) -> None:
         words, columns = self._inside.array.shape[1], self._lengths.array.shape[1]
-        rows, ends, length = self._marked
+        rows, last_cells, length = self._marked
         self._rows, rows = (widen(each, words) for each in (self._rows, rows))
-        self._ends, ends = (widen(each, columns, "edge") for each in (self._ends, ends))
-        self._marked = (rows, ends, length)
-        place = self._place[lanes]
-        self._rows[:, lanes], self._ends[lanes] = self._initial(self._inside.array[place], self._lengths.array[place])
+        self._last_cells, last_cells = (widen(each, columns, "edge") for each in (self._last_cells, last_cells))
+        self._marked = (rows, last_cells, length)
+        slot = self._slot[lanes]
+        initial = self._initial(self._inside.array[slot], self._lengths.array[slot])
+        self._rows[:, lanes], self._last_cells[lanes] = initial
         self._length[lanes] = 0
         self.mark(lanes)
 
@@ -151,10 +179,10 @@ class RowScorer(ReferenceScorer):
     def _initial(
         self, inside: NDArray[np.uint64], wanted: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """The rows `(rows, k, words)` and last cells `(k, references)` of empty responses.
+        """Returns the rows `(rows, k, words)` and last cells `(k, references)` of empty responses.
 
         Args:
-            inside: See `Bits`.
+            inside: `(k, words)` all positions of references.
             wanted: `(k, references)` units of each reference.
         """
 
@@ -162,44 +190,42 @@ class RowScorer(ReferenceScorer):
     def _read_row(
         self, rows: NDArray[np.uint64], bits: Bits
     ) -> tuple[NDArray[np.uint64], NDArray[np.int64] | NDArray[np.bool_]]:
-        """The rows `(rows, k, words)` after a unit, and what it adds to the last cells `(k, references)`."""
+        """Returns the rows `(rows, k, words)` after a unit, and what it adds to the last cells `(k, references)`."""
 
     def read(self, lanes: NDArray[np.intp], units: NDArray[np.int64]) -> None:
-        """See `UnitScorer.read`."""
+        """Reads one unit in each of some lanes: their rows move down the table by one."""
         self._length[lanes] += 1
-        if not self.every_unit:
-            known = self._may_have(lanes, units)
+        if not self.reads_every_unit:
+            known = self._passes_sieve(lanes, units)
             lanes, units = lanes[known], units[known]
-        place = self._place[lanes]
-        nodes = np.maximum(self._find(place, units), 0)
+        slot = self._slot[lanes]
+        nodes = np.maximum(self._follow(slot, units), 0)
         tables = (self._inside, self._starts, self._end_word, self._end_bit, self._gap_word, self._gap_bit)
-        bits = Bits(self._masks.array[nodes], *(table.array[place] for table in tables))
-        rows, more = self._read_row(self._rows[:, lanes], bits)
+        bits = Bits(self._masks.array[nodes], *(table.array[slot] for table in tables))
+        rows, added = self._read_row(self._rows[:, lanes], bits)
         self._rows[:, lanes] = rows
-        self._ends[lanes] += more
+        self._last_cells[lanes] += added
 
     def mark(self, lanes: NDArray[np.intp]) -> None:
-        """See `UnitScorer.mark`."""
-        rows, ends, length = self._marked
-        rows[:, lanes], ends[lanes], length[lanes] = self._rows[:, lanes], self._ends[lanes], self._length[lanes]
+        """Copies the rows, last cells and lengths of lanes."""
+        rows, last_cells, length = self._marked
+        rows[:, lanes], last_cells[lanes], length[lanes] = (
+            self._rows[:, lanes], self._last_cells[lanes], self._length[lanes],
+        )  # fmt: skip
 
     def undo(self, lanes: NDArray[np.intp]) -> None:
-        """See `UnitScorer.undo`."""
-        rows, ends, length = self._marked
-        self._rows[:, lanes], self._ends[lanes], self._length[lanes] = rows[:, lanes], ends[lanes], length[lanes]
-
-
-def bit_at(numbers: NDArray[np.uint64], word: NDArray[np.int64], bit: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """`(k, references)` whether numbers `(k, words)` have a bit in a word each."""
-    has: NDArray[np.bool_] = np.take_along_axis(numbers, word, axis=1) & bit != 0
-    return has
+        """Restores the rows, last cells and lengths of lanes."""
+        rows, last_cells, length = self._marked
+        self._rows[:, lanes], self._last_cells[lanes], self._length[lanes] = (
+            rows[:, lanes], last_cells[lanes], length[lanes],
+        )  # fmt: skip
 
 
 # Paths in the tree of references
 
 
 class PathScorer(ReferenceScorer):
-    """Phi that is a function of how far a response has gone along its references, unit by unit.
+    """Computes Phi as a function of how far a response follows one of its references, unit by unit.
 
     A subclass writes `phi`.
 
@@ -207,80 +233,81 @@ class PathScorer(ReferenceScorer):
 
     Args:
         reward: The score's definition.
-        splitter: What cuts responses and references into units.
-        num_lanes: How many responses grow side by side.
-        tokenizer: Whose ids are pushed.
+        splitter: Cuts responses and references into units.
+        num_lanes: The number of responses that grow side by side.
+        tokenizer: The tokenizer whose ids are pushed.
 
     Attributes:
-        node: `(num_lanes,)` int64, the last node on each response's way that is some reference's beginning.
-        off: `(num_lanes,)` bool, True where the response has gone on elsewhere.
+        node: `(num_lanes,)` int64, the last node of each response's path in the tree of its references.
+        has_left: `(num_lanes,)` bool, True where the response has gone on from that node to no other node.
     """
 
     def __init__(self, reward: ReferenceReward[Any], splitter: Splitter, num_lanes: int, tokenizer: Tokenizer) -> None:
         super().__init__(reward, splitter, num_lanes, tokenizer)
         self.node = np.zeros(num_lanes, dtype=np.int64)
-        self.off = np.zeros(num_lanes, dtype=np.bool_)
-        self._marked = (self.node.copy(), self.off.copy())
+        self.has_left = np.zeros(num_lanes, dtype=np.bool_)
+        self._marked = (self.node.copy(), self.has_left.copy())
 
     def _forget(self) -> None:
         super()._forget()
-        self._first = _Table(np.int64)
-        self._share = _Table(np.float64)
-        self._whole = _Table(np.bool_)
+        self._first = RowTable(np.int64)  # the root of each example's tree, among all nodes
+        self._share = RowTable(np.float64)
+        self._is_reference = RowTable(np.bool_)
 
-    def _add(self, examples: list[list[list[int]]]) -> None:
+    def _add_tables(self, examples: list[list[list[int]]]) -> None:
         for texts in examples:
             self._add_tree(texts)
 
     def _add_tree(self, texts: list[list[int]]) -> None:
         first = self._num_nodes
-        share, whole, parents = [0.0 if all(texts) else 1.0], [not all(texts)], [0]
+        has_empty = not all(texts)  # then the root is a reference
+        share, is_reference, parents = [1.0 if has_empty else 0.0], [has_empty], [0]
         for text in texts:
             node = 0
             for depth, unit in enumerate(text, start=1):
-                key = ((first + node) << _UNIT_BITS) | unit
+                key = ((first + node) << UNIT_BITS) | unit
                 parent, node = node, self._edges.setdefault(key, first + len(share)) - first
                 if node == len(share):
                     share.append(0.0)
-                    whole.append(False)
+                    is_reference.append(False)
                     parents.append(parent)
                 share[node] = max(share[node], depth / len(text))
-            whole[node] = True
-        for node, parent in enumerate(parents):  # which comes before it
+            is_reference[node] = True
+        for node, parent in enumerate(parents):  # a parent comes before its children
             share[node] = max(share[node], share[parent])
         self._first.extend(np.array([first]))
         self._share.extend(np.array(share))
-        self._whole.extend(np.array(whole))
+        self._is_reference.extend(np.array(is_reference))
         self._num_nodes += len(share)
         self._num_cells += 2 * len(share)
 
     def _clear(self, lanes: NDArray[np.intp]) -> None:
-        self.node[lanes], self.off[lanes] = 0, False
+        self.node[lanes], self.has_left[lanes] = 0, False
         self.mark(lanes)
 
     def read(self, lanes: NDArray[np.intp], units: NDArray[np.int64]) -> None:
-        """See `UnitScorer.read`."""
-        on = ~self.off[lanes]
-        lanes, units = lanes[on], units[on]
-        first = self._first.array[self._place[lanes]]
-        after = self._find(first + self.node[lanes], units)
-        self.off[lanes] = after < 0
+        """Reads one unit in each of those lanes whose response has not left its references yet."""
+        follows = ~self.has_left[lanes]
+        lanes, units = lanes[follows], units[follows]
+        first = self._first.array[self._slot[lanes]]
+        after = self._follow(first + self.node[lanes], units)
+        self.has_left[lanes] = after < 0
         self.node[lanes] = np.where(after < 0, self.node[lanes], after - first)
 
     def mark(self, lanes: NDArray[np.intp]) -> None:
-        """See `UnitScorer.mark`."""
-        self._marked[0][lanes], self._marked[1][lanes] = self.node[lanes], self.off[lanes]
+        """Copies the nodes of lanes."""
+        self._marked[0][lanes], self._marked[1][lanes] = self.node[lanes], self.has_left[lanes]
 
     def undo(self, lanes: NDArray[np.intp]) -> None:
-        """See `UnitScorer.undo`."""
-        self.node[lanes], self.off[lanes] = self._marked[0][lanes], self._marked[1][lanes]
+        """Restores the nodes of lanes."""
+        self.node[lanes], self.has_left[lanes] = self._marked[0][lanes], self._marked[1][lanes]
 
     def share(self, lanes: NDArray[np.intp]) -> NDArray[np.float64]:
-        """`(k,)` the largest share of a reference that each response begins with."""
-        share: NDArray[np.float64] = self._share.array[self._first.array[self._place[lanes]] + self.node[lanes]]
+        """Returns `(k,)` the largest share of a reference that each response begins with."""
+        share: NDArray[np.float64] = self._share.array[self._first.array[self._slot[lanes]] + self.node[lanes]]
         return share
 
-    def whole(self, lanes: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """`(k,)` whether each response is one of its references."""
-        whole: NDArray[np.bool_] = self._whole.array[self._first.array[self._place[lanes]] + self.node[lanes]]
-        return whole & ~self.off[lanes]
+    def is_reference(self, lanes: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Returns `(k,)` True where the response is one of its references."""
+        at_end: NDArray[np.bool_] = self._is_reference.array[self._first.array[self._slot[lanes]] + self.node[lanes]]
+        return at_end & ~self.has_left[lanes]

@@ -4,9 +4,9 @@
     read(memory, character)   the memory after one more
     value(memory)             Phi
 
-Three functions, and the rest follows: the score of a whole text, a push that is one look-up in a table for all lanes at
+From these three functions follow the score of a whole text, a push that is one look-up in a table for all lanes at
 once, and, since an episode is then a small Markov decision process, its exact random and optimal scores
-(`textenvs.exact`). The table holds the memories that occurred, and what each token did in each of them.
+(`textenvs.tasks.exact`). The table holds the memories that have occurred, and what each token did in each of them.
 """
 
 from __future__ import annotations
@@ -23,51 +23,48 @@ from textenvs.example import Example
 from textenvs.rewards.base import Reward, Scorer
 from textenvs.tokenizer import Tokenizer
 
-_MOST_ENTRIES = 1 << 24  # of a scorer's table (64 MB); beyond, it forgets all but the memories that lanes are in
-
-
-_UNKNOWN = -1
+_UNKNOWN = -1  # in a table of memories, for a token that has not occurred in a memory yet
 
 
 class AutomatonReward(Reward):
     """A score that is a function of a finite memory of the characters so far. Memories are hashable.
 
-    Cost: one look-up in a table a token; a token that is new to a memory is read once, and remembered.
+    Cost: one look-up in a table a token. A token that is new to a memory is read once, and its effect is kept.
     """
 
     @abstractmethod
     def start(self, example: Example) -> Hashable:
-        """The memory before the first character, with all that the score needs to know of the example."""
+        """Returns the memory before the first character, with all that the score needs to know of the example."""
 
     @abstractmethod
     def read(self, memory: Any, character: str) -> Hashable:
-        """The memory after one more character. Memories must be bounded: what cannot count any more is forgotten."""
+        """Returns the memory after one more character. The number of memories must be finite for each example."""
 
     @abstractmethod
     def value(self, memory: Any) -> float:
-        """Phi, a finite number."""
+        """Returns Phi, a finite number."""
 
     def score(self, example: Example, response: str) -> float:
-        """See `Reward.score`."""
+        """Scores a whole response, character by character."""
         memory = self.start(example)
         for character in response:
             memory = self.read(memory, character)
         return self.value(memory)
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
-        """See `Reward.scorer`."""
-        return _AutomatonScorer(self, num_lanes, tokenizer)
+        """Makes a scorer that keeps a memory for each lane."""
+        return AutomatonScorer(self, num_lanes, tokenizer)
 
 
 class MemoryTable:
-    """The memories of a `AutomatonReward` as numbers, and what every token does in each, found as they occur.
+    """The memories of an `AutomatonReward` as numbers, and what tokens do in each. It is filled in as they occur.
 
     Args:
         reward: The score.
-        tokenizer: Whose ids are pushed.
+        tokenizer: The tokenizer whose ids are pushed.
 
     Attributes:
-        values: `(memories,)` float64, Phi of each; longer than the number of memories so far.
+        values: `(capacity,)` float64, Phi of each memory; the capacity is at least the number of memories.
     """
 
     def __init__(self, reward: AutomatonReward, tokenizer: Tokenizer) -> None:
@@ -76,31 +73,31 @@ class MemoryTable:
         self.forget()
 
     def __len__(self) -> int:
-        """How many memories are known."""
+        """Returns the number of known memories."""
         return len(self._keys)
 
     @property
     def entries(self) -> int:
-        """How large the table is: memories, times tokens."""
+        """The size of the table: memories times tokens."""
         return self._after.size
 
     def forget(self) -> None:
-        """Start anew, without a memory."""
-        self._keys: list[tuple[Hashable, bytes]] = []  # what was read, and the bytes of an unfinished character
+        """Empties the table."""
+        self._keys: list[tuple[Hashable, bytes]] = []  # a memory, and the bytes of an unfinished character
         self._numbers: dict[tuple[Hashable, bytes], int] = {}
         self._after = np.full((16, len(self._pieces)), _UNKNOWN, dtype=np.int32)
         self.values = np.zeros(16)
 
     def start(self, example: Example) -> int:
-        """The number of the memory before the first character."""
+        """Returns the number of the memory before the first character."""
         return self.number((self._reward.start(example), b""))
 
     def key(self, number: int) -> tuple[Hashable, bytes]:
-        """What a number stands for: a memory, and the bytes of an unfinished character."""
+        """Returns the memory of a number, and the bytes of an unfinished character."""
         return self._keys[number]
 
     def number(self, key: tuple[Hashable, bytes]) -> int:
-        """The number of a memory; a new one where it has none yet."""
+        """Returns the number of a memory; a new one if it has none yet."""
         number = self._numbers.setdefault(key, len(self._keys))
         if number == len(self._keys):
             self._keys.append(key)
@@ -111,11 +108,11 @@ class MemoryTable:
         return number
 
     def push(self, numbers: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The memories after one token each.
+        """Returns the memories after one token each.
 
         Args:
             numbers: `(k,)` the memories before.
-            tokens: `(k,)` the tokens. Special tokens add no text, and change nothing.
+            tokens: `(k,)` the tokens. Special tokens add no text and change nothing.
 
         Returns:
             `(k,)` the memories after.
@@ -139,24 +136,40 @@ class MemoryTable:
         return self.number((memory, data[used:]))
 
 
-class _AutomatonScorer(Scorer):
+class AutomatonScorer(Scorer):
+    """Computes Phi of N responses by a table of memories.
+
+    Args:
+        reward: The score's definition.
+        num_lanes: N.
+        tokenizer: The tokenizer whose ids are pushed.
+
+    Attributes:
+        max_entries: The size of the table (of 4 bytes an entry) beyond which all memories are forgotten except those
+            of the lanes.
+    """
+
+    max_entries = 1 << 24
+
     def __init__(self, reward: AutomatonReward, num_lanes: int, tokenizer: Tokenizer) -> None:
         super().__init__(reward)
         self._table = MemoryTable(reward, tokenizer)
         self._memory = np.full(num_lanes, _UNKNOWN, dtype=np.int64)
 
     def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
-        if self._table.entries > _MOST_ENTRIES:
+        """Starts new, empty responses."""
+        if self._table.entries > self.max_entries:
             self._compact()
         self._memory[lanes] = [self._table.start(example) for example in examples]
 
     def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Appends one token to each of some lanes, and returns the values of their memories."""
         after = self._memory[lanes] = self._table.push(self._memory[lanes], tokens)
         values: NDArray[np.float64] = self._table.values[after]
         return values
 
     def _compact(self) -> None:
-        """Forget all but the memories that lanes are in, so that a long run's size stays bounded."""
+        """Forgets all memories except those of the lanes."""
         live = {number: self._table.key(number) for number in set(self._memory.tolist()) if number != _UNKNOWN}
         self._table.forget()
         new = {number: self._table.number(key) for number, key in live.items()}
@@ -164,33 +177,33 @@ class _AutomatonScorer(Scorer):
 
 
 class Match(AutomatonReward):
-    """The share of the reference's characters that stand at their place, the right end counted as one more character.
+    """The share of the reference's characters that are right, position by position. The right end counts as one more.
 
-    1 exactly for the first reference. A response that is shorter or longer has missed the end, and no more than that:
-    going on never costs what was earned before, and so stopping early is never better than guessing. An example needs a
-    reference that is not empty.
+    It is 1 only for the first reference. A response of another length misses the end and nothing else: writing on never
+    loses a character that was right, so guessing is never worse than stopping early. An example needs a reference that
+    is not empty.
     """
 
     name = "match"
     low, high = 0.0, 1.0
 
     def start(self, example: Example) -> Hashable:
-        """The text that is still to come, how many characters matched, and how many there are in all."""
+        """Returns the text that is still to come, the number of right characters (none), and the reference's length."""
         if not example.references or not example.references[0]:
             raise ValueError(f"Expected an example with a reference to match, got {example!r}")
         return example.references[0], 0, len(example.references[0])
 
     def read(self, memory: tuple[str | None, int, int], character: str) -> Hashable:
-        """Remembers what is still to come; None: it was too long."""
+        """Compares one character. A text that is still to come of None says that the response is too long."""
         rest, matched, length = memory
         if rest:
             return rest[1:], matched + (character == rest[0]), length
         return None, matched, length
 
     def value(self, memory: tuple[str | None, int, int]) -> float:
-        """See `AutomatonReward.value`."""
+        """Returns the share of right characters, the end included."""
         rest, matched, length = memory
         return (matched + (rest == "")) / (length + 1)
 
 
-__all__ = ["AutomatonReward", "Match", "MemoryTable"]
+__all__ = ["AutomatonReward", "AutomatonScorer", "Match", "MemoryTable"]

@@ -1,15 +1,15 @@
 """Scores that read a response unit by unit (words, characters, tokens of a metric), for many lanes at once.
 
-A token of the policy is not a unit of a score. Three pieces stand between them, and data flows down:
+A token of the policy is not a unit of a score. Three classes connect them, and data flows down:
 
     Splitter    cuts a text into units: those that are finished, whatever follows, and an unfinished rest
-    Units       the splitter over tokens, for N lanes: each token finishes some units and leaves some pending
-    Machine     a reader over units, for N lanes: what each unit does depends on a memory of those before it
+    Units       applies a splitter to the tokens of N lanes: a token finishes some units and leaves some pending
+    Machine     applies a reader to the units of N lanes: it depends on a memory of earlier units what a unit does
 
-Each is worked out in plain Python when it first happens and remembered as an edge, so that a step of all lanes is a
-few look-ups and array operations. What a score does with pending units is always the same: read them as if they were
-final, report, and take them back before the next token (`UnitScorer`). A score that is a function of sums over units
-writes even less (`UnitSums`).
+What a token or unit does is worked out in plain Python when it first occurs, and kept as an edge of a graph, so that a
+step of all lanes is a few look-ups and array operations. A score treats pending units as if they were final, and takes
+them back before the next token; `UnitScorer` does that for every score. A score that is a function of sums over units
+writes even less: `UnitSums`.
 """
 
 from __future__ import annotations
@@ -25,64 +25,18 @@ from numpy.typing import NDArray
 
 from textenvs.example import Example
 from textenvs.rewards.base import Reward, Scorer
+from textenvs.rewards.incremental.growing import RaggedTable
 from textenvs.rewards.incremental.splitters import Splitter, Words
 from textenvs.tokenizer import Tokenizer
 
-# Beyond any of these, what was worked out is forgotten and begins anew, so that a long run's memory stays bounded.
-_MOST_EDGES = 1 << 19
-
-
-_MOST_CHARACTERS = 1 << 27
-
-
-_MOST_BYTES = 1 << 28
-
-
-_MOST_MEMOS = 1 << 18
-
-
-_LONGEST_MEMO = 32  # characters
-
-
-_UNIT_BITS = 40  # of a key; the rest is the state's
-
-
-class _Rows:
-    """A table that grows: rows of numbers, right-padded with 0.
-
-    Attributes:
-        array: `(room, width)`.
-        counts: `(room,)` int64, how many numbers each row was given.
-    """
-
-    def __init__(self, dtype: Any, width: int = 1) -> None:
-        self.array: NDArray[Any] = np.zeros((64, width), dtype=dtype)
-        self.counts = np.zeros(64, dtype=np.int64)
-        self.size = 0
-
-    def append(self, row: Sequence[Any]) -> None:
-        room, width = self.array.shape
-        if self.size == room:
-            self.array = np.concatenate([self.array, np.zeros_like(self.array)])
-            self.counts = np.concatenate([self.counts, np.zeros_like(self.counts)])
-        if len(row) > width:
-            wider = max(len(row), 2 * width)
-            self.array = np.pad(self.array, ((0, 0), (0, wider - width)))
-        if len(row):
-            self.array[self.size, : len(row)] = row
-            self.counts[self.size] = len(row)
-        self.size += 1
-
-    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """`(k, most)` those rows, cut to the longest of them."""
-        return self.array[rows, : int(self.counts[rows].max(initial=0))]
+_UNIT_BITS = 40  # of a key (memory, unit); the higher ones hold the memory
 
 
 class _Edges(dict[int, int]):
-    """Key to number, in the order in which keys are first met.
+    """A map from keys to numbers, in the order in which the keys first occur.
 
     Args:
-        discover: Works out what a new key stands for and appends it to the tables that the numbers are places in.
+        discover: Works out what a new key does, and appends it to the tables whose rows the numbers are.
     """
 
     def __init__(self, discover: Callable[[int], None]) -> None:
@@ -95,18 +49,18 @@ class _Edges(dict[int, int]):
         return number
 
     def find(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`(k,)` the number of each key."""
+        """Returns `(k,)` the number of each key."""
         return np.fromiter(map(self.__getitem__, keys.tolist()), np.int64, len(keys))
 
 
 @dataclass(frozen=True, slots=True)
 class UnitStep:
-    """What one token did to the units of some lanes. A unit is a number from 1; 0 is none.
+    """The units that one token has finished in some lanes. A unit is a number from 1; 0 is none.
 
     Attributes:
-        confirmed: `(k,)` bool, True where the units that were pending stand as they are.
-        finished: `(k, m)` int64, units that have been finished besides.
-        pending: `(k, p)` int64, the units of the unfinished rest, taken as final.
+        confirmed: `(k,)` bool, True where the units that were pending are final as they are.
+        finished: `(k, m)` int64, the other units that are final now.
+        pending: `(k, p)` int64, the units of the unfinished rest, if the text ended here.
     """
 
     confirmed: NDArray[np.bool_]
@@ -115,13 +69,23 @@ class UnitStep:
 
 
 class Units:
-    """A splitter over tokens, for N growing texts.
+    """Cuts N growing texts into units, token by token.
 
     Args:
-        splitter: What cuts.
+        splitter: Cuts a text into units.
         num_lanes: N.
-        tokenizer: Whose ids are pushed.
+        tokenizer: The tokenizer whose ids are pushed.
+
+    Attributes:
+        max_edges: The number of (rest, token) pairs, and
+        max_characters: the number of characters of rests and units, and
+        max_bytes: the size of the tables, beyond any of which all is forgotten except what lanes need, so that memory
+            stays bounded in a long run.
     """
+
+    max_edges = 1 << 19
+    max_characters = 1 << 27
+    max_bytes = 1 << 28
 
     def __init__(self, splitter: Splitter, num_lanes: int, tokenizer: Tokenizer) -> None:
         self._splitter = splitter
@@ -139,60 +103,61 @@ class Units:
     def _forget(self) -> None:
         self._states: list[tuple[str, bytes]] = []  # the rest, and the bytes of an incomplete character
         self._state_ids: dict[tuple[str, bytes], int] = {}
-        self._closable = _Rows(np.bool_)
+        self._closable = RaggedTable(np.bool_)
         self._unit_ids = dict(self._kept)
         self._unit_names = {number: unit for unit, number in self._kept.items()}
         self._edges = _Edges(self._discover)
-        self._next = _Rows(np.int64)
-        self._finished = _Rows(np.int64)
-        self._pending = _Rows(np.int64)
+        self._next = RaggedTable(np.int64)
+        self._finished = RaggedTable(np.int64)
+        self._pending = RaggedTable(np.int64)
         self._characters = 0
         self._state_id("", b"")
 
     def name(self, unit: int) -> str:
-        """The text of a unit that the latest push gave."""
+        """Returns the text of a unit that the latest push gave."""
         return self._unit_names[unit]
 
     def keep(self, unit: str) -> int:
-        """The number of a unit that a score knows of (one of a reference, say). It stays the unit's until `release`."""
+        """Returns the number of a unit that a score looks for (one of a reference, say). It is kept until `release`."""
         number = self._kept.get(unit)
         if number is None:
             number = self._kept[unit] = self._number(unit)
         return number
 
     def release(self) -> None:
-        """Keep no unit any more: a number that `keep` gave means nothing from now on."""
+        """Stops keeping units: the numbers that `keep` gave have no meaning from now on."""
         self._kept.clear()
 
     def reset(self, lanes: NDArray[np.intp]) -> None:
-        """Start new, empty texts in these lanes `(k,)`."""
+        """Starts new, empty texts in lanes `(k,)`."""
         self._state[lanes] = 0
 
     def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> UnitStep:
-        """Append one token to each of some lanes.
+        """Appends one token to each of some lanes.
 
         Args:
             lanes: `(k,)` distinct lanes.
             tokens: `(k,)` their tokens.
 
         Returns:
-            The units that this finished, and those that are pending now.
+            The units that the tokens have finished, and those that are pending now.
         """
-        if len(self._edges) > _MOST_EDGES or self._characters > _MOST_CHARACTERS or self._bytes() > _MOST_BYTES:
+        if (
+            len(self._edges) > self.max_edges
+            or self._characters > self.max_characters
+            or self._finished.array.nbytes + self._pending.array.nbytes > self.max_bytes
+        ):
             self._compact()
         state = self._state[lanes]
-        # A token that begins with white space does the same in every state, once the word before it stands: one edge
-        # a token serves all of them.
+        # A token that begins with white space confirms the word before it, and then does the same as in state 0, with
+        # no word before it. So all states share one edge for such a token.
         confirmed = self._closes[tokens] & self._closable.array[state, 0]
         edges = self._edges.find(np.where(confirmed, 0, state) * self._vocab_size + tokens)
         self._state[lanes] = self._next.array[edges, 0]
         return UnitStep(confirmed, self._finished.take(edges), self._pending.take(edges))
 
-    def _bytes(self) -> int:
-        return self._finished.array.nbytes + self._pending.array.nbytes
-
     def _discover(self, key: int) -> None:
-        """What one token does in one state, worked out once."""
+        """Works out what one token does in one state."""
         state, token = divmod(key, self._vocab_size)
         rest, incomplete = self._states[state]
         data = incomplete + self._pieces[token]
@@ -214,7 +179,7 @@ class Units:
         return number
 
     def _number(self, unit: str) -> int:
-        """The number of a unit. It is never used again for another one, also when this one is forgotten."""
+        """Returns the number of a unit. A number is never given to another unit, even when its unit is forgotten."""
         number = self._unit_ids.get(unit)
         if number is None:
             number = self._unit_ids[unit] = self._next_unit
@@ -224,38 +189,44 @@ class Units:
         return number
 
     def _compact(self) -> None:
-        """Forget all but the states that lanes are in."""
+        """Forgets all states except those that lanes are in."""
         live = [self._states[state] for state in self._state.tolist()]
         self._forget()
         self._state[:] = [self._state_id(*state) for state in live]
 
 
 class UnitReader(ABC):
-    """What a unit does to a score: a memory of the units before it, and numbers that it gives."""
+    """Reads units one by one: a unit gives numbers, which may depend on a memory of the units before it."""
 
     @abstractmethod
     def read(self, memory: Any, unit: str) -> tuple[Hashable, Sequence[float]]:
-        """Read one unit.
+        """Reads one unit.
 
         Args:
-            memory: What is remembered of the units before: hashable, and better of few kinds.
+            memory: The memory of the units before: hashable, and the fewer different ones the better.
             unit: The unit.
 
         Returns:
-            The memory after the unit, and the numbers that it gives, always as many.
+            The memory after the unit, and the numbers that the unit gives, always equally many.
         """
 
 
 class Machine:
-    """A reader over units, for N lanes, each with a memory of its own.
+    """Reads the units of N lanes, each with a memory of its own.
 
     Args:
-        reader: What reads.
-        units: What the units come from.
+        reader: Reads one unit.
+        units: Gives the units.
         num_lanes: N.
-        width: How many numbers a unit gives.
-        dtype: Of what kind they are.
+        width: The number of numbers that a unit gives.
+        dtype: The type of the numbers.
+
+    Attributes:
+        max_edges: The number of (memory, unit) pairs, and of memories, beyond which all are forgotten except those of
+            the lanes.
     """
+
+    max_edges = 1 << 19
 
     def __init__(self, reader: UnitReader, units: Units, num_lanes: int, width: int, dtype: Any = np.float64) -> None:
         self._reader = reader
@@ -271,38 +242,38 @@ class Machine:
         self._memories: list[Hashable] = []
         self._memory_ids: dict[Hashable, int] = {}
         self._edges = _Edges(self._discover)
-        self._next = _Rows(np.int64)
-        self._numbers = _Rows(self._dtype, self._width)
+        self._next = RaggedTable(np.int64)
+        self._numbers = RaggedTable(self._dtype, self._width)
 
     def start(self, lanes: NDArray[np.intp], memories: Sequence[Hashable]) -> None:
-        """Give lanes `(k,)` the memory that each has before its first unit."""
-        if len(self._memories) > _MOST_EDGES:
+        """Gives lanes `(k,)` the memory that each has before its first unit."""
+        if len(self._memories) > self.max_edges:
             self._compact()
         self._state[lanes] = [self._memory_id(memory) for memory in memories]
         self._marked[lanes] = self._state[lanes]
 
     def read(self, lanes: NDArray[np.intp], units: NDArray[np.int64]) -> NDArray[Any]:
-        """Read one unit in each of some lanes.
+        """Reads one unit in each of some lanes.
 
         Args:
             lanes: `(k,)` distinct lanes.
             units: `(k,)` a unit for each, none of them 0.
 
         Returns:
-            `(k, width)` what each gave.
+            `(k, width)` the numbers that each unit gives.
         """
-        if len(self._edges) > _MOST_EDGES:
+        if len(self._edges) > self.max_edges:
             self._compact()
         edges = self._edges.find((self._state[lanes] << _UNIT_BITS) | units)
         self._state[lanes] = self._next.array[edges, 0]
         return self._numbers.array[edges]
 
     def mark(self, lanes: NDArray[np.intp]) -> None:
-        """Remember where these lanes `(k,)` are."""
+        """Remembers the memories of lanes `(k,)`."""
         self._marked[lanes] = self._state[lanes]
 
     def undo(self, lanes: NDArray[np.intp]) -> None:
-        """Go back to where these lanes `(k,)` were marked."""
+        """Restores the memories that lanes `(k,)` had at the mark."""
         self._state[lanes] = self._marked[lanes]
 
     def _memory_id(self, memory: Hashable) -> int:
@@ -319,23 +290,24 @@ class Machine:
         self._numbers.append(numbers)
 
     def _compact(self) -> None:
-        """Forget all but the memories that lanes have."""
+        """Forgets all memories except those that lanes have."""
         old, states = self._memories, (self._state, self._marked)
         self._forget()
         for state in states:
-            state[:] = [self._memory_id(old[one]) for one in state.tolist()]
+            state[:] = [self._memory_id(old[number]) for number in state.tolist()]
 
 
 class UnitScorer(Scorer):
-    """Phi of N responses that are read unit by unit, the unfinished rest taken as final.
+    """Computes Phi of N responses unit by unit, their unfinished rest taken as final.
 
-    A subclass says what it is to start, to read a unit, to mark where it is, to go back there, and what Phi is.
+    A subclass writes `start`, `read`, `mark`, `undo` and `phi`. A push takes the pending units back (`undo`), reads the
+    units that are final now, marks the lanes, reads the new pending units, and asks for `phi`.
 
     Args:
         reward: The score's definition.
-        splitter: What cuts responses into units.
-        num_lanes: How many responses grow side by side.
-        tokenizer: Whose ids are pushed.
+        splitter: Cuts responses into units.
+        num_lanes: The number of responses that grow side by side.
+        tokenizer: The tokenizer whose ids are pushed.
     """
 
     def __init__(self, reward: Reward, splitter: Splitter, num_lanes: int, tokenizer: Tokenizer) -> None:
@@ -344,36 +316,36 @@ class UnitScorer(Scorer):
 
     @abstractmethod
     def start(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
-        """Start new, empty responses in lanes `(k,)`, nothing read and nothing marked."""
+        """Starts new, empty responses in lanes `(k,)`: nothing is read, and the mark is here."""
 
     @abstractmethod
     def read(self, lanes: NDArray[np.intp], units: NDArray[np.int64]) -> None:
-        """Read one unit `(k,)` in each of some distinct lanes `(k,)`."""
+        """Reads one unit `(k,)` in each of some distinct lanes `(k,)`."""
 
     @abstractmethod
     def mark(self, lanes: NDArray[np.intp]) -> None:
-        """Remember where these lanes `(k,)` are: before their pending units."""
+        """Remembers the state of lanes `(k,)`, before their pending units are read."""
 
     @abstractmethod
     def undo(self, lanes: NDArray[np.intp]) -> None:
-        """Take back what these lanes `(k,)` have read since the mark."""
+        """Restores the state that lanes `(k,)` had at the mark."""
 
     @abstractmethod
     def phi(self, lanes: NDArray[np.intp]) -> NDArray[np.float64]:
-        """`(k,)` the score of what these lanes `(k,)` have read."""
+        """Returns `(k,)` the score of what lanes `(k,)` have read."""
 
     def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
-        """See `Scorer.reset`."""
+        """Starts new, empty responses, without a pending unit."""
         self.units.reset(lanes)
         self.start(lanes, examples)
 
     def push(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-        """See `Scorer.push`."""
+        """Appends one token to each of some lanes, and computes their scores."""
         self.advance(lanes, tokens)
         return self.phi(lanes)
 
     def advance(self, lanes: NDArray[np.intp], tokens: NDArray[np.int64]) -> None:
-        """Append one token to each of some lanes, and ask for no score: all of `push` but its `phi`."""
+        """Appends one token to each of some lanes, without computing a score."""
         step = self.units.push(lanes, tokens)
         if not step.confirmed.all():
             self.undo(lanes[~step.confirmed])
@@ -391,56 +363,59 @@ class UnitScorer(Scorer):
 
 
 class UnitSums(Reward, UnitReader):
-    """A score that is a function of sums over units: what each unit adds, and what the sums are worth.
+    """A score that is a function of sums over units.
 
-    A subclass sets `width` and writes `read` and `phi`; the score of a whole text and the scorer over lanes follow.
+    A subclass sets `width`, and writes `read` (the numbers that a unit adds) and `phi` (the score that sums give). The
+    score of a whole text and the scorer over lanes follow.
 
     Attributes:
-        splitter: What cuts a response into units; words between white space unless a subclass says otherwise.
-        width: How many sums there are.
+        splitter: Cuts a response into units; by default, words between white space.
+        width: The number of sums.
     """
 
     splitter: Splitter = Words()
     width: int = 1
+    _max_memos = 1 << 18
+    _max_memo_length = 32  # characters
 
     @abstractmethod
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What sums are worth.
+        """Computes the scores that sums give.
 
         Args:
-            sums: `(k, width)` of k responses.
-            features: `(k, f)` what `features` said of the example of each.
+            sums: `(k, width)` the sums of k responses.
+            features: `(k, f)` the `features` of the example of each.
 
         Returns:
             `(k,)` Phi.
         """
 
     def features(self, example: Example) -> Sequence[float]:
-        """The numbers of an example that `phi` needs, always as many."""
+        """Returns the numbers of an example that `phi` needs, always equally many."""
         return ()
 
     def start(self, example: Example) -> Hashable:
-        """The memory before the first unit of a response to an example."""
+        """Returns the memory before the first unit of a response to an example."""
         return None
 
     def score(self, example: Example, response: str) -> float:
-        """See `Reward.score`."""
+        """Scores a whole response by the sums over its units."""
         sums = self.read_text(example, response)
         return float(self.phi(sums[None], np.array([self.features(example)], dtype=np.float64))[0])
 
     def read_text(self, example: Example, response: str) -> NDArray[np.float64]:
-        """The sums over a whole text.
+        """Computes the sums over a whole text.
 
         Args:
-            example: What it responds to.
+            example: The example that the text responds to.
             response: The text.
 
         Returns:
             `(width,)` sums, added up in the order of the units, as the scorer does.
         """
-        # What every short unit did is remembered, so that a text is a look-up a unit. Lines hardly come again.
+        # What a short unit did is kept, so that a text is a look-up a unit. A long one, a line say, hardly recurs.
         memos: dict[Any, tuple[Hashable, Sequence[float]]] = self.__dict__.setdefault("_memos", {})
-        if len(memos) > _MOST_MEMOS:
+        if len(memos) > self._max_memos:
             memos.clear()
         memory, sums = self.start(example), [0.0] * self.width
         for unit in self.splitter.split(response):
@@ -448,20 +423,20 @@ class UnitSums(Reward, UnitReader):
             known = memos.get(key)
             if known is None:
                 known = self.read(memory, unit)
-                if len(unit) <= _LONGEST_MEMO:
+                if len(unit) <= self._max_memo_length:
                     memos[key] = known
             memory, added = known
-            for place, number in enumerate(added):
+            for column, number in enumerate(added):
                 if number:
-                    sums[place] += number
+                    sums[column] += number
         return np.array(sums)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what can be worked out again."""
+        """Leaves out what can be worked out again."""
         return {name: value for name, value in self.__dict__.items() if name != "_memos"}
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
-        """See `Reward.scorer`."""
+        """Makes a scorer that keeps the sums of each lane."""
         return _SumsScorer(self, num_lanes, tokenizer)
 
 
@@ -502,7 +477,7 @@ class _SumsScorer(UnitScorer):
     def score_whole(
         self, lanes: NDArray[np.intp], examples: Sequence[Example], responses: Sequence[str]
     ) -> NDArray[np.float64]:
-        """Not through `checked_score`: `Lanes` checks what comes out, and one call of `phi` serves all."""
+        """Scores whole responses by one call of `phi`. `Lanes` checks that the scores are finite."""
         if not len(examples):
             return np.zeros(0)
         pairs = zip(examples, responses, strict=True)

@@ -1,0 +1,1 @@
+"""Single questions that no suite of experiments can ask."""

@@ -1,0 +1,1 @@
+"""What happens to runs that are killed, and to arguments that make no sense."""

@@ -1,0 +1,1 @@
+"""How fast environments, scores, rollouts and updates are, beside what others have."""
