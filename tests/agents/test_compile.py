@@ -27,6 +27,7 @@ def rollout_of(policy, seed=0, **kwargs):
 
 
 @needs_compiler
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_a_compiled_rollout_is_the_uncompiled_one_but_for_rounding(kind, said):
     plain = make_policy(kind, seed=1)
@@ -89,6 +90,7 @@ def test_a_compiled_step_serves_any_lanes_and_lengths_and_weights_as_they_are():
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_masked_steps_are_compiled_too():
     rng = np.random.default_rng(0)
     policy = make_policy(seed=1).adapt(compile=True)
@@ -166,6 +168,7 @@ def test_the_command_line_compiles(tmp_path, monkeypatch):
 
 
 @needs_compiler
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 @pytest.mark.usefixtures("one_thread")
 def test_a_compiled_run_that_is_killed_goes_on_to_the_same_numbers(tmp_path, monkeypatch, said):

@@ -50,7 +50,7 @@ class Bridge:
 BRIDGES = {
     "datasets": Bridge("datasets", ("tests/textenvs/datasets",), extras=("data",)),
     "gymnasium": Bridge("gymnasium", ("tests/bridges/test_gymnasium.py",), ("torch", "array-api-compat")),
-    "minari": Bridge("minari", ("tests/bridges/test_minari.py",), ("minari[create]", "h5py")),
+    "minari": Bridge("minari", ("tests/bridges/test_minari.py",), ("minari[create]", "h5py", "pillow")),
     # moviepy asks for pillow<12.
     "moviepy": Bridge(
         "moviepy",

@@ -13,7 +13,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import examples
+from tests.helpers import examples, slow_but
 from textenvs.grammars import Regex
 from textenvs.rewards import Keywords, RewardError, Units, checked_score, make_reward
 from textenvs.rewards.english import inflections, syllables
@@ -73,7 +73,7 @@ def byte_tokenizer() -> Tokenizer:
     return make_tokenizer(backend)
 
 
-@pytest.mark.parametrize("which", ["stories", "stories260K", "bytes"])
+@pytest.mark.parametrize("which", slow_but({"bytes"}, ["stories", "stories260K", "bytes"]))
 @pytest.mark.parametrize("reward", SCORES, ids=str)
 def test_the_contract(reward: Any, which: str, request: pytest.FixtureRequest) -> None:
     tokenizer = {

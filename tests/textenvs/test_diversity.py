@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers import slow_but
 from textenvs.rewards import make_reward
 from textenvs.tasks import Example
 from textenvs.testing import EXAMPLES, check_reward
@@ -25,7 +26,7 @@ VARIANTS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("which", ["stories", "stories260K"])
+@pytest.mark.parametrize("which", slow_but({"stories"}, ["stories", "stories260K"]))
 @pytest.mark.parametrize("reward", VARIANTS, ids=str)
 def test_the_contract(reward: Any, which: str, request: pytest.FixtureRequest) -> None:
     tokenizer = which if which == "stories" else request.getfixturevalue("stories260k")

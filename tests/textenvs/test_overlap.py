@@ -23,7 +23,7 @@ from nltk.metrics.distance import edit_distance
 from rouge_score import rouge_scorer
 from sacrebleu.metrics import BLEU, CHRF
 
-from tests.helpers import examples
+from tests.helpers import examples, slow_but
 from textenvs.rewards import Reward, RewardError, Units, Words, make_reward, rouge
 from textenvs.rewards.answers import AnswerWords, SpacedCharacters
 from textenvs.rewards.bleu import LowerCharacters, LowerWords, Tokens13a
@@ -471,7 +471,7 @@ CASES = (
 
 
 @pytest.mark.parametrize("reward", SETTINGS, ids=str)
-@pytest.mark.parametrize("kind", ["stories", "stories260K", "byte-level"])
+@pytest.mark.parametrize("kind", slow_but({"byte-level"}, ["stories", "stories260K", "byte-level"]))
 def test_check_reward(reward: Any, kind: str, request: pytest.FixtureRequest) -> None:
     made = {"stories": lambda: "stories", "byte-level": lambda: byte_level(CORPUS)}
     tokenizer = request.getfixturevalue("stories260k") if kind == "stories260K" else made[kind]()

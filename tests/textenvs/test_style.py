@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import examples
+from tests.helpers import examples, slow_but
 from textenvs.data import train_ngrams
 from textenvs.rewards import Formality, NgramFluency, RewardError, checked_score, make_reward
 from textenvs.rewards.ngram_model import BUNDLED, SPLITTER, NgramModel, load_ngrams, train
@@ -24,7 +24,7 @@ INFORMAL = Example("Say it simply.", (), {"formality": "informal"})
 OFF = Example("Don't! I'm gonna", ("He didn't purchase it, therefore we'll obtain 'stuff'",), {"formality": "formal"})
 
 
-@pytest.mark.parametrize("which", ["stories", "stories260K"])
+@pytest.mark.parametrize("which", slow_but({"stories"}, ["stories", "stories260K"]))
 @pytest.mark.parametrize(
     "reward",
     ["formality", {"formality": {"min_marks": 1}}, "ngram_lm", {"ngram_lm": {"raw": True, "min_words": 1}}],
