@@ -232,9 +232,8 @@ class RunConfig(OptimizerConfig):
     """Place where a token's KL is charged. "token": to that token alone. Its gradient is then that of the KL at its own
     state, and nearly free of noise. "return": subtracted from the reward (Ziegler et al. 2019), so that every earlier
     token pays too. This is the exact objective, but so noisy that small batches drift far from the start model. Both
-    are
-    in units of the score, whatever advantages are divided by afterwards. "loss": as a term of the loss, as in GRPO, in
-    units of the loss; with k2 or k3, since k1 has no gradient there on average."""
+    are in units of the score, whatever advantages are divided by afterwards. "loss": as a term of the loss, as in GRPO,
+    in units of the loss; with k2 or k3, since k1 has no gradient there on average."""
     entropy_coef: float | None = None
     """Weight of the entropy bonus in the loss, per nat and token. None: 0 if the start model was pretrained, and 0.1 if
     its weights are random."""
@@ -247,9 +246,8 @@ class RunConfig(OptimizerConfig):
     """Share of entropy_coef that its schedule ends with."""
     loss_mean: Literal["token", "episode"] = "token"
     """"token": the loss is a mean over tokens, so tokens of long and short episodes weigh the same in a batch.
-    "episode":
-    it is summed over each episode and averaged over episodes, as the policy gradient theorem has it. Entropy, KL and
-    the critic's error are averaged alike."""
+    "episode": it is summed over each episode and averaged over episodes, as the policy gradient theorem has it.
+    Entropy, KL and the critic's error are averaged alike."""
     bonuses: dict[str, Any] = field(default_factory=dict)
     """Bonuses paid beside the score: each name with its weight, or with a dict of arguments that includes `weight` (see
     agents.bonuses)."""
