@@ -75,10 +75,10 @@ def _parse_train(prog: str, words: Sequence[str]) -> Any:
             raise ValueError(f"Expected --resume with the folder of a run, got {resumed!r}, which holds no {CONFIG}")
         file = str(Path(resumed) / CONFIG)
     name = _option(words, "--algorithm")
+    if file is None and name is None and {"-h", "--help"}.intersection(words):
+        about = (
             f"{Train.__doc__}\n\nAll algorithms share these options. {prog} --algorithm NAME --help shows those of an "
             "algorithm, too."
-            f"{Train.__doc__}\n\nAll algorithms share these options. {prog} --algorithm NAME --help shows the others of "
-            "an algorithm, too."
         )
         return tyro.cli(_Help, args=list(words), default=_Help(settings=RunConfig()), description=about, prog=prog)
     given = {} if file is None else read_config(Path(file))
