@@ -48,6 +48,8 @@ class Rollout:
             `numpy.packbits(..., bitorder="little")` lays them out; None: anything, always.
         baselines: `(batch, time)` float32, what an algorithm's baseline expects of each action, where it does not come
             from the rollout itself; None likewise.
+        sampler_log_probs: `(batch, time)` float32, what `log_probs` were when the episodes were played, where they have
+            been recorded again since (`recompute_log_probs`); None likewise.
         seconds: Where the time went: "policy", "environment", and, within the environment's, "score".
     """
 
@@ -70,6 +72,7 @@ class Rollout:
     part_scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     action_masks: Tensor | None = None
     baselines: Tensor | None = None
+    sampler_log_probs: Tensor | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -419,16 +419,17 @@ class Agent:
         return env_seed, torch.Generator(self.policy.device).manual_seed(int(drawn[0] >> 1)), generator
 
     def _compare(self, rollout: Rollout) -> Rollout:
-        """Adds the log-probs of the reference, where anything asks for them."""
-        if not self._compares:
-            return rollout
-        ref_log_probs = reference_log_probs(
-            self.reference,
-            rollout,
-            temperature=self.config.temperature,
-            micro_batch_size=self.config.micro_batch_size,
-        )
-        return replace(rollout, ref_log_probs=ref_log_probs)
+        """Adds the log-probs of the reference where anything asks for them, and records the policy's own again."""
+        settings: dict[str, Any] = {
+            "temperature": self.config.temperature,
+            "micro_batch_size": self.config.micro_batch_size,
+        }
+        if self.config.recompute_log_probs:
+            again = reference_log_probs(self.policy, rollout, **settings)
+            rollout = replace(rollout, log_probs=again, sampler_log_probs=rollout.log_probs)
+        if self._compares:
+            rollout = replace(rollout, ref_log_probs=reference_log_probs(self.reference, rollout, **settings))
+        return rollout
 
     def _learn_from(self, rollout: Rollout, kl: float, progress: float, generator: torch.Generator) -> dict[str, float]:
         """Makes the algorithm's update.

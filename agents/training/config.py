@@ -215,6 +215,10 @@ class RunConfig(OptimizerConfig):
     """Discount per token."""
     temperature: float = 1.0
     """Divisor of the logits, in sampling and in every log-prob."""
+    recompute_log_probs: bool = False
+    """If True, the log-probs of the policy that played are recorded again with the update's own pass. Where sampling
+    and learning round differently, as in bfloat16, the first ratio is then 1; the difference is logged as
+    log_prob_mismatch and log_prob_mismatch_max."""
     kl_coef: float | None = None
     """Price of one nat of KL to the start model, in units of the score. 0 turns the penalty off. None: 0.015 if the
     start model was pretrained, and 0 if its weights are random, since there is no reason to stay near them."""

@@ -45,6 +45,10 @@ def describe(
     }
     if rollout.ref_log_probs is not None:
         row["kl"] = float(rollout.kl("k1").sum() / episodes)
+    if rollout.sampler_log_probs is not None:
+        mismatch = ((rollout.log_probs - rollout.sampler_log_probs) * mask).abs()
+        row["log_prob_mismatch"] = float(mismatch.sum() / rollout.num_tokens)
+        row["log_prob_mismatch_max"] = float(mismatch.max())
     if held_out is not None:
         pool = env.setting.pool
         examples = [pool.examples[index] for index in rollout.examples.tolist()]

@@ -11,9 +11,10 @@ from agents.advantages import discounted_returns, group_normalize
 from agents.algorithms.reinforce import baseline_advantages, credits
 from agents.algorithms.step_baseline import critic_advantages
 from agents.losses import clipped_surrogate, kl_estimate
+from agents.rollout import reference_log_probs
 from agents.training.optimization import make_optimizer
 from agents.training.update import priced_advantages
-from tests.agents.helpers import assert_same_gradient, fresh_rollout, gradient, make_policy
+from tests.agents.helpers import assert_same_gradient, fresh_rollout, gradient, lanes, make_policy
 
 GROUPS = {"group_size": 4, "num_envs": 8, "episodes_per_update": 24}
 
@@ -147,3 +148,29 @@ def test_groups_that_differ_are_still_worth_something_however_small():
     returns = torch.tensor([[1.0], [1.0 + 1e-3]])
     scaled = group_normalize(returns, torch.ones(2, 1, dtype=torch.bool), torch.tensor([0, 0]))
     torch.testing.assert_close(scaled, torch.tensor([[-1.0], [1.0]]), atol=5e-3, rtol=0)
+
+
+@pytest.mark.usefixtures("own_algorithms")
+@pytest.mark.parametrize("recompute", [False, True])
+def test_log_probs_recorded_again_make_the_first_ratio_one(recompute):
+    """In bfloat16 the sampler's pass, a token at a time, rounds other than the update's, which reads whole rows."""
+    rows, batches = [], []
+
+    def watch(policy, optimizer, rollout, config, generator):
+        batches.append((rollout, reference_log_probs(policy, rollout, temperature=1.0)))
+        return ActorCritic.update(policy, optimizer, rollout, config, generator)
+
+    watched = replace(ActorCritic, name="watched", update=watch)
+    policy = make_policy("llama", seed=1).adapt(precision="bfloat16")
+    agent = watched(policy, lanes(8), num_envs=8, episodes_per_update=8, recompute_log_probs=recompute)
+    agent.learn(1, on_update=rows.append)
+    ((rollout, pass_of_update),) = batches
+    assert torch.equal(rollout.log_probs, pass_of_update) == recompute
+    if recompute:
+        difference = (rollout.log_probs - rollout.sampler_log_probs)[rollout.response_mask].abs()
+        assert rows[0]["log_prob_mismatch"] == pytest.approx(float(difference.mean()))
+        assert rows[0]["log_prob_mismatch_max"] == pytest.approx(float(difference.max()))
+        assert 0 < rows[0]["log_prob_mismatch"] < 0.1
+    else:
+        assert rollout.sampler_log_probs is None
+        assert "log_prob_mismatch" not in rows[0]
