@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from agents.policy.policy import Policy
 from agents.rollout import Rollout
-from textenvs.arguments import did_you_mean
+from textenvs.arguments import check_count, did_you_mean
 
 
 class Bonus(ABC):
@@ -61,6 +61,7 @@ class Novelty(Bonus):
         bits: Counts are kept for 2^bits hashes, in 4 bytes each; texts whose hashes collide share a count.
 
     Raises:
+        TypeError: If a number is of the wrong type.
         ValueError: If a number is out of range.
 
     Source: Tang et al. (2017), #Exploration: a study of count-based exploration for deep reinforcement learning,
@@ -68,11 +69,9 @@ class Novelty(Bonus):
     """
 
     def __init__(self, reference: Policy, seed: int, *, n: int | None = 3, bits: int = 18) -> None:
-        if n is not None:
-            _check_whole("n of bonus 'novelty'", n)
-        _check_whole("bits of bonus 'novelty'", bits, most=30)
-        self.n, self.bits = n, bits
-        self._counts = np.zeros(1 << bits, dtype=np.int32)
+        self.n = check_count("n of bonus 'novelty'", n, optional=True)
+        self.bits = check_count("bits of bonus 'novelty'", bits, most=30)
+        self._counts = np.zeros(1 << self.bits, dtype=np.int32)
 
     def pay(self, rollout: Rollout, policy: Policy) -> Tensor:
         """Pays by the counts of all batches, this one included, so that the order of episodes does not matter."""
@@ -139,6 +138,7 @@ class RandomNetworkDistillation(Bonus):
         chunk: States in a step.
 
     Raises:
+        TypeError: If a number is of the wrong type.
         ValueError: If a number is out of range.
 
     Source: Burda et al. (2018), Exploration by random network distillation, arXiv:1810.12894, sections 2.2 and 2.4
@@ -156,7 +156,7 @@ class RandomNetworkDistillation(Bonus):
         chunk: int = 1024,
     ) -> None:
         for name, number in (("features", features), ("hidden", hidden), ("chunk", chunk)):
-            _check_whole(f"{name} of bonus 'rnd'", number)
+            check_count(f"{name} of bonus 'rnd'", number)
         if not _is_number(learning_rate) or learning_rate <= 0:
             raise ValueError(f"Expected learning_rate of bonus 'rnd' to be above 0, got {learning_rate!r}")
         self._reference, self._chunk = reference, chunk
@@ -320,6 +320,7 @@ class Diversity(Bonus):
         order: The longest n-grams that are compared.
 
     Raises:
+        TypeError: If a setting is of the wrong type.
         ValueError: If a setting is out of range.
 
     Source: Zhu et al. (2018), Texygen, arXiv:1802.01886, section 3.2.3 (self-BLEU).
@@ -328,8 +329,7 @@ class Diversity(Bonus):
     def __init__(self, reference: Policy, seed: int, *, over: str = "group", order: int = 4) -> None:
         if over not in ("group", "batch"):
             raise ValueError(f"Expected over of bonus 'diversity' to be 'group' or 'batch', got {over!r}")
-        _check_whole("order of bonus 'diversity'", order)
-        self.over, self.order = over, order
+        self.over, self.order = over, check_count("order of bonus 'diversity'", order)
 
     def pay(self, rollout: Rollout, policy: Policy) -> Tensor:
         """Pays the last action of each episode."""
@@ -421,7 +421,7 @@ class Bonuses:
 
     Raises:
         ValueError: If a name is unknown, a weight is no finite number or an argument out of range.
-        TypeError: If an argument is unknown.
+        TypeError: If an argument is unknown or of the wrong type.
     """
 
     def __init__(self, settings: Mapping[str, Any], reference: Policy, seed: int) -> None:
@@ -486,13 +486,6 @@ class Bonuses:
             raise ValueError(f"Expected the state of the bonuses {sorted(remembering)}, got that of {sorted(named)}")
         for name in named:
             self._bonuses[name][1].load_state_dict(_under(name, state))
-
-
-def _check_whole(name: str, value: Any, most: int | None = None) -> None:
-    """Raises unless this is a whole number of at least 1, and of at most `most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
-        wanted = "of at least 1" if most is None else f"from 1 to {most}"
-        raise ValueError(f"Expected {name} to be a whole number {wanted}, got {value!r}")
 
 
 def _is_number(value: Any) -> bool:
