@@ -1,8 +1,8 @@
-"""Bonuses: what an agent is paid for beside the score, and what depends on more than one episode's text.
+"""Bonuses: payments beside the score, which may depend on more than one episode's text.
 
-A score is a function of one episode. What depends on the other lanes, on the policy or on what was played before is a
-bonus: it has its own array on the rollout, `Rollout.bonuses`, its own line in the log, `bonus/NAME`, and never touches
-`Rollout.rewards`. The algorithms learn from `Rollout.rewards_and_bonuses`.
+A score is a function of one episode. A payment that depends on the other lanes, on the policy or on earlier episodes is
+a bonus: it has its own array on the rollout, `Rollout.bonuses`, and its own line in the log, `bonus/NAME`, and never
+changes `Rollout.rewards`. The algorithms learn from `Rollout.rewards_and_bonuses`.
 
     PPO("tiny", "TextGen-v0", bonuses={"novelty": 0.1, "diversity": {"weight": 0.2, "over": "batch"}})
 
@@ -27,40 +27,41 @@ from torch import Tensor, nn
 
 from agents.policy.policy import Policy
 from agents.rollout import Rollout
-from textenvs.arguments import did_you_mean
+from textenvs.arguments import check_count, did_you_mean
 
 
 class Bonus(ABC):
-    """One kind of bonus, and what it remembers from update to update."""
+    """A kind of bonus. It may remember something from update to update."""
 
     @abstractmethod
     def pay(self, rollout: Rollout, policy: Policy) -> Tensor:
-        """What each action of a fresh batch of episodes earns; then remember the batch.
+        """Computes what each action of a fresh batch of episodes earns, and then remembers the batch.
 
         Args:
             rollout: The episodes, `ref_log_probs` filled in.
-            policy: Who played them.
+            policy: The policy that played them.
 
         Returns:
-            `(batch, time)` float32. What stands at padding does not count.
+            `(batch, time)` float32, before the weight. Numbers at padding do not count.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What it remembers; empty where it remembers nothing."""
+        """Returns what it remembers, as tensors by name; empty where it remembers nothing."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - most remember nothing
-        """Go on from such a state."""
+        """Continues from what `state_dict` returned."""
 
 
 class Novelty(Bonus):
-    """1 / sqrt(how often this was written before, and in this batch): what is new earns more.
+    """1 / sqrt(n(s)), with n(s) the number of times that a text was written, this batch included: new texts earn more.
 
     Args:
-        n: Written means the n tokens that end with the action; None: the whole text so far, its prompt included.
+        n: The text is the n tokens that end with the action; None: all of it so far, the prompt included.
         bits: Counts are kept for 2^bits hashes, in 4 bytes each; texts whose hashes collide share a count.
 
     Raises:
+        TypeError: If a number is of the wrong type.
         ValueError: If a number is out of range.
 
     Source: Tang et al. (2017), #Exploration: a study of count-based exploration for deep reinforcement learning,
@@ -68,38 +69,35 @@ class Novelty(Bonus):
     """
 
     def __init__(self, reference: Policy, seed: int, *, n: int | None = 3, bits: int = 18) -> None:
-        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-            raise ValueError(f"Expected n of bonus 'novelty' to be a whole number of at least 1, or None, got {n!r}")
-        if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 30:
-            raise ValueError(f"Expected bits of bonus 'novelty' to be a whole number from 1 to 30, got {bits!r}")
-        self.n, self.bits = n, bits
-        self._counts = np.zeros(1 << bits, dtype=np.int32)
+        self.n = check_count("n of bonus 'novelty'", n, optional=True)
+        self.bits = check_count("bits of bonus 'novelty'", bits, most=30)
+        self._counts = np.zeros(1 << self.bits, dtype=np.int32)
 
     def pay(self, rollout: Rollout, policy: Policy) -> Tensor:
-        """See `Bonus.pay`."""
+        """Pays by the counts of all batches, this one included, so that the order of episodes does not matter."""
         mask = rollout.response_mask.cpu().numpy()
         hashes = text_hashes(rollout.input_ids.cpu().numpy(), rollout.positions.cpu().numpy(), self.n)
-        places = (hashes >> np.uint64(64 - self.bits)).astype(np.int64)
-        np.add.at(self._counts, places[mask], 1)
-        paid = np.where(mask, 1 / np.sqrt(np.maximum(self._counts[places], 1)), 0)
+        buckets = (hashes >> np.uint64(64 - self.bits)).astype(np.int64)
+        np.add.at(self._counts, buckets[mask], 1)
+        paid = np.where(mask, 1 / np.sqrt(np.maximum(self._counts[buckets], 1)), 0)
         return torch.from_numpy(paid.astype(np.float32)).to(rollout.rewards.device)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """See `Bonus.state_dict`."""
+        """Returns the counts."""
         return {"counts": torch.from_numpy(self._counts.copy())}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """See `Bonus.load_state_dict`."""
+        """Continues from such counts."""
         self._counts = state["counts"].cpu().numpy().copy()
 
 
 def text_hashes(input_ids: NDArray[np.int64], positions: NDArray[np.int64], n: int | None) -> NDArray[np.uint64]:
-    """A hash of the n tokens that end at each position, or of everything up to it: the same on every machine.
+    """Hashes the n tokens that end at each position, or all up to it. Hashes are the same on every machine.
 
     Args:
         input_ids: `(batch, length)` token ids.
-        positions: `(batch, time)` where in its row each action stands.
-        n: How many tokens; None: all. What lies before a row's beginning counts as a token of its own.
+        positions: `(batch, time)` int64, the position of each action in its row.
+        n: How many tokens; None: all. Before a row's beginning there is a token that occurs nowhere else.
 
     Returns:
         `(batch, time)` uint64.
@@ -113,33 +111,34 @@ def text_hashes(input_ids: NDArray[np.int64], positions: NDArray[np.int64], n: i
         return np.take_along_axis(hashed, positions, axis=1)
     state = np.zeros(positions.shape, dtype=np.uint64)
     for back in range(n - 1, -1, -1):
-        places = positions - back
-        found = np.take_along_axis(tokens, np.maximum(places, 0), axis=1)
-        state = _mixed(state, np.where(places < 0, np.uint64(0), found))
+        columns = positions - back
+        token = np.take_along_axis(tokens, np.maximum(columns, 0), axis=1)
+        state = _mixed(state, np.where(columns < 0, np.uint64(0), token))
     return state
 
 
 def _mixed(state: NDArray[np.uint64], token: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One token more: two rounds of multiply and shift, whose upper bits depend on all of the input."""
+    """Mixes a token into a hash: two rounds of multiply and shift, whose upper bits depend on all of the input."""
     state = (state ^ token) * np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
     return state ^ (state >> np.uint64(32))
 
 
 class RandomNetworkDistillation(Bonus):
-    """How badly a network that learns predicts a random one: large for states that are unlike those seen before.
+    """The error of a network that learns to predict a random one: large in states that are unlike those seen before.
 
-    A state is the start model's last hidden state after the action. The start model's, and not the policy's, whose own
-    learning would look like news. The error is divided by its running standard deviation, so that the weight means the
-    same throughout a run.
+    A state is the last hidden state after the action, of the start model: that of the policy changes while it learns,
+    and would look new. The error is divided by its running standard deviation, so that the weight means the same
+    throughout a run.
 
     Args:
-        features: How many outputs the two networks have.
-        hidden: How many units their one hidden layer has.
+        features: Number of outputs of the two networks.
+        hidden: Number of units in their one hidden layer.
         learning_rate: Step size of the Adam that trains the predictor: one step for each `chunk` states.
         chunk: States in a step.
 
     Raises:
+        TypeError: If a number is of the wrong type.
         ValueError: If a number is out of range.
 
     Source: Burda et al. (2018), Exploration by random network distillation, arXiv:1810.12894, sections 2.2 and 2.4
@@ -157,8 +156,7 @@ class RandomNetworkDistillation(Bonus):
         chunk: int = 1024,
     ) -> None:
         for name, number in (("features", features), ("hidden", hidden), ("chunk", chunk)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise ValueError(f"Expected {name} of bonus 'rnd' to be a whole number of at least 1, got {number!r}")
+            check_count(f"{name} of bonus 'rnd'", number)
         if not _is_number(learning_rate) or learning_rate <= 0:
             raise ValueError(f"Expected learning_rate of bonus 'rnd' to be above 0, got {learning_rate!r}")
         self._reference, self._chunk = reference, chunk
@@ -171,7 +169,7 @@ class RandomNetworkDistillation(Bonus):
         self._errors = _Moments(1, reference.device)
 
     def pay(self, rollout: Rollout, policy: Policy) -> Tensor:
-        """See `Bonus.pay`."""
+        """Pays by the errors before the predictor learns from this batch."""
         mask = rollout.response_mask
         states = last_hidden_states(self._reference, rollout)[mask]
         self._states.join(states)
@@ -190,31 +188,31 @@ class RandomNetworkDistillation(Bonus):
         return paid
 
     def state_dict(self) -> dict[str, Tensor]:
-        """See `Bonus.state_dict`."""
+        """Returns both networks, the optimiser's state and the running moments."""
         networks = {"target": self._target, "predictor": self._predictor}
-        state = {f"{name}.{key}": one for name, net in networks.items() for key, one in net.state_dict().items()}
+        state = {f"{name}.{key}": tensor for name, net in networks.items() for key, tensor in net.state_dict().items()}
         for name, moments in (("states", self._states), ("errors", self._errors)):
             state.update({f"{name}.{key}": getattr(moments, key) for key in _Moments.fields})
         for index, entries in self._optimizer.state_dict()["state"].items():
-            state.update({f"adam.{index}.{key}": one for key, one in entries.items()})
+            state.update({f"adam.{index}.{key}": tensor for key, tensor in entries.items()})
         return {name: tensor.contiguous() for name, tensor in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """See `Bonus.load_state_dict`."""
+        """Continues from such a state."""
         self._target.load_state_dict(_under("target", state))
         self._predictor.load_state_dict(_under("predictor", state))
         for name, moments in (("states", self._states), ("errors", self._errors)):
-            for key, one in _under(name, state).items():
-                setattr(moments, key, one.to(self._reference.device))
-        whole = self._optimizer.state_dict()
-        for key, one in _under("adam", state).items():
+            for key, tensor in _under(name, state).items():
+                setattr(moments, key, tensor.to(self._reference.device))
+        of_optimizer = self._optimizer.state_dict()
+        for key, tensor in _under("adam", state).items():
             index, name = key.split(".", 1)
-            whole["state"].setdefault(int(index), {})[name] = one
-        self._optimizer.load_state_dict(whole)
+            of_optimizer["state"].setdefault(int(index), {})[name] = tensor
+        self._optimizer.load_state_dict(of_optimizer)
 
 
 def _network(width: int, hidden: int, features: int, generator: torch.Generator) -> nn.Sequential:
-    """Two layers with weights from a generator, and from no global one."""
+    """Makes two layers whose weights come from a generator, and not from the global one."""
     layers = [nn.utils.skip_init(nn.Linear, *sizes) for sizes in ((width, hidden), (hidden, features))]
     for layer in layers:
         nn.init.orthogonal_(layer.weight, gain=math.sqrt(2), generator=generator)
@@ -223,7 +221,7 @@ def _network(width: int, hidden: int, features: int, generator: torch.Generator)
 
 
 class _Moments:
-    """Running mean and variance of the columns of what it is told, in float64.
+    """Running mean and variance of the columns of the rows that it gets, in float64.
 
     Source: Chan, Golub & LeVeque (1979), equation 2.1b.
     """
@@ -253,30 +251,31 @@ class _Moments:
 
 @torch.no_grad()
 def last_hidden_states(policy: Policy, rollout: Rollout, micro_batch_size: int = 64) -> Tensor:
-    """The trunk's hidden state after each action.
+    """Computes the trunk's hidden state after each action.
 
     Args:
-        policy: Whose trunk.
+        policy: The policy whose trunk it is.
         rollout: The episodes.
         micro_batch_size: Episodes per forward pass.
 
     Returns:
         `(batch, time, hidden)` float32, zeros at padding.
     """
-    found: list[Tensor] = []
+    parts: list[Tensor] = []
     for rows in torch.arange(len(rollout), device=rollout.input_ids.device).split(micro_batch_size):
         positions = rollout.positions[rows]
         ends = positions.amax(dim=1) + 1  # with the last action, whose state is the episode's last
         if not policy.model.config.is_encoder_decoder:  # the same numbers whatever the micro-batch: no row is cut
             ends = torch.full_like(ends, rollout.input_ids.shape[1])
         states = policy.row_states(rollout.input_ids[rows], positions[:, 0], ends)
-        places = positions[:, :, None].expand(*positions.shape, states.shape[-1])
-        found.append(states.gather(1, places).float() * rollout.response_mask[rows][:, :, None])
-    return torch.cat(found)
+        columns = positions[:, :, None].expand(*positions.shape, states.shape[-1])
+        parts.append(states.gather(1, columns).float() * rollout.response_mask[rows][:, :, None])
+    return torch.cat(parts)
 
 
 def _under(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}."): one for key, one in state.items() if key.startswith(f"{name}.")}
+    """Returns the tensors whose names begin with `name` and a dot, without that beginning."""
+    return {key.removeprefix(f"{name}."): tensor for key, tensor in state.items() if key.startswith(f"{name}.")}
 
 
 class Entropy(Bonus):
@@ -292,7 +291,7 @@ class Entropy(Bonus):
         """Remembers nothing."""
 
     def pay(self, rollout: Rollout, policy: Policy) -> Tensor:
-        """See `Bonus.pay`."""
+        """Pays minus the log-prob of each action."""
         return -rollout.log_probs
 
 
@@ -309,7 +308,7 @@ class KL(Bonus):
         """Remembers nothing."""
 
     def pay(self, rollout: Rollout, policy: Policy) -> Tensor:
-        """See `Bonus.pay`."""
+        """Pays the log-ratio of each action."""
         return rollout.kl("k1")
 
 
@@ -317,10 +316,11 @@ class Diversity(Bonus):
     """1 - self-BLEU of an episode's response, paid with its last token: from 0 (its words are the others') to 1.
 
     Args:
-        over: Which others: "group", those that answer the same example, or "batch", all.
+        over: The others: "group", those that answer the same example, or "batch", all.
         order: The longest n-grams that are compared.
 
     Raises:
+        TypeError: If a setting is of the wrong type.
         ValueError: If a setting is out of range.
 
     Source: Zhu et al. (2018), Texygen, arXiv:1802.01886, section 3.2.3 (self-BLEU).
@@ -329,12 +329,10 @@ class Diversity(Bonus):
     def __init__(self, reference: Policy, seed: int, *, over: str = "group", order: int = 4) -> None:
         if over not in ("group", "batch"):
             raise ValueError(f"Expected over of bonus 'diversity' to be 'group' or 'batch', got {over!r}")
-        if isinstance(order, bool) or not isinstance(order, int) or order < 1:
-            raise ValueError(f"Expected order of bonus 'diversity' to be a whole number of at least 1, got {order!r}")
-        self.over, self.order = over, order
+        self.over, self.order = over, check_count("order of bonus 'diversity'", order)
 
     def pay(self, rollout: Rollout, policy: Policy) -> Tensor:
-        """See `Bonus.pay`."""
+        """Pays the last action of each episode."""
         responses = rollout.responses(policy)
         groups: defaultdict[int, list[int]] = defaultdict(list)
         for row, group in enumerate(rollout.group.tolist()):
@@ -347,9 +345,9 @@ class Diversity(Bonus):
                     "with group_size=, or compare the whole batch, {'diversity': {'over': 'batch'}}"
                 )
             similar = self_bleu([responses[row] for row in rows], self.order)
-            # An empty response resembles nothing, but that is not what is meant by diverse.
+            # An empty response resembles no other, and yet must not earn anything.
             diversity[rows] = [
-                1 - one if responses[row].split() else 0.0 for row, one in zip(rows, similar, strict=True)
+                1 - bleu if responses[row].split() else 0.0 for row, bleu in zip(rows, similar, strict=True)
             ]
         paid = torch.zeros_like(rollout.rewards)
         last = rollout.response_mask.sum(dim=1) - 1
@@ -358,10 +356,11 @@ class Diversity(Bonus):
 
 
 def self_bleu(texts: Sequence[str], order: int = 4) -> list[float]:
-    """Sentence BLEU of each text with all the others as references, from 0 to 1.
+    """Computes the sentence BLEU of each text with all the others as references, from 0 to 1.
 
     As sacrebleu has it with `effective_order=True`, `smooth_method="exp"` and words between white space. Each text's
-    n-grams are counted once: what the others have of one is the most that any text has, or the second most.
+    n-grams are counted once: the largest count among the others is the largest of all, or, for the text that has that
+    one, the second largest.
 
     Args:
         texts: At least two.
@@ -396,7 +395,7 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> list[float]:
         for n, matched in enumerate(matches):
             smooth *= 1.0 if matched else 2.0
             log_precision += math.log((matched or 1 / smooth) / (size - n))
-        closest = min((abs(len(other) - size), len(other)) for place, other in enumerate(words) if place != row)[1]
+        closest = min((abs(len(other) - size), len(other)) for index, other in enumerate(words) if index != row)[1]
         brevity = 1.0 if size >= closest else math.exp(1 - closest / size)
         scores.append(brevity * math.exp(log_precision / len(matches)))
     return scores
@@ -416,18 +415,18 @@ class Bonuses:
     """The bonuses of a run.
 
     Args:
-        settings: Name to weight, or to a dict of arguments, of which `weight` (1) is one. JSON values.
+        settings: Name to weight, or to a dict of arguments that may include `weight` (1 by default). JSON values.
         reference: The start model.
-        seed: Of what is random in them.
+        seed: Seeds what is random in them.
 
     Raises:
         ValueError: If a name is unknown, a weight is no finite number or an argument out of range.
-        TypeError: If an argument is unknown.
+        TypeError: If an argument is unknown or of the wrong type.
     """
 
     def __init__(self, settings: Mapping[str, Any], reference: Policy, seed: int) -> None:
         self._bonuses: dict[str, tuple[float, Bonus]] = {}
-        for place, (name, setting) in enumerate(sorted(settings.items())):
+        for index, (name, setting) in enumerate(sorted(settings.items())):
             if name not in BONUSES:
                 hint = did_you_mean(name, BONUSES)
                 raise ValueError(f"Expected a bonus from {sorted(BONUSES)}, got {name!r}.{hint}")
@@ -439,19 +438,19 @@ class Bonuses:
             for key in arguments:
                 if key not in known:
                     raise TypeError(f"Expected bonus {name!r} with arguments from {known}, got {key!r}")
-            own_seed = int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
-            self._bonuses[name] = (float(weight), BONUSES[name](reference, own_seed, **arguments))
+            bonus_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+            self._bonuses[name] = (float(weight), BONUSES[name](reference, bonus_seed, **arguments))
 
     def pay(self, rollout: Rollout, policy: Policy) -> tuple[Rollout, dict[str, float]]:
-        """The rollout with its bonuses, and what each paid.
+        """Adds bonuses to a rollout.
 
         Args:
             rollout: Fresh episodes, `ref_log_probs` filled in.
-            policy: Who played them.
+            policy: The policy that played them.
 
         Returns:
-            The rollout, `bonuses` filled in where there are any; and `bonus/NAME`, what each paid an episode in the
-            mean, its weight included.
+            The rollout, `bonuses` filled in where there are any; and `bonus/NAME` to what each paid an episode on
+            average, its weight included.
 
         Raises:
             ValueError: If a bonus is not finite.
@@ -468,15 +467,15 @@ class Bonuses:
         return replace(rollout, bonuses=total), row
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What they remember, as tensors by name."""
+        """Returns what they remember, as tensors by name."""
         named = ((name, bonus.state_dict()) for name, (_, bonus) in self._bonuses.items())
-        return {f"{name}.{key}": one for name, state in named for key, one in state.items()}
+        return {f"{name}.{key}": tensor for name, state in named for key, tensor in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from such a state.
+        """Continues from such a state.
 
         Args:
-            state: What `state_dict` of the same bonuses gave.
+            state: What `state_dict` of the same bonuses returned.
 
         Raises:
             ValueError: If it is that of other bonuses.

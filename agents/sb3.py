@@ -1,4 +1,4 @@
-"""What Stable-Baselines3 needs to use our environments and language models.
+"""Environments and language models for Stable-Baselines3.
 
     from agents.sb3 import TextGenVecEnv, TransformerPolicy
     envs = TextGenVecEnv("TextGen-v0", num_envs=64)
@@ -81,7 +81,7 @@ class TextGenVecEnv(VecEnv):
         self.metadata = dict(TextGenEnv.metadata)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seed every lane at the next reset.
+        """Seeds every lane at the next reset.
 
         Args:
             seed: Lane i gets seed + i // group_size; None draws one.
@@ -95,7 +95,7 @@ class TextGenVecEnv(VecEnv):
         return self._seeds
 
     def reset(self) -> VecEnvObs:
-        """Begin an episode in every lane, with the seeds and options that were set.
+        """Begins an episode in every lane, with the seeds and options that were set.
 
         Returns:
             The observations.
@@ -111,11 +111,11 @@ class TextGenVecEnv(VecEnv):
         return self._copied(observations)
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Take the actions, `(num_envs,)` token ids."""
+        """Keeps the actions, `(num_envs,)` token ids, for `step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Write them.
+        """Takes the actions in the lanes.
 
         Returns:
             Observations, rewards `(num_envs,)` float32, dones `(num_envs,)` bool, and an info for each lane.
@@ -135,20 +135,20 @@ class TextGenVecEnv(VecEnv):
         return self._copied(observations), rewards.astype(np.float32), terminated | truncated, rows
 
     def close(self) -> None:
-        """Let go of what the environment holds."""
+        """Closes the environment."""
         self.envs.close()
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Which tokens may come next: `(num_envs, vocab_size)` bool."""
+        """Returns the tokens that may come next, `(num_envs, vocab_size)` bool."""
         return self._base.action_masks()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of some lanes, each seen as a `TextGenEnv`; None: of all."""
-        found = self._base.call("get_wrapper_attr", attr_name)
-        return [found[lane] for lane in self._get_indices(indices)]
+        """Returns an attribute of some lanes, each seen as a `TextGenEnv`; None: of all."""
+        values = self._base.call("get_wrapper_attr", attr_name)
+        return [values[lane] for lane in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of some lanes, each seen as a `TextGenEnv`; None: of all."""
+        """Sets an attribute of some lanes, each seen as a `TextGenEnv`; None: of all."""
         setters = self._base.call("get_wrapper_attr", "__setattr__")
         for lane in self._get_indices(indices):
             setters[lane](attr_name, value)
@@ -156,7 +156,7 @@ class TextGenVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of some lanes, each seen as a `TextGenEnv`; None: of all."""
+        """Calls a method of some lanes, each seen as a `TextGenEnv`; None: of all."""
         if method_name == "action_masks" and indices is None:  # MaskablePPO asks before every step
             return list(self._base.action_masks())
         return [method(*method_args, **method_kwargs) for method in self.get_attr(method_name, indices)]
@@ -164,30 +164,30 @@ class TextGenVecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Whether each of some lanes has a wrapper of its own: none has."""
+        """Returns False for each of some lanes: none has a wrapper."""
         return [False for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """A picture of each lane, where render_mode is "rgb_array"."""
+        """Returns a picture of each lane, where render_mode is "rgb_array"."""
         images = self._base.render() if self.render_mode == "rgb_array" else None
         return [None] * self.num_envs if images is None else list(images)
 
     def render(self, mode: str | None = None) -> NDArray[np.uint8] | None:
-        """Show every lane, as SB3 does: "rgb_array" gives one picture of all of them; "human" prints them."""
+        """Shows every lane, as SB3 does: "rgb_array" returns one picture of all of them; "human" prints them."""
         if self.render_mode == "human" and mode in (None, "human"):
             self._base.render()
             return None
         return super().render(mode)
 
     def _copied(self, observations: Any) -> VecEnvObs:
-        """Observations that stay as they are: SB3 stores them after the next step."""
+        """Copies observations that the next step would change: SB3 stores them after it."""
         if self._base.copy or not isinstance(observations, dict):
             unshared: VecEnvObs = observations
             return unshared
         return {key: array.copy() for key, array in observations.items()}
 
     def _merged_options(self) -> dict[str, Any] | None:
-        """The options that SB3 keeps for each lane, as one dict for all."""
+        """Returns the options that SB3 keeps for each lane, as one dict for all."""
         if not any(self._options):
             return None
         names = {frozenset(options) for options in self._options}
@@ -197,7 +197,7 @@ class TextGenVecEnv(VecEnv):
 
 
 def _split_infos(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
-    """Gymnasium's dict of arrays as a dict for each lane: Python scalars, and rows of what has more dimensions."""
+    """Splits Gymnasium's dict of arrays into a dict for each lane: Python scalars, and rows of larger arrays."""
     rows: list[dict[str, Any]] = [{} for _ in range(num_envs)]
     for key, values in infos.items():
         if key.startswith("_"):
@@ -215,7 +215,7 @@ class _States(BaseFeaturesExtractor):
         self.policy = policy
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        return self.policy.last_states(observations)  # ids, which SB3 has made floats of: exact below 2^24
+        return self.policy.last_states(observations)  # SB3 makes floats of token ids, which are exact below 2^24
 
 
 class _Logits(nn.Module):
@@ -243,7 +243,7 @@ class _Values(nn.Module):
 
 
 class _LanguageModel:
-    """What makes one of SB3's policies a language model: its trunk, head and value head take the places of theirs."""
+    """A mix-in that makes one of SB3's policies a language model, with its trunk, head and value head."""
 
     def __init__(
         self,
@@ -273,7 +273,7 @@ class _LanguageModel:
         if model.critic is not None:
             raise ValueError(
                 "Expected a policy that reads values off its model's own trunk, whose states Stable-Baselines3 takes "
-                "for both, got one with a critic of its own: set policy.critic = None first"
+                "for both, got one with a critic of its own: pass policy.with_critic('shared')"
             )
         if not isinstance(action_space, spaces.Discrete) or action_space.n != model.tokenizer.vocab_size:
             raise ValueError(
@@ -297,7 +297,7 @@ class _LanguageModel:
         policy: Policy = this.features_extractor.policy
         this.action_net = _Logits(policy, int(this.action_space.n))
         this.value_net = _Values(policy)
-        trained = [one for one in this.parameters() if one.requires_grad]
+        trained = [parameter for parameter in this.parameters() if parameter.requires_grad]
         this.optimizer = this.optimizer_class(trained, lr=lr_schedule(1), **this.optimizer_kwargs)
 
 

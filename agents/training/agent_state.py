@@ -44,7 +44,7 @@ class AgentState:
         timesteps: Tokens played so far.
         updates: Updates made so far.
         seconds: Seconds that they took.
-        carried: See `Agent.carried`.
+        carried: What is kept from one update to the next beside weights and optimiser.
         reward: Schedules and normalisers of the reward.
         curriculum: The curriculum's level and counts; None where there is no curriculum.
         optimizer: What an optimiser holds beside tensors.

@@ -1,4 +1,4 @@
-"""What every config has in common. An algorithm's own config inherits these fields and adds its own."""
+"""The fields that all configs have. An algorithm's config inherits them and adds its own."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TRUNCATIONS = ("top_k", "top_p", "min_p")
 
 
 def whole_number(name: str, value: Any, least: int = 0) -> int:
-    """A whole number, of Python's or of NumPy's type, as one of Python's.
+    """Turns a whole number of Python's or of NumPy's type into one of Python's.
 
     Args:
-        name: What it is called, for the message.
+        name: Its name, for the message.
         value: The number.
         least: The smallest that is allowed.
 
@@ -37,19 +37,19 @@ def whole_number(name: str, value: Any, least: int = 0) -> int:
 
 
 Schedule = Literal["constant", "linear", "exponential", "inverse", "cosine", "stepwise"]
-"""How a number goes from 1 to its final share: see `agents.training.schedules.schedule`."""
+"""The shape in which a factor falls from 1 to its final share, see `agents.training.schedules.schedule`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Settings of whatever is trained by gradients: reinforcement learning, and a warm start on demonstrations.
+    """Settings of everything that is trained by gradients: reinforcement learning, and a warm start on demonstrations.
 
-    A field that is None is left open: what it means depends on the start model or on the payout, and `filled_in` says
-    what.
+    A field that is None is left open: its value depends on the start model or on the payout, and `filled_in` fills it
+    in.
     """
 
     IF_PRETRAINED: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-4}
-    """Open fields, where the start model was trained before: small steps, which leave it what it knows."""
+    """Open fields, where the start model was trained before: small steps, so that it keeps what it knows."""
     IF_FRESH: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-3}
     """Open fields, where its weights are random."""
     IF_PAID_AT_ONCE: ClassVar[Mapping[str, Any]] = {}
@@ -84,7 +84,7 @@ class OptimizerConfig:
     """Episodes per forward pass. Changes how much memory and time is needed, never the results."""
 
     def __post_init__(self) -> None:
-        """Check every field.
+        """Checks every field.
 
         Raises:
             ValueError: If a number is out of range.
@@ -105,17 +105,17 @@ class OptimizerConfig:
             raise ValueError(f"Expected momentum only with sgd or rmsprop, got {self.momentum} with {self.optimizer}")
 
     def check_count(self, name: str, least: int = 1) -> None:
-        """Raise unless a field is a whole number of at least `least`. NumPy's become Python's, which JSON can hold."""
+        """Raises unless a field is a whole number of at least `least`. NumPy's become Python's, which JSON can hold."""
         object.__setattr__(self, name, check_count(name, getattr(self, name), least))
 
     def check_choice(self, name: str, *choices: str, optional: bool = False) -> None:
-        """Raise unless a field is one of some words, or None where `optional`."""
+        """Raises unless a field is one of some words, or None where `optional`."""
         check_choice(name, getattr(self, name), choices, optional=optional)
 
     def check_number(
         self, name: str, low: float, high: float = float("inf"), open_low: bool = False, optional: bool = False
     ) -> None:
-        """Raise unless a field is a finite number in [low, high] (`open_low`: above low), or None where `optional`."""
+        """Raises unless a field is a finite number in [low, high] (`open_low`: above low), or None where `optional`."""
         value = getattr(self, name)
         if value is None and optional:
             return
@@ -125,7 +125,7 @@ class OptimizerConfig:
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Self:
-        """A config from names and values.
+        """Makes a config from names and values.
 
         Args:
             settings: Some of the fields.
@@ -137,7 +137,7 @@ class OptimizerConfig:
             TypeError: If there is no such field; says which is closest.
             ValueError: If a value is out of range.
         """
-        known = [one.name for one in fields(cls)]
+        known = [setting.name for setting in fields(cls)]
         for name in settings:
             if name in TRUNCATIONS:
                 raise ValueError(
@@ -150,11 +150,11 @@ class OptimizerConfig:
         return cls(**settings)
 
     def filled_in(self, pretrained: bool, paid_at_once: bool = False) -> Self:
-        """The config with nothing left open.
+        """Returns the config with nothing left open.
 
         Args:
-            pretrained: Whether the start model was trained before, rather than drawn at random.
-            paid_at_once: Whether the payout pays each token for what it added itself, see `Payout.at_once`.
+            pretrained: True if the start model was trained before, False if its weights are random.
+            paid_at_once: True if the payout pays each token for what it added itself, see `Payout.at_once`.
 
         Returns:
             The config, each field that was None and has an entry in `defaults` at that entry.
@@ -168,11 +168,11 @@ class OptimizerConfig:
         return replace(self, **changes)
 
     def defaults(self, pretrained: bool, paid_at_once: bool = False) -> Mapping[str, Any]:
-        """What open fields become, by name.
+        """Returns the values that open fields get, by name.
 
         Args:
-            pretrained: See `filled_in`.
-            paid_at_once: See there.
+            pretrained: True if the start model was trained before.
+            paid_at_once: True if the payout pays each token for what it added itself.
 
         Returns:
             `IF_PRETRAINED` or `IF_FRESH`, and `IF_PAID_AT_ONCE` or `IF_PAID_LATER`, with what other fields change.
@@ -181,7 +181,7 @@ class OptimizerConfig:
         return {**of_model, **(self.IF_PAID_AT_ONCE if paid_at_once else self.IF_PAID_LATER)}
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
+        """Returns the fields as JSON values."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
 
@@ -257,7 +257,7 @@ class RunConfig(OptimizerConfig):
     agents.bonuses)."""
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         super().__post_init__()
         for name in ("num_envs", "episodes_per_update", "group_size"):
             self.check_count(name)
@@ -300,6 +300,6 @@ class RunConfig(OptimizerConfig):
                 )
 
     def defaults(self, pretrained: bool, paid_at_once: bool = False) -> Mapping[str, Any]:
-        """As in `OptimizerConfig`; with kl_target, a price that its factors can move, also for random weights."""
+        """Returns those of `OptimizerConfig`; with kl_target, whose factors cannot move a price of 0, one above it."""
         defaults = super().defaults(pretrained, paid_at_once)
         return defaults if self.kl_target is None else {**defaults, "kl_coef": self.IF_PRETRAINED["kl_coef"]}
