@@ -36,7 +36,7 @@ class RegexProgress(UnitSums):
     An example names its own in `metadata["pattern"]`.
 
     Args:
-        pattern: The same for all examples, as `textenvs.automata.Regex` reads it (no look-around, no back-references).
+        pattern: The same for all examples, as `textenvs.grammars.Regex` reads it (no look-around, no back-references).
             None takes each example's own.
 
     Raises:
