@@ -111,7 +111,7 @@ def check_count(
 
     Args:
         name: The argument's name, for the error.
-        value: What the user gave: a whole number of Python's or NumPy's. True and False are none.
+        value: The value that the user gave: a whole number of Python's or NumPy's. True and False are none.
         least: The smallest number allowed.
         most: The largest number allowed; None is no limit.
         optional: If True, None is allowed too.
@@ -179,7 +179,7 @@ def check_number(
 
     Args:
         name: The argument's name, for the error.
-        value: What the user gave: a number of Python's or NumPy's. True and False are none.
+        value: The value that the user gave: a number of Python's or NumPy's. True and False are none.
         low: The smallest number allowed.
         high: The largest number allowed.
         open_low: If True, the number must be above `low`.
@@ -224,7 +224,7 @@ def check_choice(name: str, value: Any, choices: Iterable[Any], *, optional: boo
 
     Args:
         name: The argument's name, for the error.
-        value: What the user gave.
+        value: The value that the user gave.
         choices: The values allowed.
         optional: If True, None is allowed too.
 
@@ -252,7 +252,7 @@ def check_flag(name: str, value: Any) -> bool:
 
     Args:
         name: The argument's name, for the error.
-        value: What the user gave: a truth value of Python's or NumPy's.
+        value: The value that the user gave: a truth value of Python's or NumPy's.
 
     Returns:
         The value as a Python bool.

@@ -419,17 +419,17 @@ def test_an_episode_under_way_is_paid_by_the_formula_that_it_began_with(
             changed(envs.setting.reward)
             envs.reset(options={"reset_mask": np.array([False, True])})
             paid[1], step[1] = 0.0, 0
-        before = envs._lanes.terminated.copy()
+        before = envs.lanes.terminated.copy()
         _, rewards, _, _, infos = envs.step(np.array([happy, happy + move]))
         paid += np.where(before, 0.0, gamma**step * rewards)
         step += ~before
         if step[0] == 8:
             ended = infos
-    while not envs._lanes.terminated.all():
+    while not envs.lanes.terminated.all():
         _, rewards, _, _, infos = envs.step(np.array([happy, happy + 11]))
         paid += gamma**step * rewards * ~before
         step += ~before
-    examples = [envs._lanes.example(lane) for lane in range(2)]
+    examples = [envs.lanes.example(lane) for lane in range(2)]
     due = [old.score(examples[0], envs.responses[0]), new.score(examples[1], envs.responses[1])]
     assert abs(due[0] - new.score(examples[0], envs.responses[0])) > 0.5, "the change matters"
     assert ended["score"][0] == pytest.approx(due[0], abs=1e-9)

@@ -53,7 +53,7 @@ def text_of(fragment: str) -> str:
 
 class TestSegment:
     def test_unknown_kind(self):
-        with pytest.raises(ValueError, match=r"Expected a kind from .*got 'user'"):
+        with pytest.raises(ValueError, match=r"Expected kind to be 'prompt', 'response' or 'environment', got 'user'"):
             Segment("a", "user", None)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("reward", [float("nan"), float("inf"), -float("inf")])

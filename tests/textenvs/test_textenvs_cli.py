@@ -207,7 +207,7 @@ class TestCheck:
         (["play", "TextGen-v0", "a", "--payout", '{"every"'], "Expected --payout to be a name or JSON"),
         (["play", "TextGen-v0", "a", "--payout", "weekly"], "weekly"),
         (["play", "TextGen-v0", "a", "--reward", "lenght"], "Did you mean 'length'?"),
-        (["play", "TextGen-v0", "a", "--split", "dev"], "Expected split to be one of"),
+        (["play", "TextGen-v0", "a", "--split", "dev"], "Expected split to be 'train', 'validation'"),
         (["play", "TextGen-v0", "a", "--example", "-1"], "Expected options['example'] from 0"),
         (["play", "TextGen-v0", "a", "--max-new-tokens", "0"], "Expected max_new_tokens to be at least 1, got 0"),
     ],

@@ -1,7 +1,7 @@
 """What a task is: a seeded source of examples, and what goes with them.
 
 A task says nothing about tokens, lanes or payouts: it deals in text. The environment tokenises its prompts once,
-into a pool (`textenvs.lanes.Pool`), and from then on a reset is an index into that pool.
+into a pool (`textenvs.pool.Pool`), and from then on a reset is an index into that pool.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All levels of a task in one, for a curriculum (`textenvs.curriculum`) and for scores over all of them."""
+"""All levels of a task in one, for a curriculum (`textenvs.tasks.curriculum`) and for scores over all of them."""
 
 from __future__ import annotations
 
