@@ -311,9 +311,7 @@ def test_an_example_names_its_length() -> None:
     assert make_reward("sentences").score(example(sentences=2, length=9), "Fox. b") == 1
     assert make_reward("sentences").score(NOTHING, "A fox. A dog. A cat.") == 1
     assert make_reward({"sentences": {"target": 4}}).score(NOTHING, "A fox. A dog") == 0.5
-    with pytest.raises(
-        RewardError, match=r"metadata\['length'\]: Expected target \(in words\) to be at least 1"
-    ):
+    with pytest.raises(RewardError, match=r"metadata\['length'\]: Expected target \(in words\) to be at least 1"):
         checked_score(make_reward("length"), example(length=0), "a")
 
 
