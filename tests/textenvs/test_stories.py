@@ -19,7 +19,7 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 from textenvs.data import make_reference_scores, train_stories_tokenizer
 from textenvs.rewards import make_reward
 from textenvs.tasks import SPLITS, Example, Stories, Task, list_tasks, make_task, register_task, registry
-from textenvs.tasks import stories as grammar
+from textenvs.tasks import story_grammar as grammar
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = Stories()
@@ -126,7 +126,7 @@ def test_no_composition_and_no_prompt_is_used_twice() -> None:
 
 
 def test_all_compositions_are_divided_80_10_10() -> None:
-    divided = {split: set(combinations) for split, combinations in grammar._combinations().items()}
+    divided = {split: set(combinations) for split, combinations in grammar.combinations().items()}
     total = sum(map(len, divided.values()))
     assert len(set.union(*divided.values())) == total
     assert len(divided["train"]) / total == pytest.approx(0.8, abs=0.01)
@@ -134,7 +134,7 @@ def test_all_compositions_are_divided_80_10_10() -> None:
 
 
 def test_the_corpus_uses_only_compositions_of_the_train_split() -> None:
-    allowed = {(c.kind, c.name, c.place) for c in grammar._combinations()["train"]}
+    allowed = {(c.kind, c.name, c.place) for c in grammar.combinations()["train"]}
     for index in range(2000):
         opening = TASK.corpus_story(index).split(".", 3)
         text = opening[1] + opening[2]
@@ -217,8 +217,8 @@ def test_demonstrations_are_vivid() -> None:
     plain = []
     for number, example in enumerate(examples):
         dice, mood = grammar.Dice(7, number), example.metadata["mood"]
-        slots = grammar._cast(dice.pick(grammar._combinations()["train"]), dice)
-        plain.append(sentiment.score(example, grammar._body(grammar._TEMPLATES, lambda: mood, 1, slots, dice)))  # noqa: B023
+        slots = grammar.cast(dice.pick(grammar.combinations()["train"]), dice)
+        plain.append(sentiment.score(example, grammar.body(grammar.TEMPLATES, lambda: mood, 1, slots, dice)))  # noqa: B023
     assert sum(shown) > 1.25 * sum(plain)
     assert min(shown) > 0
 
@@ -233,20 +233,20 @@ def test_no_demonstration_for_the_examples_of_other_tasks() -> None:
         TASK.demonstration(Example("Say", metadata={"mood": "sad"}))
 
 
-def mood_tables() -> list[tuple[str, Mapping[str, list[list[grammar._Part]]]]]:
+def mood_tables() -> list[tuple[str, Mapping[str, list[list[grammar.Part]]]]]:
     """Every table of the grammar, with its name."""
-    templates = grammar._TEMPLATES
+    templates = grammar.TEMPLATES
     return [*templates.start.items(), *templates.middle.items(), ("end", templates.end)]
 
 
 @pytest.mark.parametrize(("name", "table"), mood_tables())
-def test_every_sentence_has_its_mood(name: str, table: Mapping[str, list[list[grammar._Part]]]) -> None:
-    combinations = grammar._combinations()["train"]
+def test_every_sentence_has_its_mood(name: str, table: Mapping[str, list[list[grammar.Part]]]) -> None:
+    combinations = grammar.combinations()["train"]
     for mood, templates in table.items():
         for number, template in enumerate(templates):
             for draw in range(25):
                 dice = grammar.Dice(number, draw)
-                sentence = grammar._fill(template, grammar._cast(dice.pick(combinations), dice), dice)
+                sentence = grammar.fill(template, grammar.cast(dice.pick(combinations), dice), dice)
                 score = compound(sentence)
                 if mood == "neutral":
                     assert score == 0.0, sentence

@@ -15,7 +15,7 @@ from textenvs.rewards.last_turn import LastTurn
 from textenvs.tasks.base import Example
 from textenvs.tasks.composed import Composed, Composition
 from textenvs.tasks.dice import Dice
-from textenvs.tasks.stories import BOYS, COUNTERPARTS, GIRLS
+from textenvs.tasks.story_words import BOYS, COUNTERPARTS, GIRLS
 
 _TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "food": (

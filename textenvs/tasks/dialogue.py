@@ -22,7 +22,7 @@ from textenvs.rewards.incremental.units import UnitSums
 from textenvs.tasks.base import Example
 from textenvs.tasks.composed import Composed, Composition
 from textenvs.tasks.dice import Dice, text_key
-from textenvs.tasks.stories import BOYS, COUNTERPARTS, GIRLS
+from textenvs.tasks.story_words import BOYS, COUNTERPARTS, GIRLS
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from textenvs.tasks.base import Example
 from textenvs.tasks.composed import Composed, Composition
 from textenvs.tasks.dice import Dice
-from textenvs.tasks.stories import BOYS, COUNTERPARTS, GIRLS, OBJECTS, PLACES
+from textenvs.tasks.story_words import BOYS, COUNTERPARTS, GIRLS, OBJECTS, PLACES
 
 _PEOPLE = (*BOYS[:12], *GIRLS[:12])
 _THINGS = tuple(thing for thing in OBJECTS if thing not in ("bike", "plane", "train", "truck"))

@@ -14,7 +14,7 @@ from textenvs.rewards.incremental.units import UnitSums
 from textenvs.tasks.base import Example
 from textenvs.tasks.composed import Composed, Composition
 from textenvs.tasks.dice import Dice
-from textenvs.tasks.stories import BOYS, COUNTERPARTS, GIRLS
+from textenvs.tasks.story_words import BOYS, COUNTERPARTS, GIRLS
 
 _GENRES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "adventure": (("Lost", "Hidden", "Last", "Secret"), ("River", "Island", "Map", "Desert", "Ship")),
