@@ -205,16 +205,7 @@ def compare(
     envs = {name: make_env(env, policy, **{**(env_kwargs or {}), "split": split}) for name, policy in models.items()}
     games = _Games.of(envs[reference].setting.pool.examples, num_episodes, folds)
     rollouts = {
-        name: collect(
-            envs[name],
-            policy,
-            num_episodes,
-            seed=seed,
-            temperature=temperature,
-            deterministic=deterministic,
-            generator=torch.Generator(policy.device).manual_seed(seed),
-            examples=games.rows,
-        )
+        name: games.play(policy, envs[name], temperature=temperature, deterministic=deterministic, seed=seed)
         for name, policy in models.items()
     }
     values = ReferenceValues.of(models[reference], rollouts[reference], value_function, games.fold_of, gamma)
@@ -293,6 +284,21 @@ class _Games:
     def distinct_examples(self) -> list[Example]:
         """The examples that are played, each once."""
         return self.examples[: len(self.pool)]
+
+    def play(
+        self, policy: Policy, env: TextGenVectorEnv, *, temperature: float, deterministic: bool, seed: int
+    ) -> Rollout:
+        """The episodes of one model."""
+        return collect(
+            env,
+            policy,
+            len(self.rows),
+            seed=seed,
+            temperature=temperature,
+            deterministic=deterministic,
+            generator=torch.Generator(policy.device).manual_seed(seed),
+            examples=self.rows,
+        )
 
     def fold_means(self, scores: Sequence[float], folds: int) -> tuple[float, ...]:
         """The mean score of each fold's episodes."""
