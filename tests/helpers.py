@@ -21,6 +21,11 @@ def slow_but(core: Collection[Any], values: Iterable[Any]) -> list[Any]:
 
     Args:
         core: What the core runs.
-        values: All of them, for `@pytest.mark.parametrize(name, slow_but({"bleu"}, REWARDS))`.
+        values: All of them, for `@pytest.mark.parametrize(name, slow_but({"bleu"}, REWARDS))`. Tuples are for several
+            names.
     """
-    return [value if value in core else pytest.param(value, marks=pytest.mark.slow) for value in values]
+    slow = pytest.mark.slow
+    return [
+        value if value in core else pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=slow)
+        for value in values
+    ]

@@ -3,10 +3,13 @@
 `python -m benchmarks learn --suite fresh` does this with several seeds, and with every baseline.
 """
 
+import itertools
+
 import pytest
 
 from agents import PPO, REINFORCE, ActorCritic
 from tests.agents.helpers import lanes
+from tests.helpers import slow_but
 from textenvs import Example, Task, make_task
 
 ALGORITHMS = {"ppo": PPO, "actor_critic": ActorCritic, "reinforce": REINFORCE}
@@ -49,11 +52,7 @@ class Reached(Exception):
     """The score is there: the rest of the budget is not needed."""
 
 
-@pytest.mark.parametrize("payout", ["immediate", "sparse"])
-@pytest.mark.parametrize("name", ALGORITHMS)
-@pytest.mark.parametrize(("task", "tokens"), [(bandit, 20_000), (copy, 300_000)])
-def test_learns_from_its_defaults(task, tokens, name, payout):
-    settings, normalised = task(payout)
+def learns_from_its_defaults(name, tokens, settings, normalised):
     agent = ALGORITHMS[name]("tiny", seed=0, device="cpu", **settings)
     assert not agent.policy.pretrained
     scores = []
@@ -66,3 +65,16 @@ def test_learns_from_its_defaults(task, tokens, name, payout):
     with pytest.raises(Reached):
         agent.learn(tokens, on_update=watch)
     assert scores[0] < 0.3, "there was something to learn"
+
+
+CASES = list(itertools.product(ALGORITHMS, ["immediate", "sparse"]))
+
+
+@pytest.mark.parametrize(("name", "payout"), CASES)
+def test_learns_a_bandit(name, payout):
+    learns_from_its_defaults(name, 20_000, *bandit(payout))
+
+
+@pytest.mark.parametrize(("name", "payout"), slow_but({("ppo", "immediate")}, CASES))
+def test_learns_to_copy(name, payout):
+    learns_from_its_defaults(name, 300_000, *copy(payout))
