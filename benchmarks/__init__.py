@@ -1,1 +1,1 @@
-"""Measurements: one file a question, each with a command, its results in results/."""
+"""Measurements, each with a command, and their results in results/."""

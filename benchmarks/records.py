@@ -74,7 +74,7 @@ def heading(title: str, results: dict[str, Any], note: str = "") -> list[str]:
     Args:
         title: The page's title.
         results: Results with "command" and "machine".
-        note: What else stands beside the machine.
+        note: Sentences that follow those about the machine.
 
     Returns:
         Lines of Markdown.

@@ -42,7 +42,7 @@ def folder_name(folder: Path, shared: Path = SHARED) -> str:
 
     Args:
         folder: The folder.
-        shared: What lies in here is named as if this were beside the project.
+        shared: A folder that is named as if it were beside the project.
     """
     folder = Path(os.path.abspath(folder))
     if folder.is_relative_to(shared):
@@ -117,8 +117,8 @@ class Suite:
         name: The name on the command line.
         about: Its purpose, in a sentence.
         experiments: The experiments.
-        seeds: How many seeds a result needs.
-        agents: Who takes part where the command does not say.
+        seeds: Number of seeds that a result needs.
+        agents: The agents that take part where the command names none.
     """
 
     name: str

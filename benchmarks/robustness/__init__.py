@@ -1,1 +1,1 @@
-"""What happens to runs that are killed, and to arguments that make no sense."""
+"""Tests of robustness: runs that are killed, and arguments that make no sense."""

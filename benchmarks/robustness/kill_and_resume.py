@@ -144,9 +144,9 @@ def kill_once(
 
     Args:
         number: The run's number, which also chooses the kind of moment.
-        folder: Where the run's folder is made.
+        folder: The folder in which the run's folder is made.
         draw: Draws the moment.
-        seconds: How long an undisturbed run takes.
+        seconds: Duration of an undisturbed run.
         expected: The outcome of an undisturbed run.
 
     Returns:

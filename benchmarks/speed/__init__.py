@@ -1,1 +1,1 @@
-"""How fast environments, scores, rollouts and updates are, beside what others have."""
+"""Speed of environments, scores, rollouts and updates, beside that of other libraries."""
