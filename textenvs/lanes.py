@@ -281,6 +281,7 @@ class Lanes:
         index = slice(None) if lanes is self.all else lanes  # all lanes as a view: fancy indexing would copy
         spent = self.response_length[index] + 1
         positions = self._offset[index] + spent
+        # ravel gives views of the whole arrays, so one flat index writes into every lane's own row.
         self.input_ids.ravel()[positions] = actions
         self.attention_mask.ravel()[positions] = 1
         self.response_mask.ravel()[positions] = 1
