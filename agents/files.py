@@ -49,7 +49,7 @@ def write_text(file: Path, text: str) -> None:
 
     Args:
         file: The file.
-        text: What it holds from now on, UTF-8.
+        text: The new content, written as UTF-8.
 
     Raises:
         OSError: If it cannot be written; the old content is still there.

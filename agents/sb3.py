@@ -48,7 +48,7 @@ class TextGenVecEnv(VecEnv):
     Args:
         envs: An id, or a `TextGenVectorEnv` with autoreset_mode "SameStep", under any wrapper of its observations (see
             `textenvs.wrappers`).
-        num_envs: How many lanes, where `envs` is an id; None is 1.
+        num_envs: Number of lanes, where `envs` is an id; None is 1.
         **settings: For `gym.make_vec`, where `envs` is an id.
 
     Raises:

@@ -33,7 +33,7 @@ from agents.policy.policy import Policy
 from agents.rollout import Rollout, gather, reference_log_probs
 from agents.training import agent_state, checkpoints, env_arguments, report
 from agents.training.agent_state import AgentState
-from agents.training.config import RunConfig, whole_number
+from agents.training.config import RunConfig
 from agents.training.config_in_force import config_in_force
 from agents.training.observation import check_observation
 from agents.training.optimization import (
@@ -49,6 +49,7 @@ from agents.training.run_folder import RunFolder, check_new
 from agents.training.signals import Interrupts
 from agents.training.start_policy import start_policy
 from textenvs import TextGenVectorEnv, make_reward
+from textenvs.arguments import check_count
 from textenvs.rewards import make_payout
 
 _LOG = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Algorithm:
     """A learning algorithm: a name, a config and an update. Calling it makes an agent.
 
     Attributes:
-        name: What checkpoints and the command line call it.
+        name: Its name in checkpoints and on the command line.
         config: Its config class, a frozen dataclass that inherits `RunConfig`.
         update: `update(policy, optimizer, rollout, config, generator) -> metrics`.
         prepare: `prepare(agent, rollout) -> rollout`, called before each update, for what an update cannot do: play in
@@ -131,7 +132,7 @@ class Algorithm:
             TypeError: If a setting is unknown.
             ValueError: If a value is out of range, or policy and environment do not fit, or come in the other order.
         """
-        seed = whole_number("seed", seed)
+        seed = check_count("seed", seed, least=0)
         if isinstance(policy, (gym.Env, gym.vector.VectorEnv)) or (
             isinstance(policy, str) and policy in gym.registry and not Path(policy).exists()
         ):
@@ -199,8 +200,8 @@ class Agent:
         timesteps: Tokens played so far.
         updates: Updates made so far.
         seconds: Seconds that they took.
-        carried: What is kept from one update to the next beside weights and optimiser: JSON values, saved with them.
-        bonuses: What is paid beside the score, and what that remembers.
+        carried: Values kept from one update to the next beside weights and optimiser: JSON values, saved with them.
+        bonuses: The payments beside the score, and what they remember.
     """
 
     def __init__(
@@ -218,7 +219,7 @@ class Agent:
         self.reference = policy.frozen_copy() if reference is None else reference
         critic = getattr(config, "critic", None)  # an algorithm without the setting takes the critic that there is
         self.policy = policy if critic is None else policy.with_critic(critic)
-        self.seed = whole_number("seed", seed)
+        self.seed = check_count("seed", seed, least=0)
         self.carried: dict[str, Any] = {}
         self.player = Player(self.policy, env, env_kwargs, config, self.carried)
         self.env_id, self.env_kwargs = self.player.env_id, self.player.env_kwargs
@@ -261,7 +262,7 @@ class Agent:
         A reward or a curriculum that changes over the run is as it is now.
 
         Args:
-            num_envs: How many lanes.
+            num_envs: Number of lanes.
             **changes: Environment arguments to change, `split="test"` say.
 
         Returns:
@@ -302,7 +303,7 @@ class Agent:
             progress_bar: If True, one is shown.
             checkpoint_seconds: Seconds between checkpoints. One is also written when an evaluation is the best so far,
                 at the end, at Ctrl-C and at an error.
-            keep_checkpoints: How many of the last ones stay, beside the one with the best validation score.
+            keep_checkpoints: Number of the last ones that stay, beside the one with the best validation score.
             max_seconds: Stop after this many seconds of training.
             wandb_project: Also log to this Weights & Biases project.
             on_update: Called with each row of metrics.
@@ -323,8 +324,8 @@ class Agent:
         """
         if isinstance(total_timesteps, float) and total_timesteps.is_integer():  # 1e6
             total_timesteps = int(total_timesteps)
-        total_timesteps = whole_number("total_timesteps", total_timesteps, least=1)
-        keep_checkpoints = whole_number("keep_checkpoints", keep_checkpoints, least=1)
+        total_timesteps = check_count("total_timesteps", total_timesteps)
+        keep_checkpoints = check_count("keep_checkpoints", keep_checkpoints)
         is_first = processes.rank() == 0  # of several processes, the others only play and learn
         started = saved = time.perf_counter()
         with (
@@ -475,7 +476,7 @@ class Agent:
         """Chooses the next token of an observation, or of each of a batch, as in Stable-Baselines3.
 
         Args:
-            observation: What `TextGenEnv` gives, or `TextGenVectorEnv`.
+            observation: An observation of `TextGenEnv` or of `TextGenVectorEnv`.
             state: For Stable-Baselines3's `evaluate_policy`; there is none.
             episode_start: Likewise, and not read: an observation is the whole episode so far.
             deterministic: If True, the likeliest token instead of a sample.
@@ -501,7 +502,7 @@ class Agent:
         """Scores the policy on examples that it did not train on, with KL to the start model.
 
         Args:
-            num_episodes: How many episodes.
+            num_episodes: Number of episodes.
             split: Which examples.
             **settings: Arguments of `agents.evaluate`.
 
@@ -551,7 +552,7 @@ class Agent:
 
         Args:
             folder: The run's folder.
-            keep: How many of the last ones stay, beside the one with the best validation score.
+            keep: Number of the last ones that stay, beside the one with the best validation score.
 
         Returns:
             The checkpoint's path.
@@ -639,7 +640,7 @@ def load(
     """Loads an agent from a run's folder, ready to predict, to be evaluated or to learn on.
 
     Args:
-        folder: What `Agent.save` or `Agent.learn` wrote, the run or one of its checkpoints.
+        folder: The folder of a run, which `Agent.save` or `Agent.learn` wrote, or one of its checkpoints.
         which: Which checkpoint of a run: "last", "best" (by validation score) or a number. Where the last is damaged,
             the one before it is taken, with a warning.
         env: Another environment than the saved one, with `env_kwargs` alone. Where its reward has the parts of the

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of an agent.
+"""The content of a checkpoint: the state of an agent, and its files.
 
     agent.json               `AgentState`: everything that is no tensor
     policy/                  the policy, as `Policy.save_pretrained` writes it
@@ -44,10 +44,10 @@ class AgentState:
         timesteps: Tokens played so far.
         updates: Updates made so far.
         seconds: Seconds that they took.
-        carried: What is kept from one update to the next beside weights and optimiser.
+        carried: Values kept from one update to the next beside weights and optimiser.
         reward: Schedules and normalisers of the reward.
         curriculum: The curriculum's level and counts; None where there is no curriculum.
-        optimizer: What an optimiser holds beside tensors.
+        optimizer: The optimiser's numbers and settings, all but its tensors.
     """
 
     algorithm: str
@@ -91,7 +91,7 @@ class AgentState:
             policy: The policy.
             reference: The policy that KL is measured to.
             tensors: Of the optimiser, see `checkpoints.flatten_optimizer`.
-            bonuses: What is paid beside the score.
+            bonuses: The payments beside the score.
         """
         policy.save_pretrained(folder / _POLICY)
         if not reference.is_adapters_off:  # otherwise it is the policy's own model, which has been written

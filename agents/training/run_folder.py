@@ -137,7 +137,7 @@ def check_new(folder: Path, *, resume_with: str, files: tuple[str, ...] = ()) ->
 
     Args:
         folder: The folder, which need not exist.
-        resume_with: What resumes that run, for the message.
+        resume_with: The command that resumes that run, for the message.
         files: Names of further files that mark the folder of a run.
 
     Raises:

@@ -26,7 +26,7 @@ def start_policy(
     """Makes the policy that a name stands for in an environment.
 
     Args:
-        source: What `Policy.from_pretrained` takes. "tiny" is the bundled language model where the environment speaks
+        source: A name or folder, as `Policy.from_pretrained` takes it. "tiny" is the bundled language model where the environment speaks
             its tokenizer by default, and otherwise a small model with random weights over the environment's vocabulary.
             A dict is the config of a new model over that vocabulary, as `Policy.from_config` takes it.
         env: A registered id, or an environment.

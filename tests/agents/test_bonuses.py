@@ -40,7 +40,7 @@ def rollout(rows: list[list[int]], prompt: int = 1, **changes: object) -> Rollou
 
 
 def paid(name: str, batch: Rollout, policy: Policy, **arguments: object) -> torch.Tensor:
-    """What one bonus pays for one batch, alone and with a weight of 1."""
+    """Pays one bonus for one batch, alone and with a weight of 1."""
     found, _ = Bonuses({name: arguments}, policy, 0).pay(batch, policy)
     assert found.bonuses is not None
     return found.bonuses

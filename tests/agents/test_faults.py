@@ -1,4 +1,4 @@
-"""What goes wrong outside of the training: the run ends with a message that says what to do, and --resume works."""
+"""Faults outside of the training: the run ends with a message that says what to do, and --resume works."""
 
 import errno
 import json
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, one_thread):
-    """What `SHORT` comes to when nothing happens."""
+    """The outcome of `SHORT` when nothing happens."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     main([*SHORT, "--output", str(folder)])
     return outcome(folder)

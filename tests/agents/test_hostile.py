@@ -56,7 +56,7 @@ def test_a_tokenizer_that_wants_its_own_code_to_run(model, tmp_path):
 
 
 class Evil:
-    """What a pickle runs when it is read."""
+    """A function that a pickle calls when it is read."""
 
     def __init__(self, trace):
         self.trace = trace

@@ -30,7 +30,7 @@ from tests.agents.helpers import ECHO_KWARGS, make_policy, noisy_pairs
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="torch was built without gloo")
 UPDATES = 2
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
-"""What `accelerate launch --config_file docs/accelerate/fsdp.yaml` tells its processes."""
+"""The variables that `accelerate launch --config_file docs/accelerate/fsdp.yaml` sets for its processes."""
 ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"}
 SETTINGS = {"num_envs": 8, "episodes_per_update": 16, "kl_coef": 0.1}
 ALGORITHMS = {
@@ -58,7 +58,7 @@ def weights(agent):
 
 
 def worker(rank, folder, environment):
-    """What one of two processes does: two updates with every algorithm, and a record of what it saw."""
+    """Runs in each of two processes: two updates with every algorithm, and a record of what it saw."""
     torch.set_num_threads(1)
     os.environ.update(environment)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -123,7 +123,7 @@ WITHOUT_A_ROLLOUT = {"sft": warm_start, "reward_model": preference_model}
 
 
 def pieces(agent):
-    """How many weights this process trains, and how many of Adam's two moments it has."""
+    """Counts the weights that this process trains, and the entries of Adam's two moments that it has."""
     trained = [one for group in agent.optimizer.param_groups for one in group["params"]]
     moments = [[agent.optimizer.state[one][name] for one in trained] for name in ("exp_avg", "exp_avg_sq")]
     return [sum(one.to_local().numel() for one in several) for several in (trained, *moments)]

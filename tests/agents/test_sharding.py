@@ -1,4 +1,4 @@
-"""What Accelerate's config file may ask for, and a policy whose weights come and go. Processes: test_processes.py."""
+"""Settings of Accelerate's config file, and a policy whose weights come and go. Processes: test_processes.py."""
 
 import copy
 

@@ -291,7 +291,7 @@ def test_ctrl_c_leaves_a_checkpoint(tmp_path):
 
 @pytest.fixture
 def heeds_ctrl_c():
-    """What a shell puts into the background ignores Ctrl-C, and these tests would never end there."""
+    """Restores Ctrl-C: a process in the background of a shell ignores it, and these tests would never end there."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -475,6 +475,14 @@ def test_the_run_says_whether_values_have_a_trunk_of_their_own(tmp_path):
     assert shared.policy.critic is None
     assert policy.critic is critic, "the caller's policy keeps what it has"
     assert shared.policy.model is policy.model, "whose weights are trained"
+    plain = make_stories_policy()
+    separate = PPO(plain, "TextGen-v0", env_kwargs=KWARGS, critic="separate", **SMALL)
+    assert plain.critic is None
+    assert separate.policy.critic is not None
+    before = [parameter.detach().clone() for parameter in plain.parameters()]
+    separate.learn(1)
+    assert any(not torch.equal(one, other) for one, other in zip(before, plain.parameters(), strict=True))
+    assert plain.critic is None
     assert not {id(one) for one in critic.parameters()} & {
         id(one) for group in shared.optimizer.param_groups for one in group["params"]
     }
