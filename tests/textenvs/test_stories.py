@@ -99,7 +99,7 @@ def test_reference_scores_are_what_their_script_measures(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("sizes", [{"train": 0}, {"validation": -1}, {"test": 10**6}])
 def test_sizes_out_of_range(sizes: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=rf"Expected {next(iter(sizes))} in \[1, \d+\], got"):
+    with pytest.raises(ValueError, match=rf"Expected {next(iter(sizes))} to be from 1 to \d+, got"):
         Stories(**sizes)
 
 
@@ -329,7 +329,7 @@ def test_tokenizer_round_trips_any_text(text: str) -> None:
 @pytest.fixture
 def empty_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undoes what a test registers."""
-    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
+    monkeypatch.setattr(registry, "TASKS", dict(registry.TASKS))
 
 
 def test_make_task() -> None:
