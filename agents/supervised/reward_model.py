@@ -11,7 +11,7 @@ Two methods, one likelihood: P(chosen is preferred) = sigmoid(r(chosen) - r(reje
     test_margins = margins(policy, pairs["test"], trained)
     save(folder, policy, trained, evaluate_margins(test_margins, trained.temperature))
 
-`python -m agents reward-model --help` does all of it. What differs from common practice: pairs are divided by a hash of
+`python -m agents reward-model` does all of it. What differs from common practice: pairs are divided by a hash of
 their prompt, so that no prompt is in two splits; the epoch with the best validation log-loss is kept, since a reward
 model overfits within a few; and a temperature is fitted to the validation pairs and saved with the model (Guo et al.
 2017, arXiv:1706.04599), so that scores are calibrated log-odds. The test pairs decide nothing.
@@ -21,7 +21,6 @@ Sources: Bradley & Terry (1952); Christiano et al. (2017), arXiv:1706.03741; Raf
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,6 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.distributed import processes
+from agents.files import write_json
 from agents.losses import preference_loss
 from agents.policy.policy import Policy
 from agents.rewards.preference_record import FORMAT, RECORD
@@ -441,5 +441,5 @@ def save(folder: str | Path, policy: Policy, trained: Trained, evaluation: Prefe
         "history": trained.history,
         "test": None if evaluation is None else asdict(evaluation),
     }
-    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / RECORD, record)
     return folder

@@ -31,6 +31,7 @@ from torch import Tensor
 from agents.collector import make_env
 from agents.distributed import processes
 from agents.evaluation.evaluation import evaluate
+from agents.files import write_json
 from agents.losses import masked_mean
 from agents.policy.head import Places
 from agents.policy.policy import ActionEvaluation, Policy
@@ -297,7 +298,7 @@ def _save(
     policy.save_pretrained(folder / "policy")
     kwargs = {key: value if _is_json(value) else repr(value) for key, value in (env_kwargs or {}).items()}
     state = {"config": config.to_dict(), "seed": seed, "env": env, "env_kwargs": kwargs, "best": row}
-    (folder / "sft.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "sft.json", state)
 
 
 def _is_json(value: Any) -> bool:

@@ -325,7 +325,7 @@ def test_the_command_prints_json(tmp_path, capsys):
     ("words", "message"),
     [
         (["--pairs", "nowhere.jsonl"], "Expected a file of pairs that can be read"),
-        (["--pairs", "nowhere.jsonl", "--epochs", "0"], "Expected epochs to be a whole number"),
+        (["--pairs", "nowhere.jsonl", "--epochs", "0"], "Expected epochs to be at least 1, got 0"),
         (["--pairs", "PAIRS", "--model", "nowhere/at/all"], "Expected a bundled model"),
         (["--pairs", "PAIRS", "--prompt-field", "question"], "Expected a string in field 'question' of line 1"),
     ],
