@@ -20,6 +20,7 @@ from agents.policy.cuda.lookahead import Arriving, Foreseen
 from agents.policy.decode_graph import TokenDecoder
 from agents.policy.decoder_only import CachedContext
 from tests.agents.helpers import Letters, lanes, make_policy
+from tests.helpers import slow_but
 
 
 class Talk(Letters):
@@ -100,7 +101,7 @@ ENVS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", slow_but({"llama"}, ["llama", "gpt2"]))
 @pytest.mark.parametrize("name", ENVS)
 def test_rollouts_are_the_same_as_without(kind, name, ahead):
     """Fewer episodes than lanes, about as many, more, and all from one generator."""

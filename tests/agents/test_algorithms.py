@@ -20,9 +20,10 @@ from tests.agents.helpers import (
     make_policy,
     word_tokenizer,
 )
+from tests.helpers import slow_but
 
 
-@pytest.mark.parametrize("payout", ["immediate", "sparse"])
+@pytest.mark.parametrize("payout", slow_but({"sparse"}, ["immediate", "sparse"]))
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_learns_to_write_good(name, payout):
     """From a random model to nine tenths of the best score. KL to random weights has no meaning: its price is off."""
@@ -179,7 +180,7 @@ CHANGES_OF_BEST_OF_N = {
 }
 
 
-@pytest.mark.parametrize("name", [*ALGORITHMS, "best_of_n"])
+@pytest.mark.parametrize("name", slow_but({"ppo"}, [*ALGORITHMS, "best_of_n"]))
 def test_every_setting_has_an_effect(name):
     """Perturb each field, one at a time: weights or batch must differ after a few updates."""
     algorithm = Algorithm.known[name]

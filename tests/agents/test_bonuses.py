@@ -16,6 +16,7 @@ from agents.bonuses import BONUSES, Bonuses, last_hidden_states, self_bleu, text
 from agents.rollout import Rollout
 from agents.training.agent import Algorithm
 from tests.agents.helpers import make_policy, word_tokenizer
+from tests.helpers import slow_but
 
 EOS, A, B, C, GOOD = 0, 3, 4, 5, 6
 
@@ -299,7 +300,7 @@ def agent(algorithm: Algorithm, tiny: Policy, **settings: object):
 
 
 @pytest.mark.usefixtures("own_algorithms")
-@pytest.mark.parametrize("algorithm", [PPO, ActorCritic, REINFORCE], ids=lambda one: one.name)
+@pytest.mark.parametrize("algorithm", slow_but({PPO}, [PPO, ActorCritic, REINFORCE]), ids=lambda one: one.name)
 def test_every_algorithm_learns_from_them(algorithm: Algorithm, tiny: Policy) -> None:
     """A bonus moves the weights as the same number in the reward would; and the rewards stay as they are."""
     seen: list[Rollout] = []

@@ -14,6 +14,7 @@ from agents.__main__ import main
 from agents.cli.options import Train
 from agents.cli.parsing import parse
 from agents.training import checkpoints
+from tests.helpers import slow_but
 
 SMALL = ["--device", "cpu", "--num-envs", "8", "--episodes-per-update", "8"]
 SMALL += ["--max-new-tokens", "6", "--eval-episodes", "10"]
@@ -60,6 +61,7 @@ def test_evaluate_and_generate_read_a_run(run, capsys):
     assert capsys.readouterr().out == printed, "the same seed writes the same"
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_in_its_environment_at_its_temperature_unless_options_say_otherwise(tmp_path, capsys):
     folder = tmp_path / "run"
     words = ["--temperature", "0.3", "--payout", "sparse", "--reward", "sentiment", *SMALL]
@@ -240,7 +242,7 @@ def last_row(folder):
     return {name: value for name, value in row.items() if "second" not in name}
 
 
-@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+@pytest.mark.parametrize("suffix", slow_but({".yaml"}, [".json", ".yaml"]))
 def test_a_config_file_gives_the_run_of_the_command_line(tmp_path, suffix):
     words = ["--algorithm", "reinforce", "--baseline", "leave_one_out", "--payout", '{"every": 2}', "--seed", "4"]
     main(["train", "--total-timesteps", "80", "--output", str(tmp_path / "one"), *words, *SMALL])

@@ -18,6 +18,7 @@ from agents.__main__ import main
 from agents.training import checkpoints, player, run_folder
 from benchmarks.robustness.kill_and_resume import RUN, outcome, start
 from tests.agents.helpers import make_policy, small_agent
+from tests.helpers import slow_but
 
 SHORT = [*RUN, "--total-timesteps", "120", "--eval-during", "0"]
 
@@ -43,7 +44,14 @@ def fails(words, code, capsys):
 
 @pytest.mark.parametrize(
     ("number", "moment", "call", "code"),
-    [(signal.SIGTERM, "update", 9, 143), (signal.SIGINT, "rollout", 20, 130), (signal.SIGTERM, "evaluation", 2, 143)],
+    slow_but(
+        {(signal.SIGTERM, "update", 9, 143)},
+        [
+            (signal.SIGTERM, "update", 9, 143),
+            (signal.SIGINT, "rollout", 20, 130),
+            (signal.SIGTERM, "evaluation", 2, 143),
+        ],
+    ),
 )
 def test_signals_end_a_run_that_goes_on(tmp_path, straight, number, moment, call, code):
     run = tmp_path / "run"

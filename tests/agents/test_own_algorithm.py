@@ -57,6 +57,7 @@ def test_it_learns_and_its_checkpoints_load(grpo, tmp_path):
     assert PPO.name in Algorithm.known
 
 
+@pytest.mark.slow
 def test_one_command_puts_it_into_the_benchmarks_results(tmp_path):
     """The module and the command of the page, but for the number of runs: its suite is `smoke`."""
     page = PAGE.read_text(encoding="utf-8")

@@ -25,6 +25,7 @@ from agents.supervised.reward_model import (
     train,
 )
 from tests.agents.helpers import lanes, make_policy, noisy_pairs, utility
+from tests.helpers import slow_but
 from textenvs import Example, make_reward
 
 
@@ -77,7 +78,7 @@ def test_the_saved_model_is_a_reward_whose_differences_are_the_margins(trained):
         assert gap == pytest.approx(margin, abs=1e-4)  # trained in float32, scored in float64
 
 
-@pytest.mark.parametrize("payout", ["immediate", "sparse"])
+@pytest.mark.parametrize("payout", slow_but({"sparse"}, ["immediate", "sparse"]))
 def test_ppo_on_the_model_raises_the_true_utility(trained, payout):
     """It never sees the utility, and writes what has the most of it."""
     _, found, _, _, folder = trained

@@ -26,6 +26,7 @@ from agents.training import checkpoints, optimization
 from agents.training.meter import Meter
 from benchmarks.robustness.kill_and_resume import RUN
 from tests.agents.helpers import ECHO_KWARGS, make_policy, noisy_pairs
+from tests.helpers import slow_but
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="torch was built without gloo")
 UPDATES = 2
@@ -160,7 +161,7 @@ def shards(tmp_path_factory):
     return play(folder, FSDP)
 
 
-@pytest.mark.parametrize("how", ["copies", "shards", "in_zero"])
+@pytest.mark.parametrize("how", slow_but({"copies"}, ["copies", "shards", "in_zero"]))
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_two_processes_make_the_update_of_one(request, how, name, monkeypatch):
     """Given the episodes of both: the same metrics, and weights within 1e-6 after each update."""
@@ -208,6 +209,7 @@ def test_only_train_cuts_a_policy(monkeypatch):
         processes.start("cpu", pieces=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["shards", "in_zero"])
 def test_a_checkpoint_of_one_process_goes_on_in_pieces_and_the_other_way_round(request, how):
     shards = request.getfixturevalue(how)
@@ -271,6 +273,7 @@ def run(tmp_path):
 LONG = [*RUN, "--total-timesteps", "1000000", "--eval-during", "0", "--checkpoint-seconds", "0"]
 
 
+@pytest.mark.slow
 def test_a_run_in_copies_loses_a_process_and_goes_on_with_one(run):
     reached = lose_one("copies", run, first=False)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -279,6 +282,7 @@ def test_a_run_in_copies_loses_a_process_and_goes_on_with_one(run):
     assert load(run, device="cpu").updates > reached.updates
 
 
+@pytest.mark.slow
 def test_a_run_in_pieces_loses_its_first_process_and_goes_on_with_one_and_then_with_two(run):
     reached = lose_one("fsdp", run, first=True)
     main(["train", "--resume", str(run), "--total-timesteps", str(reached.timesteps + 20)])
