@@ -24,7 +24,7 @@ TRUNCATIONS = ("top_k", "top_p", "min_p")
 
 @dataclass(frozen=True)
 class PolicyStep:
-    """What a policy did in one step of every lane.
+    """The actions of a policy in one step of every lane.
 
     Attributes:
         actions: `(lanes,)` int64.
