@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from agents.policy.chunked_log_probs import linear_log_probs, linear_loss
+from agents.policy.chunked_log_probs import LOGITS_PER_CHUNK, linear_log_probs, linear_loss
 
 NAN, INF = math.nan, math.inf
 
@@ -320,9 +320,9 @@ class TestCost:
         assert self.watched(chunk_size=2, **kwargs).largest == self.WIDTH * self.VOCAB_SIZE
 
     def test_default_chunk_bounds_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("agents.policy.chunked_log_probs._CPU_CHUNK", 7 * self.VOCAB_SIZE + 1)
+        monkeypatch.setitem(LOGITS_PER_CHUNK, "cpu", 7 * self.VOCAB_SIZE + 1)
         assert self.watched().largest == 7 * self.VOCAB_SIZE
-        monkeypatch.setattr("agents.policy.chunked_log_probs._CPU_CHUNK", 1)
+        monkeypatch.setitem(LOGITS_PER_CHUNK, "cpu", 1)
         assert self.watched().largest == self.WIDTH * self.VOCAB_SIZE
 
     def test_one_chunk_computes_its_logits_once(self) -> None:
