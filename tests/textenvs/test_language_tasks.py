@@ -79,11 +79,20 @@ def test_a_counterpart_goes_both_ways(task: Composed) -> None:
     assert found
 
 
-@pytest.mark.parametrize("settings", [{"level": 0}, {"level": 4}, {"level": True}, {"train": 0}, {"shifted": 1.5}])
-def test_settings_that_are_out_of_range(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"Expected {next(iter(settings))} to be a whole number"):
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"level": 0}, ValueError, "level to be from 1 to 3, got 0"),
+        ({"level": 4}, ValueError, "level to be from 1 to 3, got 4"),
+        ({"level": True}, TypeError, "level to be a whole number from 1 to 3, got True"),
+        ({"train": 0}, ValueError, "train to be at least 1, got 0"),
+        ({"shifted": 1.5}, TypeError, "shifted to be a whole number of at least 1, got 1.5"),
+    ],
+)
+def test_settings_that_are_out_of_range(settings: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"Expected {message}"):
         Translate(**settings)
-    with pytest.raises(ValueError, match="Expected target to be one of"):
+    with pytest.raises(ValueError, match="Expected target to be 'German', 'French' or 'Chinese', got 'Klingon'"):
         Translate("Klingon")
 
 
