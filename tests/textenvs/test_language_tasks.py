@@ -20,7 +20,7 @@ from textenvs.tasks.questions import QuestionAnswering
 from textenvs.tasks.recommendation import ListedGain, Recommend
 from textenvs.tasks.reviews import Reviews
 from textenvs.tasks.summaries import SummarizeAbstractive, SummarizeExtractive
-from textenvs.tasks.translation import _PREPOSITIONS, LANGUAGES, RoundTrip, Translate, _Clause, _parsed, _sentence
+from textenvs.tasks.translation import _PREPOSITIONS, LANGUAGES, RoundTrip, Translate, _Clause, _parse, _sentence
 from textenvs.tasks.translation_lexicon import ADJECTIVES, BEINGS, PLACES, THINGS, VERBS
 from textenvs.tasks.writing import PoemForm, Write
 
@@ -353,20 +353,20 @@ def test_every_sentence_parses_to_itself() -> None:
             task = Translate(target, level=level)
             for split in ("train", "shifted"):
                 for example in examples(task, split, 100):
-                    assert task._example(_parsed(example.metadata["source"])) == example
+                    assert task._example(_parse(example.metadata["source"])) == example
     with pytest.raises(ValueError, match="Expected a sentence of the translate task, got 'Birds fly"):
-        _parsed("Birds fly.")
+        _parse("Birds fly.")
 
 
 def test_a_counterpart_agrees_in_gender() -> None:
     task = Translate("German", level=3)
-    example = task._example(_parsed("The young man does not see a small boy."))
+    example = task._example(_parse("The young man does not see a small boy."))
     other = task.counterpart(example)
     assert other is not None
     assert example.references == (" Der junge Mann sieht einen kleinen Jungen nicht.",)
     assert other.metadata["source"] == "The young woman does not see a small girl."
     assert other.references == (" Die junge Frau sieht ein kleines Mädchen nicht.",)
-    assert task.counterpart(task._example(_parsed("A dog sees a cat."))) is None
+    assert task.counterpart(task._example(_parse("A dog sees a cat."))) is None
 
 
 # Write
