@@ -39,7 +39,7 @@ from textenvs.datasets.fields import (
 )
 from textenvs.datasets.presets import PRESETS, Adapt
 from textenvs.datasets.readers import Format, Table, read_tables
-from textenvs.datasets.splits import hash_of
+from textenvs.datasets.splits import hash_of, hashed_split
 from textenvs.tasks.base import SPLITS, Example, Task, check_split
 
 _SHOWN_ERRORS = 5
