@@ -60,6 +60,6 @@ def made(monkeypatch):
         return found[-1]
 
     monkeypatch.setattr(Policy, "captures_decoding", lambda self: self.compiled and not self.has_adapters)
-    monkeypatch.setattr(Policy, "launches_ahead", lambda self: False)  # test_ahead.py switches it on
+    monkeypatch.setattr(Policy, "launches_ahead", lambda self: False)  # test_lookahead.py switches it on
     monkeypatch.setattr(cuda_graphs, "recorder", lambda device: record)
     return found
