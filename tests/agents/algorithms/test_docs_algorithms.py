@@ -8,7 +8,7 @@ import pytest
 
 from agents import Algorithm
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 @pytest.fixture(scope="module")

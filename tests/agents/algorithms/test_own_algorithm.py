@@ -16,7 +16,7 @@ from benchmarks.learn import report
 from benchmarks.learn.run_suite import read_rows
 from tests.agents.helpers import assert_same_gradient, environment, gradient, lanes, make_policy
 
-PAGE = Path(__file__).parents[2] / "docs" / "own-algorithm.md"
+PAGE = Path(__file__).parents[3] / "docs" / "own-algorithm.md"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from agents.rewards import bertscore, classifier, language_model, preference
 from agents.rewards.network_reward import NetworkReward
 from textenvs import list_rewards
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "rewards-network.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "rewards-network.md"
 
 
 def test_the_python_of_the_page_runs(tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ from textenvs.rewards import list_rewards, make_reward, registry
 from textenvs.rewards.ngram_model import BUNDLED, load_ngrams
 from textenvs.rewards.style import _formality
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 PAGES = ["rewards-content.md", "rewards-style.md", "rewards-diversity.md", "write-your-own-score.md"]
 TEXTS = {page: (DOCS / page).read_text(encoding="utf-8") for page in PAGES}
 BLOCKS = [

@@ -7,7 +7,7 @@ import pytest
 from textenvs.data.make_task_docs import description, page, pages
 from textenvs.registration import list_envs
 
-FOLDER = Path(__file__).resolve().parents[2] / "docs" / "tasks"
+FOLDER = Path(__file__).resolve().parents[3] / "docs" / "tasks"
 
 
 # By the files that are there and not by `pages()`, which makes every environment and would do so in every collection.

@@ -32,6 +32,7 @@ from agents.rewards.preference_record import RECORD
 from agents.rewards.text_encoder import load_encoder
 from agents.rewards.text_reader import TextModel, load_text_model, stretches
 from agents.supervised import reward_model
+from tests.helpers import slow_but
 from tests.textenvs.helpers import LINES, backend_of
 from textenvs import Example, RewardError, list_rewards, make_reward, make_tokenizer
 from textenvs.testing import check_reward
@@ -136,7 +137,7 @@ def decoder_classifier(folder: Path) -> None:
 # The contract ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("writer", ["byte_level", "sentencepiece-strip"])
+@pytest.mark.parametrize("writer", slow_but({"byte_level"}, ["byte_level", "sentencepiece-strip"]))
 @pytest.mark.parametrize(("kind", "tokenizer"), READERS)
 def test_lm_keeps_the_contract_whoever_writes(folders, kind, tokenizer, writer):
     """The policy's tokens and the language model's are of different kinds, or of the same."""
@@ -144,7 +145,7 @@ def test_lm_keeps_the_contract_whoever_writes(folders, kind, tokenizer, writer):
     check_reward(reward, backend_of(writer), max_examples=4)
 
 
-@pytest.mark.parametrize("writer", ["byte_level", "sentencepiece-strip", "bundled"])
+@pytest.mark.parametrize("writer", slow_but({"byte_level"}, ["byte_level", "sentencepiece-strip", "bundled"]))
 @pytest.mark.parametrize(
     "reward",
     [

@@ -21,7 +21,7 @@ from textenvs.rewards import make_reward
 from textenvs.tasks import SPLITS, Example, Stories, Task, list_tasks, make_task, register_task, registry
 from textenvs.tasks import story_grammar as grammar
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TASK = Stories()
 EXAMPLES = {split: [TASK.example(split, i) for i in range(TASK.num_examples(split))] for split in TASK.splits}
 TOKENIZER = tokenizers.Tokenizer.from_file(str(train_stories_tokenizer.OUTPUT))

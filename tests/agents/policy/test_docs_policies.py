@@ -8,7 +8,7 @@ import pytest
 
 from agents import Policy
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "policies.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python(?: requires=(\w+))?\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 

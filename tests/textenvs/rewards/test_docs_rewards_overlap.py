@@ -7,7 +7,7 @@ from pathlib import Path
 from textenvs.rewards import BUILT_IN, rouge
 from textenvs.rewards.incremental import references
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "rewards-overlap.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "rewards-overlap.md").read_text(encoding="utf-8")
 
 
 def test_the_blocks_run_in_order() -> None:
