@@ -165,7 +165,8 @@ class _ActionNumbers:
     process grew by all logits of some rollouts (see docs/log.md).
 
     Args:
-        most: Room for so many numbers: less than twice as many as actions, since lanes are dropped when half of them idle.
+        most: Room for so many numbers. There are less than twice as many as actions, since lanes are dropped when half
+            of them idle.
     """
 
     def __init__(self, most: int) -> None:

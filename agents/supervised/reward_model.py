@@ -43,7 +43,7 @@ from agents.training.config import OptimizerConfig
 from agents.training.meter import Meter
 from agents.training.optimization import optimizer_step
 from textenvs import Example
-from textenvs.datasets import hashed_split, read_tables
+from textenvs.datasets import hashed_split, pair_of, read_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,8 @@ def load_pairs(
     Args:
         path: A `.jsonl` file, one object a line, or a file of another kind that data sets have. It is read a row at a
             time, and no line may have more than 64 MB.
-        prompt: The field that holds the prompt.
+        prompt: The field that holds the prompt. If it is "prompt" and the first row has none, the prompt is what both
+            responses of a row begin with: messages, or text up to the last "Assistant:" or the last whole word.
         chosen: The field that holds the preferred response, without the prompt, its leading space included.
         rejected: The field that holds the other.
 
@@ -133,17 +134,13 @@ def load_pairs(
     if not path.is_file():
         raise ValueError(f"Expected a file of pairs that can be read, got {str(path)!r}: there is no such file")
     pairs = []
-    for _, rows in read_tables(path):
-        for location, row in rows:
+    has_prompt: bool | None = None
+    for table in read_tables(path):
+        for where, row in table.rows:
             if isinstance(row, ValueError):
                 raise row
-            for name in (prompt, chosen, rejected):
-                if not isinstance(row.get(name), str):
-                    raise ValueError(
-                        f"Expected a string in field {name!r} of {location}, got {row.get(name)!r:.200}; its fields "
-                        f"are {list(row)}"
-                    )
-            pairs.append(Pair(row[prompt], row[chosen], row[rejected]))
+            has_prompt = prompt != "prompt" or prompt in row or chosen not in row if has_prompt is None else has_prompt
+            pairs.append(Pair(*pair_of(row, prompt if has_prompt else None, chosen, rejected, where)))
     if not pairs:
         raise ValueError(f"Expected at least one pair in {str(path)!r}, got an empty file")
     return pairs

@@ -26,9 +26,10 @@ def start_policy(
     """Makes the policy that a name stands for in an environment.
 
     Args:
-        source: A name or folder, as `Policy.from_pretrained` takes it. "tiny" is the bundled language model where the environment speaks
-            its tokenizer by default, and otherwise a small model with random weights over the environment's vocabulary.
-            A dict is the config of a new model over that vocabulary, as `Policy.from_config` takes it.
+        source: A name or folder, as `Policy.from_pretrained` takes it. "tiny" is the bundled language model where the
+            environment speaks its tokenizer by default, and otherwise a small model with random weights over the
+            environment's vocabulary. A dict is the config of a new model over that vocabulary, as `Policy.from_config`
+            takes it.
         env: A registered id, or an environment.
         env_kwargs: Arguments of the environment, with an id.
         seed: Of random weights.

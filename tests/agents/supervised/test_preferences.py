@@ -233,6 +233,73 @@ def test_pairs_of_a_file(tmp_path):
     assert load_pairs(file, prompt="p", chosen="w", rejected="l") == [Pair("", "1", "2")]
 
 
+HUMAN = "\n\nHuman: Name a river.\n\nAssistant:"
+ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a river."}]
+
+
+def said(text):
+    return {"role": "assistant", "content": text}
+
+
+@pytest.mark.parametrize(
+    ("row", "pair"),
+    [
+        (
+            {"chosen": f"{HUMAN} The Nile.", "rejected": f"{HUMAN} The Thames."},
+            Pair(HUMAN, " The Nile.", " The Thames."),
+        ),
+        ({"chosen": "One day she left", "rejected": "One day she left us"}, Pair("One day she", " left", " left us")),
+        ({"chosen": "yes", "rejected": "yesterday"}, Pair("", "yes", "yesterday")),
+        (
+            {"chosen": [*ASKED, said("The Nile.")], "rejected": [*ASKED, said("No.")]},
+            Pair("System: Be brief.\nUser: Name a river.\nAssistant:", "The Nile.", "No."),
+        ),
+        (
+            {"prompt": ASKED[1:], "chosen": [said("The Nile.")], "rejected": [said("No.")]},
+            Pair("Name a river.", "The Nile.", "No."),
+        ),
+        ({"prompt": "Name a river.", "chosen": " The Nile.", "rejected": ""}, Pair("Name a river.", " The Nile.", "")),
+    ],
+)
+def test_pairs_as_people_have_them(tmp_path, row, pair):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps(row))
+    assert load_pairs(file) == [pair]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"chosen": "the same", "rejected": "the same"}, "two responses that differ in fields"),
+        ({"chosen": f"{HUMAN} The Nile.", "rejected": HUMAN}, "two responses that differ in fields"),
+        ({"chosen": "cut \ud83d", "rejected": "no"}, "half of a surrogate pair"),
+        (
+            {"chosen": [*ASKED, said("Yes")], "rejected": [said("No")]},
+            "that differ in their last message",
+        ),
+        (
+            {"chosen": ASKED, "rejected": [*ASKED[:1], said("No")]},
+            "message at the end of field 'chosen'",
+        ),
+        ({"prompt": "p", "chosen": ASKED, "rejected": [said("No")]}, "a single message of the assistant"),
+        ({"prompt": "p", "chosen": None, "rejected": "no"}, "a string in field 'chosen'"),
+        ({"chosen": "only"}, "a string in field 'rejected'"),
+    ],
+)
+def test_a_row_that_is_no_pair(tmp_path, row, message):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps(row))
+    with pytest.raises(ValueError, match=rf"{message}.*"):
+        load_pairs(file)
+
+
+def test_the_first_row_says_if_there_is_a_field_of_prompts(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"prompt": "p", "chosen": "c", "rejected": "r"}\n{"chosen": "a b", "rejected": "a c"}\n')
+    with pytest.raises(ValueError, match=r"string in field 'prompt' of line 2 of .*, got none"):
+        load_pairs(file)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

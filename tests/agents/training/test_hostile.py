@@ -16,7 +16,7 @@ from agents.supervised import reward_model
 from benchmarks.robustness.fuzz_constructors import calls, check
 from tests.helpers import examples
 from textenvs import load_dataset, make_tokenizer
-from textenvs.datasets import readers
+from textenvs.datasets import text_files
 
 BOMB = "[" * 100_000
 HIDDEN = "\x1b]0;title\x07\x1b[2J\u202e evil \u2066\x9b31m"
@@ -77,7 +77,7 @@ def test_a_model_that_is_a_pickle(model, tmp_path, name):
 
 def test_a_line_without_an_end(tmp_path, monkeypatch):
     """The limit is 64 MB; a small one here shows the same."""
-    monkeypatch.setattr(readers, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(text_files, "LONGEST_LINE", 1000)
     for suffix in ("jsonl", "txt", "csv"):
         file = tmp_path / f"rows.{suffix}"
         file.write_text("text\n" + "a" * 1001)

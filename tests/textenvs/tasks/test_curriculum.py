@@ -214,7 +214,7 @@ def test_a_users_examples_with_a_level_are_enough() -> None:
 def test_wrong_settings_say_so() -> None:
     for settings, error, message in (
         ({"raise_at": 1.5}, ValueError, r"raise_at in \(0, 1\], got 1.5"),
-        ({"lower_at": 0.9}, ValueError, "lower_at from 0 to below raise_at=0.8, got 0.9"),
+        ({"lower_at": 0.9}, ValueError, r"lower_at, below raise_at=0.8, in \[0, 0.8\), got 0.9"),
         ({"window": 0}, ValueError, "window to be at least 1, got 0"),
         ({"review": 1.0}, ValueError, r"review in \[0, 1\), got 1.0"),
         ({"raise": 1.0}, TypeError, "Expected settings of the curriculum from"),

@@ -111,9 +111,18 @@ def test_levels_are_harder(name: str) -> None:
     assert sizes == sorted(set(sizes))
 
 
-@pytest.mark.parametrize("arguments", [{"level": 0}, {"level": 9}, {"level": 1.0}, {"level": True}, {"test": 0}])
-def test_bad_arguments(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"Expected (level|test) to be"):
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"level": 0}, ValueError, "level to be from 1 to 3, got 0"),
+        ({"level": 9}, ValueError, "level to be from 1 to 3, got 9"),
+        ({"level": 1.0}, TypeError, "level to be a whole number from 1 to 3, got 1.0"),
+        ({"level": True}, TypeError, "level to be a whole number from 1 to 3, got True"),
+        ({"test": 0}, ValueError, "test to be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"Expected {message}"):
         make_task({"copy": arguments})
 
 

@@ -20,7 +20,7 @@ from textenvs.tasks.questions import QuestionAnswering
 from textenvs.tasks.recommendation import ListedGain, Recommend
 from textenvs.tasks.reviews import Reviews
 from textenvs.tasks.summaries import SummarizeAbstractive, SummarizeExtractive
-from textenvs.tasks.translation import _PREPOSITIONS, LANGUAGES, RoundTrip, Translate, _Clause, _parsed, _sentence
+from textenvs.tasks.translation import _PREPOSITIONS, LANGUAGES, RoundTrip, Translate, _Clause, _parse, _sentence
 from textenvs.tasks.translation_lexicon import ADJECTIVES, BEINGS, PLACES, THINGS, VERBS
 from textenvs.tasks.writing import PoemForm, Write
 
@@ -79,11 +79,20 @@ def test_a_counterpart_goes_both_ways(task: Composed) -> None:
     assert found
 
 
-@pytest.mark.parametrize("settings", [{"level": 0}, {"level": 4}, {"level": True}, {"train": 0}, {"shifted": 1.5}])
-def test_settings_that_are_out_of_range(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"Expected {next(iter(settings))} to be a whole number"):
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"level": 0}, ValueError, "level to be from 1 to 3, got 0"),
+        ({"level": 4}, ValueError, "level to be from 1 to 3, got 4"),
+        ({"level": True}, TypeError, "level to be a whole number from 1 to 3, got True"),
+        ({"train": 0}, ValueError, "train to be at least 1, got 0"),
+        ({"shifted": 1.5}, TypeError, "shifted to be a whole number of at least 1, got 1.5"),
+    ],
+)
+def test_settings_that_are_out_of_range(settings: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"Expected {message}"):
         Translate(**settings)
-    with pytest.raises(ValueError, match="Expected target to be one of"):
+    with pytest.raises(ValueError, match="Expected target to be 'German', 'French' or 'Chinese', got 'Klingon'"):
         Translate("Klingon")
 
 
@@ -344,20 +353,20 @@ def test_every_sentence_parses_to_itself() -> None:
             task = Translate(target, level=level)
             for split in ("train", "shifted"):
                 for example in examples(task, split, 100):
-                    assert task._example(_parsed(example.metadata["source"])) == example
+                    assert task._example(_parse(example.metadata["source"])) == example
     with pytest.raises(ValueError, match="Expected a sentence of the translate task, got 'Birds fly"):
-        _parsed("Birds fly.")
+        _parse("Birds fly.")
 
 
 def test_a_counterpart_agrees_in_gender() -> None:
     task = Translate("German", level=3)
-    example = task._example(_parsed("The young man does not see a small boy."))
+    example = task._example(_parse("The young man does not see a small boy."))
     other = task.counterpart(example)
     assert other is not None
     assert example.references == (" Der junge Mann sieht einen kleinen Jungen nicht.",)
     assert other.metadata["source"] == "The young woman does not see a small girl."
     assert other.references == (" Die junge Frau sieht ein kleines Mädchen nicht.",)
-    assert task.counterpart(task._example(_parsed("A dog sees a cat."))) is None
+    assert task.counterpart(task._example(_parse("A dog sees a cat."))) is None
 
 
 # Write
