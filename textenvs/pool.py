@@ -53,6 +53,9 @@ class PromptEncoder:
         return [prompt[keep] for prompt in encoded]
 
     def _encode_uncut(self, prompts: Sequence[str]) -> list[list[int]]:
+        half = next((prompt for prompt in prompts if not _can_be_encoded(prompt)), None)
+        if half is not None:
+            raise ValueError(f"Expected prompts that can be encoded, got half of a surrogate pair in {half!r:.200}")
         if not self.chat_template:
             return self.tokenizer.encode_batch(prompts)
         tokenizer: Any = self.tokenizer
@@ -84,6 +87,15 @@ class PromptEncoder:
         conversation = tokenizer.encode_chat([*before, {"role": "user", "content": reply}])
         eos_positions = [position for position, token in enumerate(conversation) if token == eos]
         return list(conversation[eos_positions[turns - 1] + 1 :])
+
+
+def _can_be_encoded(text: str) -> bool:
+    """Returns False for text with half of a surrogate pair, which tokenizers refuse without naming it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,8 @@ class EnvArguments:
             raise ValueError(f"Expected a task that says what is allowed for action_mask='task', got {task.name!r}")
         if task.max_turns > 1:
             self._check_turns(task, tokenizer)
-        pool = self._pool(task, tokenizer)
+        pools = self._pools(task, tokenizer)
+        pool = pools[self.split]
         success_score = self._success_score(task)
         return Setting(
             task=task,
@@ -86,6 +87,7 @@ class EnvArguments:
             stop=self._stop,
             action_mask=self.action_mask,
             split=self.split,
+            splits=tuple(pools),
             pool=pool,
             success_score=success_score,
             curriculum=self._make_curriculum(task, pool, success_score),
@@ -116,7 +118,7 @@ class EnvArguments:
                 f"{task.name!r}, got {tokenizer!r}"
             )
 
-    def _pool(self, task: Task, tokenizer: Tokenizer) -> Pool:
+    def _pools(self, task: Task, tokenizer: Tokenizer) -> dict[str, Pool]:
         max_length = task.max_prompt_tokens if self.max_prompt_length is None else self.max_prompt_length
         side = task.truncation_side if self.truncation_side is None else self.truncation_side
         encoder = PromptEncoder(tokenizer, max_length, side, self.chat_template)
@@ -128,7 +130,7 @@ class EnvArguments:
             raise ValueError(
                 f"Expected a split of task {task.name!r} that has examples, {list(pools)}, got {self.split!r}"
             )
-        return pools[self.split]
+        return pools
 
     def _success_score(self, task: Task) -> float | None:
         """The score from which an episode is a success; the task's own holds for the task's own reward alone."""
@@ -160,6 +162,7 @@ class Setting:
         stop: Texts that end an episode, or None.
         action_mask: The texts that the agent is held to, as the user wrote it, or None.
         split: The split that the examples are drawn from.
+        splits: The splits of the task that have examples.
         pool: Those examples, tokenised.
         success_score: The score from which an ended episode is a success, or None if nobody has said; then infos have
             no `is_success`.
@@ -176,6 +179,7 @@ class Setting:
     stop: tuple[str, ...] | None
     action_mask: Any
     split: str
+    splits: tuple[str, ...]
     pool: Pool
     success_score: float | None
     curriculum: Curriculum | None

@@ -69,4 +69,11 @@ def _load_run(folder: Path, arguments: Evaluate) -> Agent:
         checkpoint = checkpoints.find(folder, arguments.checkpoint).path
         if env == read_json(checkpoint / "agent.json")["env_id"]:
             env = None  # `load` keeps the arguments of the run's environment only where it is given no other
-    return load(folder, arguments.checkpoint, env=env, env_kwargs=env_kwargs, device=arguments.device)
+    return load(
+        folder,
+        arguments.checkpoint,
+        env=env,
+        env_kwargs=env_kwargs,
+        device=arguments.device,
+        data_changed=arguments.data_changed,
+    )

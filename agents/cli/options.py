@@ -33,10 +33,11 @@ class EnvironmentArguments:
     """true, or JSON: '{"raise_at": 0.9, "lower_at": 0.3}'. Train on the task's levels, the easiest first and harder
     ones as the success rate rises; evaluate on all of them. Default: the task's own level, with no curriculum."""
     prompts: Path | None = None
-    """A .jsonl or .txt file of texts to continue, in place of the environment's own task. The first --prompt-tokens
-    tokens of each text become a prompt; a hash divides the prompts into train, validation and test."""
+    """A file of texts to continue (.jsonl, .txt, .csv, ...), in place of the environment's own task. The first
+    --prompt-tokens tokens of each text become a prompt; a hash divides the prompts into train, validation and test.
+    Fewer than ten are all for training."""
     prompt_field: str = "text"
-    """The field of a .jsonl row that holds the text."""
+    """The column of a row in --prompts that holds the text."""
     prompt_tokens: int = 16
     """The number of tokens of each text in --prompts that become the prompt."""
 
@@ -60,6 +61,14 @@ class EnvironmentArguments:
             settings = {"prompt": self.prompt_field, "prompt_tokens": self.prompt_tokens}
             kwargs["task"] = {"dataset": {"path": str(self.prompts), **settings}}
         return kwargs
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataChangedArguments:
+    """Data that is no longer what a run was trained on."""
+
+    data_changed: bool = False
+    """Go on although the run's data is not what it was: files were replaced or changed under their name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +145,7 @@ class JSONArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(StartArguments, EnvironmentArguments):
+class Train(StartArguments, DataChangedArguments, EnvironmentArguments):
     """Train a language model in an environment."""
 
     algorithm: str = "ppo"
@@ -177,7 +186,8 @@ class Train(StartArguments, EnvironmentArguments):
     keep_checkpoints: int = 2
     """The number of latest checkpoints to keep, beside the one with the best validation score."""
     eval_episodes: int = 300
-    """Episodes of an evaluation: on validation and test before and after training, on validation in between."""
+    """Episodes of an evaluation: on validation and test before and after training, on validation in between. 0: no
+    evaluations. Splits without examples are left out: a handful of prompts is for training alone."""
     eval_during: int = 4
     """The number of evaluations between the first and the last, evenly over the run."""
     eval_temperature: float | None = None
@@ -210,7 +220,14 @@ class SFT(StartArguments, EnvironmentArguments):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(JSONArguments, TruncatedSamplingArguments, EpisodesArguments, RunArguments, EnvironmentArguments):
+class Evaluate(
+    JSONArguments,
+    TruncatedSamplingArguments,
+    EpisodesArguments,
+    RunArguments,
+    DataChangedArguments,
+    EnvironmentArguments,
+):
     """Mean score of a run or a model on held-out examples, with a 95 % confidence interval.
 
     A run is evaluated in its own environment; options for the environment change that one, and --env takes another.

@@ -136,11 +136,12 @@ def load_pairs(
     pairs = []
     has_prompt: bool | None = None
     for table in read_tables(path):
-        for where, row in table.rows:
+        for location, row in table.rows:
             if isinstance(row, ValueError):
                 raise row
-            has_prompt = prompt != "prompt" or prompt in row or chosen not in row if has_prompt is None else has_prompt
-            pairs.append(Pair(*pair_of(row, prompt if has_prompt else None, chosen, rejected, where)))
+            if has_prompt is None:
+                has_prompt = prompt != "prompt" or prompt in row or chosen not in row
+            pairs.append(Pair(*pair_of(row, prompt if has_prompt else None, chosen, rejected, location)))
     if not pairs:
         raise ValueError(f"Expected at least one pair in {str(path)!r}, got an empty file")
     return pairs

@@ -214,7 +214,10 @@ def fine_tune(
     folder = Path(folder) if folder is not None and first else None
     if folder is not None and (folder / "metrics.jsonl").exists():
         raise ValueError(f"Expected a new folder for this run, got {str(folder)!r}, which holds another run")
-    envs = {split: make_env(env, policy, **{**(env_kwargs or {}), "split": split}) for split in ("train", "validation")}
+    envs = {"train": make_env(env, policy, **{**(env_kwargs or {}), "split": "train"})}
+    # A handful of examples is for training alone, and then they decide which epoch is the best, too.
+    held_out = "validation" if "validation" in envs["train"].setting.splits else "train"
+    envs["validation"] = make_env(env, policy, **{**(env_kwargs or {}), "split": held_out})
     train = demonstrations(envs["train"], config.demonstrations)
     validation = demonstrations(envs["validation"])
     optimizer = make_optimizer(policy, config)

@@ -523,7 +523,8 @@ class Agent:
         """Evaluates where it is due. Returns True if the validation score is the best of the run so far."""
         last = self.carried.get("evaluated", {})
         before = last["timesteps"] / total_timesteps if last else None
-        splits = plan.splits(self.timesteps / total_timesteps, before, ended=ended)
+        due = plan.splits(self.timesteps / total_timesteps, before, ended=ended)
+        splits = [split for split in due if split in self.env.setting.splits]  # a handful of prompts has but one
         sampling = plan.sampling(self.config.temperature)
         score = 0.0
         for split in splits if processes.rank() == 0 else ():
@@ -535,6 +536,9 @@ class Agent:
             if split == "validation":
                 score = result.score
         if not splits:
+            return False
+        if "validation" not in splits:
+            self.carried["evaluated"] = {"timesteps": self.timesteps, "score": None}
             return False
         score = float(processes.from_first(score))
         best = max(score, float(last.get("best", score)))
@@ -580,6 +584,7 @@ class Agent:
             seed=self.seed,
             env_id=self.env_id,
             **env_arguments.saved(self.env_kwargs),
+            data_digest=env_arguments.data_digest(self.env.task),
             timesteps=self.timesteps,
             updates=self.updates,
             seconds=self.seconds,
@@ -636,6 +641,7 @@ def load(
     env: Any = None,
     env_kwargs: Mapping[str, Any] | None = None,
     device: str | None = None,
+    data_changed: bool = False,
 ) -> Agent:
     """Loads an agent from a run's folder, ready to predict, to be evaluated or to learn on.
 
@@ -648,13 +654,14 @@ def load(
         env_kwargs: Arguments of the environment, laid over the saved ones: needed for those that no checkpoint can
             hold, a function as the reward, say.
         device: Where to put the policy; None chooses.
+        data_changed: If True, goes on with other data than the run was trained on, under the same name.
 
     Returns:
         The agent.
 
     Raises:
         ValueError: If there is no checkpoint, or it is damaged, of another version or of an unknown algorithm; or if
-            an argument of the environment is missing.
+            an argument of the environment is missing, or its data is not the run's.
     """
     path = checkpoints.find(folder, which).path
     try:
@@ -674,6 +681,9 @@ def load(
         policy, reference = agent_state.read_policies(path, device)
         config = algorithm.config.of(state.config)
         agent = Agent(algorithm, policy, env, config, seed=state.seed, env_kwargs=env_kwargs, reference=reference)
+        has_other_data = is_other_env or ("task" in changed and "task" not in state.env_objects)
+        if not has_other_data and not data_changed:
+            env_arguments.check_data(agent.env.task, state.data_digest, agent.env_kwargs, folder)
         agent._restore_state(path, state, is_other_env=is_other_env, changed=changed)
     except (KeyError, OSError, SafetensorError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(path)!r}, but it is damaged: {error!r}") from error

@@ -41,6 +41,7 @@ class AgentState:
         env_id: The id of its environment; None where it was made without one.
         env_kwargs: Arguments of the environment that JSON can hold.
         env_objects: Names of those that it cannot.
+        data_digest: The digest of the data that the task read; None where it read none.
         timesteps: Tokens played so far.
         updates: Updates made so far.
         seconds: Seconds that they took.
@@ -56,6 +57,7 @@ class AgentState:
     env_id: str | None
     env_kwargs: dict[str, Any]
     env_objects: list[str]
+    data_digest: str | None
     timesteps: int
     updates: int
     seconds: float

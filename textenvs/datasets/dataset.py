@@ -456,7 +456,8 @@ def _divide(groups: dict[str, _Groups]) -> None:
     """Moves the rows whose source names no split into splits, by a hash of their prompts."""
     undivided = groups.pop(_UNDIVIDED)
     for prompt, same in undivided.items():
-        split = "train" if len(undivided) < _FEWEST_TO_DIVIDE else hashed_split(prompt)
+        few = len(undivided) < _FEWEST_TO_DIVIDE
+        split = "train" if few else hashed_split(prompt)
         groups[split].setdefault(prompt, []).extend(same)
 
 

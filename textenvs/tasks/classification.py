@@ -133,10 +133,12 @@ class Classify(Composed):
             first = dice.sample([*of_topic[:factor], *of_other[:factor]], 2 * factor)
             of_topic, of_other = of_topic[factor:], of_other[factor:]
         sentences = [*first, *dice.sample([*of_topic, *of_other], len(of_topic) + len(of_other))]
-        shown, question = (sentences, "Topic:") if self.read_cost is None else (first, "Topic or more:")
-        prompt = f"Topics: {', '.join(LABELS)}\nText: {' '.join(shown)}\n{question}"
+        prompt_sentences, question = (sentences, "Topic:") if self.read_cost is None else (first, "Topic or more:")
+        prompt = f"Topics: {', '.join(LABELS)}\nText: {' '.join(prompt_sentences)}\n{question}"
         return Example(
-            prompt, (f" {topic}",), {"label": topic, "sentences": sentences, "shown": len(shown), "name": name}
+            prompt,
+            (f" {topic}",),
+            {"label": topic, "sentences": sentences, "shown": len(prompt_sentences), "name": name},
         )
 
     def allowed(self, example: Example, turns: Sequence[str]) -> Sequence[str] | None:

@@ -43,10 +43,11 @@ class Composed(Sized):
         super().__init__(level, (train, validation, test, shifted))
         self._compositions: dict[str, list[Composition]] = {split: [] for split in self.splits}
         keyed = ((text_key("|".join((self.name, *words))), words) for words in self.compositions())
-        for key, composition in sorted(keyed):
+        for key, composition in sorted(keyed):  # by their hashes, so that neighbours in a split have nothing in common
             tenth = key % 10
             self._compositions["validation" if tenth == 8 else "test" if tenth == 9 else "train"].append(composition)
         self._compositions[SHIFTED] = self._compositions["test"]
+        # The reference scores were measured with these settings, and hold for no others.
         self._is_standard = self.level == type(self).level and self._sizes == _SIZES
         self._streams = {split: text_key(f"{self.name}|{split}") for split in self.splits}
 

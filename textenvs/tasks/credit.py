@@ -66,6 +66,7 @@ class DelayedCue(Diagnostic):
 @lru_cache(maxsize=16)
 def _arms(depth: int) -> tuple[dict[str, int], ...]:
     """Returns the worth of each letter at each step, from 0 to 7, in an order that no prompt tells."""
+    # From the task's name and not from an example's dice: the arms are the same in every episode, so can be learned.
     orders = [Dice(text_key("chain"), step).sample(_LETTERS, len(_LETTERS)) for step in range(depth)]
     return tuple({letter: worth for worth, letter in enumerate(order)} for order in orders)
 

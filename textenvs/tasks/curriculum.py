@@ -131,6 +131,7 @@ class Curriculum:
         """
         rank = self.levels.index(self.level)
         first, end = self._first[rank], self._first[rank + 1]
+        # One random number for both choices, so that a draw stays a function of (seed + lane, episode) and the level.
         upper, lower = bits >> np.uint64(32), bits & np.uint64(0xFFFFFFFF)
         review = (lower < np.uint64(int(self.config.review * 2**32))) & (first > 0)
         size = np.where(review, first, end - first).astype(np.uint64)
@@ -162,7 +163,7 @@ class Curriculum:
             rank -= 1
         if 0 <= rank < len(self.levels) and self.levels[rank] != self.level:
             self.level = self.levels[rank]
-            self._outcomes.clear()
+            self._outcomes.clear()  # the rate of the new level is over its own episodes
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the level and the outcomes that count towards the next one, as JSON values."""

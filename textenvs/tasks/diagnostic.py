@@ -21,7 +21,9 @@ from textenvs.tasks.exact import random_score
 from textenvs.tasks.sized import Sized
 from textenvs.tokenizer import make_tokenizer
 
+# The streams of random choices of the splits differ, so that the same index gives other examples in another split.
 _STREAMS = {split: number for number, split in enumerate((*SPLITS, SHIFTED), start=1)}
+# The split of a prompt, by its hash modulo ten.
 _SHARES = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2
 
 
@@ -79,7 +81,7 @@ class Diagnostic(Sized):
         """Draws the example at an index of a split: the first one whose prompt belongs to the split."""
         self.check_index(split, index)
         dice = Dice(self.level, _STREAMS[split], index)
-        while True:
+        while True:  # until a prompt belongs to this split; the shifted split has prompts that no other split can draw
             example = self.draw(dice, split == SHIFTED)
             if split == SHIFTED or _SHARES[text_key(example.prompt) % len(_SHARES)] == split:
                 return example
@@ -100,6 +102,7 @@ class Diagnostic(Sized):
         """
         tokenizer = make_tokenizer(self.default_tokenizer)
         examples = [self.example(split, index) for index in range(self.num_examples(split))]
+        # Dynamic programming once for each kind of example, instead of for each example.
         counts = Counter(self.alike(example) for example in examples)
         representative = {self.alike(example): example for example in examples}
         total = sum(

@@ -166,7 +166,7 @@ class Booking(UnitSums):
             return (goal, details, known, idle, True), (0.0, right * max(0.0, 1 - _IDLE_SHARE * idle))
         asked = _asked(goal, unit)
         if asked is None or asked in known:
-            return (goal, details, known, min(idle + 1, 10), False), (0.0, 0.0)
+            return (goal, details, known, min(idle + 1, 10), False), (0.0, 0.0)  # after ten, nothing is left to lose
         return (goal, details, known | {asked}, idle, False), (1.0, 0.0)
 
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -253,6 +253,6 @@ def _reply(example: Example, new: Sequence[int], told: Sequence[int]) -> str:
 def _conversation(goal: str, details: Sequence[str], named: int) -> str:
     """Returns the turns of an agent that asks for the missing details and then books, a turn a line."""
     questions = [detail.question for index, detail in enumerate(_GOALS[goal]) if index != named]
-    if text_key("|".join(details)) % 2:
+    if text_key("|".join(details)) % 2:  # in either order, but the same order whenever the example is made
         questions.reverse()
     return " " + "\n ".join([*questions, f"I booked a {goal}: {', '.join(details)}."])

@@ -61,7 +61,7 @@ class EpisodeModel:
         tokens = np.arange(tokenizer.vocab_size)
         rows, depth, first = [], [], 0
         for level in range(max_new_tokens + 1):
-            last = len(table)
+            last = len(table)  # the table grows while tokens are pushed: what is new is one token further away
             depth += [level] * (last - first)
             if level < max_new_tokens:
                 rows += [table.push(np.full(len(tokens), number), tokens) for number in range(first, last)]
@@ -95,7 +95,7 @@ class EpisodeModel:
         for step in range(self.max_new_tokens):
             flow = reached[:, None] * policy[step]
             total += float(flow[:, self.eos_token_id] @ self.scores)
-            flow[:, self.eos_token_id] = 0.0
+            flow[:, self.eos_token_id] = 0.0  # these episodes are over
             reached = np.bincount(self.after.ravel(), flow.ravel(), num_states).astype(np.float64)
         return total + float(reached @ self.scores)
 

@@ -42,6 +42,7 @@ class _BracketsScore(AutomatonReward):
         needed, fewest, first = memory
         if needed and needed[0] == character:
             return needed[1:], min(fewest, len(needed) - 1), first
+        # The number of needed brackets is bounded, and with it the number of memories.
         if needed is not None and character in _CLOSING and len(needed) < self.most:
             return _CLOSING[character] + needed, fewest, first
         return None, fewest, first
@@ -108,7 +109,7 @@ class Arithmetic(Diagnostic):
         signs, *ranges = self._RANGES[self.level - 1]
         first, second = (dice.between(*bounds) for bounds in ranges[shifted])
         sign = dice.pick(signs)
-        if sign == "-" and first < second:
+        if sign == "-" and first < second:  # no negative results
             first, second = second, first
         result = first + second if sign == "+" else first - second if sign == "-" else first * second
         return Example(f"{first}{sign}{second}=", (str(result),))
@@ -126,7 +127,7 @@ class _LengthScore(AutomatonReward):
     def read(self, memory: tuple[int, int], character: str) -> Hashable:
         """Keeps the wanted number, and the number of characters so far."""
         number, written = memory
-        return number, min(written + 1, 2 * number)
+        return number, min(written + 1, 2 * number)  # beyond twice the number, the score is 0 for any length
 
     def value(self, memory: tuple[int, int]) -> float:
         number, written = memory

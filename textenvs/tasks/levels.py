@@ -65,6 +65,7 @@ class Levels(Task):
         tasks, top = list(self._levels.values()), self._levels[highest]
         self.splits = top.splits  # type: ignore[misc]  # those of the instance's task
         rewards = {level: make_reward(of_level.default_reward) for level, of_level in self._levels.items()}
+        # `ByLevel` costs a look at every lane's level, so it is left out if the levels share one reward.
         same = all(of_level.default_reward == top.default_reward for of_level in tasks)
         self.default_reward = top.default_reward if same else ByLevel(rewards)
         self.default_tokenizer = top.default_tokenizer

@@ -73,7 +73,7 @@ class ListedGain(UnitSums):
     def read(self, memory: Any, unit: str) -> tuple[Hashable, tuple[float, ...]]:
         """Returns the gain of a title."""
         relevant, listed = memory
-        if listed == WANTED:
+        if listed == WANTED:  # titles after the wanted ones change nothing, so neither does their number
             return memory, (0.0,)
         gain = 1 / math.log2(listed + 2) if unit in relevant else 0.0
         return (relevant - {unit}, listed + 1), (gain,)

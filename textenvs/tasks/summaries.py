@@ -79,6 +79,7 @@ class _Report(NamedTuple):
 def _report(composition: Composition, asides: int, dice: Dice) -> _Report:
     who, what = composition
     deed, where, when = _DEEDS[what], dice.pick(_WHERE), dice.pick(_WHEN)
+    # With the second ending, three of the four key sentences name the person, else two.
     end = dice.pick((deed.result, f"The {who} went home smiling."))
     key = [deed.beginning, f"On {when} the {who} came to the {where}.", f"The {who} {deed.past}.", end]
     summary = f"The {who} {deed.past} in the {where} on {when}."

@@ -234,6 +234,7 @@ class Translate(Composed):
     ) -> None:
         self.target = check_choice("target", target, LANGUAGES)
         super().__init__(level, train, validation, test, shifted)
+        # Reference scores were measured for German only, without the variants.
         self._is_standard = self._is_standard and target == "German" and not interactive and not unsupervised
         if target == "Chinese":
             self.held_out_reward = {"bleu": {"tokenize": "char"}}

@@ -89,6 +89,7 @@ class PoemForm(UnitSums):
         wanted = example.metadata
         if wanted.get("rhyme") not in RHYMES or not wanted.get("words") or not wanted.get("lines"):
             raise ValueError(f"Expected an example with 'lines', 'rhyme' and 'words' in its metadata, got {wanted!r}")
+        # With the lines of the prompt, so that a copy of it earns nothing.
         before = frozenset(_line_key(_words_of(line)) for line in example.prompt.split("\n"))
         return _RHYMING[wanted["rhyme"]], frozenset(wanted["words"]), before
 

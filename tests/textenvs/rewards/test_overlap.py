@@ -541,11 +541,11 @@ def test_units_of_references_keep_their_numbers() -> None:
 def test_tables_wait_for_the_first_push() -> None:
     scorer = make_reward("bleu").scorer(2, letters())
     scorer.reset(np.arange(2), [CASES[0]] * 2)
-    assert not scorer._places
+    assert not scorer._slots
     assert scorer.score_whole(np.arange(2), [CASES[0]] * 2, ["The fox was very happy.", ""]).tolist() == [1, 0]
-    assert not scorer._places
+    assert not scorer._slots
     scorer.push(np.array([1]), np.array([5]))
-    assert len(scorer._places) == 1
+    assert len(scorer._slots) == 1
     with pytest.raises(RuntimeError, match="Expected a reset of lane 2"):
         make_reward("bleu").scorer(3, letters()).push(np.array([2]), np.array([5]))
 
