@@ -7,8 +7,10 @@ renamed. What is read here may hold anything; where it cannot be used, a `ValueE
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
@@ -63,17 +65,44 @@ def write_text(file: Path, text: str) -> None:
     sync_folder(file.parent)
 
 
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Writes a value as JSON that every reader takes. NaN and infinity, for which JSON has no word, become null.
+
+    Args:
+        value: JSON values.
+        indent: Spaces of each level; None writes one line.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> to_json({"score": 0.5, "explained_variance": float("nan")})
+        '{"score": 0.5, "explained_variance": null}'
+    """
+    return json.dumps(_without_nan(value), indent=indent, allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    return value
+
+
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Replaces a file's content by a JSON object, as `write_text` does.
 
     Args:
         file: The file.
-        content: JSON values.
+        content: JSON values. NaN and infinity become null.
 
     Raises:
         OSError: If it cannot be written.
     """
-    write_text(file, json.dumps(content, indent=2) + "\n")
+    write_text(file, to_json(content, indent=2) + "\n")
 
 
 def sync_file(file: Path) -> None:

@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textenvs.action_masks import ActionMasks, Stops
+from textenvs.example import Example, frozen
 from textenvs.grammars import Language, make_language
 from textenvs.pool import Pool, longest_row, pad_prompts
 from textenvs.rewards.base import Reward, RewardError, checked_score
 from textenvs.rewards.payouts import make_payout
 from textenvs.seeding import seed_streams, stream_bits
-from textenvs.tasks.base import Example, Task
+from textenvs.tasks.base import Task
 from textenvs.tasks.curriculum import Curriculum
 from textenvs.tokenizer import Tokenizer, decode, decode_batch
 
@@ -195,7 +196,7 @@ class Lanes:
         else:
             prompts, lengths = self._encode(examples, width)
             self.example_index[lanes] = -1
-            self._given_examples.update(zip(lanes.tolist(), examples, strict=True))
+            self._given_examples.update(zip(lanes.tolist(), map(frozen, examples), strict=True))
         self.episode[lanes] = numbers
         # Only the columns that the last episodes wrote are cleared, so that a short episode's reset is cheap.
         written = int((self.context_length[lanes] + self.response_length[lanes]).max(initial=width))

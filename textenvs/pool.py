@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textenvs.arguments import check_choice, check_count
-from textenvs.tasks.base import Example, Task
+from textenvs.example import Example, frozen
+from textenvs.tasks.base import Task
 from textenvs.tokenizer import Tokenizer
 
 
@@ -103,7 +104,7 @@ class Pool:
     """The examples of one split, tokenised once.
 
     Attributes:
-        examples: The examples, in the split's order.
+        examples: The examples, in the split's order, frozen: nothing that reads one can change it.
         prompts: `(examples, max_prompt_length)` int32, right-padded.
         lengths: `(examples,)` int64, tokens of each prompt, at least 1.
         encoder: The encoder that made the tokens.
@@ -163,7 +164,7 @@ def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
     encoded: dict[str, tuple[list[Example], list[list[int]], Sequence[float] | None]] = {}
     seen: set[tuple[int, ...]] = set()
     for split in task.splits:
-        examples = [task.example(split, index) for index in range(task.num_examples(split))]
+        examples = [frozen(task.example(split, index)) for index in range(task.num_examples(split))]
         if not examples:
             continue
         prompts = encoder.encode([example.prompt for example in examples])

@@ -223,7 +223,7 @@ class TextGenVectorEnv(HasSetting, gym.vector.VectorEnv[Observation, NDArray[Any
         mode = "ansi" if self.render_mode == "human" else self.render_mode
         rendered = tuple(render.render_lane(self.lanes, lane, mode, self.task.name) for lane in range(self.num_envs))
         if self.render_mode == "human":
-            print("\n".join(rendered), flush=True)
+            render.show("\n".join(rendered))
             return None
         return rendered
 

@@ -8,6 +8,7 @@ with it. A plain `train --help` does without, and shows what all algorithms shar
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, make_dataclass, replace
 from importlib import import_module
@@ -122,11 +123,7 @@ def read_config(file: Path) -> dict[str, Any]:
         ImportError: If it is YAML, and there is no library that reads it.
     """
     if file.suffix in (".yaml", ".yml"):
-        yaml: Any = import_module("yaml")
-        try:
-            given = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ValueError(f"Expected {str(file)!r} to hold YAML, but it could not be read: {error}") from error
+        given = _read_yaml(file)
         if not isinstance(given, dict):
             raise ValueError(f"Expected {str(file)!r} to hold a mapping of options, got {type(given).__name__}")
     else:
@@ -138,3 +135,26 @@ def read_config(file: Path) -> dict[str, Any]:
         if given.get(name) is not None:
             given[name] = Path(given[name])
     return {key: value for key, value in given.items() if key != "config"}
+
+
+_YAML_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+"""A number of YAML 1.2 (section 10.3.2), which JSON's numbers are, too."""
+
+
+def _read_yaml(file: Path) -> Any:
+    """Reads a YAML file. Numbers are those of YAML 1.2, in which 1e-4 is one: PyYAML would take it for a text."""
+    yaml: Any = import_module("yaml")
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # a class of its own: resolvers are kept by class
+        pass
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _YAML_FLOAT, "-+.0123456789")
+    # A date would become an object that no option is: `output: 2026-11-30` is a name.
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in Loader.yaml_implicit_resolvers.items()
+    }
+    try:
+        return yaml.load(file.read_text(encoding="utf-8"), Loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"Expected {str(file)!r} to hold YAML, but it could not be read: {error}") from error

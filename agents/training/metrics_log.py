@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
+
+from agents.files import to_json
 
 
 class MetricsLog:
@@ -40,9 +43,9 @@ class MetricsLog:
 
         Args:
             timesteps: Tokens played so far: the x-axis of every curve.
-            row: Name to number.
+            row: Name to number. NaN is null in the file: JSON has no word for it.
         """
-        self._file.write(json.dumps({"timesteps": timesteps, **row}) + "\n")
+        self._file.write(to_json({"timesteps": timesteps, **row}) + "\n")
         self._file.flush()
         self.write_scalars(timesteps, row)
 
@@ -83,14 +86,15 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
         file: A metrics.jsonl.
 
     Returns:
-        A dict for each row.
+        A dict for each row. A null is NaN, as it was when it was written.
     """
     rows: list[dict[str, float]] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except (ValueError, RecursionError):
             break
+        rows.append({name: math.nan if value is None else value for name, value in row.items()})
     return rows
 
 
@@ -118,7 +122,7 @@ def plot_learning_curve(rows: Sequence[Mapping[str, float]], file: Path, title: 
     figure, axes = plt.subplots(2, 3, figsize=(11, 5.4), layout="constrained")
     tokens = [row["timesteps"] for row in rows]
     for axis, (name, label, color) in zip(axes.flat, panels, strict=True):
-        values = [row.get(name, float("nan")) for row in rows]
+        values = [row.get(name, math.nan) for row in rows]
         axis.plot(tokens, values, color=color)
         axis.set_title(label, fontsize=10)
         axis.grid(alpha=0.3)

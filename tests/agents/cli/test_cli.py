@@ -1,18 +1,20 @@
 """The command line, as a user types it."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 import agents
 from agents.__main__ import main
 from agents.cli.options import Train
-from agents.cli.parsing import parse
+from agents.cli.parsing import parse, read_config
 from agents.training import checkpoints
 from tests.helpers import slow_but
 
@@ -259,6 +261,39 @@ def test_a_config_file_gives_the_run_of_the_command_line(tmp_path, suffix):
     assert (resolved["seed"], resolved["baseline"], resolved["kl_coef"]) == (4, "leave_one_out", 0.015)
     main(["train", "--config", str(folder / "config.json"), "--output", str(tmp_path / "three")])
     assert last_row(tmp_path / "three") == last_row(folder)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("1e-4", 1e-4), ("2E+3", 2000.0), ("-1e2", -100.0), (".5", 0.5), ("3.", 3.0), ("1.5e3", 1500.0), ("7", 7)],
+)
+def test_numbers_of_yaml_are_those_of_its_present_version(tmp_path, written, value):
+    file = tmp_path / "run.yaml"
+    file.write_text(f"learning_rate: {written}\nreward: {{length: {{weight: {written}}}}}\n")
+    given = read_config(file)
+    assert (given["learning_rate"], json.loads(given["reward"])) == (value, {"length": {"weight": value}})
+    assert type(given["learning_rate"]) is type(value)
+
+
+def test_other_words_of_yaml_stay_texts(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("output: 2026-11-30\nmodel: e5\nreward: '1e-4'\nlora: ~\n")
+    assert read_config(file) == {"output": Path("2026-11-30"), "model": "e5", "reward": "1e-4", "lora": None}
+
+
+def test_learning_rate_in_yaml(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("learning_rate: 1e-4\n")
+    assert parse("train", Train, ["--config", str(file)]).settings.learning_rate == 1e-4
+
+
+def test_output_in_an_old_encoding_loses_characters_and_nothing_else(monkeypatch):
+    pipe = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", pipe)
+    main(["generate", "-n", "1", "--max-new-tokens", "1", "--device", "cpu", "Łódź é"])
+    pipe.flush()
+    printed = pipe.buffer.getvalue().decode("cp1252")
+    assert "?ód? é" in printed
 
 
 def test_sft_and_then_train(tmp_path, capsys):

@@ -1,15 +1,19 @@
 """Metrics: averages that do not depend on how they were cut up."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from agents.evaluation.evaluation import distinct_n
+from agents import PPO
+from agents.evaluation.evaluation import EvaluationPlan, distinct_n
+from agents.files import to_json
 from agents.training.alarm import diverged
 from agents.training.meter import Meter
 from agents.training.metrics_log import MetricsLog, plot_learning_curve, read_metrics
+from agents.training.run_folder import read_evaluation
 
 
 def test_averages_do_not_depend_on_the_number_of_updates():
@@ -117,3 +121,32 @@ def test_noise_alone_hardly_ever_parts() -> None:
     assert (
         np.mean([diverged(rng.normal(trend, 0.3).tolist(), rng.normal(-trend, 0.3).tolist()) for _ in range(100)]) > 0.9
     )
+
+
+def strictly(text: str):
+    """Reads JSON as other programs do, which have no word for NaN."""
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_every_file_of_a_run_is_json_also_where_numbers_are_none(tmp_path):
+    folder = tmp_path / "run"
+    env_kwargs = {"reward": lambda example, response: 0.0, "max_new_tokens": 2}
+    agent = PPO("tiny", "TextGen-v0", env_kwargs=env_kwargs, num_envs=2, episodes_per_update=2, device="cpu")
+    # The interval of a single episode has no ends.
+    agent.learn(8, folder=folder, evaluation=EvaluationPlan(episodes=1, during=1))
+    assert math.isnan(read_metrics(folder / "metrics.jsonl")[0]["explained_variance"])
+    names = [path for path in folder.rglob("*.json*") if "checkpoints" not in path.parts]
+    assert {"metrics.jsonl", "evaluations.jsonl"} <= {path.name for path in names}
+    rows = [strictly(line) for path in names for line in path.read_text().splitlines()]
+    assert any(row.get("explained_variance", 0) is None for row in rows)
+    evaluation = read_evaluation(folder, "test", 0)
+    assert (evaluation.score, evaluation.score_low, evaluation.score_high) == (0, -math.inf, math.inf)
+
+
+def test_json_has_null_for_what_it_has_no_word_for():
+    value = {"a": math.nan, "b": [1, math.inf, {"c": (-math.inf, "NaN", 2.5, None, True)}]}
+    assert strictly(to_json(value)) == {"a": None, "b": [1, None, {"c": [None, "NaN", 2.5, None, True]}]}
