@@ -269,10 +269,7 @@ class Policy(nn.Module):
         """
         if (self.critic is not None) == (critic == "separate"):
             return self
-        other = copy.copy(self)  # shares its modules, in a dict of its own
-        other._modules = dict(self._modules)
-        other.graphs = DecodeGraphs()  # this policy's have its values in them
-        other.critic = None
+        other = self._without_critic()
         if critic == "separate":
             other.separate_critic()
         return other
@@ -284,9 +281,7 @@ class Policy(nn.Module):
         it is thus not this policy as it is now, but the one that they were put on.
         """
         if self.has_adapters:
-            base = copy.copy(self)  # shares its modules, in a dict of its own
-            base._modules = dict(self._modules)
-            base.critic = None
+            base = self._without_critic()
             base._compose(replace(self._mode, adapters_off=True))
             return base
         critic, self.critic = self.critic, None
@@ -296,6 +291,14 @@ class Policy(nn.Module):
             self.critic = critic
         frozen.requires_grad_(False)
         return frozen
+
+    def _without_critic(self) -> Policy:
+        """Returns a second policy over the same modules, but for the critic."""
+        other = copy.copy(self)
+        other._modules = dict(self._modules)  # the same modules, in a dict of its own
+        other.graphs = DecodeGraphs()  # a graph belongs to one policy
+        other.critic = None
+        return other
 
     @property
     def precision(self) -> Precision:

@@ -166,6 +166,9 @@ class Dataset(Task):
         self.max_prompt_tokens = check_count("prompt_tokens", setting("prompt_tokens", prompt_tokens), optional=True)
         limit = check_count("limit", limit, optional=True)
         check_choice("on_error", on_error, ("raise", "skip"))
+        for name, value in (("prompt", prompt), ("template", template)):
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"Expected {name} to be a text, got {value!r:.200}")
         if prompt is not None and template is not None:
             raise ValueError("Expected a prompt column or a template, got both")
         if split is not None:
@@ -246,15 +249,15 @@ def load_dataset(path: Any, **settings: Any) -> Dataset:
 
 
 def _columns(references: Any) -> tuple[str, ...]:
-    columns = (references,) if isinstance(references, str) else tuple(references)
-    if not all(isinstance(column, str) for column in columns):
+    columns = (references,) if isinstance(references, str) else references
+    if not isinstance(columns, (list, tuple)) or not all(isinstance(column, str) for column in columns):
         raise TypeError(f"Expected references as a column or a list of columns, got {references!r:.200}")
-    return columns
+    return tuple(columns)
 
 
 def _metadata_columns(metadata: Any) -> tuple[str, ...]:
-    if isinstance(metadata, str):
-        raise TypeError(f"Expected metadata as a list of columns, got {metadata!r}")
+    if not isinstance(metadata, (list, tuple)) or not all(isinstance(column, str) for column in metadata):
+        raise TypeError(f"Expected metadata as a list of columns, got {metadata!r:.200}")
     return tuple(metadata)
 
 

@@ -44,7 +44,7 @@ class Format:
             around it, too. If None, each object is a row.
 
     Raises:
-        TypeError: If `columns` is a text, or `rows` is none.
+        TypeError: If `columns` is no list of names, or another field is no text.
     """
 
     encoding: str = "utf-8"
@@ -53,11 +53,12 @@ class Format:
     rows: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.columns, str):
-            raise TypeError(f"Expected columns as a list of names, got {self.columns!r}")
-        for name in ("separator", "rows"):
+        names = () if self.columns is None else self.columns
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"Expected columns as a list of names, got {self.columns!r:.200}")
+        for name in ("encoding", "separator", "rows"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
+            if not isinstance(value, str) and (value is not None or name == "encoding"):
                 raise TypeError(f"Expected {name} to be a text, got {value!r:.200}")
 
 

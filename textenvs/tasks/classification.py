@@ -135,11 +135,8 @@ class Classify(Composed):
         sentences = [*first, *dice.sample([*of_topic, *of_other], len(of_topic) + len(of_other))]
         prompt_sentences, question = (sentences, "Topic:") if self.read_cost is None else (first, "Topic or more:")
         prompt = f"Topics: {', '.join(LABELS)}\nText: {' '.join(prompt_sentences)}\n{question}"
-        return Example(
-            prompt,
-            (f" {topic}",),
-            {"label": topic, "sentences": sentences, "shown": len(prompt_sentences), "name": name},
-        )
+        metadata = {"label": topic, "sentences": sentences, "shown": len(prompt_sentences), "name": name}
+        return Example(prompt, (f" {topic}",), metadata)
 
     def allowed(self, example: Example, turns: Sequence[str]) -> Sequence[str] | None:
         """Returns the labels, and " more" if there is more to read."""

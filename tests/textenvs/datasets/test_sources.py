@@ -168,6 +168,17 @@ def test_rows_in_memory():
         load([])
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"prompt": 5}, {"template": 5}, {"references": 5}, {"references": ["q", 5]}, {"metadata": "q"}, {"metadata": 5},
+     {"columns": 5}, {"columns": [5]}, {"separator": 5}, {"rows": 5}, {"encoding": 5}, {"encoding": None},
+     {"labels": ["q"]}],
+)  # fmt: skip
+def test_settings_of_a_wrong_type(setting):
+    with pytest.raises(TypeError, match=f"Expected {next(iter(setting))} "):
+        load_dataset(ROWS, **setting)
+
+
 def test_a_data_frame():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"q": ["1+1", "2+2"], "a": [2, 4], "x": [0.5, np.nan]}, index=[7, 3])

@@ -87,7 +87,7 @@ def test_any_counts(prompt: str, text: str, n: int, least: int) -> None:
 
 
 def test_a_step_costs_the_same_however_long_the_response_is() -> None:
-    """What a lane remembers of a text that repeats itself does not grow: a state and no history."""
+    """The memory of a lane whose text repeats itself does not grow: it is a state, not a history."""
     tokenizer = make_tokenizer("stories")
     scorer = make_reward("repetition").scorer(1, tokenizer)
     scorer.reset(np.array([0]), [PROMPT])

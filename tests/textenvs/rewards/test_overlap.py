@@ -578,7 +578,7 @@ def test_recall_falls_inside_a_word() -> None:
 
 
 def test_words_shuffled() -> None:
-    """What sees the order of words, and what does not."""
+    """Scores of single words do not depend on their order; all others do."""
     shuffled = "mat the on sat cat the"
     assert score("rouge_1", shuffled, MAT) == score("token_f1", shuffled, MAT) == 1
     for name in ("bleu", "chrf", "rouge_2", "rouge_l", "edit_similarity", "correct_prefix", "exact_match"):

@@ -121,7 +121,7 @@ def library_valences(text: str) -> list[float]:
 
 
 def is_comparable(text: str) -> bool:
-    """Whether a lower-case text has none of the words that VADER reads with an eye on later ones."""
+    """Tests that a lower-case text has none of the words whose effect in VADER depends on later words."""
     stripped = [word.strip(vaderSentiment.string.punctuation) for word in text.split()]
     idioms = [*vaderSentiment.SPECIAL_CASES, "kind of", "sort of", "just enough"]
     return "no" not in stripped and not any(idiom in " ".join(stripped) for idiom in idioms)
@@ -666,7 +666,7 @@ def test_a_text_is_scored_again_only_when_it_has_grown() -> None:
 
 
 class Repeats(UnitSums):
-    """How often a word follows itself, and how often it is in capitals, the more of which an example wants."""
+    """The number of words that follow themselves, and of words in capitals, weighted by the example."""
 
     name = "repeats"
     width = 2
@@ -699,7 +699,7 @@ class Runs(Splitter):
 
 
 class LongRuns(Repeats):
-    """How many runs are longer than one character, by a memory of none."""
+    """The number of runs that are longer than one character, without a memory."""
 
     name = "long runs"
     splitter = Runs()

@@ -50,7 +50,7 @@ def examples(task: Task, split: str, most: int = 300) -> list[Example]:
 
 @every_task
 def test_no_prompt_and_no_composition_is_in_two_splits(task: Composed) -> None:
-    prompts = [{one.prompt for one in examples(task, split, 4096)} for split in task.splits]
+    prompts = [{example.prompt for example in examples(task, split, 4096)} for split in task.splits]
     assert sum(map(len, prompts)) == len(set().union(*prompts))
     parts = [set(task._compositions[split]) for split in ("train", "validation", "test")]
     assert sum(map(len, parts)) == len(set().union(*parts)) == len(set(task.compositions()))
@@ -61,22 +61,22 @@ def test_no_prompt_and_no_composition_is_in_two_splits(task: Composed) -> None:
 
 @every_task
 def test_shifted_examples_ask_for_more(task: Composed) -> None:
-    mean = {split: np.mean([len(one.prompt) for one in examples(task, split)]) for split in ("test", SHIFTED)}
+    mean = {split: np.mean([len(example.prompt) for example in examples(task, split)]) for split in ("test", SHIFTED)}
     assert mean[SHIFTED] > mean["test"] + 5
 
 
 @every_task
 def test_a_counterpart_goes_both_ways(task: Composed) -> None:
-    found = 0
+    num_pairs = 0
     for example in examples(task, "test", 60):
         other = task.counterpart(example)
         if other is not None:
-            found += 1
+            num_pairs += 1
             assert other.prompt != example.prompt
             assert len(other.references) == len(example.references)
             assert task.counterpart(other) == example
-    assert found == 60 or task.name in ("classify", "write", "translate"), "where nobody is named, nothing is exchanged"
-    assert found
+    assert num_pairs == 60 or task.name in ("classify", "write", "translate"), "only a name can be exchanged"
+    assert num_pairs
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_two_sentences_are_joined() -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_sentence_has_one_translation_and_a_translation_one_sentence(language: str) -> None:
     task = Translate(language, level=3)
-    pairs = {(one.metadata["source"], one.references[0]) for one in examples(task, "train", 4096)}
+    pairs = {(example.metadata["source"], example.references[0]) for example in examples(task, "train", 4096)}
     assert len({source for source, _ in pairs}) == len(pairs)
     assert len({target for _, target in pairs}) == len(pairs)
 
@@ -206,11 +206,11 @@ def test_the_round_trip_by_hand() -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_right_translation_comes_back(language: str) -> None:
     reward, task = RoundTrip(), Translate(language, level=3)
-    scores = [reward.score(one, one.references[0]) for one in examples(task, "test", 200)]
+    scores = [reward.score(example, example.references[0]) for example in examples(task, "test", 200)]
     assert min(scores) > 0.7
     assert np.mean(scores) > 0.95
     pairs = zip(examples(task, "test", 100), examples(task, "test", 101)[1:], strict=True)
-    assert np.mean([reward.score(one, other.references[0]) for one, other in pairs]) < 0.5
+    assert np.mean([reward.score(example, following.references[0]) for example, following in pairs]) < 0.5
 
 
 # QuestionAnswering
@@ -235,7 +235,7 @@ def test_answers_stand_in_the_facts_and_no_other_does(level: int) -> None:
 
 def test_questions_by_hand() -> None:
     task = QuestionAnswering(3)
-    example = next(one for one in examples(task, "train") if one.metadata["question"] == "thing there")
+    example = next(example for example in examples(task, "train") if example.metadata["question"] == "thing there")
     facts, question = example.prompt.split("\nQuestion: ")
     where = question.removeprefix("What does the one ").split(" have?")[0]
     (owner,) = [fact.split()[0] for fact in facts.split(". ") if fact.rstrip(".").endswith(where)]
@@ -308,7 +308,7 @@ def test_key_sentences_name_the_person() -> None:
         assert example.references[0].split() == named
         assert len(named) in (2, 3)
     pattern = SummarizeExtractive().allowed(example, [])["regex"]
-    assert all(re.fullmatch(pattern, one.references[0]) for one in examples(SummarizeExtractive(3), SHIFTED))
+    assert all(re.fullmatch(pattern, example.references[0]) for example in examples(SummarizeExtractive(3), SHIFTED))
 
 
 def test_a_summary_says_what_the_report_says() -> None:
@@ -347,7 +347,7 @@ def test_what_is_relevant(level: int) -> None:
 
 
 def test_every_sentence_parses_to_itself() -> None:
-    """What `counterpart` reads is what the grammar wrote: with nothing to exchange, each example comes out again."""
+    """`counterpart` parses a sentence into what the grammar wrote: with no exchange, each example comes out again."""
     for target in LANGUAGES:
         for level in (1, 2, 3):
             task = Translate(target, level=level)
@@ -404,7 +404,8 @@ def test_poems_keep_their_form() -> None:
     for level in (1, 2, 3):
         for split in ("train", SHIFTED):
             task = Write(level)
-            assert all(task.default_reward.score(one, one.references[0]) == 1 for one in examples(task, split, 200))
+            for example in examples(task, split, 200):
+                assert task.default_reward.score(example, example.references[0]) == 1
 
 
 # Dialogue
@@ -517,13 +518,13 @@ def spoken(task: Task, example: Example, dice: random.Random) -> tuple[str, str]
     known = [" hm", " more", "", " What food?", " How many?", " When?", " What view?", " Where to?", " Where from?",
              " What size?", " " + " ".join(words[: dice.randrange(len(words) + 1)]), example.references[0].strip()[:-1],
              example.references[0] + " more"]  # fmt: skip
-    one, other = dice.choice(known), dice.choice(known)
-    return one, dice.choice([other, f"{one}\n{other}"])
+    first, second = dice.choice(known), dice.choice(known)
+    return first, dice.choice([second, f"{first}\n{second}"])
 
 
 @every_talk
 def test_a_task_knows_all_of_its_replies(task: Task) -> None:
-    dice, found = random.Random(0), set()
+    dice, heard = random.Random(0), set()
     for split in ("train", SHIFTED):
         for example in examples(task, split):
             replies = set(task.replies(example))
@@ -533,21 +534,21 @@ def test_a_task_knows_all_of_its_replies(task: Task) -> None:
                     turns += spoken(task, example, dice)[:1] if dice.random() < 0.5 else spoken(task, example, dice)[1:]
                     reply = task.reply(example, turns)
                     assert reply is None or reply in replies
-                    found.add(reply)
-    assert len(found) > 20
+                    heard.add(reply)
+    assert len(heard) > 20
 
 
 @every_talk
 def test_there_is_room_for_every_reply_whatever_the_tokenizer(task: Task) -> None:
     """A token a character: replies are longer than what was measured with the bundled tokenizer."""
-    given = [one for split in task.splits for one in examples(task, split)]
+    given = [example for split in task.splits for example in examples(task, split)]
     replies = {reply for example in given for reply in task.replies(example)}
-    symbols = "".join(sorted(set("".join([*replies, *(one.prompt for one in given), " hmore"]))))
+    symbols = "".join(sorted(set("".join([*replies, *(example.prompt for example in given), " hmore"]))))
     env = TextGenEnv(task, tokenizer={"symbols": symbols}, max_new_tokens=40)
     longest = max(map(len, replies))
     assert longest > task.max_reply_tokens or task.name == "translate"
     room = max(longest, task.max_reply_tokens) * (task.max_turns - 1)
-    assert env.observation_space["input_ids"].shape == (max(len(one.prompt) for one in given) + 40 + room,)
+    assert env.observation_space["input_ids"].shape == (max(len(example.prompt) for example in given) + 40 + room,)
     for index in range(len(env.setting.pool)):
         env.reset(options={"example": index})
         terminated = False
@@ -569,10 +570,10 @@ def test_demonstrations_have_the_mood() -> None:
     task = Reviews()
     for name in (task.default_reward, task.held_out_reward):
         reward = make_reward(name)
-        scores = [reward.score(one, one.references[0]) for one in examples(task, "train")]
+        scores = [reward.score(example, example.references[0]) for example in examples(task, "train")]
         assert np.mean(scores) > 0.1
         assert np.mean([score > 0 for score in scores]) > 0.95
-    moods = [one.metadata["mood"] for one in examples(task, "train")]
+    moods = [example.metadata["mood"] for example in examples(task, "train")]
     assert 0.4 < moods.count("happy") / len(moods) < 0.6
 
 

@@ -48,7 +48,7 @@ def compound(text: str) -> float:
 
 
 def composition(example: Example) -> tuple[str, str, str]:
-    """What the splits divide."""
+    """Returns the combination by which the splits differ."""
     return (example.metadata["hero"], example.metadata["name"], example.metadata["place"])
 
 
@@ -181,7 +181,7 @@ def test_an_example_is_a_function_of_its_index_alone() -> None:
 
 
 def test_examples_are_frozen() -> None:
-    """What an id's examples are must not change; a change here makes a -v1 and a new bundled model."""
+    """The examples of an id must not change: a change here makes a -v1 and a new bundled model."""
     digest = hashlib.sha256()
     for split in SPLITS:
         for example in EXAMPLES[split]:

@@ -84,6 +84,7 @@ def test_a_task_object_that_is_passed_again_has_the_same_data(here):
 def test_the_command_line_goes_on_with_changed_data(here, capsys):
     write(STORIES)
     words = [*WORDS, "--eval-episodes", "4", "--eval-during", "0", "--prompts", "p.txt", "--total-timesteps", "4"]
+    words += ["--prompt-tokens", "40"]
     main(["train", *words, "--output", "run"])
     write(OTHERS)
     for command in (["train", "--resume", "run", "--total-timesteps", "8"], ["evaluate", "--run", "run"]):
