@@ -90,3 +90,9 @@ def test_what_changes_no_text_is_not(asked, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert unfollowed(Policy.from_pretrained(tmp_path, device="cpu").model) == {}
+
+
+def test_a_model_that_cannot_generate_asks_for_nothing():
+    policy = Policy.from_config({"model_type": "lstm_lm"}, chat_tokenizer(), device="cpu")
+    assert unfollowed(policy.model) == {}
+    assert policy.tokenizer.end_token_ids == (1,)
