@@ -407,13 +407,15 @@ def _load_tokenizer(file: Path, written: tuple[int, ...]) -> Tokenizer:
         backend = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the Rust library raises bare Exception
         raise ValueError(f"Expected {str(file)!r} to be a tokenizer.json, but it could not be read: {error}") from error
-    named = _named_special_tokens(file.parent)
-    return SubwordTokenizer(backend, **named, chat_template=find_chat_template(file.parent))
+    configs = _configs_beside(file.parent)
+    # Kept beside the file, which has no place for it: True reads "</s>" in a prompt as text.
+    backend.encode_special_tokens = any(config.get("split_special_tokens") is True for config in configs)
+    return SubwordTokenizer(backend, **_named_special_tokens(configs), chat_template=find_chat_template(file.parent))
 
 
-def _named_special_tokens(folder: Path) -> dict[str, str]:
-    """Returns the special tokens that the files beside a tokenizer.json name, by role."""
-    named: dict[str, str] = {}
+def _configs_beside(folder: Path) -> list[dict[str, Any]]:
+    """Reads the files beside a tokenizer.json that say more about it."""
+    configs = []
     for file in (folder / name for name in _CONFIG_NAMES):
         if not file.is_file():
             continue
@@ -423,6 +425,14 @@ def _named_special_tokens(folder: Path) -> dict[str, str]:
             raise ValueError(f"Expected {str(file)!r} to hold JSON, but it could not be read: {error}") from error
         if not isinstance(config, dict):
             raise ValueError(f"Expected {str(file)!r} to hold a JSON object, got {type(config).__name__}")
+        configs.append(config)
+    return configs
+
+
+def _named_special_tokens(configs: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Returns the special tokens that the files beside a tokenizer.json name, by role."""
+    named: dict[str, str] = {}
+    for config in configs:
         for role in ("eos_token", "bos_token", "pad_token"):
             token = config.get(role)
             if isinstance(token, dict):
