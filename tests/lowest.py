@@ -33,10 +33,15 @@ class Group:
     dev: tuple[str, ...] = ("pytest", "hypothesis")
 
 
-_TEXTENVS = ("arguments", "content", "env", "lanes", "payouts", "render", "vector_env", "wrappers")
+_TEXTENVS = ("test_arguments", "test_env", "test_lanes", "test_render", "test_vector_env", "test_wrappers")
+_REWARDS = ("rewards/test_content", "rewards/test_payouts")
 GROUPS = {
-    "textenvs": Group(("render",), (*(f"tests/textenvs/test_{name}.py" for name in _TEXTENVS), "textenvs/env.py")),
+    "textenvs": Group(
+        extras=("render",),
+        tests=(*(f"tests/textenvs/{name}.py" for name in (*_TEXTENVS, *_REWARDS)), "textenvs/env.py"),
+    ),
 }
+
 
 
 def lowest(requirement: str) -> str:
