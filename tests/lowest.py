@@ -43,7 +43,6 @@ GROUPS = {
 }
 
 
-
 def lowest(requirement: str) -> str:
     """Returns a requirement that only the lower bound of another meets.
 
