@@ -124,11 +124,13 @@ class Lanes:
         self.max_new_tokens = max_new_tokens
         self.min_new_tokens = min_new_tokens
         self.max_length = longest_row(task, pool, max_new_tokens)
-        self._end_ids = list(end_token_ids(tokenizer) if end_ids is None else end_ids)
+        self._end_ids = np.array(end_token_ids(tokenizer) if end_ids is None else end_ids)
         self._is_end = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
         self._is_end[self._end_ids] = True
         self._multi_turn = task.max_turns > 1
-        self._score_tokenizer: Tokenizer = _NewlineTurns(tokenizer, self._end_ids) if self._multi_turn else tokenizer
+        self._score_tokenizer: Tokenizer = (
+            _NewlineTurns(tokenizer, self._end_ids.tolist()) if self._multi_turn else tokenizer
+        )
         self._pieces = np.array(self._score_tokenizer.pieces, dtype=object)
         self.payout = make_payout(payout, num_lanes, self._score_tokenizer)
         self.scorer = reward.scorer(num_lanes, self._score_tokenizer)

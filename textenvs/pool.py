@@ -50,7 +50,7 @@ class PromptEncoder:
             raise TypeError(f"Expected chat_template to be True, False or settings, got {self.chat_template!r:.200}")
         if self.chat_template == {}:
             object.__setattr__(self, "chat_template", True)  # settings, each as it is by default
-        template = getattr(self.tokenizer, "chat_template", None)
+        template: Any = getattr(self.tokenizer, "chat_template", None)
         if self.chat_template and not template:
             raise ValueError(f"Expected a tokenizer with a chat template, got {self.tokenizer!r}, which has none")
         if isinstance(self.chat_template, Mapping):

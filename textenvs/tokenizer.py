@@ -126,7 +126,9 @@ class SubwordTokenizer:
         self.end_token_ids: tuple[int, ...] = (eos,)
         if special_tokens is None:
             found = {"bos_token": bos, "eos_token": eos, "pad_token": pad}
-            special_tokens = {role: backend.id_to_token(token) for role, token in found.items() if token is not None}
+            special_tokens = {
+                role: str(backend.id_to_token(token)) for role, token in found.items() if token is not None
+            }
         self.special_tokens: dict[str, str] = dict(special_tokens)
         self._with_ends: dict[tuple[int, ...], SubwordTokenizer] = {}
 
