@@ -415,13 +415,13 @@ class Agent:
     def _randomness(self) -> tuple[int, torch.Generator, torch.Generator]:
         """Draws an update's randomness: the seed of its lanes, and generators for sampling and for learning."""
         drawn = np.random.SeedSequence([self.seed, self.updates]).generate_state(2, np.uint64)
-        env_seed, policy_seed = (int(number >> 1) for number in drawn)  # torch takes seeds below 2^63
+        env_seed, policy_seed = (int(number) >> 1 for number in drawn)  # torch takes seeds below 2^63
         generator = torch.Generator(self.policy.device).manual_seed(policy_seed)
         if processes.count() == 1:
             return env_seed, generator, generator
         # Processes sample with generators of their own; what is drawn while learning is the same in all of them.
         drawn = np.random.SeedSequence([self.seed, self.updates, processes.rank()]).generate_state(1, np.uint64)
-        return env_seed, torch.Generator(self.policy.device).manual_seed(int(drawn[0] >> 1)), generator
+        return env_seed, torch.Generator(self.policy.device).manual_seed(int(drawn[0]) >> 1), generator
 
     def _compare(self, rollout: Rollout) -> Rollout:
         """Adds the log-probs of the reference where anything asks for them, and records the policy's own again."""
