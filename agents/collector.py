@@ -20,6 +20,7 @@ from agents.policy.sampling import Truncation
 from agents.rollout import Rollout
 from textenvs import TextGenVectorEnv
 from textenvs.tokenizer import fingerprint
+from textenvs.vector_env import check_env_id
 
 
 def make_env(env: str, policy: Policy, num_envs: int = 64, **kwargs: Any) -> TextGenVectorEnv:
@@ -37,6 +38,7 @@ def make_env(env: str, policy: Policy, num_envs: int = 64, **kwargs: Any) -> Tex
     Raises:
         ValueError: If the id is of no environment of textenvs.
     """
+    check_env_id(env)
     made = gym.make_vec(
         env, num_envs=num_envs, autoreset_mode="Disabled", copy=False, tokenizer=policy.tokenizer, **kwargs
     )

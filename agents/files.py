@@ -105,6 +105,26 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
     write_text(file, to_json(content, indent=2) + "\n")
 
 
+def check_empty(folder: Path, but: tuple[str, ...] = ()) -> None:
+    """Raises if a command would write among files that are not its own.
+
+    Args:
+        folder: The folder, which need not exist.
+        but: Names of files that may be there. Hidden files, such as .DS_Store, may be there, too.
+
+    Raises:
+        ValueError: If it is a file, or holds something.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"Expected a folder to write to, got {str(folder)!r}, which is a file: choose another")
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    names = [name for name in names if name not in but and not name.startswith(".")]
+    if names:
+        raise ValueError(
+            f"Expected a new or empty folder, got {str(folder)!r}, which holds {names[0]!r:.200}: choose another"
+        )
+
+
 def sync_file(file: Path) -> None:
     """Pushes a file that is written and closed to the disk.
 

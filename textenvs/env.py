@@ -185,6 +185,7 @@ class TextGenEnv(HasSetting, gym.Env[Observation, Any]):
 
     def _attach(self, setting: Setting, lanes: Lanes, lane: int) -> None:
         self.setting = setting
+        self.metadata = dict(type(self).metadata)  # a copy, since Gymnasium 1.2's vector environments write into it
         self.render_mode = setting.render_mode
         self.observation_space = setting.observation_space()
         self.action_space = setting.action_space()

@@ -11,6 +11,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -255,13 +256,13 @@ def _with_all_levels(task: str | Mapping[str, Any] | Task) -> Task:
 
 def _levels_of(task: Task, pool: Pool) -> list[int]:
     levels = [example.metadata.get("level") for example in pool.examples]
-    wrong = next((level for level in levels if isinstance(level, bool) or not isinstance(level, int)), None)
+    wrong = next((level for level in levels if isinstance(level, bool) or not isinstance(level, Integral)), None)
     if None in levels or wrong is not None:
         raise ValueError(
             f"Expected a task with levels for a curriculum, by its name, or examples whose metadata has a whole number "
             f"'level', got task {task.name!r} with an example whose level is {wrong!r}"
         )
-    return [level for level in levels if level is not None]
+    return [int(level) for level in levels if level is not None]
 
 
 _POOL_CACHE: OrderedDict[Any, dict[str, Pool]] = OrderedDict()

@@ -469,21 +469,22 @@ def _load_tokenizer(file: Path, written: tuple[int, ...]) -> Tokenizer:
         backend = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the Rust library raises bare Exception
         raise ValueError(f"Expected {str(file)!r} to be a tokenizer.json, but it could not be read: {error}") from error
-    named = _named_special_tokens(file.parent)
+    configs = [_read_config(path) for name in _CONFIG_NAMES if (path := file.with_name(name)).is_file()]
+    # Kept beside the file, which has no place for it: True reads "</s>" in a prompt as text.
+    backend.encode_special_tokens = any(config.get("split_special_tokens") is True for config in configs)
+    named = _named_special_tokens(configs)
     roles = {role: named[role] for role in ("eos_token", "bos_token", "pad_token") if role in named}
-    made = SubwordTokenizer(
+    tokenizer = SubwordTokenizer(
         backend, **roles, chat_template=find_chat_template(file.parent), special_tokens=named or None
     )
-    return made.ending_with(_generation_ends(file.parent))
+    return tokenizer.ending_with(_generation_ends(file.parent))
 
 
-def _named_special_tokens(folder: Path) -> dict[str, str]:
+def _named_special_tokens(configs: Iterable[dict[str, Any]]) -> dict[str, str]:
     """Returns the special tokens that the files beside a tokenizer.json name, by role."""
     named: dict[str, str] = {}
-    for file in (folder / name for name in _CONFIG_NAMES):
-        if not file.is_file():
-            continue
-        for role, token in _read_config(file).items():
+    for config in configs:
+        for role, token in config.items():
             if isinstance(token, dict):
                 token = token.get("content")
             if role.endswith("_token") and isinstance(token, str):

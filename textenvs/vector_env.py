@@ -7,10 +7,12 @@ lanes and groups, and how Gymnasium lays out the infos of many environments.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs import registration
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
@@ -22,6 +24,33 @@ from textenvs.env import HasSetting, Observation, TextGenEnv, chosen_examples
 from textenvs.seeding import seeds_of
 from textenvs.setting import RENDER_MODES, EnvArguments
 from textenvs.tasks import Task
+
+
+def check_env_id(env_id: str) -> None:
+    """Checks that an id makes text environments, before it is given arguments that others do not have.
+
+    An id that Gymnasium does not know, or whose entry point is a function, passes: only making it tells more.
+
+    Args:
+        env_id: The id.
+
+    Raises:
+        ValueError: If its class is of another kind.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        import_module(module)
+    namespace, base, version = registration.parse_env_id(name)
+    if version is None:  # the latest, as in gym.make
+        version = registration.find_highest_version(namespace, base)
+    spec = gym.registry.get(registration.get_env_id(namespace, base, version))
+    entry_point = None if spec is None else spec.vector_entry_point or spec.entry_point
+    creator: Any = registration.load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    if isinstance(creator, type) and not issubclass(creator, (TextGenEnv, TextGenVectorEnv)):
+        raise ValueError(
+            f"Expected the id of a text environment, got {env_id!r}, which makes a {creator.__name__}: "
+            "`python -m textenvs list` shows the ids"
+        )
 
 
 class TextGenVectorEnv(HasSetting, gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[Any]]):
@@ -370,4 +399,4 @@ class TextGenVectorEnv(HasSetting, gym.vector.VectorEnv[Observation, NDArray[Any
         }
 
 
-__all__ = ["RENDER_MODES", "TextGenVectorEnv"]
+__all__ = ["RENDER_MODES", "TextGenVectorEnv", "check_env_id"]

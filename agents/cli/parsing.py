@@ -21,6 +21,7 @@ import agents
 from agents.cli.options import EnvironmentArguments, Evaluate, Train
 from agents.files import read_json
 from agents.training.config import RunConfig
+from textenvs.arguments import did_you_mean
 
 CONFIG = "config.json"
 """The file in a run's folder that holds its options."""
@@ -84,10 +85,8 @@ def _parse_train(prog: str, words: Sequence[str]) -> Any:
         return tyro.cli(_Help, args=list(words), default=_Help(settings=RunConfig()), description=about, prog=prog)
     given = {} if file is None else read_config(Path(file))
     name = name or given.get("algorithm", "ppo")
-    algorithms = agents.Algorithm.known
-    if name not in algorithms:
-        raise ValueError(f"Expected --algorithm to be one of {sorted(algorithms)}, got {name!r}")
-    config: Any = algorithms[name].config
+    name = _algorithm(str(name))
+    config: Any = agents.Algorithm.known[name].config
     train_options = {option.name for option in fields(Train)}
     flat: Any = Annotated[config, tyro.conf.OmitArgPrefixes]  # its fields are options of their own: --gamma
     train: Any = make_dataclass("Train", [("settings", flat)], bases=(Train,), frozen=True, kw_only=True)
@@ -95,7 +94,19 @@ def _parse_train(prog: str, words: Sequence[str]) -> Any:
     if isinstance(given.get("bonuses"), dict):  # on the command line they are JSON
         given["bonuses"] = json.dumps(given["bonuses"])
     default = train(settings=settings, **{key: value for key, value in given.items() if key in train_options})
-    return tyro.cli(train, args=list(words), default=default, description=Train.__doc__, prog=prog)
+    arguments = tyro.cli(train, args=list(words), default=default, description=Train.__doc__, prog=prog)
+    return replace(arguments, algorithm=name)
+
+
+def _algorithm(name: str) -> str:
+    """The name of an algorithm, which may be written like its class: "PPO", "ActorCritic", "best-of-n"."""
+    known = agents.Algorithm.known
+    names = {known_name.replace("_", ""): known_name for known_name in known}
+    plain = name.lower().replace("-", "").replace("_", "")
+    if plain not in names:
+        hint = did_you_mean(name.lower(), known)
+        raise ValueError(f"Expected --algorithm to be one of {sorted(known)}, got {name!r}.{hint}")
+    return names[plain]
 
 
 def _option(words: Sequence[str], name: str) -> str | None:

@@ -18,7 +18,7 @@ from agents.cli.sources import model_source, policy_folder
 from agents.distributed import processes
 from agents.distributed.processes import LostProcessError
 from agents.evaluation.evaluation import EvaluationPlan
-from agents.files import write_json
+from agents.files import check_empty, write_json
 from agents.training import checkpoints, run_folder
 from agents.training.metrics_log import plot_learning_curve, read_metrics
 from agents.training.optimization import NonFiniteError
@@ -115,6 +115,7 @@ def _start(arguments: Any, device: str | None) -> tuple[Path, Agent]:
     if processes.rank() > 0:  # the first process alone looks into the folder and writes there
         return folder, _new_agent(arguments, device)
     run_folder.check_new(folder, resume_with=f"--resume {folder}", files=(CONFIG,))
+    check_empty(folder, but=(run_folder.LOCK,))
     agent = _new_agent(arguments, device)
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(folder / CONFIG, arguments, agent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +12,13 @@ from typing import Any, Self, TextIO
 
 from agents.files import to_json
 
+_LOG = logging.getLogger(__name__)
+
 
 class MetricsLog:
     """Writes a row of metrics for each update: to a JSONL file, TensorBoard, and Weights & Biases where asked for.
+
+    Where TensorBoard is not installed, a warning says so, and the rest is written.
 
     Args:
         folder: The run's folder.
@@ -25,8 +30,13 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, wandb_project: str | None = None, *, purge_step: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only runs with a folder need it
-
+        writer: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter as writer  # slow, and only runs with a folder need it
+        except ImportError as error:
+            _LOG.warning(
+                "TensorBoard cannot be imported (%s): metrics go to metrics.jsonl alone. pip install tensorboard", error
+            )
         self._wandb: Any = None
         if wandb_project is not None:
             try:
@@ -36,7 +46,8 @@ class MetricsLog:
             self._wandb = wandb.init(project=wandb_project, dir=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._tensorboard: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+        tensorboard = str(folder / "tensorboard")
+        self._tensorboard: Any = None if writer is None else writer(tensorboard, purge_step=purge_step)
 
     def write(self, timesteps: int, row: Mapping[str, float]) -> None:
         """Writes one row.
@@ -56,7 +67,7 @@ class MetricsLog:
             timesteps: Tokens played so far.
             scalars: Name to number.
         """
-        for name, value in scalars.items():
+        for name, value in scalars.items() if self._tensorboard is not None else ():
             self._tensorboard.add_scalar(name, value, timesteps)
         if self._wandb is not None:
             self._wandb.log(dict(scalars), step=timesteps)
@@ -64,7 +75,8 @@ class MetricsLog:
     def close(self) -> None:
         """Flushes and closes everything."""
         self._file.close()
-        self._tensorboard.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
 

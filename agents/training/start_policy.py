@@ -13,6 +13,7 @@ from agents.policy.policy import Policy
 from agents.training import env_arguments
 from textenvs import TextGenVectorEnv, make_tokenizer
 from textenvs.tokenizer import fingerprint
+from textenvs.vector_env import check_env_id
 
 
 def start_policy(
@@ -45,6 +46,7 @@ def start_policy(
     if not isinstance(source, Mapping) and source != "tiny":
         return Policy.from_pretrained(source, device=device)
     if isinstance(env, str):
+        check_env_id(env)
         env_arguments.check_arguments(env, env_kwargs or {})
     made = gym.make_vec(env, num_envs=1, **(env_kwargs or {})) if isinstance(env, str) else env
     if not isinstance(made, (gym.Env, gym.vector.VectorEnv)):

@@ -246,18 +246,21 @@ def check_split(split: str, splits: Sequence[str] = SPLITS) -> None:
         raise ValueError(f"Expected a split from {list(splits)}, got {split!r}")
 
 
-def check_level(level: int, levels: int) -> None:
+def check_level(level: int, levels: int) -> int:
     """Checks that a task has a level.
 
     Args:
         level: The number to check.
         levels: The number of levels.
 
+    Returns:
+        The level as a Python int.
+
     Raises:
         ValueError: If it is not from 1 to `levels`.
         TypeError: If it is not a whole number.
     """
-    check_count("level", level, most=levels)
+    return check_count("level", level, most=levels)
 
 
 @lru_cache(maxsize=1)

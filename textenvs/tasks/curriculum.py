@@ -48,7 +48,8 @@ class CurriculumConfig:
         check_number(lower_name, self.lower_at, low=0, high=self.raise_at, open_high=True, optional=True)
         check_number("the curriculum's review", self.review, low=0, high=1, open_high=True)
         check_number("the curriculum's success_at", self.success_at, optional=True)
-        check_count("the curriculum's window", self.window)
+        # A deque of this length takes no whole number of NumPy's.
+        object.__setattr__(self, "window", check_count("the curriculum's window", self.window))
 
     @classmethod
     def of(cls, settings: bool | Mapping[str, Any]) -> CurriculumConfig:

@@ -55,9 +55,8 @@ class Levels(Task):
         ((name, arguments),) = specification.items()
         if "level" in arguments:
             raise ValueError(f"Expected a task without 'level', since all are made, got level={arguments['level']!r}")
-        check_level(lowest, registered.levels)
-        highest = registered.levels if highest is None else highest
-        check_level(highest, registered.levels)
+        lowest = check_level(lowest, registered.levels)
+        highest = check_level(registered.levels if highest is None else highest, registered.levels)
         if highest < lowest:
             raise ValueError(f"Expected highest to be at least lowest={lowest}, got {highest}")
         self.of = registered.name

@@ -23,8 +23,7 @@ class Sized(Task):
     splits: ClassVar[tuple[str, ...]] = (*SPLITS, SHIFTED)
 
     def __init__(self, level: int | None, sizes: tuple[int, ...]) -> None:
-        self.level = type(self).level if level is None else level
-        check_level(self.level, self.levels)
+        self.level = check_level(type(self).level if level is None else level, self.levels)
         self._sizes = {split: check_count(split, size) for split, size in zip(self.splits, sizes, strict=True)}
 
     def num_examples(self, split: str) -> int:

@@ -124,6 +124,10 @@ def test_a_prompts_file(tmp_path, suffix, capsys):
     ("words", "message"),
     [
         (["train", "--algorithm", "pppo"], "Expected --algorithm to be one of"),
+        (["train", "--algorithm", "ActorCrtic"], "Did you mean 'actor_critic'?"),
+        (["train", "--env", "CartPole-v1", "--device", "cpu"], "Expected the id of a text environment"),
+        (["sft", "--env", "CartPole-v1", "--device", "cpu"], "Expected the id of a text environment"),
+        (["evaluate", "--env", "CartPole-v1", "--device", "cpu"], "Expected the id of a text environment"),
         (["train", "--model", "no/such/folder/here"], "Expected a bundled model"),
         (["train", "--env", "TextGen-v9", "--device", "cpu"], "TextGen"),
         (["train", "--reward", "sentimnt", "--device", "cpu"], "Did you mean 'sentiment'?"),
@@ -152,6 +156,26 @@ def test_a_run_is_not_written_over(run, capsys):
     with pytest.raises(SystemExit):
         main(["train", "--output", str(run), *SMALL])
     assert "holds another run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "sft", "reward-model"])
+def test_nothing_is_written_among_the_files_of_somebody_else(command, tmp_path, capsys):
+    letter = tmp_path / "letter.txt"
+    letter.write_text("Dear reader")
+    words = [command, "--device", "cpu", *(["--pairs", "pairs.jsonl"] if command == "reward-model" else [])]
+    for output, message in ((tmp_path, "which holds 'letter.txt'"), (letter, "which is a file")):
+        with pytest.raises(SystemExit):
+            main([*words, "--output", str(output)])
+        assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithm"),
+    [("PPO", "ppo"), ("ActorCritic", "actor_critic"), ("best-of-n", "best_of_n"), ("REINFORCE", "reinforce")],
+)
+def test_an_algorithm_may_be_written_like_its_class(name, algorithm):
+    assert parse("train", Train, ["--algorithm", name]).algorithm == algorithm
 
 
 def test_no_command_shows_the_commands(capsys):

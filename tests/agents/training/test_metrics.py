@@ -89,6 +89,17 @@ def test_wandb_is_asked_for_by_name(tmp_path, monkeypatch):
         MetricsLog(tmp_path, wandb_project="x")
 
 
+def test_a_missing_tensorboard_is_said_and_the_file_is_written(tmp_path, monkeypatch, caplog):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with MetricsLog(tmp_path) as log:
+        log.write(10, {"score": 0.5})
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"timesteps": 10, "score": 0.5}]
+    assert "pip install tensorboard" in caplog.text
+    assert not (tmp_path / "tensorboard").exists()
+
+
 def test_diverged_by_hand() -> None:
     """Score 0, 2, 1, 3: a slope of 0.8, residuals 0.3, -0.9, 0.9, -0.3, hence an error of sqrt(1.8 / 2 / 5)."""
     rising, falling = [0.0, 2.0, 1.0, 3.0], [3.0, 1.0, 2.0, 0.0]

@@ -606,3 +606,20 @@ def test_every_row_says_where_the_time_went():
     assert all(part > 0 for part in parts)
     assert sum(parts) < whole
     assert 0.008 < row["seconds_score"] < row["seconds_environment"]  # at least a call a lane
+
+
+def test_env_kwargs_of_numpy_come_back_from_a_checkpoint(tmp_path):
+    kwargs = {
+        "max_new_tokens": np.int64(4),
+        "payout": {"every": np.int32(2)},
+        "reward": {"length": np.float32(0.5)},
+        "task": {"copy": {"level": np.int64(1), "train": np.int64(50)}},
+    }
+    agent = PPO("tiny", "TextGen-v0", env_kwargs=kwargs, device="cpu", **SMALL)
+    agent.save(tmp_path / "run")
+    assert load(tmp_path / "run", device="cpu").env_kwargs == {
+        "max_new_tokens": 4,
+        "payout": {"every": 2},
+        "reward": {"length": 0.5},
+        "task": {"copy": {"level": 1, "train": 50}},
+    }

@@ -287,3 +287,13 @@ def test_check_vector_env() -> None:
         check_vector_env("Test/Levels-v0")
     finally:
         gym.registry.pop("Test/Levels-v0")
+
+
+def test_numbers_of_numpy() -> None:
+    """They come from grids and configs, and end up in metadata and checkpoints, which are JSON."""
+    assert told(curriculum(window=np.int64(2)), (0, 1.0), (1, 1.0)) == 2
+    task = textenvs.make_task({"copy": {"level": np.int64(2), "train": np.int32(8)}})
+    assert (type(task.level), task.num_examples("train")) == (int, 8)
+    json.dumps(task.example("train", 0).metadata)
+    mixed = Levels("copy", lowest=np.int64(1), highest=np.int64(2))
+    assert {type(mixed.example("train", index).metadata["level"]) for index in range(0, 400, 50)} == {int}
