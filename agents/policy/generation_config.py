@@ -15,6 +15,9 @@ from transformers import PreTrainedModel
 from textenvs import Tokenizer
 from textenvs.tokenizer import SubwordTokenizer
 
+UNFOLLOWED = "The generation config of this model asks for"
+"""The beginning of the warning."""
+
 _OF_OUTPUT = {
     "num_return_sequences", "output_attentions", "output_hidden_states", "output_scores", "output_logits",
     "return_dict_in_generate",
@@ -80,7 +83,7 @@ def warn_of_unfollowed(model: PreTrainedModel) -> None:
     if asked:
         listed = ", ".join(f"{name}={value!r:.80}" for name, value in asked.items())
         warnings.warn(
-            f"The generation config of this model asks for {listed}, which a policy does not follow: it samples from "
+            f"{UNFOLLOWED} {listed}, which a policy does not follow: it samples from "
             "the model's own distribution. evaluate and generate take temperature, top_k, top_p and min_p, and an "
             "environment takes min_new_tokens and stop",
             stacklevel=4,
