@@ -8,7 +8,7 @@ ARGS ?=
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all bridge demo check format tiny clean
+.PHONY: help setup test test-all bridge lowest demo check format tiny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -34,6 +34,10 @@ test-all: $(STAMP) ## Run all tests, slow ones included, with every random examp
 # Needs no .venv: the library gets an environment of its own, in .venv-bridges/NAME.
 bridge: ## Run the tests with an outside library (NAME=torchrl) and record the result in docs/bridges.md
 	$(PYTHON) -m tests.bridges $(NAME)
+
+# Needs no .venv either: environments of its own, in .venv-lowest. Its Python is the oldest allowed, python3.11.
+lowest: ## Run part of the tests on the lowest versions that pyproject.toml allows (PYTHON=python3.11)
+	$(PYTHON) -m tests.lowest $(NAME)
 
 demo: $(STAMP) ## Train the bundled model with PPO, a minute or two on a CPU, into runs/
 	$(BIN)/python -m agents train --algorithm ppo --env TextGen-v0 --model tiny $(ARGS)

@@ -12,7 +12,7 @@ import gymnasium as gym
 from agents.cli.options import SFT, Compare, Evaluate, Generate, RewardModel, Train
 from agents.cli.parsing import parse
 from textenvs import RewardError, render
-from textenvs.subcommands import choose_command
+from textenvs.subcommands import choose_command, replace_unprintable
 
 PROG = "python -m agents"
 
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The words after `python -m agents`; None takes those of the process.
     """
+    replace_unprintable()
     words = list(sys.argv[1:] if argv is None else argv)
     summaries = {name: (options.__doc__ or "").partition("\n")[0] for name, (options, _) in COMMANDS.items()}
     name = choose_command(PROG, summaries, words)

@@ -97,7 +97,7 @@ def text_hashes(input_ids: NDArray[np.int64], positions: NDArray[np.int64], n: i
     Args:
         input_ids: `(batch, length)` token ids.
         positions: `(batch, time)` int64, the position of each action in its row.
-        n: How many tokens; None: all. Before a row's beginning there is a token that occurs nowhere else.
+        n: Number of tokens; None: all. Before a row's beginning there is a token that occurs nowhere else.
 
     Returns:
         `(batch, time)` uint64.
@@ -475,7 +475,7 @@ class Bonuses:
         """Continues from such a state.
 
         Args:
-            state: What `state_dict` of the same bonuses returned.
+            state: Returned by `state_dict` of the same bonuses.
 
         Raises:
             ValueError: If it is that of other bonuses.

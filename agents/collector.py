@@ -20,6 +20,7 @@ from agents.policy.sampling import Truncation
 from agents.rollout import Rollout
 from textenvs import TextGenVectorEnv
 from textenvs.tokenizer import fingerprint
+from textenvs.vector_env import check_env_id
 
 
 def make_env(env: str, policy: Policy, num_envs: int = 64, **kwargs: Any) -> TextGenVectorEnv:
@@ -28,7 +29,7 @@ def make_env(env: str, policy: Policy, num_envs: int = 64, **kwargs: Any) -> Tex
     Args:
         env: The id.
         policy: The policy, whose tokenizer they get.
-        num_envs: How many lanes.
+        num_envs: Number of lanes.
         **kwargs: Arguments of the environment, `split="test"` say.
 
     Returns:
@@ -37,6 +38,7 @@ def make_env(env: str, policy: Policy, num_envs: int = 64, **kwargs: Any) -> Tex
     Raises:
         ValueError: If the id is of no environment of textenvs.
     """
+    check_env_id(env)
     made = gym.make_vec(
         env, num_envs=num_envs, autoreset_mode="Disabled", copy=False, tokenizer=policy.tokenizer, **kwargs
     )
@@ -65,7 +67,7 @@ def collect(
     Args:
         env: A vector environment whose `autoreset_mode` is DISABLED: `collect` says which lane gets a new episode.
         policy: The policy that plays. Its tokenizer is the environment's.
-        num_episodes: How many episodes to play.
+        num_episodes: Number of episodes to play.
         seed: Seeds the environment; None continues its present streams.
         temperature: Divisor of the logits.
         deterministic: If True, the likeliest token instead of a sample.
@@ -165,7 +167,8 @@ class _ActionNumbers:
     process grew by all logits of some rollouts (see docs/log.md).
 
     Args:
-        most: How many there may be: less than twice as many as actions, since lanes are dropped when half of them idle.
+        most: Room for so many numbers. There are less than twice as many as actions, since lanes are dropped when half
+            of them idle.
     """
 
     def __init__(self, most: int) -> None:

@@ -7,8 +7,10 @@ renamed. What is read here may hold anything; where it cannot be used, a `ValueE
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
@@ -49,7 +51,7 @@ def write_text(file: Path, text: str) -> None:
 
     Args:
         file: The file.
-        text: What it holds from now on, UTF-8.
+        text: The new content, written as UTF-8.
 
     Raises:
         OSError: If it cannot be written; the old content is still there.
@@ -63,17 +65,64 @@ def write_text(file: Path, text: str) -> None:
     sync_folder(file.parent)
 
 
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Writes a value as JSON that every reader takes. NaN and infinity, for which JSON has no word, become null.
+
+    Args:
+        value: JSON values.
+        indent: Spaces of each level; None writes one line.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> to_json({"score": 0.5, "explained_variance": float("nan")})
+        '{"score": 0.5, "explained_variance": null}'
+    """
+    return json.dumps(_without_nan(value), indent=indent, allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    return value
+
+
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Replaces a file's content by a JSON object, as `write_text` does.
 
     Args:
         file: The file.
-        content: JSON values.
+        content: JSON values. NaN and infinity become null.
 
     Raises:
         OSError: If it cannot be written.
     """
-    write_text(file, json.dumps(content, indent=2) + "\n")
+    write_text(file, to_json(content, indent=2) + "\n")
+
+
+def check_empty(folder: Path, but: tuple[str, ...] = ()) -> None:
+    """Raises if a command would write among files that are not its own.
+
+    Args:
+        folder: The folder, which need not exist.
+        but: Names of files that may be there. Hidden files, such as .DS_Store, may be there, too.
+
+    Raises:
+        ValueError: If it is a file, or holds something.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"Expected a folder to write to, got {str(folder)!r}, which is a file: choose another")
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    names = [name for name in names if name not in but and not name.startswith(".")]
+    if names:
+        raise ValueError(
+            f"Expected a new or empty folder, got {str(folder)!r}, which holds {names[0]!r:.200}: choose another"
+        )
 
 
 def sync_file(file: Path) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from agents.policy.policy import Policy
 from textenvs import TextGenEnv, TextGenVectorEnv
+from textenvs.vector_env import check_env_id
 
 try:
     from stable_baselines3.common.policies import MultiInputActorCriticPolicy
@@ -48,12 +49,12 @@ class TextGenVecEnv(VecEnv):
     Args:
         envs: An id, or a `TextGenVectorEnv` with autoreset_mode "SameStep", under any wrapper of its observations (see
             `textenvs.wrappers`).
-        num_envs: How many lanes, where `envs` is an id; None is 1.
+        num_envs: Number of lanes, where `envs` is an id; None is 1.
         **settings: For `gym.make_vec`, where `envs` is an id.
 
     Raises:
         TypeError: If it is another environment, or numbers and settings come with one that is made already.
-        ValueError: If its autoreset mode is another.
+        ValueError: If its autoreset mode is another, or the id is of another environment.
 
     Example:
         >>> envs = TextGenVecEnv("TextGen-v0", num_envs=4, max_new_tokens=8)
@@ -65,6 +66,7 @@ class TextGenVecEnv(VecEnv):
 
     def __init__(self, envs: str | VectorEnv[Any, Any, Any], num_envs: int | None = None, **settings: Any) -> None:
         if isinstance(envs, str):
+            check_env_id(envs)
             count = 1 if num_envs is None else num_envs
             envs = gym.make_vec(envs, num_envs=count, **{"autoreset_mode": AutoresetMode.SAME_STEP, **settings})
         elif num_envs is not None or settings:

@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from textenvs.subcommands import choose_command
+from textenvs.subcommands import choose_command, replace_unprintable
 
 # A module is loaded when its command is asked for: some need torch.
 COMMANDS = {
@@ -34,6 +34,7 @@ def about(name: str) -> str:
 
 def main() -> None:
     """Runs one measurement."""
+    replace_unprintable()
     words = sys.argv[1:]
     name = choose_command("python -m benchmarks", {command: about(command) for command in COMMANDS}, words)
     import_module(f"benchmarks.{COMMANDS[name]}").main(words[1:])

@@ -18,6 +18,7 @@ import gymnasium as gym
 import numpy as np
 
 import textenvs
+from agents.files import to_json
 
 RESULTS = Path(__file__).parent / "results"
 """The folder of the committed results."""
@@ -129,7 +130,7 @@ def write(output: Path, results: dict[str, Any], page: str, figure: Any = None) 
     if missing := {"command", "machine"} - set(results):
         raise ValueError(f"Expected results with a command and a machine, got none of {sorted(missing)}")
     write_page(output, page)
-    output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    output.with_suffix(".json").write_text(to_json(results, indent=1) + "\n", encoding="utf-8")
     if figure is not None:
         figure.savefig(output.with_suffix(".png"), dpi=120)
     print(page)
@@ -169,7 +170,7 @@ def append_rows(file: Path, *rows: dict[str, Any]) -> None:
         if stream.tell():
             stream.seek(-1, 2)
             complete = stream.read() == b"\n"
-        stream.write(("" if complete else "\n").encode() + "".join(json.dumps(row) + "\n" for row in rows).encode())
+        stream.write(("" if complete else "\n").encode() + "".join(to_json(row) + "\n" for row in rows).encode())
 
 
 class Ledger:

@@ -16,6 +16,7 @@ from gymnasium.utils.env_checker import check_env
 from textenvs import RewardError, TextGenEnv, list_envs, render
 from textenvs.overview import make_env, overview
 from textenvs.setting import Setting
+from textenvs.subcommands import replace_unprintable
 from textenvs.testing import check_reward, check_task, check_vector_env
 from textenvs.testing.canaries import CANARIES, canary_scores
 from textenvs.tokenizer import decode
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: With code 2 if the arguments are wrong, and 0 after --help.
     """
+    replace_unprintable()
     parser = _parser()
     given = parser.parse_args(arguments)
     try:

@@ -36,7 +36,8 @@ def names_arguments(init: Callable[_Arguments, None]) -> Callable[_Arguments, No
         init: The `__init__`.
 
     Returns:
-        The same, but an unknown argument raises a TypeError with the arguments that there are, and the nearest.
+        The same, but an unknown argument raises a TypeError with the arguments that there are, and the nearest. Its
+        message begins with Python's own words, by which libraries such as TorchRL find out what a class does not take.
     """
     known = list(signature(init).parameters)[1:]  # without self
 
@@ -44,7 +45,8 @@ def names_arguments(init: Callable[_Arguments, None]) -> Callable[_Arguments, No
     def checked(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
         for name in kwargs:
             if name not in known:
-                raise TypeError(f"Expected arguments from {known}, got {name!r}.{did_you_mean(name, known)}")
+                python = f"{init.__qualname__}() got an unexpected keyword argument {name!r}"
+                raise TypeError(f"{python}. Expected arguments from {known}.{did_you_mean(name, known)}")
         init(*args, **kwargs)
 
     return checked

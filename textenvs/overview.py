@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 
 from textenvs.env import TextGenEnv
+from textenvs.vector_env import check_env_id
 
 
 def overview(env_id: str) -> dict[str, Any]:
@@ -58,6 +59,7 @@ def make_env(env_id: str, **arguments: Any) -> TextGenEnv:
     Raises:
         ValueError: If it is not a text environment.
     """
+    check_env_id(env_id)
     env = gym.make(env_id, **arguments).unwrapped
     if not isinstance(env, TextGenEnv):
         raise ValueError(f"Expected the id of a text environment, got {env_id!r}, which is {type(env).__name__}")

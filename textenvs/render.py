@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -306,6 +307,17 @@ def visible(text: str) -> str:
 
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _KEPT = frozenset("\n\u200c\u200d")
+
+
+def show(text: str, end: str = "\n") -> None:
+    """Prints a text at once; a character that the output cannot encode (cp1252, say) becomes a question mark.
+
+    Args:
+        text: Any text.
+        end: Printed behind it.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), end=end, flush=True)
 
 
 def _escape(character: str) -> str:

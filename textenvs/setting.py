@@ -7,14 +7,17 @@ the many, resolve their arguments here and make their lanes and spaces from the 
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from textenvs.action_masks import split_stops
 from textenvs.arguments import check_choice, check_count, check_number
 from textenvs.lanes import Lanes
 from textenvs.pool import Pool, PromptEncoder, build_pools, longest_row
@@ -43,7 +46,7 @@ class EnvArguments:
     min_new_tokens: int
     stop: str | Sequence[str] | None
     action_mask: Any
-    chat_template: bool
+    chat_template: bool | Mapping[str, Any]
     curriculum: bool | Mapping[str, Any] | None
     success_at: float | None
     render_mode: str | None
@@ -74,7 +77,9 @@ class EnvArguments:
             raise ValueError(f"Expected a task that says what is allowed for action_mask='task', got {task.name!r}")
         if task.max_turns > 1:
             self._check_turns(task, tokenizer)
-        pool = self._pool(task, tokenizer)
+        pools = self._pools(task, tokenizer)
+        pool = pools[self.split]
+        stop_ids, stop_texts = split_stops(self._stop, tokenizer, max_new_tokens)
         success_score = self._success_score(task)
         return Setting(
             task=task,
@@ -84,8 +89,11 @@ class EnvArguments:
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens,
             stop=self._stop,
+            stop_texts=stop_texts,
+            end_ids=tuple(dict.fromkeys((*pool.encoder.end_ids, *stop_ids))),
             action_mask=self.action_mask,
             split=self.split,
+            splits=tuple(pools),
             pool=pool,
             success_score=success_score,
             curriculum=self._make_curriculum(task, pool, success_score),
@@ -107,8 +115,8 @@ class EnvArguments:
         """Raises where the arguments do not fit a task of several turns."""
         if self.min_new_tokens or self.stop is not None:
             raise ValueError(
-                f"Expected no min_new_tokens and no stop in task {task.name!r}, whose turns end with EOS alone, got "
-                f"{self.min_new_tokens} and {self._stop!r}"
+                f"Expected no min_new_tokens and no stop in task {task.name!r}, whose turns end with EOS or the end of "
+                f"a turn that the model has, got {self.min_new_tokens} and {self._stop!r}"
             )
         if not self.chat_template and not hasattr(tokenizer, "encode_response"):
             raise ValueError(
@@ -116,7 +124,7 @@ class EnvArguments:
                 f"{task.name!r}, got {tokenizer!r}"
             )
 
-    def _pool(self, task: Task, tokenizer: Tokenizer) -> Pool:
+    def _pools(self, task: Task, tokenizer: Tokenizer) -> dict[str, Pool]:
         max_length = task.max_prompt_tokens if self.max_prompt_length is None else self.max_prompt_length
         side = task.truncation_side if self.truncation_side is None else self.truncation_side
         encoder = PromptEncoder(tokenizer, max_length, side, self.chat_template)
@@ -128,7 +136,7 @@ class EnvArguments:
             raise ValueError(
                 f"Expected a split of task {task.name!r} that has examples, {list(pools)}, got {self.split!r}"
             )
-        return pools[self.split]
+        return pools
 
     def _success_score(self, task: Task) -> float | None:
         """The score from which an episode is a success; the task's own holds for the task's own reward alone."""
@@ -157,9 +165,13 @@ class Setting:
         payout: The payout, as the user wrote it.
         max_new_tokens: The budget of an episode, in actions.
         min_new_tokens: The number of tokens in an episode before EOS or a stop sequence ends it.
-        stop: Texts that end an episode, or None.
+        stop: Texts and special tokens that end an episode, as the user wrote them, or None.
+        stop_texts: Those of them that are texts.
+        end_ids: The tokens that end an episode, or a turn: EOS first, then what else ends a turn of the model or of
+            its chat template, and the special tokens in `stop`.
         action_mask: The texts that the agent is held to, as the user wrote it, or None.
         split: The split that the examples are drawn from.
+        splits: The splits of the task that have examples.
         pool: Those examples, tokenised.
         success_score: The score from which an ended episode is a success, or None if nobody has said; then infos have
             no `is_success`.
@@ -174,8 +186,11 @@ class Setting:
     max_new_tokens: int
     min_new_tokens: int
     stop: tuple[str, ...] | None
+    stop_texts: tuple[str, ...]
+    end_ids: tuple[int, ...]
     action_mask: Any
     split: str
+    splits: tuple[str, ...]
     pool: Pool
     success_score: float | None
     curriculum: Curriculum | None
@@ -200,13 +215,20 @@ class Setting:
             self.payout,
             self.max_new_tokens,
             min_new_tokens=self.min_new_tokens,
-            stop=self.stop,
+            stop=self.stop_texts or None,
+            end_ids=self.end_ids,
             action_mask=self.action_mask,
             success_score=self.success_score,
             keep_rewards=self.render_mode is not None,
             curriculum=self.curriculum,
             group_size=group_size,
         )
+
+    @property
+    def turn_end_id(self) -> int:
+        """The token that a demonstration's turn ends with: the chat template's, where there is one, else EOS."""
+        end = self.pool.encoder.turn_end_id
+        return self.tokenizer.eos_token_id if end is None else end
 
     def observation_space(self) -> spaces.Space[Any]:
         """Returns the space of `input_ids`, `attention_mask` and `response_mask`, each `(max_length,)`."""
@@ -234,13 +256,13 @@ def _with_all_levels(task: str | Mapping[str, Any] | Task) -> Task:
 
 def _levels_of(task: Task, pool: Pool) -> list[int]:
     levels = [example.metadata.get("level") for example in pool.examples]
-    wrong = next((level for level in levels if isinstance(level, bool) or not isinstance(level, int)), None)
+    wrong = next((level for level in levels if isinstance(level, bool) or not isinstance(level, Integral)), None)
     if None in levels or wrong is not None:
         raise ValueError(
             f"Expected a task with levels for a curriculum, by its name, or examples whose metadata has a whole number "
             f"'level', got task {task.name!r} with an example whose level is {wrong!r}"
         )
-    return [level for level in levels if level is not None]
+    return [int(level) for level in levels if level is not None]
 
 
 _POOL_CACHE: OrderedDict[Any, dict[str, Pool]] = OrderedDict()
@@ -251,7 +273,8 @@ def _shared_pools(name: str, task: Task, encoder: PromptEncoder, has_all_levels:
     """Returns the pools of a task that was given by name. Environments share them: such a task never changes."""
     # By the tokenizer's identity, which the pools keep alive: two with one vocabulary may still cut a text differently.
     tokenizer_id = id(encoder.tokenizer)
-    key = (name, has_all_levels, tokenizer_id, encoder.max_length, encoder.truncation_side, encoder.chat_template)
+    chat = json.dumps(encoder.chat_template, sort_keys=True, default=repr)
+    key = (name, has_all_levels, tokenizer_id, encoder.max_length, encoder.truncation_side, chat)
     if key not in _POOL_CACHE:
         _POOL_CACHE[key] = build_pools(task, encoder)
         if len(_POOL_CACHE) > _POOL_CACHE_SIZE:

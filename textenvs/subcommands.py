@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
 
 from textenvs.arguments import did_you_mean
+
+
+def replace_unprintable() -> None:
+    """Lets the process print any text: a character that its output cannot encode becomes a question mark.
+
+    A file or pipe on Windows is often cp1252, and one character outside it would end a command with an error. Python
+    itself writes such characters to the standard error stream as escapes.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):  # a notebook's is another class, and None where there is no console
+        sys.stdout.reconfigure(errors="replace")
 
 
 def choose_command(prog: str, commands: Mapping[str, str], words: Sequence[str]) -> str:

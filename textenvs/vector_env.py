@@ -7,10 +7,12 @@ lanes and groups, and how Gymnasium lays out the infos of many environments.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs import registration
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
@@ -22,6 +24,33 @@ from textenvs.env import HasSetting, Observation, TextGenEnv, chosen_examples
 from textenvs.seeding import seeds_of
 from textenvs.setting import RENDER_MODES, EnvArguments
 from textenvs.tasks import Task
+
+
+def check_env_id(env_id: str) -> None:
+    """Checks that an id makes text environments, before it is given arguments that others do not have.
+
+    An id that Gymnasium does not know, or whose entry point is a function, passes: only making it tells more.
+
+    Args:
+        env_id: The id.
+
+    Raises:
+        ValueError: If its class is of another kind.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        import_module(module)
+    namespace, base, version = registration.parse_env_id(name)
+    if version is None:  # the latest, as in gym.make
+        version = registration.find_highest_version(namespace, base)
+    spec = gym.registry.get(registration.get_env_id(namespace, base, version))
+    entry_point = None if spec is None else spec.vector_entry_point or spec.entry_point
+    creator: Any = registration.load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    if isinstance(creator, type) and not issubclass(creator, (TextGenEnv, TextGenVectorEnv)):
+        raise ValueError(
+            f"Expected the id of a text environment, got {env_id!r}, which makes a {creator.__name__}: "
+            "`python -m textenvs list` shows the ids"
+        )
 
 
 class TextGenVectorEnv(HasSetting, gym.vector.VectorEnv[Observation, NDArray[Any], NDArray[Any]]):
@@ -67,7 +96,7 @@ class TextGenVectorEnv(HasSetting, gym.vector.VectorEnv[Observation, NDArray[Any
         min_new_tokens: int = 0,
         stop: str | Sequence[str] | None = None,
         action_mask: Any = None,
-        chat_template: bool = False,
+        chat_template: bool | Mapping[str, Any] = False,
         curriculum: bool | Mapping[str, Any] | None = None,
         success_at: float | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
@@ -223,7 +252,7 @@ class TextGenVectorEnv(HasSetting, gym.vector.VectorEnv[Observation, NDArray[Any
         mode = "ansi" if self.render_mode == "human" else self.render_mode
         rendered = tuple(render.render_lane(self.lanes, lane, mode, self.task.name) for lane in range(self.num_envs))
         if self.render_mode == "human":
-            print("\n".join(rendered), flush=True)
+            render.show("\n".join(rendered))
             return None
         return rendered
 
@@ -370,4 +399,4 @@ class TextGenVectorEnv(HasSetting, gym.vector.VectorEnv[Observation, NDArray[Any
         }
 
 
-__all__ = ["RENDER_MODES", "TextGenVectorEnv"]
+__all__ = ["RENDER_MODES", "TextGenVectorEnv", "check_env_id"]

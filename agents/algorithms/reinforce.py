@@ -195,8 +195,8 @@ def baseline_advantages(rollout: Rollout, returns: Tensor, config: REINFORCEConf
         compared, alive = (returns[:, :1], mask[:, :1]) if whole else (returns, mask)
         scale = None
         if config.baseline == "group":
-            advantages, scale = group_deviations(compared, alive, rollout.group)
-            scale = torch.where(mask, scale, 0)
+            advantages, deviation = group_deviations(compared, alive, rollout.group)
+            scale = torch.where(mask & (deviation > 0), deviation + 1e-6, 0)  # as group_normalize divides
         elif config.baseline == "leave_one_out":
             advantages = compared - leave_one_out_baseline(compared, alive, group)
         else:

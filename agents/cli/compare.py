@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from agents.cli.options import Compare
 from agents.cli.sources import model_source, named_sources, training_temperature
 from agents.evaluation import comparison_page
 from agents.evaluation.comparison import compare
+from agents.files import to_json
 from agents.training.start_policy import start_policy
 
 
@@ -44,7 +44,7 @@ def run(arguments: Compare) -> None:
     command = f"python -m agents compare --env {arguments.env} --models {' '.join(arguments.models)}"
     page = comparison_page.write(comparison, folder, command=command)
     if arguments.json:
-        print(json.dumps(comparison.summary()))
+        print(to_json(comparison.summary()))
     else:
         print(f"{comparison_page.as_text(comparison)}\n\nThe page, with the tokens: {page}")
 

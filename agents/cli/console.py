@@ -21,7 +21,7 @@ def join_processes(device: str | None, *, pieces: bool) -> str | None:
     """
     device = processes.start(device, pieces=pieces)
     if processes.rank() > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lasts
     return device
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from agents import Agent, Policy, load
@@ -11,7 +10,7 @@ from agents.cli.options import Evaluate
 from agents.cli.sources import model_source
 from agents.collector import make_env
 from agents.evaluation.evaluation import evaluate
-from agents.files import read_json, write_text
+from agents.files import read_json, to_json, write_text
 from agents.training import checkpoints
 
 
@@ -46,10 +45,10 @@ def run(arguments: Evaluate) -> None:
         seed=arguments.seed,
     )
     if arguments.output is not None:
-        write_text(arguments.output, "".join(json.dumps(row) + "\n" for row in evaluation.samples()))
+        write_text(arguments.output, "".join(to_json(row) + "\n" for row in evaluation.samples()))
     if arguments.json:
         header = {"env": env_id, "task": env.task.name, "split": arguments.split, "temperature": temperature}
-        print(json.dumps({**header, **evaluation.summary()}))
+        print(to_json({**header, **evaluation.summary()}))
     else:
         print(evaluation_line(f"{env_id} ({env.task.name}), {arguments.split}", evaluation))
 
@@ -69,4 +68,11 @@ def _load_run(folder: Path, arguments: Evaluate) -> Agent:
         checkpoint = checkpoints.find(folder, arguments.checkpoint).path
         if env == read_json(checkpoint / "agent.json")["env_id"]:
             env = None  # `load` keeps the arguments of the run's environment only where it is given no other
-    return load(folder, arguments.checkpoint, env=env, env_kwargs=env_kwargs, device=arguments.device)
+    return load(
+        folder,
+        arguments.checkpoint,
+        env=env,
+        env_kwargs=env_kwargs,
+        device=arguments.device,
+        data_changed=arguments.data_changed,
+    )

@@ -29,14 +29,21 @@ class EnvironmentArguments:
     """immediate, sparse, word, sentence, or JSON: '{"every": 8}', '{"delayed": 4}', '{"shaped": {"gamma": 0.99}}'."""
     max_new_tokens: int | None = None
     """The most tokens that an episode may write. Default: the task's own number."""
+    stop: str | None = None
+    """A text that ends an episode, the name of a special token ("<|im_end|>"), or several as a JSON list. EOS and the
+    ends of turns that the model or its chat template has end an episode anyway."""
+    chat_template: str | None = None
+    """true, or JSON: '{"system": "Be brief.", "enable_thinking": false}'. Put prompts into the chat template of the
+    model's tokenizer, with a system message and variables of the template. Default: prompts as they are."""
     curriculum: str | None = None
     """true, or JSON: '{"raise_at": 0.9, "lower_at": 0.3}'. Train on the task's levels, the easiest first and harder
     ones as the success rate rises; evaluate on all of them. Default: the task's own level, with no curriculum."""
     prompts: Path | None = None
-    """A .jsonl or .txt file of texts to continue, in place of the environment's own task. The first --prompt-tokens
-    tokens of each text become a prompt; a hash divides the prompts into train, validation and test."""
+    """A file of texts to continue (.jsonl, .txt, .csv, ...), in place of the environment's own task. The first
+    --prompt-tokens tokens of each text become a prompt; a hash divides the prompts into train, validation and test.
+    Fewer than ten are all for training."""
     prompt_field: str = "text"
-    """The field of a .jsonl row that holds the text."""
+    """The column of a row in --prompts that holds the text."""
     prompt_tokens: int = 16
     """The number of tokens of each text in --prompts that become the prompt."""
 
@@ -51,15 +58,24 @@ class EnvironmentArguments:
             kwargs["reward"] = name_or_json(self.reward)
         if self.max_new_tokens is not None:
             kwargs["max_new_tokens"] = self.max_new_tokens
-        if self.curriculum is not None:
-            try:
-                kwargs["curriculum"] = json.loads(self.curriculum)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"Expected --curriculum to be true or JSON, got {self.curriculum[:200]!r}") from error
+        if self.stop is not None:
+            kwargs["stop"] = name_or_json(self.stop)
+        for name in ("chat_template", "curriculum"):
+            given = getattr(self, name)
+            if given is not None:
+                kwargs[name] = true_or_json(name, given)
         if self.prompts is not None:
             settings = {"prompt": self.prompt_field, "prompt_tokens": self.prompt_tokens}
             kwargs["task"] = {"dataset": {"path": str(self.prompts), **settings}}
         return kwargs
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataChangedArguments:
+    """Data that is no longer what a run was trained on."""
+
+    data_changed: bool = False
+    """Go on although the run's data is not what it was: files were replaced or changed under their name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +152,7 @@ class JSONArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(StartArguments, EnvironmentArguments):
+class Train(StartArguments, DataChangedArguments, EnvironmentArguments):
     """Train a language model in an environment."""
 
     algorithm: str = "ppo"
@@ -177,7 +193,8 @@ class Train(StartArguments, EnvironmentArguments):
     keep_checkpoints: int = 2
     """The number of latest checkpoints to keep, beside the one with the best validation score."""
     eval_episodes: int = 300
-    """Episodes of an evaluation: on validation and test before and after training, on validation in between."""
+    """Episodes of an evaluation: on validation and test before and after training, on validation in between. 0: no
+    evaluations. Splits without examples are left out: a handful of prompts is for training alone."""
     eval_during: int = 4
     """The number of evaluations between the first and the last, evenly over the run."""
     eval_temperature: float | None = None
@@ -210,7 +227,14 @@ class SFT(StartArguments, EnvironmentArguments):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(JSONArguments, TruncatedSamplingArguments, EpisodesArguments, RunArguments, EnvironmentArguments):
+class Evaluate(
+    JSONArguments,
+    TruncatedSamplingArguments,
+    EpisodesArguments,
+    RunArguments,
+    DataChangedArguments,
+    EnvironmentArguments,
+):
     """Mean score of a run or a model on held-out examples, with a 95 % confidence interval.
 
     A run is evaluated in its own environment; options for the environment change that one, and --env takes another.
@@ -254,6 +278,11 @@ class Generate(TruncatedSamplingArguments, RunArguments):
     """Continuations of each prompt."""
     max_new_tokens: int = 32
     """The most tokens of each."""
+    stop: str | None = None
+    """A text that ends a continuation, the name of a special token ("<|im_end|>"), or several as a JSON list."""
+    chat_template: str | None = None
+    """true, or JSON: '{"system": "Be brief.", "enable_thinking": false}'. Put prompts into the chat template of the
+    model's tokenizer. Default: prompts as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +304,26 @@ class RewardModel(JSONArguments, StartArguments):
     output: Path = Path("reward-model")
     """The folder to write."""
     settings: tyro.conf.OmitArgPrefixes[PreferenceConfig] = field(default_factory=PreferenceConfig)
+
+
+def true_or_json(name: str, text: str) -> Any:
+    """An option that is either true or JSON.
+
+    Args:
+        name: The option's name, for the error.
+        text: The option.
+
+    Returns:
+        The JSON value.
+
+    Raises:
+        ValueError: If the text cannot be read.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        option = name.replace("_", "-")
+        raise ValueError(f"Expected --{option} to be true or JSON, got {text[:200]!r}") from error
 
 
 def name_or_json(text: str) -> Any:

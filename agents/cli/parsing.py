@@ -8,6 +8,7 @@ with it. A plain `train --help` does without, and shows what all algorithms shar
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, make_dataclass, replace
 from importlib import import_module
@@ -20,6 +21,7 @@ import agents
 from agents.cli.options import EnvironmentArguments, Evaluate, Train
 from agents.files import read_json
 from agents.training.config import RunConfig
+from textenvs.arguments import did_you_mean
 
 CONFIG = "config.json"
 """The file in a run's folder that holds its options."""
@@ -83,10 +85,8 @@ def _parse_train(prog: str, words: Sequence[str]) -> Any:
         return tyro.cli(_Help, args=list(words), default=_Help(settings=RunConfig()), description=about, prog=prog)
     given = {} if file is None else read_config(Path(file))
     name = name or given.get("algorithm", "ppo")
-    algorithms = agents.Algorithm.known
-    if name not in algorithms:
-        raise ValueError(f"Expected --algorithm to be one of {sorted(algorithms)}, got {name!r}")
-    config: Any = algorithms[name].config
+    name = _algorithm(str(name))
+    config: Any = agents.Algorithm.known[name].config
     train_options = {option.name for option in fields(Train)}
     flat: Any = Annotated[config, tyro.conf.OmitArgPrefixes]  # its fields are options of their own: --gamma
     train: Any = make_dataclass("Train", [("settings", flat)], bases=(Train,), frozen=True, kw_only=True)
@@ -94,7 +94,19 @@ def _parse_train(prog: str, words: Sequence[str]) -> Any:
     if isinstance(given.get("bonuses"), dict):  # on the command line they are JSON
         given["bonuses"] = json.dumps(given["bonuses"])
     default = train(settings=settings, **{key: value for key, value in given.items() if key in train_options})
-    return tyro.cli(train, args=list(words), default=default, description=Train.__doc__, prog=prog)
+    arguments = tyro.cli(train, args=list(words), default=default, description=Train.__doc__, prog=prog)
+    return replace(arguments, algorithm=name)
+
+
+def _algorithm(name: str) -> str:
+    """The name of an algorithm, which may be written like its class: "PPO", "ActorCritic", "best-of-n"."""
+    known = agents.Algorithm.known
+    names = {known_name.replace("_", ""): known_name for known_name in known}
+    plain = name.lower().replace("-", "").replace("_", "")
+    if plain not in names:
+        hint = did_you_mean(name.lower(), known)
+        raise ValueError(f"Expected --algorithm to be one of {sorted(known)}, got {name!r}.{hint}")
+    return names[plain]
 
 
 def _option(words: Sequence[str], name: str) -> str | None:
@@ -122,19 +134,38 @@ def read_config(file: Path) -> dict[str, Any]:
         ImportError: If it is YAML, and there is no library that reads it.
     """
     if file.suffix in (".yaml", ".yml"):
-        yaml: Any = import_module("yaml")
-        try:
-            given = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ValueError(f"Expected {str(file)!r} to hold YAML, but it could not be read: {error}") from error
+        given = _read_yaml(file)
         if not isinstance(given, dict):
             raise ValueError(f"Expected {str(file)!r} to hold a mapping of options, got {type(given).__name__}")
     else:
         given = read_json(file)
-    for name in ("reward", "payout", "curriculum"):
+    for name in ("reward", "payout", "curriculum", "chat_template", "stop"):
         if isinstance(given.get(name), (dict, list, bool)):
             given[name] = json.dumps(given[name])
     for name in ("init", "output", "prompts"):
         if given.get(name) is not None:
             given[name] = Path(given[name])
     return {key: value for key, value in given.items() if key != "config"}
+
+
+_YAML_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+"""A number of YAML 1.2 (section 10.3.2), which JSON's numbers are, too."""
+
+
+def _read_yaml(file: Path) -> Any:
+    """Reads a YAML file. Numbers are those of YAML 1.2, in which 1e-4 is one: PyYAML would take it for a text."""
+    yaml: Any = import_module("yaml")
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # a class of its own: resolvers are kept by class
+        pass
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _YAML_FLOAT, "-+.0123456789")
+    # A date would become an object that no option is: `output: 2026-11-30` is a name.
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in Loader.yaml_implicit_resolvers.items()
+    }
+    try:
+        return yaml.load(file.read_text(encoding="utf-8"), Loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"Expected {str(file)!r} to hold YAML, but it could not be read: {error}") from error

@@ -9,6 +9,7 @@ from agents.cli.console import join_processes
 from agents.cli.options import RewardModel
 from agents.cli.sources import model_source
 from agents.distributed import processes
+from agents.files import check_empty
 from agents.rewards.preference_record import RECORD
 from agents.supervised import reward_model as preferences
 
@@ -19,6 +20,8 @@ def run(arguments: RewardModel) -> None:
     device = join_processes(arguments.device, pieces=False)
     if processes.rank() == 0 and (folder / RECORD).exists():
         raise ValueError(f"Expected a new folder for this model, got {str(folder)!r}, which holds another")
+    if processes.rank() == 0:
+        check_empty(folder)
     splits = preferences.split_pairs(
         preferences.load_pairs(
             arguments.pairs,

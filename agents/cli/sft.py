@@ -9,6 +9,8 @@ from agents import fine_tune
 from agents.cli.console import join_processes
 from agents.cli.options import SFT
 from agents.cli.sources import model_source
+from agents.distributed import processes
+from agents.files import check_empty
 from agents.training.start_policy import start_policy
 
 
@@ -18,6 +20,8 @@ def run(arguments: SFT) -> None:
         f"sft-{arguments.env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
     device = join_processes(arguments.device, pieces=False)
+    if processes.rank() == 0:
+        check_empty(folder)
     source, env_kwargs = model_source(arguments.model), arguments.env_kwargs()
     policy = start_policy(source, arguments.env, env_kwargs, seed=arguments.seed, device=device)
     rows = fine_tune(

@@ -18,7 +18,7 @@ from agents.cli.sources import model_source, policy_folder
 from agents.distributed import processes
 from agents.distributed.processes import LostProcessError
 from agents.evaluation.evaluation import EvaluationPlan
-from agents.files import write_json
+from agents.files import check_empty, write_json
 from agents.training import checkpoints, run_folder
 from agents.training.metrics_log import plot_learning_curve, read_metrics
 from agents.training.optimization import NonFiniteError
@@ -50,14 +50,21 @@ def run(arguments: Any) -> None:
             f"random weights: kl_coef {config.kl_coef}, entropy_coef {config.entropy_coef}, "
             f"learning_rate {config.learning_rate}"
         )
-    plan = EvaluationPlan(
-        episodes=arguments.eval_episodes,
-        during=arguments.eval_during,
-        temperature=arguments.eval_temperature,
-        deterministic=arguments.eval_deterministic,
-        top_k=arguments.eval_top_k,
-        top_p=arguments.eval_top_p,
-        min_p=arguments.eval_min_p,
+    lacking = [split for split in ("validation", "test") if split not in agent.env.setting.splits]
+    if lacking and arguments.eval_episodes > 0:
+        print(f"No evaluations on {' and '.join(lacking)}: the task has no examples there")
+    plan = (
+        None
+        if arguments.eval_episodes == 0
+        else EvaluationPlan(
+            episodes=arguments.eval_episodes,
+            during=arguments.eval_during,
+            temperature=arguments.eval_temperature,
+            deterministic=arguments.eval_deterministic,
+            top_k=arguments.eval_top_k,
+            top_p=arguments.eval_top_p,
+            min_p=arguments.eval_min_p,
+        )
     )
 
     try:
@@ -83,7 +90,8 @@ def run(arguments: Any) -> None:
         return
     if "alarm_at" in agent.carried:
         print(f"Warning: from {agent.carried['alarm_at']:,} tokens on, the held-out metric fell while the score rose.")
-    _write_results(folder, agent, arguments.samples)
+    is_evaluated = plan is not None and "test" in agent.env.setting.splits
+    _write_results(folder, agent, arguments.samples, is_evaluated=is_evaluated)
 
 
 def _print_evaluation(timesteps: int, split: str, evaluation: Evaluation) -> None:
@@ -107,6 +115,7 @@ def _start(arguments: Any, device: str | None) -> tuple[Path, Agent]:
     if processes.rank() > 0:  # the first process alone looks into the folder and writes there
         return folder, _new_agent(arguments, device)
     run_folder.check_new(folder, resume_with=f"--resume {folder}", files=(CONFIG,))
+    check_empty(folder, but=(run_folder.LOCK,))
     agent = _new_agent(arguments, device)
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(folder / CONFIG, arguments, agent)
@@ -128,7 +137,12 @@ def _resume(arguments: Any, device: str | None) -> tuple[Path, Agent]:
             )
     if processes.rank() == 0:
         run_folder.FolderLock(folder).release()  # refuses a folder in use before anything in it is touched
-    agent = load(folder, device=device) if checkpoints.numbers(folder) else _new_agent(arguments, device)
+    has_checkpoint = bool(checkpoints.numbers(folder))
+    agent = (
+        load(folder, device=device, data_changed=arguments.data_changed)
+        if has_checkpoint
+        else _new_agent(arguments, device)
+    )
     if processes.rank() == 0:
         if not checkpoints.numbers(folder):
             run_folder.begin_again(folder)
@@ -171,7 +185,7 @@ def _write_config(file: Path, arguments: Train, agent: Agent) -> None:
 
 def _options(arguments: Train) -> dict[str, Any]:
     """The options as JSON values. Folders of runs are left out: another run needs another."""
-    left_out = ("config", "output", "resume")
+    left_out = ("config", "data_changed", "output", "resume")
     values = {option.name: getattr(arguments, option.name) for option in fields(Train) if option.name not in left_out}
     return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
 
@@ -183,18 +197,17 @@ def _comparable(value: Any) -> Any:
     return name_or_json(value) if isinstance(value, str) else value
 
 
-def _write_results(folder: Path, agent: Agent, samples: int) -> None:
+def _write_results(folder: Path, agent: Agent, samples: int, *, is_evaluated: bool) -> None:
     """Writes the picture, the samples and the summary of a finished run, and prints the samples."""
     title = f"{agent.algorithm.name} on {agent.env_id} ({agent.env.task.name}), seed {agent.seed}"
     plot_learning_curve(read_metrics(folder / run_folder.METRICS), folder / "learning_curve.png", title)
+    spent = {"seconds": agent.seconds, "timesteps": agent.timesteps}
+    if not is_evaluated:
+        write_json(folder / "summary.json", spent)
+        print(f"{agent.seconds:.0f} s of training. Curve, metrics and checkpoints: {folder}")
+        return
     before, after = (run_folder.read_evaluation(folder, "test", timesteps) for timesteps in (0, agent.timesteps))
-    summary = {
-        "before": before.summary(),
-        "after": after.summary(),
-        "seconds": agent.seconds,
-        "timesteps": agent.timesteps,
-    }
-    write_json(folder / "summary.json", summary)
+    write_json(folder / "summary.json", {"before": before.summary(), "after": after.summary(), **spent})
     rewards = [reward for episode in after.token_rewards + before.token_rewards for reward in episode]
     scale = max(map(abs, rewards), default=0.0) or 1.0  # the reward at full colour
     printed, paragraphs = [render.legend()], []

@@ -159,11 +159,11 @@ class Zero(torch.optim.Optimizer):
         for part in self.state.values():  # one flat tensor: the parts of all parameters that are here
             for name, value in part.items():
                 for index, parameter in enumerate(self._trained):
-                    whole = value
+                    gathered = value
                     if isinstance(value, Tensor) and value.ndim:
                         with processes.together():
-                            whole = self._fragments.safe_get_full_optimizer_state(parameter, name)
-                    state.setdefault(index, {})[name] = whole.clone() if isinstance(whole, Tensor) else whole
+                            gathered = self._fragments.safe_get_full_optimizer_state(parameter, name)
+                    state.setdefault(index, {})[name] = gathered.clone() if isinstance(gathered, Tensor) else gathered
         groups = [{**group, "params": list(range(len(self._trained)))} for group in self.param_groups]
         return {"state": state, "param_groups": groups}
 

@@ -35,7 +35,7 @@ from agents.policy.policy import Policy
 
 @dataclass(frozen=True, kw_only=True)
 class Sharding:
-    """How to cut a policy, as Accelerate's config file has it.
+    """A way to cut a policy, as Accelerate's config file has it.
 
     Attributes:
         layers: Class names of the modules that are gathered one at a time; None: what the model calls its layers; an
@@ -54,7 +54,7 @@ def wanted() -> Sharding | None:
     """Reads what `accelerate launch` has found in its config file.
 
     Returns:
-        How to cut a policy; None where there is one process, or FSDP is not asked for.
+        The way to cut a policy; None where there is one process, or FSDP is not asked for.
 
     Raises:
         ValueError: If the config asks for something that is not supported; says what to write in its place.
@@ -95,7 +95,7 @@ def shard(policy: Policy, plan: Sharding) -> Policy:
 
     Args:
         policy: The policy, the same in every process.
-        plan: How to cut it.
+        plan: The way to cut it.
 
     Returns:
         The copy. Of its methods, `loss` and `evaluate` alone may be called, by all processes equally often.
@@ -129,7 +129,7 @@ class ShardedLearner:
 
         Args:
             policy: The policy that plays.
-            sharding: How to cut it.
+            sharding: The way to cut it.
             make_optimizer: Makes the optimiser of the copy.
         """
         self._playing = policy
@@ -219,7 +219,7 @@ def layers(policy: Policy, plan: Sharding) -> list[nn.Module]:
 
     Args:
         policy: The policy.
-        plan: How to cut it.
+        plan: The way to cut it.
 
     Returns:
         The modules, inner ones before those around them.

@@ -122,7 +122,7 @@ def own_share(total: int, name: str) -> int:
 
     Args:
         total: The number.
-        name: What it is called, for the message.
+        name: Its name, for the message.
 
     Returns:
         An equal share of it.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 from html import escape
 from pathlib import Path
 
 import numpy as np
 
 from agents.evaluation.comparison import Comparison
+from agents.files import to_json
 from textenvs import render
 
 _STYLE = """
@@ -187,7 +187,7 @@ def write(comparison: Comparison, folder: str | Path, *, command: str = "", exam
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "comparison.json").write_text(json.dumps(comparison.summary(), indent=1) + "\n", encoding="utf-8")
+    (folder / "comparison.json").write_text(to_json(comparison.summary(), indent=1) + "\n", encoding="utf-8")
     _draw_distributions(comparison, folder / "distributions.png")
     shown = chosen_episodes(comparison, examples)
     scale = _scale(comparison, shown)

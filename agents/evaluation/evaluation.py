@@ -184,6 +184,7 @@ class Evaluation:
         """
         try:
             numbers = {field.name: summary[field.name] for field in fields(cls) if field.name not in _EPISODES}
+            _restore_infinities(numbers)
             columns: dict[str, Any] = {column: [row[name] for row in samples] for column, name in _EPISODES.items()}
         except KeyError as error:
             raise ValueError(f"Expected a whole evaluation, got one without {error}") from error
@@ -207,6 +208,14 @@ class Evaluation:
         tokens = zip(self.token_texts[episode], self.token_rewards[episode], strict=True)
         response = [Segment(text, "response", reward, special=not text) for text, reward in tokens]
         return [Segment(self.prompts[episode], "prompt"), *response]
+
+
+def _restore_infinities(numbers: dict[str, Any]) -> None:
+    """Puts back the ends of intervals that JSON has as null: the interval of a single episode has none."""
+    for mean in ("score", "held_out"):
+        if numbers[mean] is not None:
+            for end, infinity in ((f"{mean}_low", -math.inf), (f"{mean}_high", math.inf)):
+                numbers[end] = infinity if numbers[end] is None else numbers[end]
 
 
 def confidence_interval(

@@ -25,12 +25,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-# Logits in a chunk, unless the caller says otherwise. On a CPU, with a vocabulary of 50,257, a chunk of 2**20 takes 1.4
-# times as long, and one of 2**23 some 6 % less for twice the memory. The number for GPUs is a guess: not measured.
-_CPU_CHUNK = 2**22
-
-
-_GPU_CHUNK = 2**26
+# On a CPU, with a vocabulary of 50,257, a chunk of 2**20 takes 1.4 times as long, and one of 2**23 some 6 % less for
+# twice the memory. The number for GPUs is a guess: not measured.
+LOGITS_PER_CHUNK = {"cpu": 2**22, "gpu": 2**26}
+"""Logits in a chunk, unless the caller says otherwise."""
 
 
 def linear_log_probs(
@@ -95,10 +93,10 @@ def linear_log_probs(
         >>> log_probs.exp(), entropies.exp()
         (tensor([0.5000]), tensor([2.]))
     """
-    hidden, weight, bias, chunk_size = _prepared(hidden, weight, bias, tokens, temperature, allowed, chunk_size)
-    head = _Head(float(temperature), allowed, transform)
+    hidden, weight, bias, chunk_size = _prepare(hidden, weight, bias, tokens, temperature, allowed, chunk_size)
+    shape = _LogitShape(float(temperature), allowed, transform)
     results: tuple[Tensor, Tensor] = _LinearLogProbs.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, tokens, head, chunk_size, entropy
+        hidden, weight, bias, tokens, shape, chunk_size, entropy
     )
     return results
 
@@ -128,24 +126,24 @@ def linear_loss(
     gradients up.
 
     Args:
-        hidden: See `linear_log_probs`, as for all that is not named here.
-        weight: See there.
-        bias: See there.
-        tokens: See there.
+        hidden: (n, d), the last hidden state before each token, as in `linear_log_probs`.
+        weight: (vocab_size, d), of the language model's head, in the dtype of `hidden`.
+        bias: (vocab_size,) in the dtype of `hidden`, or None.
+        tokens: (n,) int64, the tokens taken.
         values: (n,) floating point, one more number of each row that the loss reads.
         loss_of: Called once for each chunk, and its gradient is asked for then. Whatever else it does, such as to count
             metrics, it does once for each row.
-        temperature: See there.
-        allowed: See there.
-        chunk_size: See there.
+        temperature: positive; the logits are divided by it.
+        allowed: (vocab_size,) or (n, vocab_size) bool, True where a token may be taken; None: all.
+        chunk_size: rows at a time; None chooses.
         entropy: False saves the entropies' share of the work; `loss_of` then gets NaN for them.
-        transform: See there.
+        transform: what the model does to its logits before the softmax, as in `linear_log_probs`.
 
     Returns:
         The sum of what `loss_of` returns, () in its dtype; a float32 0 where there are no rows.
 
     Raises:
-        ValueError: See there.
+        ValueError: on arguments that `linear_log_probs` refuses.
 
     Example:
         >>> import torch
@@ -158,18 +156,18 @@ def linear_loss(
     """
     settings: dict[str, Any] = {"temperature": temperature, "allowed": allowed, "chunk_size": chunk_size}
     if not torch.is_grad_enabled():
-        found = linear_log_probs(hidden, weight, bias, tokens, entropy=entropy, transform=transform, **settings)
-        return loss_of(*found, values, slice(0, len(tokens)))
-    hidden, weight, bias, chunk_size = _prepared(hidden, weight, bias, tokens, **settings)
-    head = _Head(float(temperature), allowed, transform)
+        results = linear_log_probs(hidden, weight, bias, tokens, entropy=entropy, transform=transform, **settings)
+        return loss_of(*results, values, slice(0, len(tokens)))
+    hidden, weight, bias, chunk_size = _prepare(hidden, weight, bias, tokens, **settings)
+    shape = _LogitShape(float(temperature), allowed, transform)
     with torch.autocast(hidden.device.type, enabled=False):  # all is cast, as the model itself would
         loss: Tensor = _LinearLoss.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, bias, values, tokens, head, chunk_size, entropy, loss_of
+            hidden, weight, bias, values, tokens, shape, chunk_size, entropy, loss_of
         )
     return loss
 
 
-def _prepared(
+def _prepare(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -187,19 +185,19 @@ def _prepared(
         dtype = torch.get_autocast_dtype(device)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if chunk_size is None:
-        chunk_size = max(1, (_CPU_CHUNK if device == "cpu" else _GPU_CHUNK) // max(1, weight.shape[0]))
+        chunk_size = max(1, LOGITS_PER_CHUNK["cpu" if device == "cpu" else "gpu"] // max(1, weight.shape[0]))
     return hidden, weight, bias, chunk_size
 
 
-class _Head(NamedTuple):
-    """What makes a distribution of logits, and has no gradient of its own."""
+class _LogitShape(NamedTuple):
+    """The steps from the head's logits to a distribution, which have no learned parameters."""
 
     temperature: float
     allowed: Tensor | None
     transform: Callable[[Tensor], Tensor] | None
 
     def transformed(self, logits: Tensor) -> Tensor:
-        """Returns (rows, vocab_size), the logits that the model means."""
+        """Returns (rows, vocab_size), the model's logits from those of its linear layer."""
         if self.transform is None:
             return logits
         transformed = self.transform(logits)
@@ -211,7 +209,7 @@ class _Head(NamedTuple):
         return transformed
 
     def scaled(self, logits: Tensor, rows: slice) -> Tensor:
-        """Returns (rows, vocab_size), what the softmax is taken of, in the place of the rows' transformed logits."""
+        """Returns (rows, vocab_size), the softmax's argument, written over the rows' transformed logits."""
         if self.temperature != 1:
             logits = logits.div_(self.temperature)
         if self.allowed is not None:
@@ -240,14 +238,14 @@ class _Head(NamedTuple):
 
 
 class _Factors(NamedTuple):
-    """What makes a gradient of logits: `onehot * of_token + p * of_p + p * log p * of_p_log_p`, each factor (n,)."""
+    """The factors in a gradient of logits `onehot * of_token + p * of_p + p * log p * of_p_log_p`, (n,) each."""
 
     of_token: Tensor
     of_p: Tensor
     of_p_log_p: Tensor | None
 
     def of_logits(self, p: Tensor, p_log_p: Tensor | None, tokens: Tensor, rows: slice) -> Tensor:
-        """Returns (rows, vocab_size); in the place of `p_log_p`, where there is one."""
+        """Returns the gradient (rows, vocab_size), written over `p_log_p` where there is one."""
         if self.of_p_log_p is None:
             d_logits = p * self.of_p[rows, None]
         else:
@@ -266,7 +264,7 @@ class _LinearLogProbs(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         tokens: Tensor,
-        head: _Head,
+        shape: _LogitShape,
         chunk_size: int,
         entropy: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -276,19 +274,19 @@ class _LinearLogProbs(torch.autograd.Function):
         entropies = torch.full_like(log_probs, torch.nan)
         p = log_p = None
         for rows in _chunks(rows_in_all, chunk_size):
-            logits = head.scaled(head.transformed(_logits(hidden[rows], weight, bias)), rows)
+            logits = shape.scaled(shape.transformed(_logits(hidden[rows], weight, bias)), rows)
             p, highest, log_p_highest = _softmax(logits)
             log_probs[rows] = (logits.gather(1, tokens[rows, None]) - highest + log_p_highest)[:, 0]
             if entropy:
                 log_p = logits.sub_(highest).add_(log_p_highest)
                 entropies[rows] = -(p * log_p).sum(-1)
-        forbidden = head.forbidden(tokens)
+        forbidden = shape.forbidden(tokens)
         if forbidden is not None:
             log_probs.masked_fill_(forbidden, -torch.inf)
         # Kept where there is one chunk only. A transform's gradient needs its input too, so all is computed again.
-        kept = (p, log_p) if rows_in_all <= chunk_size and head.transform is None else (None, None)
+        kept = (p, log_p) if rows_in_all <= chunk_size and shape.transform is None else (None, None)
         ctx.save_for_backward(hidden, weight, bias, tokens, entropies, *kept)
-        ctx.head, ctx.chunk_size = head, chunk_size
+        ctx.shape, ctx.chunk_size = shape, chunk_size
         ctx.set_materialize_grads(False)
         if not entropy:
             ctx.mark_non_differentiable(entropies)
@@ -299,8 +297,8 @@ class _LinearLogProbs(torch.autograd.Function):
     def backward(ctx: Any, d_log_probs: Tensor | None, d_entropies: Tensor | None) -> tuple[Tensor | None, ...]:
         """Computes the gradients of `hidden`, `weight` and `bias`, chunk by chunk."""
         hidden, weight, bias, tokens, entropies, kept_p, kept_log_p = ctx.saved_tensors
-        head: _Head = ctx.head
-        factors = head.factors(d_log_probs, d_entropies, entropies, head.forbidden(tokens))
+        shape: _LogitShape = ctx.shape
+        factors = shape.factors(d_log_probs, d_entropies, entropies, shape.forbidden(tokens))
 
         def of_logits(rows: slice) -> Tensor:
             """Returns the gradient of a chunk of logits; all else that is as large as a chunk goes when it returns."""
@@ -308,11 +306,11 @@ class _LinearLogProbs(torch.autograd.Function):
             graph: tuple[Tensor, Tensor] | None = None
             if p is None:
                 transformed = logits = _logits(hidden[rows], weight, bias)
-                if head.transform is not None:
+                if shape.transform is not None:
                     with torch.enable_grad():
-                        transformed = head.transformed(logits.requires_grad_())
+                        transformed = shape.transformed(logits.requires_grad_())
                     graph = transformed, logits
-                scaled = head.scaled(_apart(transformed, graph), rows)
+                scaled = shape.scaled(_apart(transformed, graph), rows)
                 p, highest, log_p_highest = _softmax(scaled)
                 if d_entropies is not None:
                     log_p = scaled.sub_(highest).add_(log_p_highest)
@@ -337,14 +335,14 @@ class _LinearLoss(torch.autograd.Function):
         bias: Tensor | None,
         values: Tensor,
         tokens: Tensor,
-        head: _Head,
+        shape: _LogitShape,
         chunk_size: int,
         entropy: bool,
         loss_of: TokenLoss,
     ) -> Tensor:
         """Computes the loss and its gradients, chunk by chunk."""
         d_values: Tensor | None = None  # and None at the end, where the loss reads no values
-        forbidden = head.forbidden(tokens)
+        forbidden = shape.forbidden(tokens)
         total = torch.zeros((), device=hidden.device)
 
         def of_logits(rows: slice) -> Tensor:
@@ -352,30 +350,30 @@ class _LinearLoss(torch.autograd.Function):
             nonlocal total, d_values
             transformed = logits = _logits(hidden[rows], weight, bias)
             graph: tuple[Tensor, Tensor] | None = None
-            if head.transform is not None:
+            if shape.transform is not None:
                 with torch.enable_grad():
-                    transformed = head.transformed(logits.requires_grad_())
+                    transformed = shape.transformed(logits.requires_grad_())
                 graph = transformed, logits
-            scaled = head.scaled(_apart(transformed, graph), rows)
+            scaled = shape.scaled(_apart(transformed, graph), rows)
             p, highest, log_p_highest = _softmax(scaled)
             log_probs = (scaled.gather(1, tokens[rows, None]) - highest + log_p_highest)[:, 0]
-            wrong = None if forbidden is None else forbidden[rows]
-            if wrong is not None:
-                log_probs = log_probs.masked_fill(wrong, -torch.inf)
+            chunk_forbidden = None if forbidden is None else forbidden[rows]
+            if chunk_forbidden is not None:
+                log_probs = log_probs.masked_fill(chunk_forbidden, -torch.inf)
             entropies, p_log_p = torch.full_like(log_probs, torch.nan), None
             if entropy:
                 p_log_p = scaled.sub_(highest).add_(log_p_highest).mul_(p)
                 entropies = -p_log_p.sum(-1)
             with torch.enable_grad():
-                leaves = [one.detach().requires_grad_() for one in (log_probs, entropies, values[rows])]
+                leaves = [leaf.detach().requires_grad_() for leaf in (log_probs, entropies, values[rows])]
                 loss = loss_of(leaves[0], leaves[1], leaves[2], rows)
-                found = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else (None,) * 3
+                d_leaves = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else (None,) * 3
             total = total + loss.detach()
-            d_log_probs, d_entropies, of_values = found
-            if of_values is not None:
+            d_log_probs, d_entropies, d_chunk_values = d_leaves
+            if d_chunk_values is not None:
                 d_values = torch.zeros_like(values) if d_values is None else d_values
-                d_values[rows] = of_values
-            factors = head.factors(d_log_probs, d_entropies if entropy else None, entropies, wrong)
+                d_values[rows] = d_chunk_values
+            factors = shape.factors(d_log_probs, d_entropies if entropy else None, entropies, chunk_forbidden)
             d_logits = factors.of_logits(p, p_log_p, tokens[rows], slice(None))
             if graph is not None:
                 (d_logits,) = torch.autograd.grad(*graph, d_logits)
@@ -384,21 +382,21 @@ class _LinearLoss(torch.autograd.Function):
         needs = ctx.needs_input_grad[:3]
         gradients = _head_gradients(of_logits, hidden, weight, bias, needs, _accurate(hidden.dtype), chunk_size)
         # Kept for one backward pass, which may then change them, and not for a second.
-        ctx.found = (*gradients, d_values)
+        ctx.gradients = (*gradients, d_values)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
         """Scales the gradients that the forward pass has computed."""
-        found, ctx.found = ctx.found, None
-        if found is None:
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
             raise RuntimeError(
                 "Expected one backward pass through linear_loss, got a second one: its gradients are gone"
             )
         if d_loss.device.type != "cpu" or float(d_loss) != 1:  # a GPU is not waited for
-            found = tuple(None if one is None else one.mul_(d_loss) for one in found)
-        return (*found, *(None,) * 5)
+            gradients = tuple(None if gradient is None else gradient.mul_(d_loss) for gradient in gradients)
+        return (*gradients, *(None,) * 5)
 
 
 def _head_gradients(

@@ -1,4 +1,4 @@
-"""Contexts: what a policy keeps of each lane's text between two steps."""
+"""Contexts: all that a policy keeps of each lane's text between two steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agents.devices import on_device
 
 
 class Context(Protocol):
-    """What a policy has read of the texts that its lanes are writing."""
+    """A policy's reading of the texts that its lanes write, as far as it has come."""
 
     def extend(self, input_ids: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> Tensor:
         """Reads what is new in each lane, and returns the trunk's state at each lane's last token.

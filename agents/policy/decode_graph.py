@@ -55,7 +55,7 @@ Outputs = tuple[Tensor, ...]
 Graph = Callable[..., Outputs]
 
 DecodeMode = Literal["traced", "compiled", "captured"]
-"""How a graph is made. All three compute the same function."""
+"""The ways to make a graph. All three compute the same function."""
 
 Choose = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
 """From `(lanes, hidden)` states, uniforms, temperature and action masks, as `DecodeAction.forward` takes them, to
@@ -256,18 +256,19 @@ class DecodeGraph:
         """
         self._steps += 1
         if self.graph is None and not self.refused and (self._mode != "traced" or self._steps >= self._trace_after):
-            cache = [tensor for tensor in rest if tensor.ndim == 4]
-            if self._mode == "captured":
-                self.graph = _capture_step(step, cache)
-            else:
-                self.graph = (compile_step(step, cache) if self._mode == "compiled" else None) or _trace_step(
-                    step, cache
-                )
-            self.refused = self.graph is None
+            self.graph = self._make(step, [tensor for tensor in rest if tensor.ndim == 4])
+            self.refused = self.graph is None  # tried once: what failed would fail again at every step
         if self.graph is None:
             outputs: Outputs = step(tokens, positions, columns, *rest)
             return outputs
         return self.graph(tokens, positions, columns, *rest)
+
+    def _make(self, step: Step, cache: list[Tensor]) -> Graph | None:
+        """Returns a graph of the step, whose keys and values are like the cache's; None where there is none."""
+        if self._mode == "captured":
+            return _capture_step(step, cache)
+        # Without a compiler, a trace is still worth having.
+        return (compile_step(step, cache) if self._mode == "compiled" else None) or _trace_step(step, cache)
 
 
 class DecodeGraphs:
@@ -295,11 +296,11 @@ class DecodeGraphs:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a policy's decode steps become graphs.
+    """The way in which a policy's decode steps become graphs.
 
     Attributes:
         graphs: The policy's graphs.
-        mode: How they are made. In mode "compiled", the `DecodeToken` is traced: only greedy play takes it.
+        mode: The way they are made. In mode "compiled", the `DecodeToken` is traced: only greedy play takes it.
         heads: The modules whose weights `choose` reads.
         choose: From states to actions.
         vocab_size: Number of tokens to choose from.

@@ -22,7 +22,7 @@ Places = tuple[Tensor, Tensor]
 
 
 class ActionEvaluation(NamedTuple):  # a tuple, since that is what FSDP looks into for gradients
-    """What a policy says of recorded actions, with gradients. Zeros where the mask is False.
+    """A policy's numbers for recorded actions, with gradients. Zeros where the mask is False.
 
     Attributes:
         log_probs: `(batch, time)` float32, or `(k,)` of some actions.
@@ -36,7 +36,7 @@ class ActionEvaluation(NamedTuple):  # a tuple, since that is what FSDP looks in
 
 
 LossOfActions = Callable[[ActionEvaluation, Places], Tensor]
-"""From what a policy says of some actions, `(k,)` each, and their places to what they add to a loss, ()."""
+"""From a policy's numbers for some actions, `(k,)` each, and their places to what they add to a loss, ()."""
 
 
 class Head:

@@ -31,6 +31,7 @@ _OF_THE_BASE = ("modules_to_save", "trainable_token_indices", "bias")
 
 
 def _peft() -> Any:
+    """Imports peft, which is an extra."""
     try:
         return import_module("peft")
     except ImportError as error:
@@ -38,13 +39,13 @@ def _peft() -> Any:
 
 
 def add(model: PreTrainedModel, lora: int | Mapping[str, Any], *, seed: int = 0) -> None:
-    """Put adapters beside a model's linear layers (never its head), and leave nothing else to train.
+    """Puts adapters beside a model's linear layers (never its head), and leaves nothing else to train.
 
     Args:
         model: The model, changed in place. Its outputs stay as they are until the adapters are trained.
-        lora: The rank, or settings of `peft.LoraConfig`. What a dict does not name: alpha is twice the rank, and every
-            linear layer but the head gets an adapter.
-        seed: Of the adapters' weights.
+        lora: The rank, or settings of `peft.LoraConfig`. Unless a dict says otherwise, alpha is twice the rank, and
+            every linear layer but the head gets an adapter.
+        seed: Seeds the adapters' weights.
 
     Raises:
         ImportError: If peft is not installed.
@@ -83,7 +84,7 @@ def add(model: PreTrainedModel, lora: int | Mapping[str, Any], *, seed: int = 0)
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
-    """Write a model's adapters alone, as peft does.
+    """Writes a model's adapters alone, as peft does.
 
     Args:
         model: The model.
@@ -94,11 +95,11 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 
 
 def load(model: PreTrainedModel, folder: Path) -> None:
-    """Put saved adapters on a model.
+    """Puts saved adapters on a model.
 
     Args:
         model: The model that they were trained on, changed in place.
-        folder: What `save` wrote.
+        folder: The folder that `save` wrote.
 
     Raises:
         ImportError: If peft is not installed.
@@ -123,13 +124,13 @@ def load(model: PreTrainedModel, folder: Path) -> None:
 
 @contextmanager
 def off(model: PreTrainedModel) -> Iterator[None]:
-    """The model as it was before its adapters, for the time of a block, whatever happens in it.
+    """Switches a model's adapters off for the time of a block, whatever happens in it.
 
     Args:
         model: A model with adapters.
     """
     layers: list[Any] = [module for module in model.modules() if _is_layer(module)]
-    trained = [(one, one.requires_grad) for layer in layers for one in layer.parameters()]
+    trained = [(parameter, parameter.requires_grad) for layer in layers for parameter in layer.parameters()]
     try:
         for layer in layers:
             layer.enable_adapters(False)
@@ -142,7 +143,7 @@ def off(model: PreTrainedModel) -> Iterator[None]:
 
 
 def merged(model: _Model) -> _Model:
-    """A copy of a model with its adapters added to its weights.
+    """Returns a copy of a model with its adapters added to its weights.
 
     Args:
         model: A model with adapters, or the trunk of one; left as it is.
@@ -154,7 +155,7 @@ def merged(model: _Model) -> _Model:
 
 
 def stripped(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of a model without its adapters.
+    """Returns a copy of a model without its adapters.
 
     Args:
         model: A model with adapters; left as it is.
@@ -166,6 +167,7 @@ def stripped(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _plain(model: _Model, merge: bool) -> _Model:
+    """Returns a copy of a model with plain layers in place of those with adapters."""
     plain: Any = copy.deepcopy(model)
     modules: list[tuple[str, Any]] = list(plain.named_modules())
     for name, module in modules:
@@ -180,5 +182,5 @@ def _plain(model: _Model, merge: bool) -> _Model:
 
 
 def _is_layer(module: Any) -> bool:
-    """Whether a module is a layer with an adapter."""
+    """Returns True for a layer with an adapter."""
     return hasattr(module, "lora_A") and hasattr(module, "enable_adapters")

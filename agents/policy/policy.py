@@ -37,6 +37,7 @@ from agents.policy.decode_graph import DecodeGraphs, DecodeMode, Decoding
 from agents.policy.decoder_only import can_act
 from agents.policy.forward_mode import ForwardMode, Precision
 from agents.policy.freeze import freeze as freeze_parameters
+from agents.policy.generation_config import warn_of_unfollowed, with_turn_ends
 from agents.policy.head import ActionEvaluation, Head, LossOfActions, Places, linear_head
 from agents.policy.reload import check_reload
 from agents.policy.sampling import PolicyStep, Truncation, check_masks, choose_actions
@@ -61,7 +62,8 @@ class Policy(nn.Module):
 
     Attributes:
         model: The Transformers model; `policy.model.generate` and everything else works as ever.
-        tokenizer: A `textenvs.Tokenizer`.
+        tokenizer: A `textenvs.Tokenizer`. Its `end_token_ids` are EOS and the ends of turns that the model's
+            generation config lists: any of them ends an episode.
         tokenizer_source: The tokenizer as it was given.
         value_head: Linear, from the trunk's last hidden state to one number. Starts at 0.
         critic: The module that values are read off; None: the model's own trunk.
@@ -87,7 +89,8 @@ class Policy(nn.Module):
         self.compiled = False
         self.has_adapters = False
         self.source: str | None = None
-        self.tokenizer: Tokenizer = make_tokenizer(tokenizer)
+        self.tokenizer: Tokenizer = with_turn_ends(make_tokenizer(tokenizer), model)
+        warn_of_unfollowed(model)
         self.tokenizer_source = tokenizer
         self.model = model
         self.graphs = DecodeGraphs()
@@ -274,10 +277,7 @@ class Policy(nn.Module):
         """
         if (self.critic is not None) == (critic == "separate"):
             return self
-        other = copy.copy(self)  # shares its modules, in a dict of its own
-        other._modules = dict(self._modules)
-        other.graphs = DecodeGraphs()  # this policy's have its values in them
-        other.critic = None
+        other = self._without_critic()
         if critic == "separate":
             other.separate_critic()
         return other
@@ -289,9 +289,7 @@ class Policy(nn.Module):
         it is thus not this policy as it is now, but the one that they were put on.
         """
         if self.has_adapters:
-            base = copy.copy(self)  # shares its modules, in a dict of its own
-            base._modules = dict(self._modules)
-            base.critic = None
+            base = self._without_critic()
             base._compose(replace(self._mode, adapters_off=True))
             return base
         critic, self.critic = self.critic, None
@@ -301,6 +299,14 @@ class Policy(nn.Module):
             self.critic = critic
         frozen.requires_grad_(False)
         return frozen
+
+    def _without_critic(self) -> Policy:
+        """Returns a second policy over the same modules, but for the critic."""
+        other = copy.copy(self)
+        other._modules = dict(self._modules)  # the same modules, in a dict of its own
+        other.graphs = DecodeGraphs()  # a graph belongs to one policy
+        other.critic = None
+        return other
 
     @property
     def precision(self) -> Precision:

@@ -21,7 +21,7 @@ from agents.policy.cuda.lookahead import Arriving
 
 @dataclass(frozen=True)
 class PolicyStep:
-    """What a policy did in one step of every lane.
+    """The actions of a policy in one step of every lane.
 
     Attributes:
         actions: `(lanes,)` int64.

@@ -27,7 +27,7 @@ from agents.policy.decode_graph import Decoding
 from agents.policy.forward_mode import Mode
 
 FAILURES = (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, IndexError)
-"""How models fail that cannot do what is tried with them: on a cache, on packed rows, in a trace."""
+"""The errors of models that cannot do what is tried with them: on a cache, or on packed rows."""
 
 _COLUMNS_BY = 16  # a decode step looks at a multiple of this many positions, so that its shapes change seldom
 

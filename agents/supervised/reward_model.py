@@ -11,7 +11,7 @@ Two methods, one likelihood: P(chosen is preferred) = sigmoid(r(chosen) - r(reje
     test_margins = margins(policy, pairs["test"], trained)
     save(folder, policy, trained, evaluate_margins(test_margins, trained.temperature))
 
-`python -m agents reward-model --help` does all of it. What differs from common practice: pairs are divided by a hash of
+`python -m agents reward-model` does all of it. What differs from common practice: pairs are divided by a hash of
 their prompt, so that no prompt is in two splits; the epoch with the best validation log-loss is kept, since a reward
 model overfits within a few; and a temperature is fitted to the validation pairs and saved with the model (Guo et al.
 2017, arXiv:1706.04599), so that scores are calibrated log-odds. The test pairs decide nothing.
@@ -21,7 +21,6 @@ Sources: Bradley & Terry (1952); Christiano et al. (2017), arXiv:1706.03741; Raf
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,6 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.distributed import processes
+from agents.files import write_json
 from agents.losses import preference_loss
 from agents.policy.policy import Policy
 from agents.rewards.preference_record import FORMAT, RECORD
@@ -43,7 +43,7 @@ from agents.training.config import OptimizerConfig
 from agents.training.meter import Meter
 from agents.training.optimization import optimizer_step
 from textenvs import Example
-from textenvs.datasets import hashed_split, read_tables
+from textenvs.datasets import hashed_split, pair_of, read_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,8 @@ def load_pairs(
     Args:
         path: A `.jsonl` file, one object a line, or a file of another kind that data sets have. It is read a row at a
             time, and no line may have more than 64 MB.
-        prompt: The field that holds the prompt.
+        prompt: The field that holds the prompt. If it is "prompt" and the first row has none, the prompt is what both
+            responses of a row begin with: messages, or text up to the last "Assistant:" or the last whole word.
         chosen: The field that holds the preferred response, without the prompt, its leading space included.
         rejected: The field that holds the other.
 
@@ -133,17 +134,14 @@ def load_pairs(
     if not path.is_file():
         raise ValueError(f"Expected a file of pairs that can be read, got {str(path)!r}: there is no such file")
     pairs = []
-    for _, rows in read_tables(path):
-        for location, row in rows:
+    has_prompt: bool | None = None
+    for table in read_tables(path):
+        for location, row in table.rows:
             if isinstance(row, ValueError):
                 raise row
-            for name in (prompt, chosen, rejected):
-                if not isinstance(row.get(name), str):
-                    raise ValueError(
-                        f"Expected a string in field {name!r} of {location}, got {row.get(name)!r:.200}; its fields "
-                        f"are {list(row)}"
-                    )
-            pairs.append(Pair(row[prompt], row[chosen], row[rejected]))
+            if has_prompt is None:
+                has_prompt = prompt != "prompt" or prompt in row or chosen not in row
+            pairs.append(Pair(*pair_of(row, prompt if has_prompt else None, chosen, rejected, location)))
     if not pairs:
         raise ValueError(f"Expected at least one pair in {str(path)!r}, got an empty file")
     return pairs
@@ -441,5 +439,5 @@ def save(folder: str | Path, policy: Policy, trained: Trained, evaluation: Prefe
         "history": trained.history,
         "test": None if evaluation is None else asdict(evaluation),
     }
-    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / RECORD, record)
     return folder

@@ -31,6 +31,7 @@ from torch import Tensor
 from agents.collector import make_env
 from agents.distributed import processes
 from agents.evaluation.evaluation import evaluate
+from agents.files import write_json
 from agents.losses import masked_mean
 from agents.policy.head import Places
 from agents.policy.policy import ActionEvaluation, Policy
@@ -112,7 +113,7 @@ def _episode(
     is_response = [False] * len(ids)
     budget = env.setting.max_new_tokens
     for number, turn in enumerate(turns, start=1):
-        response = [*encode_response(turn), env.tokenizer.eos_token_id][:budget]
+        response = [*encode_response(turn), env.setting.turn_end_id][:budget]
         budget -= len(response)
         ids += response
         is_response += [True] * len(response)
@@ -213,7 +214,10 @@ def fine_tune(
     folder = Path(folder) if folder is not None and first else None
     if folder is not None and (folder / "metrics.jsonl").exists():
         raise ValueError(f"Expected a new folder for this run, got {str(folder)!r}, which holds another run")
-    envs = {split: make_env(env, policy, **{**(env_kwargs or {}), "split": split}) for split in ("train", "validation")}
+    envs = {"train": make_env(env, policy, **{**(env_kwargs or {}), "split": "train"})}
+    # A handful of examples is for training alone, and then they decide which epoch is the best, too.
+    held_out = "validation" if "validation" in envs["train"].setting.splits else "train"
+    envs["validation"] = make_env(env, policy, **{**(env_kwargs or {}), "split": held_out})
     train = demonstrations(envs["train"], config.demonstrations)
     validation = demonstrations(envs["validation"])
     optimizer = make_optimizer(policy, config)
@@ -297,7 +301,7 @@ def _save(
     policy.save_pretrained(folder / "policy")
     kwargs = {key: value if _is_json(value) else repr(value) for key, value in (env_kwargs or {}).items()}
     state = {"config": config.to_dict(), "seed": seed, "env": env, "env_kwargs": kwargs, "best": row}
-    (folder / "sft.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "sft.json", state)
 
 
 def _is_json(value: Any) -> bool:

@@ -33,7 +33,7 @@ from agents.policy.policy import Policy
 from agents.rollout import Rollout, gather, reference_log_probs
 from agents.training import agent_state, checkpoints, env_arguments, report
 from agents.training.agent_state import AgentState
-from agents.training.config import RunConfig, whole_number
+from agents.training.config import RunConfig
 from agents.training.config_in_force import config_in_force
 from agents.training.observation import check_observation
 from agents.training.optimization import (
@@ -49,6 +49,7 @@ from agents.training.run_folder import RunFolder, check_new
 from agents.training.signals import Interrupts
 from agents.training.start_policy import start_policy
 from textenvs import TextGenVectorEnv, make_reward
+from textenvs.arguments import check_count
 from textenvs.rewards import make_payout
 
 _LOG = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Algorithm:
     """A learning algorithm: a name, a config and an update. Calling it makes an agent.
 
     Attributes:
-        name: What checkpoints and the command line call it.
+        name: Its name in checkpoints and on the command line.
         config: Its config class, a frozen dataclass that inherits `RunConfig`.
         update: `update(policy, optimizer, rollout, config, generator) -> metrics`.
         prepare: `prepare(agent, rollout) -> rollout`, called before each update, for what an update cannot do: play in
@@ -131,7 +132,7 @@ class Algorithm:
             TypeError: If a setting is unknown.
             ValueError: If a value is out of range, or policy and environment do not fit, or come in the other order.
         """
-        seed = whole_number("seed", seed)
+        seed = check_count("seed", seed, least=0)
         if isinstance(policy, (gym.Env, gym.vector.VectorEnv)) or (
             isinstance(policy, str) and policy in gym.registry and not Path(policy).exists()
         ):
@@ -199,8 +200,8 @@ class Agent:
         timesteps: Tokens played so far.
         updates: Updates made so far.
         seconds: Seconds that they took.
-        carried: What is kept from one update to the next beside weights and optimiser: JSON values, saved with them.
-        bonuses: What is paid beside the score, and what that remembers.
+        carried: Values kept from one update to the next beside weights and optimiser: JSON values, saved with them.
+        bonuses: The payments beside the score, and what they remember.
     """
 
     def __init__(
@@ -218,7 +219,7 @@ class Agent:
         self.reference = policy.frozen_copy() if reference is None else reference
         critic = getattr(config, "critic", None)  # an algorithm without the setting takes the critic that there is
         self.policy = policy if critic is None else policy.with_critic(critic)
-        self.seed = whole_number("seed", seed)
+        self.seed = check_count("seed", seed, least=0)
         self.carried: dict[str, Any] = {}
         self.player = Player(self.policy, env, env_kwargs, config, self.carried)
         self.env_id, self.env_kwargs = self.player.env_id, self.player.env_kwargs
@@ -262,7 +263,7 @@ class Agent:
         A reward or a curriculum that changes over the run is as it is now.
 
         Args:
-            num_envs: How many lanes.
+            num_envs: Number of lanes.
             **changes: Environment arguments to change, `split="test"` say.
 
         Returns:
@@ -303,7 +304,7 @@ class Agent:
             progress_bar: If True, one is shown.
             checkpoint_seconds: Seconds between checkpoints. One is also written when an evaluation is the best so far,
                 at the end, at Ctrl-C and at an error.
-            keep_checkpoints: How many of the last ones stay, beside the one with the best validation score.
+            keep_checkpoints: Number of the last ones that stay, beside the one with the best validation score.
             max_seconds: Stop after this many seconds of training.
             wandb_project: Also log to this Weights & Biases project.
             on_update: Called with each row of metrics.
@@ -325,8 +326,8 @@ class Agent:
         """
         if isinstance(total_timesteps, float) and total_timesteps.is_integer():  # 1e6
             total_timesteps = int(total_timesteps)
-        total_timesteps = whole_number("total_timesteps", total_timesteps, least=1)
-        keep_checkpoints = whole_number("keep_checkpoints", keep_checkpoints, least=1)
+        total_timesteps = check_count("total_timesteps", total_timesteps)
+        keep_checkpoints = check_count("keep_checkpoints", keep_checkpoints)
         is_first = processes.rank() == 0  # of several processes, the others only play and learn
         started = saved = time.perf_counter()
         with (
@@ -414,13 +415,13 @@ class Agent:
     def _randomness(self) -> tuple[int, torch.Generator, torch.Generator]:
         """Draws an update's randomness: the seed of its lanes, and generators for sampling and for learning."""
         drawn = np.random.SeedSequence([self.seed, self.updates]).generate_state(2, np.uint64)
-        env_seed, policy_seed = (int(number >> 1) for number in drawn)  # torch takes seeds below 2^63
+        env_seed, policy_seed = (int(number) >> 1 for number in drawn)  # torch takes seeds below 2^63
         generator = torch.Generator(self.policy.device).manual_seed(policy_seed)
         if processes.count() == 1:
             return env_seed, generator, generator
         # Processes sample with generators of their own; what is drawn while learning is the same in all of them.
         drawn = np.random.SeedSequence([self.seed, self.updates, processes.rank()]).generate_state(1, np.uint64)
-        return env_seed, torch.Generator(self.policy.device).manual_seed(int(drawn[0] >> 1)), generator
+        return env_seed, torch.Generator(self.policy.device).manual_seed(int(drawn[0]) >> 1), generator
 
     def _compare(self, rollout: Rollout) -> Rollout:
         """Adds the log-probs of the reference where anything asks for them, and records the policy's own again."""
@@ -479,7 +480,7 @@ class Agent:
         """Chooses the next token of an observation, or of each of a batch, as in Stable-Baselines3.
 
         Args:
-            observation: What `TextGenEnv` gives, or `TextGenVectorEnv`.
+            observation: An observation of `TextGenEnv` or of `TextGenVectorEnv`.
             state: For Stable-Baselines3's `evaluate_policy`; there is none.
             episode_start: Likewise, and not read: an observation is the whole episode so far.
             deterministic: If True, the likeliest token instead of a sample.
@@ -505,7 +506,7 @@ class Agent:
         """Scores the policy on examples that it did not train on, with KL to the start model.
 
         Args:
-            num_episodes: How many episodes.
+            num_episodes: Number of episodes.
             split: Which examples.
             **settings: Arguments of `agents.evaluate`.
 
@@ -526,7 +527,8 @@ class Agent:
         """Evaluates where it is due. Returns True if the validation score is the best of the run so far."""
         last = self.carried.get("evaluated", {})
         before = last["timesteps"] / total_timesteps if last else None
-        splits = plan.splits(self.timesteps / total_timesteps, before, ended=ended)
+        due = plan.splits(self.timesteps / total_timesteps, before, ended=ended)
+        splits = [split for split in due if split in self.env.setting.splits]  # a handful of prompts has but one
         sampling = plan.sampling(self.config.temperature)
         score = 0.0
         for split in splits if processes.rank() == 0 else ():
@@ -538,6 +540,9 @@ class Agent:
             if split == "validation":
                 score = result.score
         if not splits:
+            return False
+        if "validation" not in splits:
+            self.carried["evaluated"] = {"timesteps": self.timesteps, "score": None}
             return False
         score = float(processes.from_first(score))
         best = max(score, float(last.get("best", score)))
@@ -555,7 +560,7 @@ class Agent:
 
         Args:
             folder: The run's folder.
-            keep: How many of the last ones stay, beside the one with the best validation score.
+            keep: Number of the last ones that stay, beside the one with the best validation score.
 
         Returns:
             The checkpoint's path.
@@ -591,6 +596,7 @@ class Agent:
             seed=self.seed,
             env_id=self.env_id,
             **env_arguments.saved(self.env_kwargs),
+            data_digest=env_arguments.data_digest(self.env.task),
             timesteps=self.timesteps,
             updates=self.updates,
             seconds=self.seconds,
@@ -648,11 +654,12 @@ def load(
     env: Any = None,
     env_kwargs: Mapping[str, Any] | None = None,
     device: str | None = None,
+    data_changed: bool = False,
 ) -> Agent:
     """Loads an agent from a run's folder, ready to predict, to be evaluated or to learn on.
 
     Args:
-        folder: What `Agent.save` or `Agent.learn` wrote, the run or one of its checkpoints.
+        folder: The folder of a run, which `Agent.save` or `Agent.learn` wrote, or one of its checkpoints.
         which: Which checkpoint of a run: "last", "best" (by validation score) or a number. Where the last is damaged,
             the one before it is taken, with a warning.
         env: Another environment than the saved one, with `env_kwargs` alone. Where its reward has the parts of the
@@ -660,13 +667,14 @@ def load(
         env_kwargs: Arguments of the environment, laid over the saved ones: needed for those that no checkpoint can
             hold, a function as the reward, say.
         device: Where to put the policy; None chooses.
+        data_changed: If True, goes on with other data than the run was trained on, under the same name.
 
     Returns:
         The agent.
 
     Raises:
         ValueError: If there is no checkpoint, or it is damaged, of another version or of an unknown algorithm; or if
-            an argument of the environment is missing.
+            an argument of the environment is missing, or its data is not the run's.
     """
     path = checkpoints.find(folder, which).path
     try:
@@ -686,6 +694,9 @@ def load(
         policy, reference = agent_state.read_policies(path, device)
         config = algorithm.config.of(state.config)
         agent = Agent(algorithm, policy, env, config, seed=state.seed, env_kwargs=env_kwargs, reference=reference)
+        has_other_data = is_other_env or ("task" in changed and "task" not in state.env_objects)
+        if not has_other_data and not data_changed:
+            env_arguments.check_data(agent.env.task, state.data_digest, agent.env_kwargs, folder)
         agent._restore_state(path, state, is_other_env=is_other_env, changed=changed)
     except (KeyError, OSError, SafetensorError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(path)!r}, but it is damaged: {error!r}") from error

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of an agent.
+"""The content of a checkpoint: the state of an agent, and its files.
 
     agent.json               `AgentState`: everything that is no tensor
     policy/                  the policy, as `Policy.save_pretrained` writes it
@@ -42,13 +42,14 @@ class AgentState:
         env_id: The id of its environment; None where it was made without one.
         env_kwargs: Arguments of the environment that JSON can hold.
         env_objects: Names of those that it cannot.
+        data_digest: The digest of the data that the task read; None where it read none.
         timesteps: Tokens played so far.
         updates: Updates made so far.
         seconds: Seconds that they took.
-        carried: What is kept from one update to the next beside weights and optimiser.
+        carried: Values kept from one update to the next beside weights and optimiser.
         reward: Schedules and normalisers of the reward.
         curriculum: The curriculum's level and counts; None where there is no curriculum.
-        optimizer: What an optimiser holds beside tensors.
+        optimizer: The optimiser's numbers and settings, all but its tensors.
     """
 
     algorithm: str
@@ -57,6 +58,7 @@ class AgentState:
     env_id: str | None
     env_kwargs: dict[str, Any]
     env_objects: list[str]
+    data_digest: str | None
     timesteps: int
     updates: int
     seconds: float
@@ -92,7 +94,7 @@ class AgentState:
             policy: The policy.
             reference: The policy that KL is measured to.
             tensors: Of the optimiser, see `checkpoints.flatten_optimizer`.
-            bonuses: What is paid beside the score.
+            bonuses: The payments beside the score.
         """
         # Not read back each time, as save_pretrained does: that was tried when the run began.
         pretrained.save(policy, folder / _POLICY)

@@ -27,7 +27,7 @@ def watch(
         score: The update's mean score.
         held_out: The update's mean held-out metric.
         timesteps: Tokens played before the update.
-        window: How many updates are compared.
+        window: Number of updates that are compared.
 
     Returns:
         True while the score rises and the held-out metric falls.
@@ -58,8 +58,8 @@ def diverged(
     Args:
         scores: The mean score of each update, the latest last.
         held_out: The mean held-out metric of each update, likewise.
-        window: How many updates, at least 3. With fewer, nothing has diverged yet.
-        deviations: How clear both trends must be.
+        window: Number of updates, at least 3. With fewer, nothing has diverged yet.
+        deviations: Standard errors that both slopes must be from 0.
 
     Returns:
         True if the two have diverged.

@@ -88,7 +88,7 @@ def write(
         timesteps: Tokens played so far.
         updates: Updates made so far.
         score: Mean score on validation examples of these very weights; None where they were not evaluated.
-        keep: How many of the last ones stay. The one with the best score stays beside them.
+        keep: Number of the last ones that stay. The one with the best score stays beside them.
 
     Returns:
         The checkpoint's path.

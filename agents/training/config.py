@@ -13,29 +13,6 @@ TRUNCATIONS = ("top_k", "top_p", "min_p")
 """The settings of `agents.policy.sampling` that training refuses."""
 
 
-def whole_number(name: str, value: Any, least: int = 0) -> int:
-    """Turns a whole number of Python's or of NumPy's type into one of Python's.
-
-    Args:
-        name: Its name, for the message.
-        value: The number.
-        least: The smallest that is allowed.
-
-    Returns:
-        The number.
-
-    Raises:
-        TypeError: If it is not whole.
-        ValueError: If it is less.
-
-    Example:
-        >>> import numpy as np
-        >>> whole_number("seed", np.int64(3))
-        3
-    """
-    return check_count(name, value, least)
-
-
 Schedule = Literal["constant", "linear", "exponential", "inverse", "cosine", "stepwise"]
 """The shape in which a factor falls from 1 to its final share, see `agents.training.schedules.schedule`."""
 

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 from agents.distributed import processes
+from agents.policy.pretrained import BUNDLED_MODELS
 from agents.training.config import RunConfig
-from textenvs import TextGenEnv, TextGenVectorEnv, Tokenizer
+from textenvs import Task, TextGenEnv, TextGenVectorEnv, Tokenizer
 from textenvs.arguments import did_you_mean
+from textenvs.datasets import Dataset, absolute_source
 from textenvs.rewards import Payout
 from textenvs.tokenizer import fingerprint
 
@@ -35,7 +38,8 @@ def described(
         tokenizer: The policy's tokenizer.
 
     Returns:
-        Id and arguments, without those that the agent decides. The id is None where lanes were made without one.
+        Id and arguments, without those that the agent decides, and with absolute paths of data and of rewards' models.
+        The id is None where lanes were made without one.
 
     Raises:
         TypeError: If there is no such argument; says which is closest.
@@ -43,7 +47,7 @@ def described(
     """
     if isinstance(env, str):
         check_arguments(env, env_kwargs or {})
-        return env, dict(env_kwargs or {})
+        return env, _with_absolute_paths(env_kwargs or {})
     if env_kwargs:
         raise ValueError("Expected env_kwargs only with an environment id, got them with an environment object")
     inner: Any = env.unwrapped
@@ -69,7 +73,33 @@ def described(
     kwargs = {} if spec is None else dict(spec.kwargs)
     for name in ("vectorization_mode", "render_mode", *_DECIDED_BY_AGENT):
         kwargs.pop(name, None)
-    return (None if spec is None else spec.id), kwargs
+    return (None if spec is None else spec.id), _with_absolute_paths(kwargs)
+
+
+def _with_absolute_paths(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns arguments that name the same files when a run goes on in another working directory."""
+    kwargs = dict(env_kwargs)
+    task = kwargs.get("task")
+    if isinstance(task, Mapping) and isinstance(task.get("dataset"), Mapping) and "path" in task["dataset"]:
+        settings = task["dataset"]
+        kwargs["task"] = {**task, "dataset": {**settings, "path": absolute_source(settings["path"])}}
+    if "reward" in kwargs:
+        kwargs["reward"] = _with_absolute_models(kwargs["reward"])
+    return kwargs
+
+
+def _with_absolute_models(reward: Any) -> Any:
+    """Returns a reward with absolute paths of the folders that its parts read models from."""
+    if isinstance(reward, list):
+        return [_with_absolute_models(part) for part in reward]
+    if not isinstance(reward, Mapping):
+        return reward
+    parts = {name: _with_absolute_models(part) for name, part in reward.items()}
+    for name in ("model", "reference"):
+        folder = parts.get(name)
+        if isinstance(folder, (str, Path)) and folder not in BUNDLED_MODELS and Path(folder).expanduser().is_dir():
+            parts[name] = str(Path(folder).expanduser().absolute())
+    return parts
 
 
 def check_fits(env: TextGenVectorEnv, payout: Payout, config: RunConfig) -> None:
@@ -139,20 +169,65 @@ def saved(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         env_kwargs: The arguments.
 
     Returns:
-        `env_kwargs`, the arguments that JSON can hold, and `env_objects`, the names of the others.
+        `env_kwargs`, the arguments that JSON can hold, numbers of NumPy as Python's, and `env_objects`, the names of
+        the others.
 
     Example:
-        >>> saved({"max_new_tokens": 6, "reward": len})
+        >>> saved({"max_new_tokens": np.int64(6), "reward": len})
         {'env_kwargs': {'max_new_tokens': 6}, 'env_objects': ['reward']}
     """
     plain: dict[str, Any] = {}
     objects = []
     for name, value in env_kwargs.items():
         try:
-            plain[name] = json.loads(json.dumps(value))
+            plain[name] = json.loads(json.dumps(value, default=_as_json))
         except TypeError:
             objects.append(name)
     return {"env_kwargs": plain, "env_objects": objects}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"Expected a value of JSON, got {type(value).__name__}")
+
+
+def data_digest(task: Task) -> str | None:
+    """Returns the digest of a task's data; None for a task that makes its examples itself.
+
+    Args:
+        task: The task.
+
+    Returns:
+        The SHA-256 of its examples.
+    """
+    return task.digest if isinstance(task, Dataset) else None
+
+
+def check_data(task: Task, digest: str | None, env_kwargs: Mapping[str, Any], folder: str | Path) -> None:
+    """Raises unless a run's data is what it was.
+
+    Args:
+        task: The task, made again.
+        digest: The digest of the run's data, in its checkpoint.
+        env_kwargs: The arguments that the task was made with, for the message.
+        folder: The run's, for the message.
+
+    Raises:
+        ValueError: If it is other data.
+    """
+    now = data_digest(task)
+    if digest is None or now is None or now == digest:
+        return
+    given = env_kwargs.get("task")
+    name = f" in {given['dataset'].get('path')!r:.200}" if isinstance(given, Mapping) and "dataset" in given else ""
+    raise ValueError(
+        f"Expected the data{name} that the run in {str(folder)!r} was trained on (digest {digest[:12]}), got other "
+        f"data (digest {now[:12]}): put the old data back, or go on with the new one, load({str(folder)!r}, "
+        "data_changed=True), on the command line --data-changed"
+    )
 
 
 def restored(

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from agents.files import to_json
+
+_LOG = logging.getLogger(__name__)
+
 
 class MetricsLog:
     """Writes a row of metrics for each update: to a JSONL file, TensorBoard, and Weights & Biases where asked for.
+
+    Where TensorBoard is not installed, a warning says so, and the rest is written.
 
     Args:
         folder: The run's folder.
@@ -22,8 +30,13 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, wandb_project: str | None = None, *, purge_step: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only runs with a folder need it
-
+        writer: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter as writer  # slow, and only runs with a folder need it
+        except ImportError as error:
+            _LOG.warning(
+                "TensorBoard cannot be imported (%s): metrics go to metrics.jsonl alone. pip install tensorboard", error
+            )
         self._wandb: Any = None
         if wandb_project is not None:
             try:
@@ -33,16 +46,17 @@ class MetricsLog:
             self._wandb = wandb.init(project=wandb_project, dir=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._tensorboard: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+        tensorboard = str(folder / "tensorboard")
+        self._tensorboard: Any = None if writer is None else writer(tensorboard, purge_step=purge_step)
 
     def write(self, timesteps: int, row: Mapping[str, float]) -> None:
         """Writes one row.
 
         Args:
             timesteps: Tokens played so far: the x-axis of every curve.
-            row: Name to number.
+            row: Name to number. NaN is null in the file: JSON has no word for it.
         """
-        self._file.write(json.dumps({"timesteps": timesteps, **row}) + "\n")
+        self._file.write(to_json({"timesteps": timesteps, **row}) + "\n")
         self._file.flush()
         self.write_scalars(timesteps, row)
 
@@ -53,7 +67,7 @@ class MetricsLog:
             timesteps: Tokens played so far.
             scalars: Name to number.
         """
-        for name, value in scalars.items():
+        for name, value in scalars.items() if self._tensorboard is not None else ():
             self._tensorboard.add_scalar(name, value, timesteps)
         if self._wandb is not None:
             self._wandb.log(dict(scalars), step=timesteps)
@@ -61,7 +75,8 @@ class MetricsLog:
     def close(self) -> None:
         """Flushes and closes everything."""
         self._file.close()
-        self._tensorboard.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
 
@@ -83,14 +98,15 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
         file: A metrics.jsonl.
 
     Returns:
-        A dict for each row.
+        A dict for each row. A null is NaN, as it was when it was written.
     """
     rows: list[dict[str, float]] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except (ValueError, RecursionError):
             break
+        rows.append({name: math.nan if value is None else value for name, value in row.items()})
     return rows
 
 
@@ -118,7 +134,7 @@ def plot_learning_curve(rows: Sequence[Mapping[str, float]], file: Path, title: 
     figure, axes = plt.subplots(2, 3, figsize=(11, 5.4), layout="constrained")
     tokens = [row["timesteps"] for row in rows]
     for axis, (name, label, color) in zip(axes.flat, panels, strict=True):
-        values = [row.get(name, float("nan")) for row in rows]
+        values = [row.get(name, math.nan) for row in rows]
         axis.plot(tokens, values, color=color)
         axis.set_title(label, fontsize=10)
         axis.grid(alpha=0.3)

@@ -12,8 +12,8 @@ def check_observation(observation: Any, vocab_size: int) -> None:
     """Raises unless this is an observation, or a batch of them, over a vocabulary of that size.
 
     Args:
-        observation: What the user passed.
-        vocab_size: How many tokens the policy's tokenizer has.
+        observation: The user's argument.
+        vocab_size: Number of tokens of the policy's tokenizer.
 
     Raises:
         TypeError: If it is no mapping.

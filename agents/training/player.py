@@ -29,7 +29,7 @@ class Player:
         policy: The policy.
         env: A registered id, or an environment.
         env_kwargs: Arguments of the environment, with an id.
-        config: How many lanes and episodes, and the temperature.
+        config: The numbers of lanes and episodes, and the temperature.
         carried: Where the number of lanes that there is memory for is kept, under "lanes": the agent's.
 
     Attributes:
@@ -61,7 +61,7 @@ class Player:
         """Makes lanes like those that are trained in, their reward and curriculum as they are now.
 
         Args:
-            num_envs: How many lanes.
+            num_envs: Number of lanes.
             **changes: Environment arguments to change.
 
         Returns:
@@ -98,7 +98,7 @@ class Player:
         """Scores the policy in lanes of another split.
 
         Args:
-            num_episodes: How many episodes.
+            num_episodes: Number of episodes.
             split: Which examples.
             **settings: Arguments of `agents.evaluate`.
 
@@ -139,7 +139,7 @@ class Player:
 
     @property
     def _num_lanes(self) -> int:
-        """How many episodes there is memory for side by side, as far as is known."""
+        """The number of episodes that there is memory for side by side, as far as is known."""
         return int(self._carried.get("lanes", self._config.num_envs))
 
     def _halve_lanes(self, lanes: int, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What a run says of a batch of episodes: its metrics, and the episodes that an update failed on."""
+"""Reports on a batch of episodes: its metrics, and the episodes that an update failed on."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from agents.evaluation.evaluation import Evaluation
-from agents.files import FileLock, sync_file, write_text
+from agents.files import FileLock, sync_file, to_json, write_text
 from agents.training import checkpoints
 from agents.training.metrics_log import MetricsLog
 
@@ -103,11 +103,11 @@ class RunFolder:
         """
         file = samples_file(self.path, split, timesteps)
         file.parent.mkdir(exist_ok=True)
-        write_text(file, "".join(json.dumps(row) + "\n" for row in evaluation.samples()))
+        write_text(file, "".join(to_json(row) + "\n" for row in evaluation.samples()))
         summary = evaluation.summary()
         row = {"timesteps": timesteps, "split": split, "sampling": dict(sampling), **summary}
         with (self.path / EVALUATIONS).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
+            stream.write(to_json(row) + "\n")
         self._metrics.write_scalars(
             timesteps, {f"{split}/{name}": value for name, value in summary.items() if isinstance(value, float)}
         )
@@ -137,7 +137,7 @@ def check_new(folder: Path, *, resume_with: str, files: tuple[str, ...] = ()) ->
 
     Args:
         folder: The folder, which need not exist.
-        resume_with: What resumes that run, for the message.
+        resume_with: The command that resumes that run, for the message.
         files: Names of further files that mark the folder of a run.
 
     Raises:

@@ -13,6 +13,7 @@ from agents.policy.policy import Policy
 from agents.training import env_arguments
 from textenvs import TextGenVectorEnv, make_tokenizer
 from textenvs.tokenizer import fingerprint
+from textenvs.vector_env import check_env_id
 
 
 def start_policy(
@@ -26,9 +27,10 @@ def start_policy(
     """Makes the policy that a name stands for in an environment.
 
     Args:
-        source: What `Policy.from_pretrained` takes. "tiny" is the bundled language model where the environment speaks
-            its tokenizer by default, and otherwise a small model with random weights over the environment's vocabulary.
-            A dict is the config of a new model over that vocabulary, as `Policy.from_config` takes it.
+        source: A name or folder, as `Policy.from_pretrained` takes it. "tiny" is the bundled language model where the
+            environment speaks its tokenizer by default, and otherwise a small model with random weights over the
+            environment's vocabulary. A dict is the config of a new model over that vocabulary, as `Policy.from_config`
+            takes it.
         env: A registered id, or an environment.
         env_kwargs: Arguments of the environment, with an id.
         seed: Of random weights.
@@ -44,6 +46,7 @@ def start_policy(
     if not isinstance(source, Mapping) and source != "tiny":
         return Policy.from_pretrained(source, device=device)
     if isinstance(env, str):
+        check_env_id(env)
         env_arguments.check_arguments(env, env_kwargs or {})
     made = gym.make_vec(env, num_envs=1, **(env_kwargs or {})) if isinstance(env, str) else env
     if not isinstance(made, (gym.Env, gym.vector.VectorEnv)):

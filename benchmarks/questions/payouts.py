@@ -1,8 +1,8 @@
 """Compares the payouts: policy gradients in tables, on the diagnostic tasks, exact and sampled.
 
-One example of each diagnostic task is a small Markov decision process (`textenvs.exact.EpisodeModel`). A policy is a
-table of logits, one row for each state and time. It starts uniform, and climbs the gradient of its mean return until it
-reaches the task's threshold or the last update:
+One example of each diagnostic task is a small Markov decision process (`textenvs.tasks.exact.EpisodeModel`). A policy
+is a table of logits, one row for each state and time. It starts uniform, and climbs the gradient of its mean return
+until it reaches the task's threshold or the last update:
 
 - exact, gamma 1: the payouts have the same return on every path, so the same gradient, and take the same updates.
 - exact, gamma 0.9: they do not, as a discount makes late pay worth less.

@@ -81,7 +81,7 @@ def play(argv: Sequence[str], moment: str | None = None, call: int = 1, fault: C
             return original(*args, **kwargs)
 
         setattr(owner, attribute, counted)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         agents_main(argv)
 
 

@@ -16,6 +16,7 @@ from agents.bonuses import BONUSES, Bonuses, last_hidden_states, self_bleu, text
 from agents.rollout import Rollout
 from agents.training.agent import Algorithm
 from tests.agents.helpers import make_policy, word_tokenizer
+from tests.helpers import slow_but
 
 EOS, A, B, C, GOOD = 0, 3, 4, 5, 6
 
@@ -40,7 +41,7 @@ def rollout(rows: list[list[int]], prompt: int = 1, **changes: object) -> Rollou
 
 
 def paid(name: str, batch: Rollout, policy: Policy, **arguments: object) -> torch.Tensor:
-    """What one bonus pays for one batch, alone and with a weight of 1."""
+    """Pays one bonus for one batch, alone and with a weight of 1."""
     found, _ = Bonuses({name: arguments}, policy, 0).pay(batch, policy)
     assert found.bonuses is not None
     return found.bonuses
@@ -299,7 +300,7 @@ def agent(algorithm: Algorithm, tiny: Policy, **settings: object):
 
 
 @pytest.mark.usefixtures("own_algorithms")
-@pytest.mark.parametrize("algorithm", [PPO, ActorCritic, REINFORCE], ids=lambda one: one.name)
+@pytest.mark.parametrize("algorithm", slow_but({PPO}, [PPO, ActorCritic, REINFORCE]), ids=lambda one: one.name)
 def test_every_algorithm_learns_from_them(algorithm: Algorithm, tiny: Policy) -> None:
     """A bonus moves the weights as the same number in the reward would; and the rewards stay as they are."""
     seen: list[Rollout] = []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textenvs.arguments import check_choice, check_count, check_flag, check_number
+from textenvs.arguments import check_choice, check_count, check_flag, check_number, names_arguments
 
 
 @pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-3, ValueError), (1.5, TypeError), (True, TypeError)])
@@ -78,3 +78,23 @@ def test_choices_and_flags() -> None:
     for value in (1, 0, None, "true"):
         with pytest.raises(TypeError, match=r"^Expected raw to be true or false, got "):
             check_flag("raw", value)
+
+
+def test_an_unknown_argument_is_told_in_python_s_words_first() -> None:
+    """Gymnasium and TorchRL look for these words to find out that a class has no such argument."""
+
+    class Plain:
+        def __init__(self, task: str, reward: float = 1.0) -> None: ...
+
+    class Checked:
+        @names_arguments
+        def __init__(self, task: str, reward: float = 1.0) -> None: ...
+
+    with pytest.raises(TypeError) as python:
+        Plain("copy", rewad=2.0)  # type: ignore[call-arg]
+    with pytest.raises(TypeError) as ours:
+        Checked("copy", rewad=2.0)  # type: ignore[call-arg]
+    begin = (
+        str(python.value).partition("Did you mean")[0].rstrip(". ").replace("Plain", "Checked")
+    )  # a hint from 3.13 on
+    assert str(ours.value) == f"{begin}. Expected arguments from ['task', 'reward']. Did you mean 'reward'?"

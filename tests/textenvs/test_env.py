@@ -518,6 +518,13 @@ def test_two_tokenizers_of_one_vocabulary_do_not_share_their_prompts() -> None:
     assert first == second + 1
 
 
+def test_nobody_writes_into_the_metadata_of_the_class() -> None:
+    """Gymnasium 1.2's vector environments write their autoreset mode into the metadata of the first environment."""
+    TextGenEnv(Toy()).metadata["autoreset_mode"] = "NextStep"
+    assert "autoreset_mode" not in TextGenEnv.metadata
+    assert "autoreset_mode" not in TextGenEnv(Toy()).metadata
+
+
 class TestSpecAndPickle:
     @pytest.mark.parametrize("payout", ["sparse", {"every": 8}, {"shaped": {"gamma": 0.99}}])
     def test_spec_goes_through_json(self, payout: Any) -> None:

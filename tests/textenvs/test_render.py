@@ -1,5 +1,6 @@
 """The views of an episode: what they show, what they refuse to obey, and that they keep their size."""
 
+import io
 import re
 import sys
 import unicodedata
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textenvs.render import Segment, ansi, html, legend, rgb_array, visible
+from textenvs.render import Segment, ansi, html, legend, rgb_array, show, visible
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 EPISODE = [
@@ -249,3 +250,10 @@ class TestRgbArray:
         monkeypatch.setitem(sys.modules, "PIL", None)
         with pytest.raises(ImportError, match=r'pip install "textenvs\[render\]"'):
             rgb_array(EPISODE)
+
+
+def test_shown_text_survives_an_output_that_cannot_encode_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", pipe)
+    show("é \ufffd \ud800", end="")
+    assert pipe.buffer.getvalue().decode("cp1252") == "é ? ?"  # type: ignore[attr-defined]

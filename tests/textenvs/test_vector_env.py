@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.textenvs.helpers import EOS, FIRST, Letters, Talk, Toy, assert_same, text_length
 from textenvs import Example, RewardError, TextGenEnv, TextGenVectorEnv
+from textenvs.vector_env import check_env_id
 
 A = FIRST["a"]
 MODES = [mode.value for mode in AutoresetMode]
@@ -345,12 +346,14 @@ class TestBadInput:
 
     def test_an_argument_that_there_is_not(self) -> None:
         message = (
-            r"Expected arguments from \['num_envs', 'task', .*'copy', 'render_mode'\], got 'n_envs'.* 'num_envs'\?"
+            r"^TextGenVectorEnv.__init__\(\) got an unexpected keyword argument 'n_envs'\. "
+            r"Expected arguments from \['num_envs', 'task', .*'copy', 'render_mode'\]\. Did you mean 'num_envs'\?"
         )
         with pytest.raises(TypeError, match=message):
             gym.make_vec("textenvs:TextGen-v0", n_envs=4)
         message = (
-            r"Expected arguments from \['task', 'reward', .*'render_mode'\], got 'rewad'\. Did you mean 'reward'\?"
+            r"^TextGenEnv.__init__\(\) got an unexpected keyword argument 'rewad'\. "
+            r"Expected arguments from \['task', 'reward', .*'render_mode'\]\. Did you mean 'reward'\?"
         )
         with pytest.raises(TypeError, match=message):
             gym.make("textenvs:TextGen-v0", rewad=3)
@@ -428,8 +431,10 @@ class TestLanesAsEnvironments:
             envs.step(np.array([A, FIRST["good"], EOS]))
         for name in ("response", "example", "render", "tokenizer", "task", "observation_space", "action_space"):
             assert [repr(one) for one in sync.call(name)] == [repr(one) for one in ours.call(name)], name
-        for name in ("response", "render_mode", "metadata"):
+        for name in ("response", "render_mode"):
             assert sync.get_attr(name) == ours.get_attr(name)
+        for theirs, mine in zip(sync.get_attr("metadata"), ours.get_attr("metadata"), strict=True):
+            assert {**theirs, "autoreset_mode": None} == {**mine, "autoreset_mode": None}  # Gymnasium 1.2 writes it in
         assert_same(sync.call("action_masks"), ours.call("action_masks"))
         with pytest.raises(AttributeError):
             ours.call("no_such_thing")
@@ -508,3 +513,12 @@ class TestRender:
         envs.reset(seed=0)
         with pytest.warns(UserWarning, match="No render_mode was given"):
             assert envs.render() is None
+
+
+def test_an_id_is_of_a_text_environment() -> None:
+    for env_id in ("TextGen-v0", "textenvs:TextGen/Copy-v0", "TextGen/Copy"):
+        check_env_id(env_id)
+    check_env_id("TextGen-v9")  # that it is not registered is for gym.make to say
+    for env_id in ("CartPole-v1", "CartPole", "gymnasium:CartPole-v1"):
+        with pytest.raises(ValueError, match=f"id of a text environment, got '{env_id}', which makes a CartPoleV"):
+            check_env_id(env_id)

@@ -483,6 +483,10 @@ class TestScoreFunction:
         with pytest.raises(TypeError, match="environment of textenvs"):
             score_function("CartPole-v1")
 
+    def test_a_task_of_several_turns_has_no_whole_text(self) -> None:
+        with pytest.raises(ValueError, match="task of one turn, got 'dialogue', which has up to 6"):
+            score_function("TextGen/Dialogue-v0")
+
     def test_other_splits(self) -> None:
         score = score_function(toy_env(reward=numbered))
         assert score.rows("test") == [

@@ -1,13 +1,13 @@
-"""Measure the reference scores that cannot be worked out, and write `reference_scores.json` beside this file.
+"""Measures the reference scores that cannot be worked out, and writes `reference_scores.json` beside this file.
 
     python -m textenvs.data.make_reference_scores            # all of them
-    python -m textenvs.data.make_reference_scores stories    # one again, the others as they are
+    python -m textenvs.data.make_reference_scores stories    # those of one task; the others stay as they are
 
 For each task below, and each of its splits: the mean score of `EPISODES` episodes of tokens drawn uniformly from the
 whole vocabulary, with half the width of its 95 % confidence interval, and the mean score of the demonstrations of all
-examples, which is the top score, too: it is the best there is where they score 1, and elsewhere a higher one would be
-a text that is nothing but mood words. The same code writes the same file. Tasks whose scores are worked out exactly are
-not here (see `textenvs.exact`).
+examples. The latter is also the top score: if it is 1, no score is better, and in the other tasks a higher score would
+take a text of nothing but mood words. The same code writes the same file. Tasks whose scores are worked out exactly
+(by `textenvs.tasks.exact`) are not here.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ DIGITS = 6
 
 
 def measure(task: Task, split: str) -> dict[str, Any]:
-    """Simulate the random policy, and score the demonstrations.
+    """Simulates the random policy, and scores the demonstrations.
 
     Args:
         task: The task, at its default settings.
-        split: Over whose examples.
+        split: The split whose examples the means are over.
 
     Returns:
         A row of the file.
@@ -55,27 +55,27 @@ def measure(task: Task, split: str) -> dict[str, Any]:
     scores = play_randomly(task, split, EPISODES, SEED).scores
     reward = make_reward(task.default_reward)
     examples = [task.example(split, index) for index in range(task.num_examples(split))]
-    shown = float(np.mean([checked_score(reward, example, task.demonstration(example)) for example in examples]))
-    spread = float(1.96 * scores.std(ddof=1) / np.sqrt(EPISODES))
+    top = float(np.mean([checked_score(reward, example, task.demonstration(example)) for example in examples]))
+    interval = float(1.96 * scores.std(ddof=1) / np.sqrt(EPISODES))
     return {
         "random": round(float(scores.mean()), DIGITS),
-        # Where no episode scored anything, the rule of three: a share of up to 3 / n would be missed once in 20 times.
-        "random_interval": round(spread or 3 / EPISODES, DIGITS),
-        "demonstration": round(shown, DIGITS),
-        "top": round(shown, DIGITS),
+        # If all scores are 0, the rule of three: episodes with a share of up to 3 / n are missed once in 20 times.
+        "random_interval": round(interval or 3 / EPISODES, DIGITS),
+        "demonstration": round(top, DIGITS),
+        "top": round(top, DIGITS),
         "episodes": EPISODES,
         "seed": SEED,
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure some tasks, and write the file.
+    """Measures some tasks, and writes the file.
 
     Args:
-        arguments: Those of the command line; None takes the process's own.
+        arguments: The command-line arguments; None takes the process's own.
     """
     parser = argparse.ArgumentParser(prog="python -m textenvs.data.make_reference_scores")
-    parser.add_argument("tasks", nargs="*", help=f"from {', '.join(TASKS)}; none is all of them")
+    parser.add_argument("tasks", nargs="*", help=f"from {', '.join(TASKS)}; all of them by default")
     chosen = parser.parse_args(arguments).tasks
     if unknown := [name for name in chosen if name not in TASKS]:
         parser.error(f"Expected tasks from {list(TASKS)}, got {unknown}")

@@ -1,4 +1,4 @@
-"""Writes docs/tasks: a page for each task with an id, and the table of all ids. Everything on them comes from the code.
+"""Writes docs/tasks: a page for each task with an id, and the table of all ids. All of it comes from the code.
 
     python -m textenvs.data.make_task_docs
 
@@ -35,20 +35,20 @@ _TABLE = {
 
 @cache
 def ids_of_tasks() -> dict[str, tuple[str, ...]]:
-    """The name of each task that has an id, with its ids.
+    """Returns the name of each task that has an id, with its ids.
 
     Returns:
         Name to ids; the id with the task's own name comes first.
     """
-    found: dict[str, tuple[str, ...]] = {}
-    for env_id in sorted(list_envs(), key=lambda one: ("/" not in one, one)):
+    ids: dict[str, tuple[str, ...]] = {}
+    for env_id in sorted(list_envs(), key=lambda env_id: ("/" not in env_id, env_id)):
         name = make_env(env_id).task.name
-        found[name] = (*found.get(name, ()), env_id)
-    return found
+        ids[name] = (*ids.get(name, ()), env_id)
+    return ids
 
 
 def pages() -> list[str]:
-    """The files that there are to write.
+    """Returns the files to write.
 
     Returns:
         File names, the table of all ids first.
@@ -57,7 +57,7 @@ def pages() -> list[str]:
 
 
 def page(file: str) -> str:
-    """The text of a page.
+    """Writes the text of a page.
 
     Args:
         file: One of `pages()`.
@@ -99,7 +99,7 @@ def _task_page(name: str) -> str:
     task = make_task(name)
     title = ids[0].split("/")[-1].removesuffix("-v0")
     parts = [
-        [f"# {title}", "", _joined(f"`{one}`" for one in ids) + (f": {task.tests}." if task.tests else "")],
+        [f"# {title}", "", _joined(f"`{env_id}`" for env_id in ids) + (f": {task.tests}." if task.tests else "")],
         [description(type(task))],
         _episode(ids[0]),
         _facts(ids[0], task),
@@ -113,22 +113,22 @@ def _task_page(name: str) -> str:
 
 
 def _episode(env_id: str) -> list[str]:
-    """A demonstration, token by token, with what both plain payouts pay."""
-    shown = {payout: _played(env_id, payout) for payout in ("immediate", "sparse")}
-    width = max(len(_token(one)) for one in shown["immediate"] if one.kind == "response")
-    lines, replied = [f"{'token':<{width}}  immediate    sparse"], ""
-    for one, other in zip(*(episode[1:] for episode in shown.values()), strict=True):
-        if one.kind == "environment":
-            replied += one.text
+    """Writes a demonstration, token by token, with the rewards of the immediate and the sparse payout."""
+    immediate, sparse = (_play(env_id, payout) for payout in ("immediate", "sparse"))
+    width = max(len(_token(segment)) for segment in immediate if segment.kind == "response")
+    lines, reply = [f"{'token':<{width}}  immediate    sparse"], ""
+    for segment, same in zip(immediate[1:], sparse[1:], strict=True):
+        if segment.kind == "environment":
+            reply += segment.text
             continue
-        if replied:
-            lines += [f"# {line}" for line in visible(replied.strip("\n")).split("\n")]
-            replied = ""
-        lines.append(f"{_token(one):<{width}}  {_paid(one.reward):>9}  {_paid(other.reward):>8}")
-    totals = [_paid(sum(one.reward or 0.0 for one in episode)) for episode in shown.values()]
+        if reply:
+            lines += [f"# {line}" for line in visible(reply.strip("\n")).split("\n")]
+            reply = ""
+        lines.append(f"{_token(segment):<{width}}  {_reward(segment.reward):>9}  {_reward(same.reward):>8}")
+    totals = [_reward(sum(segment.reward or 0.0 for segment in episode)) for episode in (immediate, sparse)]
     lines.append(f"{'sum':<{width}}  {totals[0]:>9}  {totals[1]:>8}")
-    prompt = shown["immediate"][0].text
-    shown_task = make_env(env_id).task
+    prompt = immediate[0].text
+    max_turns = make_env(env_id).task.max_turns
     return [
         "## An episode",
         "",
@@ -137,7 +137,7 @@ def _episode(env_id: str) -> list[str]:
         *_block(visible(prompt)),
         "",
         "Its demonstration, and what each token is paid"
-        + (" (lines with # are the replies of the environment):" if shown_task.max_turns > 1 else ":"),
+        + (" (lines with # are the replies of the environment):" if max_turns > 1 else ":"),
         "",
         *_block("\n".join(lines)),
         "",
@@ -145,13 +145,13 @@ def _episode(env_id: str) -> list[str]:
     ]
 
 
-def _played(env_id: str, payout: str) -> list[Segment]:
+def _play(env_id: str, payout: str) -> list[Segment]:
     env = make_env(env_id, payout=payout, split="test", render_mode="ansi")
     env.reset(options={"example": 0})
     tokenizer: Any = env.tokenizer
-    shown = env.task.demonstration(env.example)
+    demonstration = env.task.demonstration(env.example)
     terminated = False
-    for turn in shown.split("\n") if env.task.max_turns > 1 else [shown]:
+    for turn in demonstration.split("\n") if env.task.max_turns > 1 else [demonstration]:
         for token in (*tokenizer.encode_response(turn), tokenizer.eos_token_id):
             if not terminated:
                 *_, terminated, _, _ = env.step(token)
@@ -171,7 +171,7 @@ def _facts(env_id: str, task: Task) -> list[str]:
         ["reward", f"`{reward.name}`: {_summary(reward)}"],
         *([["held-out metric", f"`{make_reward(held_out).name}`, never trained on"]] if held_out is not None else []),
         *([["solved from", f"a mean score of {scores.threshold:.3g}"]] if scores is not None else []),
-        *([["action mask", '`action_mask="task"` allows what a response may be']]
+        *([["action mask", '`action_mask="task"` allows only valid responses']]
           if type(task).allowed is not Task.allowed else []),
     ]  # fmt: skip
     return ["## Numbers", "", *_markdown(["property", "value"], rows)]
@@ -185,7 +185,7 @@ def _splits(task: Task) -> list[str]:
         *_markdown(["split", "examples", "random", "demonstration", "top"], rows, right=range(1, 5)),
     ]
     if SHIFTED in task.splits:
-        lines += ["", "A prompt of the shifted split, which tests what was never trained on:", ""]
+        lines += ["", "A prompt of the shifted split, a test on words or lengths outside the train split:", ""]
         lines += _block(visible(task.example(SHIFTED, 0).prompt))
     return lines
 
@@ -196,12 +196,11 @@ def _levels(name: str, task: Task) -> list[str]:
     lines = ["## Levels", ""]
     rows = []
     for level in range(1, task.levels + 1):
-        one = make_task({name: {"level": level}})
-        example = one.example("test", 0)
+        of_level = make_task({name: {"level": level}})
+        example = of_level.example("test", 0)
         default = " (the id's)" if level == type(task).level else ""
-        rows.append(
-            [f"{level}{default}", str(one.default_max_new_tokens), _code(example.prompt), _code(example.references[0])]
-        )
+        prompt, demonstration = _code(example.prompt), _code(example.references[0])
+        rows.append([f"{level}{default}", str(of_level.default_max_new_tokens), prompt, demonstration])
     lines += _markdown(["level", "budget", "a prompt", "its demonstration"], rows, right=[1])
     setting = f'task={{"{name}": {{"level": {task.levels}}}}}'
     lines += ["", f"`gym.make(..., {setting})` is the hardest level, and `curriculum=True` goes through all of them."]
@@ -213,20 +212,20 @@ def _arguments(kind: type[Task]) -> list[str]:
     if not documented:
         return []
     defaults = {
-        name: one.default
+        name: parameter.default
         for base in reversed(kind.__mro__)
         if "__init__" in vars(base)
-        for name, one in inspect.signature(vars(base)["__init__"]).parameters.items()
-        if one.default is not one.empty
+        for name, parameter in inspect.signature(vars(base)["__init__"]).parameters.items()
+        if parameter.default is not parameter.empty
     }
     rows = [[f"`{name}`", f"`{defaults[name]!r}`", text] for name, text in documented.items() if name in defaults]
-    lines = ["## Arguments", "", *_markdown(["argument", "default", "what it is"], rows), ""]
+    lines = ["## Arguments", "", *_markdown(["argument", "default", "meaning"], rows), ""]
     lines.append(f'`gym.make("TextGen-v0", task={{"{kind.name}": {{...}}}})` takes them.')
     return lines
 
 
 def _pairs(task: Task) -> list[str]:
-    example = next((one for one in _examples(task, 64) if task.counterpart(one) is not None), None)
+    example = next((example for example in _examples(task, 64) if task.counterpart(example) is not None), None)
     other = None if example is None else task.counterpart(example)
     if example is None or other is None:
         return []
@@ -240,18 +239,18 @@ def _pairs(task: Task) -> list[str]:
 
 
 def _canaries(name: str, task: Task) -> list[str]:
-    found = canary_scores(name)
-    rows = [["demonstration", f"{found.demonstration:.3f}", ""]]
+    results = canary_scores(name)
+    rows = [["demonstration", f"{results.demonstration:.3f}", ""]]
     for canary in CANARIES:
-        if canary in found.scores:
-            alive = " **not clearly below the demonstrations**" if canary in found.alive else ""
-            rows.append([canary, f"{found.scores[canary]:.3f}", _code(found.responses[canary], 60) + alive])
+        if canary in results.scores:
+            alive = " **not clearly below the demonstrations**" if canary in results.alive else ""
+            rows.append([canary, f"{results.scores[canary]:.3f}", _code(results.responses[canary], 60) + alive])
     return [
-        "## What degenerate responses score",
+        "## Scores of degenerate responses",
         "",
-        f"Means of `{found.reward}` over 32 examples of the test split (`python -m textenvs canaries`).",
+        f"Means of `{results.reward}` over 32 examples of the test split (`python -m textenvs canaries`).",
         "",
-        *_markdown(["kind of response", "score", "the best one"], rows, right=[1]),
+        *_markdown(["kind of response", "score", "the best of that kind"], rows, right=[1]),
     ]
 
 
@@ -270,7 +269,7 @@ _SECTION = re.compile(r"^(Args|Returns|Raises|Example|Attributes|Source|Cost):",
 
 
 def description(kind: type) -> str:
-    """A class's docstring up to its first section, as Markdown.
+    """Returns a class's docstring up to its first section, as Markdown.
 
     Args:
         kind: The class.
@@ -279,12 +278,12 @@ def description(kind: type) -> str:
         Its paragraphs.
     """
     text = inspect.getdoc(kind) or ""
-    found = _SECTION.search(text)
-    return _escaped((text if found is None else text[: found.start()]).strip())
+    section = _SECTION.search(text)
+    return _escaped((text if section is None else text[: section.start()]).strip())
 
 
 def _documented_arguments(kind: type[Task]) -> dict[str, str]:
-    """The arguments in the docstrings of a class and its bases, its own first; `level` only where there are several."""
+    """Returns the arguments in the docstrings of a class and its bases, without `level` if there is only one."""
     documented: dict[str, str] = {}
     for base in kind.__mro__:
         text = inspect.cleandoc(vars(base).get("__doc__") or "")
@@ -297,32 +296,32 @@ def _documented_arguments(kind: type[Task]) -> dict[str, str]:
 
 
 def _summary(reward: Reward) -> str:
-    """The first sentence of a score's docstring."""
+    """Returns the first paragraph of a score's docstring."""
     text = " ".join((inspect.getdoc(type(reward)) or "").split("\n\n")[0].split())
     return _escaped(text)
 
 
 def _named(tokenizer: Any) -> str:
     return f"`{tokenizer}`" if isinstance(tokenizer, str) else "the symbols " + " ".join(
-        f"`{one}`" for one in tokenizer["symbols"]
+        f"`{symbol}`" for symbol in tokenizer["symbols"]
     )  # fmt: skip
 
 
-def _token(one: Segment) -> str:
-    return "<EOS>" if one.special else repr(visible(one.text))
+def _token(segment: Segment) -> str:
+    return "<EOS>" if segment.special else repr(visible(segment.text))
 
 
-def _paid(reward: float | None) -> str:
+def _reward(reward: float | None) -> str:
     return "0" if not reward or abs(reward) < 5e-5 else f"{reward:+.4f}"
 
 
 def _code(text: str, most: int = 90) -> str:
-    """A text in a cell of a table."""
-    shown = visible(text).replace("\n", "⏎")
-    shown = shown if len(shown) <= most else f"{shown[: most // 2]} … {shown[-most // 2 :]}"
-    shown = shown.replace("|", "\\|")
-    mark = "``" if "`" in shown else "`"
-    return f"{mark}{shown}{mark}" if shown.strip() else "(nothing)"
+    """Writes a text into a cell of a table, at most so many characters of it."""
+    code = visible(text).replace("\n", "⏎")
+    code = code if len(code) <= most else f"{code[: most // 2]} … {code[-most // 2 :]}"
+    code = code.replace("|", "\\|")
+    mark = "``" if "`" in code else "`"
+    return f"{mark}{code}{mark}" if code.strip() else "(nothing)"
 
 
 def _cell(value: Any) -> str:
@@ -334,7 +333,7 @@ def _joined(words: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A docstring's text, in which < and * are themselves."""
+    """Escapes the characters of a docstring that are markup in Markdown."""
     return text.replace("<", "\\<").replace("*", "\\*")
 
 
@@ -343,12 +342,12 @@ def _block(text: str) -> list[str]:
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], right: Any = ()) -> list[str]:
-    rule = ["--:" if place in right else "---" for place in range(len(head))]
+    rule = ["--:" if column in right else "---" for column in range(len(head))]
     return [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def main() -> None:
-    """Write every page, and take away those of tasks that are gone."""
+    """Writes every page, and deletes those of tasks that no longer exist."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     wanted = pages()
     for file in OUTPUT.glob("*.md"):

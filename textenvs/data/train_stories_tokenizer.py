@@ -1,10 +1,10 @@
-"""Train the tokenizer of the stories task and write `stories_tokenizer.json` beside this file.
+"""Trains the tokenizer of the stories task and writes `stories_tokenizer.json` beside this file.
 
     python -m textenvs.data.train_stories_tokenizer
 
 It is a byte-level BPE of 1024 tokens: `<bos>`, `<eos>` and `<pad>` (ids 0, 1 and 2), the 256 bytes, so that any text
-goes there and back unchanged, and what 20,000 corpus stories teach it. Most words of the stories are one token. In
-front of a text it puts `<bos>`, as the bundled language model was trained. The same code writes the same file.
+can be encoded and decoded unchanged, and merges learned from 20,000 corpus stories. Most words of the stories are one
+token. It puts `<bos>` before a text, as the bundled language model was trained. The same code writes the same file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SPECIAL_TOKENS = ("<bos>", "<eos>", "<pad>")
 
 
 def train() -> Tokenizer:
-    """Train the tokenizer.
+    """Trains the tokenizer.
 
     Returns:
         A byte-level BPE with exactly `VOCAB_SIZE` tokens.

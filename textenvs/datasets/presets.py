@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from textenvs.datasets.readers import Row, text_of, texts_of
+from textenvs.datasets.fields import Row, text_of, texts_of
 from textenvs.rewards.base import Reward
 from textenvs.tasks.base import Example
 
@@ -114,9 +114,11 @@ def _polarity(label: str) -> Adapt:
 
     def adapt(row: Row, location: str) -> Row:
         words = text_of(row, "text", location, numbers=False).split()
-        rest = " ".join(["", *words[_PROMPT_WORDS:]])  # begins with a space, like a response to the prompt
+        # A short review is divided in the middle, so that something is left to write.
+        cut = _PROMPT_WORDS if len(words) > _PROMPT_WORDS else len(words) // 2
+        rest = " ".join(["", *words[cut:]])  # begins with a space, like a response to the prompt
         mood = "happy" if label == "positive" else "sad"
-        return {"text": " ".join(words[:_PROMPT_WORDS]), "rest": rest, "label": label, "mood": mood}
+        return {"text": " ".join(words[:cut]), "rest": rest, "label": label, "mood": mood}
 
     return adapt
 

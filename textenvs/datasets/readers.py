@@ -1,78 +1,238 @@
-"""Rows of data files and of data sets on the Hugging Face Hub, each with its location for errors.
+"""Tables of rows: files, parallel files, rows in memory, and data sets on the Hugging Face Hub.
 
-A row that is not what it should be comes as a `ValueError` in its stead, so that the caller decides whether to stop or
-to skip it. Unbalanced quotes in a .csv file are raised at once: nobody can tell where the next record begins.
+    .jsonl .ndjson   one JSON object a line
+    .json            a list of objects, or one object with a list of them inside: rows="data"
+    .txt             one text a line, in the column "text"; blank lines do not count
+    .csv             the first record names the columns; fields in quotes may span several lines
+    .tsv             the same with tabs, and without quoting: a quote is a character like any other
+    .parquet         with the `datasets` library: pip install "textenvs[data]"
+    owner/name       a data set on the Hugging Face Hub, with the same library
+    a list of dicts or of texts, a pandas DataFrame, a table of the `datasets` library
 
-    .jsonl          one JSON object a line
-    .txt            one text a line, in the column "text"; blank lines do not count
-    .csv            the first record names the columns; fields in quotes may span several lines
-    .tsv            the same with tabs, and without quoting: a quote is a character like any other
-    .parquet        with the `datasets` library: pip install "textenvs[data]"
-    owner/name      a data set on the Hugging Face Hub, with the same library
+All but .parquet may be packed with gzip (`rows.jsonl.gz`), and endings may be in capitals.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from threading import Lock
-from typing import Any, BinaryIO, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-Row: TypeAlias = Mapping[str, Any]
-"""Column to value."""
+from textenvs.datasets.fields import MISSING, Row, value_of
+from textenvs.datasets.text_files import Rows, TextFile, kind_of, read_parallel, read_rows
 
-Rows: TypeAlias = Iterator[tuple[str, Row | ValueError]]
-"""The rows of a source, each with its location ("line 3 of 'a.csv'"); an error where a row could not be read."""
+Source: TypeAlias = Any
+"""A path, the id of a data set, a dict of column to parallel file, or rows in memory."""
 
-LONGEST_LINE = 1 << 26
-"""Length of the longest line that is read, in bytes. Beyond it, a file is taken to have no line breaks at all."""
-
-_SUFFIXES = (".jsonl", ".txt", ".csv", ".tsv", ".parquet")
+_TEXT_KINDS = (".jsonl", ".ndjson", ".json", ".txt", ".csv", ".tsv")
 _HUB_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation",
                "val": "validation", "test": "test"}  # fmt: skip
 _INSTALL = 'pip install "textenvs[data]"'
 
 
-def read_tables(source: str | Path, split: str | None = None, encoding: str = "utf-8") -> list[tuple[str | None, Rows]]:
-    """Finds the tables of a file or of a data set on the Hub. A text file is read as its rows are asked for.
+@dataclass(frozen=True)
+class Format:
+    """The form of a source where its kind does not say it.
+
+    Attributes:
+        encoding: The encoding of text files.
+        separator: The character between the fields of a .csv or .tsv file; None finds it.
+        columns: The names of the columns of a .csv or .tsv file without a header.
+        rows: The path to the rows inside of each object, "data.paragraphs.qas" say. A row has the fields of the objects
+            around it, too. If None, each object is a row.
+
+    Raises:
+        TypeError: If `columns` is no list of names, or another field is no text.
+    """
+
+    encoding: str = "utf-8"
+    separator: str | None = None
+    columns: Sequence[str] | None = None
+    rows: str | None = None
+
+    def __post_init__(self) -> None:
+        names = () if self.columns is None else self.columns
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"Expected columns as a list of names, got {self.columns!r:.200}")
+        for name in ("encoding", "separator", "rows"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (value is not None or name == "encoding"):
+                raise TypeError(f"Expected {name} to be a text, got {value!r:.200}")
+
+
+class Table(NamedTuple):
+    """Rows of one split.
+
+    Attributes:
+        split: The split of all rows; None if neither the source nor the caller names one.
+        rows: The rows, with their locations.
+        remedy: The hint behind an error about a column that is missing, or "".
+    """
+
+    split: str | None
+    rows: Rows
+    remedy: str = ""
+
+
+def read_tables(source: Source, split: str | None = None, form: Format | None = None) -> list[Table]:
+    """Finds the tables of a source. A text file is read as its rows are asked for.
 
     Args:
-        source: The path of a file; the id of a data set on the Hub, "owner/name" or "owner/name:configuration"; or a
-            folder with the files of one, such as a clone of it.
+        source: The path of a file; the id of a data set on the Hub, "owner/name" or "owner/name:configuration"; a
+            folder with the files of one, such as a clone of it; a dict of column to file, for parallel files; or rows
+            in memory, see `is_in_memory`.
         split: The split of all rows. From the Hub, only this split is loaded.
-        encoding: The encoding of a text file.
+        form: The form of the source. If None, its kind says it.
 
     Returns:
-        (split, rows) of each table. The split is None if neither the source nor the caller names one.
+        The tables.
 
     Raises:
         ValueError: If there is no such source, or it is of an unknown kind. Text files raise it with their first row.
+        TypeError: If the source is of another type.
         ImportError: If it needs the `datasets` library, and that is not installed.
     """
+    form = form or Format()
+    tables = _read_source(source, split, form)
+    if form.rows is None:
+        return tables
+    names = [name for name in form.rows.split(".") if name]
+    return [table._replace(rows=_expand(table.rows, names)) for table in tables]
+
+
+def _read_source(source: Source, split: str | None, form: Format) -> list[Table]:
+    if isinstance(source, Mapping):
+        return [Table(split, read_parallel(_parallel_files(source, form)))]
+    if is_in_memory(source):
+        return [Table(split, _read_memory(source))]
+    if not isinstance(source, (str, Path)):
+        raise TypeError(
+            "Expected a path, the id of a data set, a list of dicts or of texts, or a DataFrame, got "
+            f"{type(source).__name__}"
+        )
     path = Path(source).expanduser()
-    if path.suffix == ".parquet":
+    kind = kind_of(path)
+    if kind == ".parquet":
         if not path.is_file():
             raise ValueError(f"Expected a file that can be read, got {str(path)!r}: there is no such file")
         table = _load("parquet", f"the Parquet file {str(path)!r}", data_files=str(path), split="train")
-        return [(split, _read_arrow(table, repr(str(path))))]
-    if path.suffix in _SUFFIXES:
-        file = _TextFile(path, encoding)
-        return [(split, _read_lines(file) if path.suffix in (".jsonl", ".txt") else _read_records(file))]
+        return [Table(split, _read_iterable(table, repr(str(path))))]
+    if kind in _TEXT_KINDS and not path.is_dir():
+        rows = read_rows(TextFile(path, form.encoding), form.separator, form.columns)
+        is_table = kind in (".csv", ".tsv") and form.columns is None
+        remedy = ". If line 1 is a row and names no columns, name them: columns=['text', 'label'], say"
+        return [Table(split, rows, remedy if is_table else "")]
     parts = str(source).split("/")
     if not str(source) or (not path.is_dir() and (path.exists() or len(parts) != 2 or not all(parts))):
+        lines = ". Files of lines with other endings are columns: {'en': 'text.en', 'de': 'text.de'}, say"
         raise ValueError(
-            f"Expected a {', '.join(_SUFFIXES)} file, the id of a data set on the Hugging Face Hub ('owner/name'), or "
-            f"the folder of one, got {str(source)!r}"
+            f"Expected a {', '.join(_TEXT_KINDS)} file, each also as .gz, a .parquet file, the id of a data set on the "
+            f"Hugging Face Hub ('owner/name'), or the folder of one, got {str(source)!r}"
+            + (lines if path.is_file() else "")
         )
     return _read_hub(source, split)
 
 
-def _read_hub(source: str | Path, split: str | None) -> list[tuple[str | None, Rows]]:
+def _parallel_files(files: Mapping[str, Any], form: Format) -> dict[str, TextFile]:
+    if len(files) < 2:
+        raise ValueError(
+            f"Expected the splits 'train', 'validation' and 'test', or a column for each of at least two files, got "
+            f"{dict(files)!r:.200}"
+        )
+    for column, file in files.items():
+        if not isinstance(file, (str, Path)) or kind_of(Path(file)) in {*_TEXT_KINDS, ".parquet"} - {".txt"}:
+            raise ValueError(
+                f"Expected a file of lines for column {column!r}, got {file!r:.200}. For files of rows, the keys are "
+                "the splits 'train', 'validation' and 'test'"
+            )
+    return {column: TextFile(Path(file).expanduser(), form.encoding) for column, file in files.items()}
+
+
+def is_in_memory(source: Source) -> bool:
+    """Returns True for rows in memory: a list of dicts or of texts, a DataFrame, or another iterable of dicts.
+
+    Args:
+        source: A source.
+
+    Returns:
+        False for paths, ids and dicts.
+    """
+    return isinstance(source, Iterable) and not isinstance(source, (str, bytes, Path, Mapping))
+
+
+def _read_memory(source: Iterable[Any]) -> Rows:
+    frame: Any = source
+    if hasattr(frame, "itertuples"):  # a DataFrame of pandas, whose iteration would yield its columns
+        names = [str(name) for name in frame.columns]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Expected a DataFrame that names each column once, got {names}")
+        source = (dict(zip(names, values, strict=True)) for values in frame.itertuples(index=False, name=None))
+    yield from _read_iterable(source, f"the {type(frame).__name__} in memory")
+
+
+def _read_iterable(table: Iterable[Any], name: str) -> Rows:
+    for index, row in enumerate(table):
+        location = f"row {index} of {name}"
+        if isinstance(row, Mapping):
+            yield location, row
+        elif isinstance(row, str):
+            yield location, {"text": row}
+        else:
+            yield location, ValueError(f"Expected a dict of column to value as {location}, got {row!r:.200}")
+
+
+def _expand(rows: Rows, names: Sequence[str]) -> Rows:
+    """Yields the rows inside of each object, at a path of names."""
+    for location, row in rows:
+        if isinstance(row, ValueError):
+            yield location, row
+        else:
+            yield from _rows_at(row, names, {}, location)
+
+
+def _rows_at(value: Any, names: Sequence[str], outer: Row, location: str) -> Rows:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _rows_at(item, names, outer, f"[{index}] of {location}")
+    elif not isinstance(value, Mapping):
+        yield location, ValueError(f"Expected an object as {location}, got {value!r:.200}")
+    elif not names:
+        yield location, {**outer, **value}
+    else:
+        name, *rest = names
+        inner = value_of(value, name)
+        if not isinstance(inner, (list, Mapping)):
+            came = "none" if inner is MISSING else f"{inner!r:.200}"
+            message = (
+                f"Expected a list of rows in field {name!r} of {location}, got {came}; its fields are {list(value)}"
+            )
+            yield location, ValueError(message)
+            return
+        fields = {**outer, **{key: item for key, item in value.items() if key != name}}
+        yield from _rows_at(inner, rest, fields, f"{name} of {location}")
+
+
+def absolute_source(source: Source) -> Source:
+    """Returns a source that means the same files from every working directory.
+
+    Args:
+        source: A source of `read_tables`, or a dict of split to sources.
+
+    Returns:
+        The same, paths of files and folders absolute and as text. Ids of the Hub and rows in memory stay as they are.
+    """
+    if isinstance(source, Mapping):
+        return {name: absolute_source(file) for name, file in source.items()}
+    if not isinstance(source, (str, Path)) or not str(source):
+        return source
+    path = Path(source).expanduser()
+    is_file = path.exists() or isinstance(source, Path) or kind_of(path) in (*_TEXT_KINDS, ".parquet")
+    return str(path.absolute()) if is_file else source
+
+
+def _read_hub(source: str | Path, split: str | None) -> list[Table]:
     folder = Path(source).expanduser()
     if folder.is_dir():
         name, configuration, description = str(folder), "", f"the folder {str(folder)!r}"
@@ -82,8 +242,8 @@ def _read_hub(source: str | Path, split: str | None) -> list[tuple[str | None, R
     loaded = _load(name, description, name=configuration or None, split=split)
     # With a split, the library returns that table alone; without one, all tables by name.
     tables = [(split, loaded)] if split is not None else [(_HUB_SPLITS.get(key), loaded[key]) for key in loaded]
-    known: list[tuple[str | None, Rows]] = [
-        (key, _read_arrow(table, f"split {key!r} of {name!r}")) for key, table in tables if key is not None
+    known = [
+        Table(key, _read_iterable(table, f"split {key!r} of {name!r}")) for key, table in tables if key is not None
     ]
     if not known:
         raise ValueError(f"Expected {name!r} to have one of the splits {list(_HUB_SPLITS)}, got {list(loaded)}")
@@ -99,234 +259,3 @@ def _load(kind: str, description: str, **settings: Any) -> Any:
         return datasets.load_dataset(kind, **settings)
     except Exception as error:  # the library raises many kinds, some of them its own
         raise ValueError(f"Expected to read {description}, but {type(error).__name__}: {error}") from error
-
-
-def _read_arrow(table: Any, name: str) -> Rows:
-    for index, row in enumerate(table):
-        yield f"row {index} of {name}", row
-
-
-class _Line(NamedTuple):
-    """A line of a file.
-
-    Attributes:
-        number: Counted from 1.
-        start: The byte of the file at which it begins.
-        content: The bytes, line break included.
-    """
-
-    number: int
-    start: int
-    content: bytes
-
-
-class _TextFile:
-    """A file of text, read as lines of bytes, so that an error of the encoding can name its byte.
-
-    Attributes:
-        path: The file.
-        name: The name of the file in errors.
-        encoding: The encoding, one in which a line ends with the byte of a newline.
-    """
-
-    def __init__(self, path: Path, encoding: str) -> None:
-        self.path = path
-        self.name = repr(str(path))
-        try:
-            self.encoding = codecs.lookup(encoding).name
-        except LookupError as error:
-            raise ValueError(f"Expected an encoding that Python knows, got {encoding!r}") from error
-        if "é\n".encode(self.encoding, "replace")[-1:] != b"\n" or self.encoding.startswith(("utf-16", "utf-32")):
-            raise ValueError(
-                f"Expected an encoding in which a newline is one byte, like utf-8 or latin-1, got {encoding!r}"
-            )
-
-    def lines(self) -> Iterator[_Line]:
-        """Yields the lines. A byte order mark at the start of the file is left out."""
-        start = 0
-        with self._open() as file:
-            # Not `for line in file`: that would read a file without line breaks into memory, whatever its size.
-            for number, content in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
-                if len(content) > LONGEST_LINE:
-                    raise ValueError(
-                        f"Expected lines of at most {LONGEST_LINE:,} bytes, with line breaks between, got a longer "
-                        f"one: line {number} of {self.name}"
-                    )
-                has_mark = number == 1 and content.startswith(codecs.BOM_UTF8)
-                mark_length = len(codecs.BOM_UTF8) if has_mark else 0
-                yield _Line(number, start + mark_length, content[mark_length:])
-                start += len(content)
-
-    def decode(self, data: bytes, start: int) -> str:
-        """Decodes bytes of the file, the first of which is its byte `start`. ValueError where they are not text."""
-        try:
-            return data.decode(self.encoding)
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"Expected {self.name} to be {self.encoding.upper()}, but byte {start + error.start} is not: "
-                f"{error.reason}. Another encoding can be named: encoding='latin-1', say"
-            ) from error
-
-    def _open(self) -> BinaryIO:
-        try:
-            return self.path.open("rb")
-        except OSError as error:
-            raise ValueError(f"Expected a file that can be read, got {str(self.path)!r}: {error.strerror}") from error
-
-
-def _read_lines(file: _TextFile) -> Rows:
-    """Reads a .jsonl or .txt file: a row a line."""
-    for line in file.lines():
-        if line.content.strip():
-            location = f"line {line.number} of {file.name}"
-            try:
-                yield location, _parse(file, line, location)
-            except ValueError as error:
-                yield location, error
-
-
-def _parse(file: _TextFile, line: _Line, location: str) -> Row:
-    text = file.decode(line.content, line.start).rstrip("\r\n")
-    if file.path.suffix == ".txt":
-        return {"text": text}
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"Expected {location} to be a JSON object, but it could not be read: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"Expected {location} to be a JSON object, got {type(row).__name__}")
-    return row
-
-
-def _read_records(file: _TextFile) -> Rows:
-    """Reads a .csv or .tsv file: a header, then a row a record."""
-    records = _records(file)
-    _, header = next(records, (1, []))
-    if isinstance(header, ValueError):
-        raise header
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise ValueError(f"Expected line 1 of {file.name} to name each column once, got {repeated} again")
-    for number, fields in records:
-        location = f"line {number} of {file.name}"
-        if isinstance(fields, ValueError):
-            yield location, fields
-        elif len(fields) != len(header):
-            shown = fields if len(repr(fields)) < 200 else f"{fields!r:.200} ..."
-            yield (
-                location,
-                ValueError(
-                    f"Expected {len(header)} fields in {location}, as line 1 names columns, got {len(fields)}: {shown}"
-                ),
-            )
-        else:
-            yield location, dict(zip(header, fields, strict=True))
-
-
-def _records(file: _TextFile) -> Iterator[tuple[int, list[str] | ValueError]]:
-    """Yields the number of the first line of each record, and its fields, or an error where it is not text."""
-    consumed: list[_Line] = []  # the lines that the reader took for the record at hand
-
-    def decoded_lines() -> Iterator[str]:
-        for line in file.lines():
-            consumed.append(line)
-            # A generator that raises is over, so bytes that are no text pass here and are found in the record, below.
-            yield line.content.decode(file.encoding, "surrogateescape")
-
-    tabs = file.path.suffix == ".tsv"
-    reader = csv.reader(
-        decoded_lines(),
-        delimiter="\t" if tabs else ",",
-        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
-        strict=True,
-    )
-    while True:
-        consumed.clear()
-        fields, csv_error = list[str](), None
-        try:
-            with _long_fields():
-                fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            csv_error = error
-        first = consumed[0]
-        try:
-            file.decode(b"".join(line.content for line in consumed), first.start)
-        except ValueError as error:
-            if csv_error is not None:  # a wrong encoding explains the broken record, and is the better message
-                raise
-            yield first.number, error
-            continue
-        if csv_error is not None:
-            raise ValueError(
-                f"Expected line {first.number} of {file.name} to begin a record, but it could not be read: "
-                f"{csv_error}. It cannot be skipped, since where the next record begins is not known"
-            ) from csv_error
-        if fields:
-            yield first.number, fields
-
-
-_FIELD_LIMIT = Lock()
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Lets `csv` read fields as long as a line may be. The limit holds for the whole process, and is put back."""
-    with _FIELD_LIMIT:
-        before = csv.field_size_limit(LONGEST_LINE)
-        try:
-            yield
-        finally:
-            csv.field_size_limit(before)
-
-
-def text_of(row: Row, column: str, location: str, *, numbers: bool) -> str:
-    """Returns the text in one column of a row.
-
-    Args:
-        row: The row.
-        column: The name of the column.
-        location: The location of the row, for errors.
-        numbers: If True, a number counts as text, too.
-
-    Returns:
-        The text; a list of texts is joined with spaces.
-
-    Raises:
-        ValueError: If the column is missing, or holds no text.
-    """
-    value = row.get(column)
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and numbers:
-        return str(value)
-    if isinstance(value, Sequence) and value and all(isinstance(text, str) for text in value):
-        return " ".join(value)
-    raise ValueError(
-        f"Expected a string in field {column!r} of {location}, got {value!r:.200}; its fields are {list(row)}"
-    )
-
-
-def texts_of(row: Row, column: str, location: str) -> list[str]:
-    """Returns the texts in one column of a row, which holds a list of them or a single one.
-
-    Args:
-        row: The row.
-        column: The name of the column.
-        location: The location of the row, for errors.
-
-    Returns:
-        The texts, at least one.
-
-    Raises:
-        ValueError: If the column is missing or empty, or holds something else.
-    """
-    value = row.get(column)
-    values = value if isinstance(value, list) else [value]
-    if not values or not all(isinstance(text, (str, int, float)) and not isinstance(text, bool) for text in values):
-        raise ValueError(
-            f"Expected a string, or a list of at least one, in field {column!r} of {location}, got {value!r:.200}; its "
-            f"fields are {list(row)}"
-        )
-    return [str(text) for text in values]

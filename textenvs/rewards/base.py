@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.example import Example
+from textenvs.example import Example, editable
 from textenvs.tokenizer import Tokenizer, decode_bytes
 
 PartScores: TypeAlias = Mapping[str, NDArray[np.float64]]
@@ -379,8 +379,8 @@ class FunctionReward(Reward):
         self.low, self.high = low, high
 
     def score(self, example: Example, response: str) -> float:
-        """Calls the function."""
-        return self.function(example, response)
+        """Calls the function, with a copy of the example, which it may change."""
+        return self.function(editable(example), response)
 
 
 def checked_score(reward: Reward, example: Example, response: str) -> float:

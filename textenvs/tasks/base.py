@@ -1,7 +1,7 @@
-"""What a task is: a seeded source of examples, and what goes with them.
+"""The interface of tasks: seeded sources of examples, with their rewards, demonstrations and reference scores.
 
-A task says nothing about tokens, lanes or payouts: it deals in text. The environment tokenises its prompts once,
-into a pool (`textenvs.pool.Pool`), and from then on a reset is an index into that pool.
+A task knows text, and nothing of tokens, lanes or payouts. The environment tokenises its prompts once, into a pool
+(`textenvs.pool.Pool`); from then on, a reset is an index into that pool.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from textenvs.arguments import check_count
 from textenvs.example import Example as Example
 
 SPLITS = ("train", "validation", "test")
 """The three splits of every task. No example is in two of them."""
 
 SHIFTED = "shifted"
-"""A fourth split that some tasks have: a test of what was never trained on, other words or longer inputs."""
+"""A fourth split that some tasks have: a test on other words or longer inputs than those of the train split."""
 
 SOLVED = 0.9
-"""The share of the way from random to top from which a task counts as solved."""
+"""The normalised score from which a task counts as solved."""
 
 _FROZEN_SCORES = Path(__file__).parents[1] / "data" / "reference_scores.json"
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceScores:
-    """Where the scale of a task begins and ends, under its own reward, tokenizer and budget.
+    """The ends of a task's scale, for its own reward, tokenizer and budget.
 
     Attributes:
         random: The mean score of tokens drawn uniformly from the whole vocabulary, EOS included.
         demonstration: The mean score of the demonstrations.
-        top: The best mean score there is; the demonstrations' where a higher one would only come from hacking the
-            reward.
-        random_interval: Half the width of the 95 % confidence interval of `random`; 0 where it is exact.
+        top: The best possible mean score, or that of the demonstrations if only reward hacking gives a higher one.
+        random_interval: Half the width of the 95 % confidence interval of `random`; 0 if it is exact.
 
     Raises:
         ValueError: If the top is not above the random score, or the interval is negative.
@@ -60,12 +60,12 @@ class ReferenceScores:
             raise ValueError(f"Expected random_interval to be at least 0, got {self.random_interval}")
 
     def normalised(self, score: float) -> float:
-        """A score on the scale from random, 0, to top, 1. Below and beyond are possible."""
+        """Returns a score on the scale from 0 (random) to 1 (top). It may be below 0 or above 1."""
         return (score - self.random) / (self.top - self.random)
 
     @property
     def threshold(self) -> float:
-        """The score from which the task counts as solved: normalised, it is `SOLVED`."""
+        """The score from which the task counts as solved: `SOLVED` when normalised."""
         return self.random + SOLVED * (self.top - self.random)
 
 
@@ -77,22 +77,23 @@ class Task(ABC):
     from a stream.
 
     Attributes:
-        name: What the task is called in `gym.make(..., task=name)`.
-        tests: What the task tests, in a few words, for lists.
-        splits: Its splits: `SPLITS`, and `SHIFTED` behind them where it has one.
-        levels: How many levels of difficulty it has. Where there are several, the constructor takes `level`.
-        level: The one that it is made at, from 1 to `levels`.
-        default_reward: The reward of an environment that names none, as `textenvs.make_reward` takes it.
+        name: The name in `gym.make(..., task=name)`.
+        tests: The ability that the task tests, in a few words, for lists.
+        splits: The splits: `SPLITS`, and `SHIFTED` if the task has it.
+        levels: The number of levels of difficulty. If there are several, the constructor takes `level`.
+        level: The level of this task, from 1 to `levels`.
+        default_reward: The reward of an environment that names none, in a form that `textenvs.make_reward` takes.
         default_max_new_tokens: The budget of an environment that names none, in tokens of the default tokenizer.
-        default_tokenizer: The tokenizer of an environment that names none, as `textenvs.make_tokenizer` takes it.
-        max_prompt_tokens: Longer prompts are cut to this many tokens, or None to keep all of them whole.
-        truncation_side: Which end such a cut takes away: "left" keeps the last tokens, "right" the first.
-        success_score: The score from which an episode under the default reward counts as a success, or None: never.
-            Where there are reference scores, it is their threshold.
-        held_out_reward: A second score of the same quality, reported beside the reward but never trained on.
-        max_turns: How often the agent speaks at most. With more than one, the task replies in between (see `reply`).
-        max_reply_tokens: The most tokens that a reply has. After each turn the observation has room for that many, and
-            for the longest of `replies`.
+        default_tokenizer: The tokenizer of an environment that names none, in a form that `textenvs.make_tokenizer`
+            takes.
+        max_prompt_tokens: The number of tokens to which longer prompts are cut; None keeps all of them whole.
+        truncation_side: The end at which they are cut: "left" keeps the last tokens, "right" the first.
+        success_score: The score under the default reward from which an episode counts as a success, or None if no score
+            does. If there are reference scores, it is their threshold.
+        held_out_reward: A second score of the same quality, which is reported beside the reward and never trained on.
+        max_turns: The largest number of turns of the agent. With more than one, the task replies after each (`reply`).
+        max_reply_tokens: The largest number of tokens of a reply. The observation has room for that many after each
+            turn, and for the longest of `replies`.
     """
 
     name: ClassVar[str]
@@ -112,7 +113,7 @@ class Task(ABC):
 
     @abstractmethod
     def num_examples(self, split: str) -> int:
-        """How many examples a split has.
+        """Returns the number of examples of a split.
 
         Args:
             split: One of `splits`.
@@ -126,7 +127,7 @@ class Task(ABC):
 
     @abstractmethod
     def example(self, split: str, index: int) -> Example:
-        """The example at one place of one split, the same at every call.
+        """Returns the example at an index of a split, the same at every call.
 
         Args:
             split: One of `splits`.
@@ -141,7 +142,7 @@ class Task(ABC):
         """
 
     def demonstration(self, example: Example) -> str:
-        """A response that does the task well, for warm starts and as a yardstick.
+        """Returns a response that does the task well, for warm starts and as a yardstick.
 
         Args:
             example: One of this task's examples.
@@ -155,13 +156,13 @@ class Task(ABC):
         raise NotImplementedError(f"Task {type(self).__name__} has no demonstrations.")
 
     def reference_scores(self, split: str = "test") -> ReferenceScores | None:
-        """Where the task's scale begins and ends. It holds for the default reward, tokenizer and budget alone.
+        """Returns the ends of the task's scale. They hold for the default reward, tokenizer and budget only.
 
         Args:
-            split: Over whose examples the means are taken.
+            split: The split whose examples the means are over.
 
         Returns:
-            The scores, or None: nobody has worked them out (a prompts file, say).
+            The scores, or None if they are not known (of a prompts file, say).
 
         Raises:
             ValueError: If the task has no such split.
@@ -170,73 +171,73 @@ class Task(ABC):
         return None
 
     def counterpart(self, example: Example) -> Example | None:
-        """The same example with one name or group word exchanged, for measuring bias. Its counterpart is the example.
+        """Returns the same example with one name or group word exchanged, to measure bias.
 
         Args:
             example: One of this task's examples.
 
         Returns:
-            The other example of the pair, or None: this task has no pairs.
+            The other example of the pair, whose counterpart is `example`; or None if there is no pair.
         """
         return None
 
     def weights(self, split: str) -> Sequence[float] | None:
-        """How often each example is drawn, in relation to the others.
+        """Returns the relative frequency at which each example is drawn.
 
         Args:
             split: One of `splits`.
 
         Returns:
-            A number from 0 for each example, or None: all are drawn alike.
+            A number from 0 for each example, or None if all are drawn equally often.
         """
         return None
 
     def allowed(self, example: Example, turns: Sequence[str]) -> Sequence[str] | Mapping[str, str] | None:
-        """What the agent may say in its next turn: `action_mask="task"` makes a mask of tokens of it.
+        """Returns the texts that are allowed as the agent's next turn, for `action_mask="task"`.
 
         Args:
-            example: What the episode is about.
-            turns: What the agent said in its turns before, none in a task of one turn.
+            example: The example of the episode.
+            turns: The agent's turns so far; empty in a task of one turn.
 
         Returns:
-            A list of texts, `{"regex": pattern}`, or None: anything.
+            A list of texts, `{"regex": pattern}`, or None if any text is allowed.
         """
         return None
 
     def reply(self, example: Example, turns: Sequence[str]) -> str | None:
-        """What the environment says back when the agent has ended a turn with EOS, and has budget and turns left.
+        """Returns the environment's reply when the agent has ended a turn with EOS, and has budget and turns left.
 
-        The score stays a function of the agent's text alone, in which each end of a turn is a newline.
+        The score is still a function of the agent's text alone, in which each end of a turn is a newline.
 
         Args:
-            example: What the episode is about.
-            turns: What the agent said in its turns so far, the latest last.
+            example: The example of the episode.
+            turns: The agent's turns so far, the latest last.
 
         Returns:
-            The reply, with all that is to separate it from the turns around it; or None: the episode is over.
+            The reply, with all characters that separate it from the turns around it; or None if the episode is over.
         """
         return None
 
     def replies(self, example: Example) -> Iterable[str]:
-        """All that `reply` may say in an episode of this example, for tasks that can tell.
+        """Returns all replies that an episode of an example can have, for tasks that know them.
 
-        An environment makes tokens of them beforehand, so that there is room for each whatever the tokenizer.
+        An environment tokenises them beforehand, so that there is room for each of them with any tokenizer.
 
         Args:
-            example: What the episode is about.
+            example: The example of the episode.
 
         Returns:
-            The replies; none where `max_reply_tokens` alone says how much room they need.
+            The replies, or nothing if `max_reply_tokens` says how much room they need.
         """
         return ()
 
 
 def check_split(split: str, splits: Sequence[str] = SPLITS) -> None:
-    """Raise a clear error when `split` is not one of `splits`.
+    """Checks that a split is one of some splits.
 
     Args:
         split: The name to check.
-        splits: The names that there are.
+        splits: The known names.
 
     Raises:
         ValueError: If it is not one of them.
@@ -245,18 +246,21 @@ def check_split(split: str, splits: Sequence[str] = SPLITS) -> None:
         raise ValueError(f"Expected a split from {list(splits)}, got {split!r}")
 
 
-def check_level(level: int, levels: int) -> None:
-    """Raise a clear error when a task has no such level.
+def check_level(level: int, levels: int) -> int:
+    """Checks that a task has a level.
 
     Args:
         level: The number to check.
-        levels: How many levels there are.
+        levels: The number of levels.
+
+    Returns:
+        The level as a Python int.
 
     Raises:
-        ValueError: If it is not a whole number from 1 to `levels`.
+        ValueError: If it is not from 1 to `levels`.
+        TypeError: If it is not a whole number.
     """
-    if isinstance(level, bool) or not isinstance(level, int) or not 1 <= level <= levels:
-        raise ValueError(f"Expected level to be a whole number from 1 to {levels}, got {level!r}")
+    return check_count("level", level, most=levels)
 
 
 @lru_cache(maxsize=1)
@@ -270,13 +274,13 @@ def _all_frozen_scores() -> dict[str, dict[str, ReferenceScores]]:
 
 
 def frozen_scores(task: str, split: str) -> ReferenceScores | None:
-    """The reference scores that `textenvs.data.make_reference_scores` measured once, by a simulation.
+    """Returns the reference scores that `textenvs.data.make_reference_scores` has measured by a simulation.
 
     Args:
         task: The task's name.
-        split: Over whose examples.
+        split: The split whose examples the means are over.
 
     Returns:
-        The scores, or None where they were not measured.
+        The scores, or None if they have not been measured.
     """
     return _all_frozen_scores().get(task, {}).get(split)

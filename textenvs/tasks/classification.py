@@ -1,8 +1,8 @@
-"""Say what a text is about: the label is the response.
+"""Classify a text by its topic: the response is the label.
 
-A text has sentences of its topic, and at higher levels some of another one. The splits differ by which two things come
-together. With `read_cost`, a text begins with a sentence of each of two topics and goes on sentence by sentence: the
-agent says "more", at a price, or commits itself to a label.
+A text has sentences of its topic, and at higher levels some of another one. The splits differ by the two things that
+come together in a text. With `read_cost`, a text begins with a sentence of each of two topics and goes on sentence by
+sentence: the agent says "more", at a cost, or decides on a label.
 """
 
 from __future__ import annotations
@@ -49,28 +49,29 @@ LABELS = tuple(_TOPICS)
 """The topics."""
 
 _SENTENCES = (2, 3, 4)  # of the topic, by level
-_OTHERS = (0, 1, 3)  # of another one
-_OTHERS_READ = (1, 2, 3)  # the same, where reading costs: there is always something to be in doubt about
+_OTHERS = (0, 1, 3)  # of another topic, by level
+_OTHERS_READ = (1, 2, 3)  # the same, with a cost of reading: there is always another topic, to be in doubt about
 
 
 class Classify(Composed):
     r"""Name the topic of a text: food, music, sport, travel or weather. Levels 2 and 3 mix another topic in.
 
-    An example's metadata has `label`, `sentences`, `shown` (how many the prompt has) and `name`. Its one reference is
-    the label, with a leading space.
-    `action_mask="task"` allows the labels alone. `counterpart` exchanges the person's name for one of the other gender.
+    An example's metadata has `label`, `sentences`, `shown` (the number of sentences in the prompt) and `name`. Its one
+    reference is the label, with a leading space. `action_mask="task"` allows only the labels. `counterpart` exchanges
+    the person's name for one of the other gender.
 
     Args:
-        level: How much of another topic is mixed in, from 1 to 3; None is 2.
-        read_cost: What it costs to read one more sentence, from 0; None shows the text at once. The agent begins with
-            two sentences, of which one belongs to the topic, and says " more" or a label.
-        train: How many examples the train split has.
-        validation: How many the validation split has.
-        test: How many the test split has.
-        shifted: How many the shifted split has: longer texts.
+        level: The difficulty, from 1 to 3: more sentences of another topic. None is 2.
+        read_cost: The cost of one more sentence, from 0; None shows the text at once. The agent begins with two
+            sentences, one of which is of the topic, and says " more" or a label.
+        train: The number of examples of the train split.
+        validation: The number of examples of the validation split.
+        test: The number of examples of the test split.
+        shifted: The number of examples of the shifted split, which has longer texts.
 
     Raises:
         ValueError: If a number is out of range.
+        TypeError: If a number is not one.
 
     Example:
         >>> Classify().example("train", 0).prompt.endswith("\nTopic:")
@@ -106,40 +107,39 @@ class Classify(Composed):
             self.default_max_new_tokens = 8 * self.max_turns
 
     def compositions(self) -> Sequence[Composition]:
-        """A topic and two of its things; where reading costs, one of its things and one of another topic."""
+        """Returns topics with two of their things; with a cost of reading, pairs of things of two topics."""
         if self.read_cost is None:
             return [(topic, *pair) for topic, (things, _) in _TOPICS.items() for pair in combinations(things, 2)]
-        owned = [(topic, thing) for topic, (things, _) in _TOPICS.items() for thing in things]
-        return [(*one, *two) for one in owned for two in owned if one[0] < two[0]]
+        topic_things = [(topic, thing) for topic, (things, _) in _TOPICS.items() for thing in things]
+        return [(*first, *second) for first in topic_things for second in topic_things if first[0] < second[0]]
 
     def compose(self, composition: Composition, dice: Dice, shifted: bool) -> Example:
-        """See `Composed.compose`."""
+        """Writes a text about the things of a composition. A shifted one has twice as many sentences."""
         factor = 2 if shifted else 1
         name = dice.pick((*BOYS, *GIRLS))
         if self.read_cost is None:
             topic, *things = composition
-            other = dice.pick([one for one in LABELS if one != topic])
-            few = dice.sample(_TOPICS[other][0], 2)
+            other = dice.pick([label for label in LABELS if label != topic])
+            other_things = dice.sample(_TOPICS[other][0], 2)
         else:
             sides = (composition[:2], composition[2:])  # either may be the topic: the prompt does not tell
-            (topic, thing), (other, few_thing) = sides if dice.below(2) else sides[::-1]
-            things = [thing, dice.pick([one for one in _TOPICS[topic][0] if one != thing])]
-            few = [few_thing, dice.pick([one for one in _TOPICS[other][0] if one != few_thing])]
-        own = _sentences(topic, things, factor * _SENTENCES[self.level - 1], name, dice)
-        mixed_in = _sentences(other, few, factor * self._others[self.level - 1], name, dice)
+            (topic, thing), (other, other_thing) = sides if dice.below(2) else sides[::-1]
+            things = [thing, dice.pick([second for second in _TOPICS[topic][0] if second != thing])]
+            other_things = [other_thing, dice.pick([second for second in _TOPICS[other][0] if second != other_thing])]
+        of_topic = _sentences(topic, things, factor * _SENTENCES[self.level - 1], name, dice)
+        of_other = _sentences(other, other_things, factor * self._others[self.level - 1], name, dice)
         first: list[str] = []
         if self.read_cost is not None:  # one of each, and two of each in the shifted split
-            first = dice.sample([*own[:factor], *mixed_in[:factor]], 2 * factor)
-            own, mixed_in = own[factor:], mixed_in[factor:]
-        sentences = [*first, *dice.sample([*own, *mixed_in], len(own) + len(mixed_in))]
-        shown, question = (sentences, "Topic:") if self.read_cost is None else (first, "Topic or more:")
-        prompt = f"Topics: {', '.join(LABELS)}\nText: {' '.join(shown)}\n{question}"
-        return Example(
-            prompt, (f" {topic}",), {"label": topic, "sentences": sentences, "shown": len(shown), "name": name}
-        )
+            first = dice.sample([*of_topic[:factor], *of_other[:factor]], 2 * factor)
+            of_topic, of_other = of_topic[factor:], of_other[factor:]
+        sentences = [*first, *dice.sample([*of_topic, *of_other], len(of_topic) + len(of_other))]
+        prompt_sentences, question = (sentences, "Topic:") if self.read_cost is None else (first, "Topic or more:")
+        prompt = f"Topics: {', '.join(LABELS)}\nText: {' '.join(prompt_sentences)}\n{question}"
+        metadata = {"label": topic, "sentences": sentences, "shown": len(prompt_sentences), "name": name}
+        return Example(prompt, (f" {topic}",), metadata)
 
     def allowed(self, example: Example, turns: Sequence[str]) -> Sequence[str] | None:
-        """The labels, and " more" where there is more to read."""
+        """Returns the labels, and " more" if there is more to read."""
         labels = [f" {label}" for label in LABELS]
         sentences = example.metadata["sentences"]
         if self.read_cost is not None and len(turns) + example.metadata["shown"] < len(sentences):
@@ -147,19 +147,19 @@ class Classify(Composed):
         return labels
 
     def reply(self, example: Example, turns: Sequence[str]) -> str | None:
-        """The next sentence, where the agent asked for it and there is one."""
+        """Returns the next sentence if the agent asks for it and there is one."""
         sentences = example.metadata["sentences"]
         read = example.metadata["shown"] + len(turns) - 1
         if self.read_cost is None or turns[-1].strip() != "more" or read >= len(sentences):
             return None
-        return _further(sentences[read])
+        return _read_more(sentences[read])
 
     def replies(self, example: Example) -> list[str]:
-        """See `Task.replies`."""
-        return [_further(sentence) for sentence in example.metadata["sentences"][example.metadata["shown"] :]]
+        """Returns the sentences that are not in the prompt."""
+        return [_read_more(sentence) for sentence in example.metadata["sentences"][example.metadata["shown"] :]]
 
     def counterpart(self, example: Example) -> Example | None:
-        """The same text about somebody of the other gender; None where what is shown names nobody."""
+        """Returns the same text about a person of the other gender; None if the prompt names no person."""
         name = example.metadata["name"]
         if name not in example.prompt:
             return None
@@ -169,14 +169,14 @@ class Classify(Composed):
         return Example(example.prompt.replace(name, other), example.references, metadata)
 
 
-def _further(sentence: str) -> str:
+def _read_more(sentence: str) -> str:
     return f"\n{sentence}\nTopic or more:"
 
 
 def _sentences(topic: str, things: Sequence[str], count: int, name: str, dice: Dice) -> list[str]:
-    """Sentences of a topic about some of its things, each of which comes first once, as far as the count goes."""
+    """Writes sentences of a topic: first one about each of some things, as far as the count goes, and then others."""
     templates = _TOPICS[topic][1]
     first = [(dice.pick(templates), thing) for thing in things][:count]
-    left = [(template, thing) for thing in things for template in templates if (template, thing) not in first]
-    rest = dice.sample(left, max(count - len(first), 0))
+    others = [(template, thing) for thing in things for template in templates if (template, thing) not in first]
+    rest = dice.sample(others, max(count - len(first), 0))
     return [template.replace("{N}", name).replace("{t}", thing) for template, thing in [*first, *rest]]

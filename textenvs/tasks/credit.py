@@ -1,8 +1,8 @@
-"""DelayedCue, Chain, Password: which of the tokens earned the reward, and how to find one that earns any.
+"""DelayedCue, Chain, Password: tasks of credit assignment and exploration.
 
-Their scores are late by themselves: the response is worth nothing until it is long enough, whatever the payout. In
-DelayedCue one token decides and the rest is waiting; in Chain every token counts and all are paid together; in Password
-nothing is paid until everything is right.
+Their scores are late by themselves: whatever the payout, a response scores 0 until it is long enough. In DelayedCue one
+token decides and the rest is waiting; in Chain every token counts and all are paid together; in Password nothing is
+paid until everything is right.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from textenvs.tasks.diagnostic import Diagnostic
 from textenvs.tasks.dice import Dice, text_key
 
 _LETTERS = "abcdefgh"
-_DOOR = "uvwxyz"
+_PROMPT_LETTERS = "uvwxyz"
 
 
 class _CueScore(AutomatonReward):
@@ -30,7 +30,7 @@ class _CueScore(AutomatonReward):
         return example.references[0][0], len(example.references[0]), False
 
     def read(self, memory: tuple[str, int, bool], character: str) -> Hashable:
-        """Remembers the cue that is wanted ("" once the act is over), how long to go, and whether it was right."""
+        """Keeps the wanted cue ("" after the first character), the characters to go, and True if the cue was right."""
         wanted, left, right = memory
         return "", max(left - 1, 0), right or character == wanted
 
@@ -39,10 +39,10 @@ class _CueScore(AutomatonReward):
 
 
 class DelayedCue(Diagnostic):
-    """Write the letter that the prompt ends with, then anything for a while: only then is the first token paid.
+    """Write the last letter of the prompt, and then any letters for a while: only then is the first token paid.
 
-    The prompt is some noise and the cue, "wyzxb", and a response is worth 1 if it begins with the cue and goes on for
-    4 more symbols (level 2: 16, level 3: 64). The shifted split has twice the noise.
+    The prompt is some noise and the cue, "wyzxb". A response scores 1 if it begins with the cue and goes on for 4 more
+    symbols (level 2: 16, level 3: 64). The shifted split has twice the noise.
     """
 
     name = "delayed_cue"
@@ -58,20 +58,21 @@ class DelayedCue(Diagnostic):
         self.default_max_new_tokens = self._wait + 2
 
     def draw(self, dice: Dice, shifted: bool) -> Example:
-        """See `Diagnostic.draw`."""
+        """Draws a cue and the noise before it."""
         cue = dice.pick("abcd")
         return Example(dice.text("wxyz", 8 if shifted else 4) + cue, (cue + "." * self._wait,))
 
 
 @lru_cache(maxsize=16)
 def _arms(depth: int) -> tuple[dict[str, int], ...]:
-    """What each letter is worth at each step, from 0 to 7, in an order that nothing tells."""
+    """Returns the worth of each letter at each step, from 0 to 7, in an order that no prompt tells."""
+    # From the task's name and not from an example's dice: the arms are the same in every episode, so can be learned.
     orders = [Dice(text_key("chain"), step).sample(_LETTERS, len(_LETTERS)) for step in range(depth)]
     return tuple({letter: worth for worth, letter in enumerate(order)} for order in orders)
 
 
 class _ChainScore(AutomatonReward):
-    """The mean worth of the first `depth` letters, from 0 to 1; 0 before there are as many."""
+    """The mean worth of the first `depth` letters, from 0 to 1; 0 if there are fewer."""
 
     name = "chain"
     low, high = 0.0, 1.0
@@ -83,7 +84,7 @@ class _ChainScore(AutomatonReward):
         return 0, 0
 
     def read(self, memory: tuple[int, int], character: str) -> Hashable:
-        """Remembers how many letters there were, and their worth."""
+        """Keeps the number of letters so far, and their total worth."""
         step, worth = memory
         if step == self.depth:
             return memory
@@ -95,10 +96,10 @@ class _ChainScore(AutomatonReward):
 
 
 class Chain(Diagnostic):
-    """Pull an arm at each of some steps, and get the mean of what they were worth at the last one.
+    """Pull an arm at each of some steps, and get the mean of their worths at the last step.
 
-    Eight letters are arms worth 0 to 7, in another order at each step. Levels 1 to 6 are 1, 2, 4, 8, 16 and 32 steps
-    deep: level 1 is a bandit, and deeper down each arm is a smaller part of one late reward. The prompt, three letters
+    Eight letters are arms worth 0 to 7, in another order at each step. Levels 1 to 6 have 1, 2, 4, 8, 16 and 32 steps:
+    level 1 is a bandit, and with more steps each arm is a smaller part of one late reward. The prompt, three letters
     (shifted: five), says nothing, and the policy has to learn that.
     """
 
@@ -106,7 +107,7 @@ class Chain(Diagnostic):
     tests = "credit over actions: from a bandit to one late reward"
     levels = 6
     level = 3
-    symbols = _LETTERS + _DOOR
+    symbols = _LETTERS + _PROMPT_LETTERS
 
     def __init__(self, level: int | None = None, **sizes: int) -> None:
         super().__init__(level, **sizes)
@@ -115,9 +116,9 @@ class Chain(Diagnostic):
         self.default_max_new_tokens = self._depth + 1
 
     def draw(self, dice: Dice, shifted: bool) -> Example:
-        """See `Diagnostic.draw`."""
+        """Draws a prompt. The best arms are always the same."""
         best = "".join([max(worth, key=worth.__getitem__) for worth in _arms(self._depth)])
-        return Example(dice.text(_DOOR, 5 if shifted else 3), (best,))
+        return Example(dice.text(_PROMPT_LETTERS, 5 if shifted else 3), (best,))
 
 
 class _PasswordScore(AutomatonReward):
@@ -130,7 +131,7 @@ class _PasswordScore(AutomatonReward):
         return example.references[0]
 
     def read(self, memory: str | None, character: str) -> Hashable:
-        """Remembers what is left of the password, or None: it is wrong."""
+        """Keeps the rest of the password, or None once a character was wrong."""
         return memory[1:] if memory and memory[0] == character else None
 
     def value(self, memory: str | None) -> float:
@@ -138,17 +139,17 @@ class _PasswordScore(AutomatonReward):
 
 
 class Password(Diagnostic):
-    """Find a secret word that nothing tells, and stop behind it: 1 for exactly that word, else 0.
+    """Find a secret word that no prompt tells, and stop after it: 1 for exactly that word, else 0.
 
-    It has 2 letters at level 1, 3 at level 2 and 4 at level 3, and is the same behind every door (the prompt, three
-    letters; shifted: five). Random tokens hit it once in 15 to the power of its letters and EOS.
+    The word has 2 letters at level 1, 3 at level 2 and 4 at level 3, and is the same for every prompt (three letters;
+    shifted: five). Random tokens hit it once in 15 to the power of its letters and EOS.
     """
 
     name = "password"
     tests = "exploration: no reward until everything is right"
     levels = 3
     default_reward = _PasswordScore()
-    symbols = _LETTERS + _DOOR
+    symbols = _LETTERS + _PROMPT_LETTERS
 
     def __init__(self, level: int | None = None, **sizes: int) -> None:
         super().__init__(level, **sizes)
@@ -156,8 +157,8 @@ class Password(Diagnostic):
         self.default_max_new_tokens = len(self._secret) + 1
 
     def draw(self, dice: Dice, shifted: bool) -> Example:
-        """See `Diagnostic.draw`."""
-        return Example(dice.text(_DOOR, 5 if shifted else 3), (self._secret,))
+        """Draws a prompt. The word is always the same."""
+        return Example(dice.text(_PROMPT_LETTERS, 5 if shifted else 3), (self._secret,))
 
 
 __all__ = ["Chain", "DelayedCue", "Password"]

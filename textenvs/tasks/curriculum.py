@@ -3,9 +3,9 @@
     gym.make("TextGen/Copy-v0", curriculum=True)
     gym.make_vec("TextGen/Copy-v0", num_envs=64, curriculum={"raise_at": 0.9, "lower_at": 0.3})
 
-The examples of all levels lie in one pool, and an episode draws from those of the level in force, and now and then from
-an easier one. What was drawn depends on the successes before, so a curriculum's environment is no Markov decision
-process over its lifetime: see `Curriculum` for what a seed still decides.
+The examples of all levels are in one pool. An episode draws from those of the current level, and now and then from
+those of an easier one. Draws depend on earlier successes, so an environment with a curriculum is not a Markov decision
+process over its lifetime; `Curriculum` says what a seed decides.
 """
 
 from __future__ import annotations
@@ -18,51 +18,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_count, check_number
+
 
 @dataclass(frozen=True, kw_only=True)
 class CurriculumConfig:
-    """When a level is over."""
+    """The conditions at which the level changes."""
 
     raise_at: float = 0.8
     """The success rate from which the next level begins."""
     lower_at: float | None = None
-    """The success rate below which the level before begins again; None: levels never fall."""
+    """The success rate below which the level before begins again. If None, the level never falls."""
     window: int = 200
-    """Over how many of the level's latest episodes the rate is taken. Before there are as many, nothing moves."""
+    """The number of latest episodes of the level that the rate is over. With fewer, the level does not change."""
     review: float = 0.2
     """The share of episodes that are drawn from the easier levels, against forgetting. They do not count."""
     success_at: float | None = None
-    """The score from which an episode counts as a success here; None: the environment's own `success_at`."""
+    """The score from which an episode counts as a success. If None, the environment's own `success_at`."""
 
     def __post_init__(self) -> None:
-        """Check every field.
+        """Checks every field.
 
         Raises:
             ValueError: If a number is out of range.
             TypeError: If a field is of the wrong type.
         """
-        for name in ("raise_at", "lower_at", "review", "success_at"):
-            value = getattr(self, name)
-            if value is None and name in ("lower_at", "success_at"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"Expected the curriculum's {name} to be a number, got {value!r}")
-        if not 0 < self.raise_at <= 1:
-            raise ValueError(f"Expected the curriculum's raise_at in (0, 1], got {self.raise_at}")
-        if self.lower_at is not None and not 0 <= self.lower_at < self.raise_at:
-            raise ValueError(
-                f"Expected the curriculum's lower_at from 0 to below raise_at={self.raise_at}, got {self.lower_at}"
-            )
-        if not 0 <= self.review < 1:
-            raise ValueError(f"Expected the curriculum's review in [0, 1), got {self.review}")
-        if isinstance(self.window, bool) or not isinstance(self.window, int):
-            raise TypeError(f"Expected the curriculum's window to be a whole number, got {self.window!r}")
-        if self.window < 1:
-            raise ValueError(f"Expected the curriculum's window to be at least 1, got {self.window}")
+        check_number("the curriculum's raise_at", self.raise_at, low=0, high=1, open_low=True)
+        lower_name = f"the curriculum's lower_at, below raise_at={self.raise_at},"
+        check_number(lower_name, self.lower_at, low=0, high=self.raise_at, open_high=True, optional=True)
+        check_number("the curriculum's review", self.review, low=0, high=1, open_high=True)
+        check_number("the curriculum's success_at", self.success_at, optional=True)
+        # A deque of this length takes no whole number of NumPy's.
+        object.__setattr__(self, "window", check_count("the curriculum's window", self.window))
 
     @classmethod
     def of(cls, settings: bool | Mapping[str, Any]) -> CurriculumConfig:
-        """A config as an environment's `curriculum` says it.
+        """Makes a config of an environment's argument `curriculum`.
 
         Args:
             settings: True for the defaults, or some of the fields.
@@ -85,21 +76,21 @@ class CurriculumConfig:
 
 
 class Curriculum:
-    """Which examples episodes draw, from how the episodes before went.
+    """Draws examples of a level that depends on the success of earlier episodes.
 
-    What a seed decides: an episode's draw is a pure function of (seed + lane, episode, level in force), so with the
-    same level, lane i draws what a single environment seeded s + i draws, and `reset(seed=)` goes on at the level in
-    force. The level is a function of the episodes that ended: the same seed, actions and state give the same run. It
-    moves where lanes are reset, never inside an episode; where lanes form groups, only when all of them are reset
-    together, so that no group has two levels.
+    What a seed decides: an episode's draw is a pure function of (seed + lane, episode, current level). So at the same
+    level, lane i draws the example that a single environment seeded s + i draws, and `reset(seed=)` goes on at the
+    current level. The level is a function of the episodes that have ended: the same seed, actions and state give the
+    same run. It changes where lanes are reset, never inside an episode; if lanes form groups, only when all lanes are
+    reset together, so that no group has two levels.
 
     Args:
         levels: `(examples,)` whole numbers, the level of each example of the pool.
-        config: When a level is over.
+        config: The conditions at which the level changes.
 
     Attributes:
-        levels: The levels that there are, the easiest first.
-        level: The level in force.
+        levels: All levels, the easiest first.
+        level: The current level.
 
     Example:
         >>> curriculum = Curriculum([1, 1, 2], CurriculumConfig(window=2, success_at=1.0))
@@ -119,48 +110,50 @@ class Curriculum:
         self._success_at = config.success_at
         self._level_of = np.asarray(levels, dtype=np.int64)
         self._order = np.argsort(self._level_of, kind="stable")
-        found, first = np.unique(self._level_of[self._order], return_index=True)
-        self.levels: tuple[int, ...] = tuple(found.tolist())
-        self._first = (*first.tolist(), len(self._order))  # where in the order each level begins, and the end
+        distinct, first = np.unique(self._level_of[self._order], return_index=True)
+        self.levels: tuple[int, ...] = tuple(distinct.tolist())
+        self._first = (*first.tolist(), len(self._order))  # the index in the order at which each level begins, and ends
         self.level = self.levels[0]
         self._outcomes: deque[bool] = deque(maxlen=config.window)
 
     @property
     def success_rate(self) -> float | None:
-        """The share of successes over the latest episodes of the level in force, at most a window; None without any."""
+        """The share of successes over the latest episodes of the current level, at most a window; None without any."""
         return sum(self._outcomes) / len(self._outcomes) if self._outcomes else None
 
     def draw(self, bits: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Places in the pool, from random bits.
+        """Draws examples of the current level, or of easier ones for a review.
 
         Args:
-            bits: `(k,)` uint64, uniform. The upper half finds a place, and the lower half says whether it is a review.
+            bits: `(k,)` uint64, uniform. The upper half picks the example; the lower half decides if it is a review.
 
         Returns:
-            `(k,)` int64.
+            `(k,)` int64, indices into the pool.
         """
         rank = self.levels.index(self.level)
         first, end = self._first[rank], self._first[rank + 1]
+        # One random number for both choices, so that a draw stays a function of (seed + lane, episode) and the level.
         upper, lower = bits >> np.uint64(32), bits & np.uint64(0xFFFFFFFF)
         review = (lower < np.uint64(int(self.config.review * 2**32))) & (first > 0)
         size = np.where(review, first, end - first).astype(np.uint64)
-        places = (upper * size >> np.uint64(32)).astype(np.int64) + np.where(review, 0, first)
-        drawn: NDArray[np.int64] = self._order[places]
+        # The easier levels are before `first` in the order, so a review draws from the beginning of it.
+        positions = (upper * size >> np.uint64(32)).astype(np.int64) + np.where(review, 0, first)
+        drawn: NDArray[np.int64] = self._order[positions]
         return drawn
 
-    def record(self, places: Sequence[int] | NDArray[np.int64], scores: Sequence[float] | NDArray[np.float64]) -> None:
-        """Tell how episodes ended. Those of other levels than the one in force do not count.
+    def record(self, indices: Sequence[int] | NDArray[np.int64], scores: Sequence[float] | NDArray[np.float64]) -> None:
+        """Records the outcomes of episodes. Episodes of other levels than the current one do not count.
 
         Args:
-            places: `(k,)` the places of their examples in the pool.
+            indices: `(k,)` the indices of their examples in the pool.
             scores: `(k,)` their final scores.
         """
         scores = np.asarray(scores, dtype=np.float64)
-        counted = self._level_of[np.asarray(places, dtype=np.int64)] == self.level
+        counted = self._level_of[np.asarray(indices, dtype=np.int64)] == self.level
         self._outcomes.extend((scores[counted] >= self._success_at).tolist())
 
     def settle(self) -> None:
-        """Move on to the next level, or back to the one before, where the success rate asks for it."""
+        """Changes the level if the success rate asks for it: to the next one, or to the one before."""
         rate = self.success_rate
         if rate is None or len(self._outcomes) < self.config.window:
             return
@@ -171,20 +164,20 @@ class Curriculum:
             rank -= 1
         if 0 <= rank < len(self.levels) and self.levels[rank] != self.level:
             self.level = self.levels[rank]
-            self._outcomes.clear()
+            self._outcomes.clear()  # the rate of the new level is over its own episodes
 
     def state_dict(self) -> dict[str, Any]:
-        """The level and what counts towards the next one, as JSON values."""
-        return {"level": self.level, "outcomes": [int(one) for one in self._outcomes]}
+        """Returns the level and the outcomes that count towards the next one, as JSON values."""
+        return {"level": self.level, "outcomes": [int(success) for success in self._outcomes]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from such a state.
+        """Restores a state.
 
         Args:
-            state: What `state_dict` of a curriculum over the same levels gave.
+            state: A state that `state_dict` of a curriculum over the same levels returned.
 
         Raises:
-            ValueError: If it is another curriculum's.
+            ValueError: If it is the state of another curriculum.
         """
         level, outcomes = state.get("level"), state.get("outcomes")
         if level not in self.levels or not isinstance(outcomes, list):

@@ -1,9 +1,9 @@
-"""Book something for a simulated user, who has a goal and a persona and tells both only when asked.
+"""Book something for a simulated user, who has a goal and a persona and gives details only when asked.
 
 The user wants a table, a room or a taxi, with three details, and names one of them. The agent asks for the others, a
 turn each, and then books ("I booked a table: rice, four people, seven o'clock."). The user answers questions, complains
-about ones that were answered already or mean nothing, and leaves after the booking. The splits differ by who wants
-what: names and goals together.
+about ones that were answered already or mean nothing, and leaves after the booking. The splits differ by the pairs of
+name and goal.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from textenvs.tasks.story_words import BOYS, COUNTERPARTS, GIRLS
 
 @dataclass(frozen=True)
 class _Detail:
-    """Something that the agent has to find out.
+    """A detail that the agent has to find out.
 
     Attributes:
-        question: How to ask for it.
-        words: A question with one of these words asks for it.
-        values: What it can be.
-        answer: What a user says, `{}` being the value.
+        question: A question for it.
+        words: The words by which a question asks for it.
+        values: Its possible values.
+        answer: The user's answer, with `{}` for the value.
     """
 
     question: str
@@ -76,13 +76,13 @@ _PERSONAS = {
     "cheerful": ("Hello, it's {}! I need a {}! {}", "{} Great!", "Ha, you know that already!", "Ha, what do you mean?"),
 }  # fmt: skip
 _TURNS = 6
-_IDLE_SHARE = 0.1  # of the booking's worth that is gone with each idle turn before it
+_IDLE_SHARE = 0.1  # of the booking's worth that is lost by each idle turn before it
 
 
 def _asked(goal: str, turn: str) -> int | None:
-    """Which detail a turn asks for: that whose words stand before its first question mark, the one with the most.
+    """Returns the detail that a turn asks for: the one with the most words before the first question mark, or None.
 
-    None where it asks for none. What comes behind the question mark changes nothing: asking is never undone.
+    The text after the question mark changes nothing, so a question is never undone.
     """
     question, mark, _ = turn.partition("?")
     if not mark:
@@ -93,71 +93,71 @@ def _asked(goal: str, turn: str) -> int | None:
 
 
 def _books(goal: str, turn: str) -> bool:
-    """Whether a turn books: it says so before any question mark, and names a detail before one, too."""
-    said, mark, _ = turn.partition("?")
-    return re.search(r"\bbook(ed)?\b", said.lower()) is not None and (not mark or bool(_named(goal, said)))
+    """Tests if a turn books: it says so before any question mark, and if there is one, names a detail before it."""
+    statement, mark, _ = turn.partition("?")
+    return re.search(r"\bbook(ed)?\b", statement.lower()) is not None and (not mark or bool(_named(goal, statement)))
 
 
 def _named(goal: str, turn: str) -> set[tuple[int, str]]:
-    """The first value that a turn names for each detail, with the place of that detail. Whole words only."""
+    """Returns the details that a turn names, each with its first value. A value must be whole words."""
     words = " " + " ".join(re.findall("[a-z']+", turn.lower())) + " "
     named = set()
-    for place, detail in enumerate(_GOALS[goal]):
-        found = [(words.index(f" {value} "), value) for value in detail.values if f" {value} " in words]
-        if found:
-            named.add((place, min(found)[1]))
+    for index, detail in enumerate(_GOALS[goal]):
+        positions = [(words.index(f" {value} "), value) for value in detail.values if f" {value} " in words]
+        if positions:
+            named.add((index, min(positions)[1]))
     return named
 
 
 class _Turns(Splitter):
-    """Lines, empty ones among them. What follows the last newline is a turn as soon as there is something in it."""
+    """Lines, including empty ones. The text after the last newline is a turn if it is not empty."""
 
     def cut(self, text: str) -> tuple[list[str], str]:
-        """See `Splitter.cut`."""
+        """Cuts a text into lines, the last of which may still go on."""
         *turns, rest = text.split("\n")
         return turns, rest
 
     def finish(self, rest: str) -> list[str]:
-        """See `Splitter.finish`."""
+        """Returns the last line, if it is not empty."""
         return [rest] if rest.strip() else []
 
     def closes(self, character: str) -> bool:
-        """See `Splitter.closes`. A newline ends an empty turn, which the end of the text does not."""
+        """Returns False: a newline ends an empty turn, which the end of the text does not."""
         return False
 
 
 class Booking(UnitSums):
-    """How well a conversation goes: finding out counts 0.3, and the right booking 0.7, less after idle turns.
+    """The success of a conversation: 0.3 for finding out details, and 0.7 for the right booking, less after idle turns.
 
-    - Finding out: the share of the details that the user did not name at first, and that the agent asked for.
-    - The booking: the share of the details of the user's goal that the agent's booking names; of several values for a
-      detail the first one counts. There is one booking: the first turn with "book" or "booked" in it that is no
-      question about something else; what is said after it does not count.
-    - Idle turns: those that neither book nor ask for something new, empty ones among them. Each takes a tenth off what
-      the booking is worth.
+    - Finding out: the share of the details that the agent asked for, of those that the user did not name at first.
+    - The booking: the share of the details of the user's goal that the agent's booking names. Of several values for a
+      detail, the first one counts. There is one booking: the first turn with "book" or "booked" in it that is not a
+      question about something else. The turns after it do not count.
+    - Idle turns: turns that neither book nor ask for a new detail, empty ones included. Each takes a tenth off the
+      worth of the booking.
 
-    A turn is a line: a newline that the agent writes ends one, as EOS does. Nothing that was earned is ever taken back,
-    and there are no fines: to be silent is not better than to try.
+    A turn is a line: a newline that the agent writes ends a turn, as EOS does. A score that was earned is never taken
+    back, and there are no penalties: silence is not better than trying.
 
-    An example's metadata says what is wanted: `goal`, `details` (a value each) and `named` (the place of the one that
-    the user named). From 0 to 1. The unfinished last turn is read as final. Cost: a turn is read again at each of its
-    tokens.
+    An example's metadata has the user's wishes: `goal`, `details` (a value each) and `named` (the index of the detail
+    that the user named). From 0 to 1. The unfinished last turn is read as final. Cost: a turn is read again at each of
+    its tokens.
     """
 
     name = "booking"
     low, high = 0.0, 1.0
     splitter = _Turns()
-    width = 2  # details found out, the booking
+    width = 2  # the number of details found out, and the worth of the booking
 
     def start(self, example: Example) -> Hashable:
-        """What the user wants, what the agent knows, idle turns, and whether it has booked."""
+        """Returns the goal and its details, the details that the agent knows, the idle turns, and False: no booking."""
         wanted = example.metadata
         if wanted.get("goal") not in _GOALS or len(wanted.get("details", ())) != 3 or "named" not in wanted:
             raise ValueError(f"Expected an example with 'goal', 'details' and 'named' in its metadata, got {wanted!r}")
         return wanted["goal"], tuple(wanted["details"]), frozenset([wanted["named"]]), 0, False
 
     def read(self, memory: Any, unit: str) -> tuple[Hashable, tuple[float, ...]]:
-        """One turn."""
+        """Reads one turn."""
         goal, details, known, idle, booked = memory
         if booked:
             return memory, (0.0, 0.0)
@@ -166,21 +166,21 @@ class Booking(UnitSums):
             return (goal, details, known, idle, True), (0.0, right * max(0.0, 1 - _IDLE_SHARE * idle))
         asked = _asked(goal, unit)
         if asked is None or asked in known:
-            return (goal, details, known, min(idle + 1, 10), False), (0.0, 0.0)
+            return (goal, details, known, min(idle + 1, 10), False), (0.0, 0.0)  # after ten, nothing is left to lose
         return (goal, details, known | {asked}, idle, False), (1.0, 0.0)
 
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """See `UnitSums.phi`."""
+        """Weighs finding out and the booking."""
         phi: NDArray[np.float64] = 0.3 * sums[:, 0] / 2 + 0.7 * sums[:, 1]
         return phi
 
 
 class Dialogue(Composed):
-    r"""Find out what a user wants, and book it, in at most six turns.
+    r"""Find out the wishes of a user, and book, in at most six turns.
 
-    An example's metadata has `name`, `goal` ("table", "room" or "taxi"), `details` (three values), `named` (the place
-    of the one that the user begins with) and `persona` ("polite", "terse" or "cheerful"). Its one reference is what the
-    agent says in a perfect conversation, a turn a line. `counterpart` exchanges the name for one of the other gender.
+    An example's metadata has `name`, `goal` ("table", "room" or "taxi"), `details` (three values), `named` (the index
+    of the detail that the user begins with) and `persona` ("polite", "terse" or "cheerful"). Its one reference is the
+    agent's part of a perfect conversation, a turn a line. `counterpart` exchanges the name for one of the other gender.
 
     Example:
         >>> Dialogue().example("train", 0).prompt.endswith("\nAgent:")
@@ -196,11 +196,11 @@ class Dialogue(Composed):
     max_reply_tokens = 40
 
     def compositions(self) -> Sequence[Composition]:
-        """Who wants what."""
+        """Returns the pairs of name and goal."""
         return [(name, goal) for name in (*BOYS, *GIRLS) for goal in _GOALS]
 
     def compose(self, composition: Composition, dice: Dice, shifted: bool) -> Example:
-        """See `Composed.compose`. The shifted split's users begin with a remark that does not matter."""
+        """Draws details and a persona. The users of the shifted split begin with a remark that does not matter."""
         name, goal = composition
         details = [dice.pick(detail.values) for detail in _GOALS[goal]]
         named = dice.below(3)
@@ -212,47 +212,47 @@ class Dialogue(Composed):
         return Example(f"User: {opening}\nAgent:", (_conversation(goal, details, named),), metadata)
 
     def reply(self, example: Example, turns: Sequence[str]) -> str | None:
-        """What the user answers, to all new questions of several lines; nothing to a booking."""
+        """Returns the user's answer to all new questions of a turn, or None to a booking."""
         goal = example.metadata["goal"]
         lines = turns[-1].split("\n")
         if any(_books(goal, line) for line in lines):
             return None
-        asked = [place for line in lines if (place := _asked(goal, line)) is not None]
+        asked = [detail for line in lines if (detail := _asked(goal, line)) is not None]
         before = {example.metadata["named"], *(_asked(goal, line) for turn in turns[:-1] for line in turn.split("\n"))}
-        new = [place for place in dict.fromkeys(asked) if place not in before]
+        new = [detail for detail in dict.fromkeys(asked) if detail not in before]
         return _reply(example, new, asked[:1])
 
     def replies(self, example: Example) -> list[str]:
-        """See `Task.replies`."""
-        places = range(len(example.metadata["details"]))
-        new = [place for place in places if place != example.metadata["named"]]
-        known = [_reply(example, [], told) for told in ([], *([place] for place in places))]
-        return known + [_reply(example, asked, []) for count in (1, 2) for asked in permutations(new, count)]
+        """Returns the answers to all new questions, and the complaints about all others."""
+        details = range(len(example.metadata["details"]))
+        new = [detail for detail in details if detail != example.metadata["named"]]
+        complaints = [_reply(example, [], told) for told in ([], *([detail] for detail in details))]
+        return complaints + [_reply(example, asked, []) for count in (1, 2) for asked in permutations(new, count)]
 
     def counterpart(self, example: Example) -> Example | None:
-        """The same goal of a user of the other gender."""
+        """Returns the same goal of a user of the other gender."""
         name = example.metadata["name"]
         other = COUNTERPARTS[name]
         return Example(example.prompt.replace(name, other, 1), example.references, {**example.metadata, "name": other})
 
 
 def _reply(example: Example, new: Sequence[int], told: Sequence[int]) -> str:
-    """What a user says to somebody who asks for new details, or, where there are none, for one that was told before."""
+    """Returns a user's answer to a question for new details, or, if there are none, for one that was told before."""
     goal, details = example.metadata["goal"], example.metadata["details"]
-    _, answered, known, puzzled = _PERSONAS[example.metadata["persona"]]
-    answers = [_GOALS[goal][place].answer.format(details[place]) for place in new or told]
+    _, answer, already_told, not_understood = _PERSONAS[example.metadata["persona"]]
+    answers = [_GOALS[goal][detail].answer.format(details[detail]) for detail in new or told]
     if not answers:
-        said = puzzled
+        text = not_understood
     elif not new:
-        said = f"{known} {answers[0]}"
+        text = f"{already_told} {answers[0]}"
     else:
-        said = answered.format(answers[0]) if len(new) == 1 else " ".join(answers)
-    return f"\nUser: {said}\nAgent:"
+        text = answer.format(answers[0]) if len(new) == 1 else " ".join(answers)
+    return f"\nUser: {text}\nAgent:"
 
 
 def _conversation(goal: str, details: Sequence[str], named: int) -> str:
-    """What an agent says that asks for what is missing and then books, a turn a line."""
-    questions = [detail.question for place, detail in enumerate(_GOALS[goal]) if place != named]
-    if text_key("|".join(details)) % 2:
+    """Returns the turns of an agent that asks for the missing details and then books, a turn a line."""
+    questions = [detail.question for index, detail in enumerate(_GOALS[goal]) if index != named]
+    if text_key("|".join(details)) % 2:  # in either order, but the same order whenever the example is made
         questions.reverse()
     return " " + "\n ".join([*questions, f"I booked a {goal}: {', '.join(details)}."])

@@ -1,8 +1,8 @@
 """Exact scores of small environments, by dynamic programming over the memory of an `AutomatonReward`.
 
-An episode about one example is a Markov decision process with a finite number of states (what the score remembers, and
-how many tokens are left), one start, and a reward at the end alone: whatever the payout, the undiscounted return is the
-final score. So the random policy's mean score is a sum over states, and the best score is a backward induction.
+An episode of one example is a Markov decision process with a finite number of states (the score's memory and the number
+of tokens left), one start, and a reward only at the end: whatever the payout, the undiscounted return is the final
+score. So the random policy's mean score is a sum over states, and backward induction gives the best score.
 
 Source: Bellman (1957), Dynamic Programming; Puterman (1994), Markov Decision Processes, section 4.5.
 """
@@ -21,14 +21,13 @@ from textenvs.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class EpisodeModel:
-    """An episode about one example as a Markov decision process: what can be reached, and where each token leads.
+    """An episode of one example as a Markov decision process: the states, and the state after each token.
 
     Attributes:
-        after: `(states, vocab_size)` int64, the state after each token; the state itself where it is EOS, which ends
-            the episode. State 0 is the start. It is complete for states that can be left: fewer tokens away than the
-            budget.
+        after: `(states, vocab_size)` int64, the state after each token; for EOS, which ends the episode, the state
+            itself. State 0 is the start. States that are as many tokens from the start as the budget lead nowhere.
         scores: `(states,)` float64, Phi of each.
-        depth: `(states,)` int64, the fewest tokens from the start.
+        depth: `(states,)` int64, the least number of tokens from the start.
         eos_token_id: The action that ends the episode.
         max_new_tokens: The budget, in tokens.
     """
@@ -41,13 +40,13 @@ class EpisodeModel:
 
     @classmethod
     def of(cls, reward: AutomatonReward, tokenizer: Tokenizer, example: Example, max_new_tokens: int) -> EpisodeModel:
-        """Follow every token from every state, breadth first.
+        """Makes the model, by following every token from every state, breadth first.
 
         Args:
             reward: The score.
-            tokenizer: Whose ids are the actions.
-            example: What the episode is about.
-            max_new_tokens: Its budget.
+            tokenizer: The tokenizer whose ids are the actions.
+            example: The example of the episode.
+            max_new_tokens: The budget of the episode.
 
         Returns:
             The model.
@@ -62,12 +61,12 @@ class EpisodeModel:
         tokens = np.arange(tokenizer.vocab_size)
         rows, depth, first = [], [], 0
         for level in range(max_new_tokens + 1):
-            last = len(table)
+            last = len(table)  # the table grows while tokens are pushed: what is new is one token further away
             depth += [level] * (last - first)
             if level < max_new_tokens:
                 rows += [table.push(np.full(len(tokens), number), tokens) for number in range(first, last)]
             else:
-                rows += [np.full(len(tokens), number) for number in range(first, last)]  # nothing follows
+                rows += [np.full(len(tokens), number) for number in range(first, last)]  # the budget is spent
             first = last
         return cls(
             after=np.array(rows),
@@ -78,11 +77,11 @@ class EpisodeModel:
         )
 
     def expected_score(self, probabilities: NDArray[np.float64] | None = None) -> float:
-        """The mean final score of a policy.
+        """Computes the mean final score of a policy.
 
         Args:
             probabilities: `(max_new_tokens, states, vocab_size)` or anything that broadcasts to it: the probability of
-                each token after so many tokens, in each state. None: all tokens alike.
+                each token, by the number of tokens so far and the state. None is the uniform policy.
 
         Returns:
             The mean.
@@ -96,15 +95,16 @@ class EpisodeModel:
         for step in range(self.max_new_tokens):
             flow = reached[:, None] * policy[step]
             total += float(flow[:, self.eos_token_id] @ self.scores)
-            flow[:, self.eos_token_id] = 0.0
+            flow[:, self.eos_token_id] = 0.0  # these episodes are over
             reached = np.bincount(self.after.ravel(), flow.ravel(), num_states).astype(np.float64)
         return total + float(reached @ self.scores)
 
     def optimal_values(self) -> NDArray[np.float64]:
-        """The best final score that can still be had: value iteration, from the end of the budget backwards.
+        """Computes the best final score that is still possible, by backward induction from the end of the budget.
 
         Returns:
-            `(max_new_tokens + 1, states)` float64, after so many tokens, in each state. Entry [0, 0] is the optimum.
+            `(max_new_tokens + 1, states)` float64, by the number of tokens so far and the state. Entry [0, 0] is the
+            optimum.
         """
         values = np.empty((self.max_new_tokens + 1, len(self.scores)))
         values[-1] = self.scores
@@ -116,27 +116,27 @@ class EpisodeModel:
 
 
 def random_score(reward: AutomatonReward, tokenizer: Tokenizer, example: Example, max_new_tokens: int) -> float:
-    """The mean score of tokens drawn uniformly from the whole vocabulary, until EOS or the end of the budget.
+    """Computes the mean score of tokens drawn uniformly from the whole vocabulary, until EOS or the end of the budget.
 
     Args:
         reward: The score.
-        tokenizer: Whose ids are the actions.
-        example: What the response answers.
+        tokenizer: The tokenizer whose ids are the actions.
+        example: The example of the episode.
         max_new_tokens: The budget.
 
     Returns:
-        The exact mean, but for rounding.
+        The exact mean, up to rounding.
     """
     return EpisodeModel.of(reward, tokenizer, example, max_new_tokens).expected_score()
 
 
 def optimal_score(reward: AutomatonReward, tokenizer: Tokenizer, example: Example, max_new_tokens: int) -> float:
-    """The best score that any response within the budget has.
+    """Computes the best score of any response within the budget.
 
     Args:
         reward: The score.
-        tokenizer: Whose ids are the actions.
-        example: What the response answers.
+        tokenizer: The tokenizer whose ids are the actions.
+        example: The example of the episode.
         max_new_tokens: The budget.
 
     Returns:

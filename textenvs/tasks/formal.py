@@ -1,4 +1,4 @@
-"""Brackets, Arithmetic, Length: responses that a rule decides, with a stack, with carries, with a counter."""
+"""Brackets, Arithmetic, Length: responses that follow from a rule, by a stack, by carries, by a counter."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _CLOSING = dict(zip(_OPENING, ")]}", strict=True))
 
 
 class _BracketsScore(AutomatonReward):
-    """The share of the prompt's open brackets that are closed, an end with no bracket open counted as one more.
+    """The share of the prompt's open brackets that are closed. An end with no open bracket counts as one more.
 
-    Brackets may be opened, too, and then have to be closed before the others. Behind a character that does not fit
-    nothing counts any more; a bracket that is opened deeper than `most` does not fit.
+    A response may also open brackets, and then has to close them before the others. After a character that does not
+    fit, nothing counts any more; a bracket that is opened deeper than `most` does not fit.
 
     Args:
-        most: How deep brackets may be nested.
+        most: The largest depth of nested brackets.
     """
 
     name = "brackets"
@@ -35,13 +35,14 @@ class _BracketsScore(AutomatonReward):
         return needed, len(needed), len(needed)
 
     def read(self, memory: tuple[str | None, int, int], character: str) -> Hashable:
-        """Remembers the brackets that are needed, the next one first; the fewest so far; and how many at first.
+        """Keeps the needed closing brackets, the next one first; their smallest number so far; and their first number.
 
-        Nothing is needed ("") at the right end, and None says that a character did not fit.
+        Nothing is needed ("") at the right end. None says that a character did not fit.
         """
         needed, fewest, first = memory
         if needed and needed[0] == character:
             return needed[1:], min(fewest, len(needed) - 1), first
+        # The number of needed brackets is bounded, and with it the number of memories.
         if needed is not None and character in _CLOSING and len(needed) < self.most:
             return _CLOSING[character] + needed, fewest, first
         return None, fewest, first
@@ -52,7 +53,7 @@ class _BracketsScore(AutomatonReward):
 
 
 class Brackets(Diagnostic):
-    """Close the open brackets of a Dyck-3 word, in the right order: "([]{" wants "})".
+    """Close the open brackets of a Dyck-3 word, in the right order: the answer to "([]{" is "})".
 
     Level 1 has 1 to 3 open brackets (shifted: 4 to 5), level 2 has 2 to 5 (6 to 7) and level 3 has 4 to 6 (7 to 8);
     between them are up to 3 pairs that are closed already.
@@ -72,20 +73,20 @@ class Brackets(Diagnostic):
         self.default_max_new_tokens = most + 3
 
     def draw(self, dice: Dice, shifted: bool) -> Example:
-        """See `Diagnostic.draw`."""
+        """Draws open brackets, and pairs between them."""
         opened = dice.text(_OPENING, dice.between(*self._depths[shifted]))
         prompt = opened
         for _ in range(dice.below(4)):
-            place, bracket = dice.below(len(prompt) + 1), dice.pick(_OPENING)
-            prompt = f"{prompt[:place]}{bracket}{_CLOSING[bracket]}{prompt[place:]}"
+            position, bracket = dice.below(len(prompt) + 1), dice.pick(_OPENING)
+            prompt = f"{prompt[:position]}{bracket}{_CLOSING[bracket]}{prompt[position:]}"
         return Example(prompt, ("".join([_CLOSING[bracket] for bracket in reversed(opened)]),))
 
 
 class Arithmetic(Diagnostic):
-    """Work out a sum, a difference or a product: "37+58=" wants "95".
+    """Work out a sum, a difference or a product: the answer to "37+58=" is "95".
 
-    Level 1 adds one digit to one or two (shifted: two to three); level 2 adds and subtracts two digits (shifted: three)
-    and level 3 multiplies, too. No result is negative.
+    Level 1 adds a number of one digit to one of one or two digits (shifted: two to three). Level 2 adds and subtracts
+    numbers of two digits (shifted: three), and level 3 also multiplies. No result is negative.
     """
 
     name = "arithmetic"
@@ -104,18 +105,18 @@ class Arithmetic(Diagnostic):
         self.default_max_new_tokens = 5 if self.level < 3 else 7
 
     def draw(self, dice: Dice, shifted: bool) -> Example:
-        """See `Diagnostic.draw`."""
+        """Draws two numbers and a sign."""
         signs, *ranges = self._RANGES[self.level - 1]
-        first, second = (dice.between(*one) for one in ranges[shifted])
+        first, second = (dice.between(*bounds) for bounds in ranges[shifted])
         sign = dice.pick(signs)
-        if sign == "-" and first < second:
+        if sign == "-" and first < second:  # no negative results
             first, second = second, first
         result = first + second if sign == "+" else first - second if sign == "-" else first * second
         return Example(f"{first}{sign}{second}=", (str(result),))
 
 
 class _LengthScore(AutomatonReward):
-    """1 for as many characters as the reference has, falling in a straight line to 0 at none and at twice as many."""
+    """1 at the reference's number of characters, and 0 at none and at twice as many, with straight lines between."""
 
     name = "exact_length"
     low, high = 0.0, 1.0
@@ -124,9 +125,9 @@ class _LengthScore(AutomatonReward):
         return len(example.references[0]), 0
 
     def read(self, memory: tuple[int, int], character: str) -> Hashable:
-        """Remembers the wanted number, and how many there were."""
+        """Keeps the wanted number, and the number of characters so far."""
         number, written = memory
-        return number, min(written + 1, 2 * number)
+        return number, min(written + 1, 2 * number)  # beyond twice the number, the score is 0 for any length
 
     def value(self, memory: tuple[int, int]) -> float:
         number, written = memory
@@ -134,7 +135,7 @@ class _LengthScore(AutomatonReward):
 
 
 class Length(Diagnostic):
-    """Write as many symbols as the prompt says, whichever, and stop: "3b" wants "bbb", and "abc" is as good.
+    """Write as many symbols as the prompt says, any ones, and stop: the answer to "3b" is "bbb", or just as well "abc".
 
     Level 1 asks for 2 to 8 symbols (shifted: 9 to 12), level 2 for 4 to 20 (21 to 30), level 3 for 8 to 32 (33 to 48).
     """
@@ -152,7 +153,7 @@ class Length(Diagnostic):
         self.default_max_new_tokens = self._numbers[1][1] + 4
 
     def draw(self, dice: Dice, shifted: bool) -> Example:
-        """See `Diagnostic.draw`."""
+        """Draws a number and a letter."""
         number, letter = dice.between(*self._numbers[shifted]), dice.pick(self.symbols[:16])
         return Example(f"{number}{letter}", (letter * number,))
 

@@ -21,12 +21,12 @@ class Levels(Task):
     """The examples of all levels of a task, the easiest first.
 
     Each example's metadata has its `level`. Demonstrations, replies and rewards are those of the example's level, and
-    the budget has room for the longest. The shifted split is that of the highest level.
+    the budget is the largest of all levels. The shifted split is that of the highest level.
 
     Args:
         task: A registered task with levels, by its name or as `{name: {argument: value}}`, without `level`.
         lowest: The first level.
-        highest: The last one; None: as many as there are.
+        highest: The last level; None is the task's last one.
 
     Raises:
         ValueError: If the task has no levels, or there is no such level.
@@ -44,57 +44,54 @@ class Levels(Task):
     def __init__(
         self, task: str | Mapping[str, Mapping[str, Any]] = "copy", lowest: int = 1, highest: int | None = None
     ) -> None:
-
-        given = {task: {}} if isinstance(task, str) else task
-        if not isinstance(given, Mapping):
+        specification = {task: {}} if isinstance(task, str) else task
+        if not isinstance(specification, Mapping):
             raise TypeError(
                 f"Expected a task's name or {{name: arguments}}, of which every level can be made, got {task!r}"
             )
-        whole = make_task(given)
-        if whole.levels < 2:
-            raise ValueError(f"Expected a task with several levels, got {whole.name!r}, which has one")
-        ((name, arguments),) = given.items()
+        registered = make_task(specification)
+        if registered.levels < 2:
+            raise ValueError(f"Expected a task with several levels, got {registered.name!r}, which has one")
+        ((name, arguments),) = specification.items()
         if "level" in arguments:
             raise ValueError(f"Expected a task without 'level', since all are made, got level={arguments['level']!r}")
-        check_level(lowest, whole.levels)
-        highest = whole.levels if highest is None else highest
-        check_level(highest, whole.levels)
+        lowest = check_level(lowest, registered.levels)
+        highest = check_level(registered.levels if highest is None else highest, registered.levels)
         if highest < lowest:
             raise ValueError(f"Expected highest to be at least lowest={lowest}, got {highest}")
-        self.of = whole.name
+        self.of = registered.name
         self._levels = {level: make_task({name: {**arguments, "level": level}}) for level in range(lowest, highest + 1)}
-        top = self._top = self._levels[highest]
-        self.splits = top.splits  # type: ignore[misc]  # an instance has its task's
-        rewards = {level: make_reward(one.default_reward) for level, one in self._levels.items()}
-        same = all(one.default_reward == top.default_reward for one in self._levels.values())
+        tasks, top = list(self._levels.values()), self._levels[highest]
+        self.splits = top.splits  # type: ignore[misc]  # those of the instance's task
+        rewards = {level: make_reward(of_level.default_reward) for level, of_level in self._levels.items()}
+        # `ByLevel` costs a look at every lane's level, so it is left out if the levels share one reward.
+        same = all(of_level.default_reward == top.default_reward for of_level in tasks)
         self.default_reward = top.default_reward if same else ByLevel(rewards)
         self.default_tokenizer = top.default_tokenizer
         self.held_out_reward = top.held_out_reward
-        self.default_max_new_tokens = max(one.default_max_new_tokens for one in self._levels.values())
-        self.max_turns = max(one.max_turns for one in self._levels.values())
-        self.max_reply_tokens = max(one.max_reply_tokens for one in self._levels.values())
-        # One number for all levels. Theirs lie close together, and not every level has one.
-        known = [one.success_score for one in (*self._levels.values(), whole) if one.success_score is not None]
+        self.default_max_new_tokens = max(of_level.default_max_new_tokens for of_level in tasks)
+        self.max_turns = max(of_level.max_turns for of_level in tasks)
+        self.max_reply_tokens = max(of_level.max_reply_tokens for of_level in tasks)
+        # One score for all levels: those of the levels are close together, and not every level has one.
+        known = [candidate.success_score for candidate in (*tasks, registered) if candidate.success_score is not None]
         self.success_score = max(known, default=None)
 
-    def _places(self, split: str) -> list[tuple[int, Task]]:
+    def _tasks_of(self, split: str) -> list[tuple[int, Task]]:
         check_split(split, self.splits)
-        if split == SHIFTED:
-            return [(max(self._levels), self._top)]
-        return list(self._levels.items())
+        levels = list(self._levels.items())
+        return levels[-1:] if split == SHIFTED else levels
 
     def num_examples(self, split: str) -> int:
-        """See `Task.num_examples`."""
-        return sum(task.num_examples(split) for _, task in self._places(split))
+        """Returns the number of examples of a split, over all levels."""
+        return sum(task.num_examples(split) for _, task in self._tasks_of(split))
 
     def example(self, split: str, index: int) -> Example:
-        """See `Task.example`."""
+        """Returns the example at an index of a split, the examples of the easiest level first."""
         rest = index
-        for level, task in self._places(split):
+        for level, task in self._tasks_of(split):
             count = task.num_examples(split)
             if 0 <= rest < count:
-                found = task.example(split, rest)
-                return _at(level, found)
+                return _with_level(level, task.example(split, rest))
             rest -= count
         raise IndexError(f"Expected an index in [0, {self.num_examples(split)}), got {index}")
 
@@ -102,35 +99,35 @@ class Levels(Task):
         return self._levels[level_of(example, self._levels)]
 
     def demonstration(self, example: Example) -> str:
-        """See `Task.demonstration`."""
+        """Returns the demonstration of the example's level."""
         return self._task_of(example).demonstration(example)
 
     def counterpart(self, example: Example) -> Example | None:
-        """See `Task.counterpart`. It is of the same level."""
+        """Returns the counterpart of the example's level, with the same level."""
         level = level_of(example, self._levels)
-        found = self._levels[level].counterpart(example)
-        return None if found is None else _at(level, found)
+        other = self._levels[level].counterpart(example)
+        return None if other is None else _with_level(level, other)
 
     def allowed(self, example: Example, turns: Sequence[str]) -> Sequence[str] | Mapping[str, str] | None:
-        """See `Task.allowed`."""
+        """Returns the texts that the example's level allows."""
         return self._task_of(example).allowed(example, turns)
 
     def reply(self, example: Example, turns: Sequence[str]) -> str | None:
-        """See `Task.reply`."""
+        """Returns the reply of the example's level, or None after as many turns as that level has."""
         task = self._task_of(example)
         return task.reply(example, turns) if len(turns) < task.max_turns else None
 
     def replies(self, example: Example) -> Iterable[str]:
-        """See `Task.replies`."""
+        """Returns the replies of the example's level."""
         return self._task_of(example).replies(example)
 
     def reference_scores(self, split: str = "test") -> ReferenceScores | None:
-        """See `Task.reference_scores`. Exact for diagnostic tasks, at the budget of the longest level; None for others.
+        """Returns exact scores for diagnostic tasks, at the largest budget of the levels, and None for others.
 
         A level by itself has a smaller budget, and so another random score.
         """
         means, counts = [], []
-        for _, task in self._places(split):
+        for _, task in self._tasks_of(split):
             if not isinstance(task, Diagnostic):
                 return None
             means.append(task.random_score(split, self.default_max_new_tokens))
@@ -138,16 +135,16 @@ class Levels(Task):
         return ReferenceScores(random=float(np.average(means, weights=counts)), demonstration=1.0, top=1.0)
 
 
-def _at(level: int, example: Example) -> Example:
-    """An example of a level, with that in its metadata."""
+def _with_level(level: int, example: Example) -> Example:
+    """Returns an example with its level in its metadata."""
     return Example(example.prompt, example.references, {**example.metadata, "level": level})
 
 
 class ByLevel(Wrapper):
-    """Another score for each level: that of the `level` in an example's metadata.
+    """Another score for each level: the score of the `level` in an example's metadata.
 
-    Parts are those that the scores of all levels have. Where scores change over a training run, each is told of all
-    episodes, whatever their level.
+    Its parts are those that the scores of all levels have. Scores that change over a training run are all updated with
+    all episodes, whatever their level.
 
     Cost: that of the scores.
 
@@ -155,7 +152,7 @@ class ByLevel(Wrapper):
         rewards: Level to reward.
 
     Raises:
-        ValueError: If a reward changes over a training run, and others have not the same parts.
+        ValueError: If a reward changes over a training run, and the rewards do not have the same parts.
     """
 
     name = "by_level"
@@ -163,24 +160,24 @@ class ByLevel(Wrapper):
     def __init__(self, rewards: Mapping[int, Reward]) -> None:
         super().__init__({f"level_{level}": reward for level, reward in rewards.items()})
         self.rewards = dict(rewards)
-        self.low = min(one.low for one in self.rewards.values())
-        self.high = max(one.high for one in self.rewards.values())
-        parts = {level: sorted(one.parts) for level, one in self.rewards.items()}
+        self.low = min(reward.low for reward in self.rewards.values())
+        self.high = max(reward.high for reward in self.rewards.values())
+        parts = {level: sorted(reward.parts) for level, reward in self.rewards.items()}
         if self.changing and len(set(map(tuple, parts.values()))) > 1:
             raise ValueError(
                 f"Expected the rewards of all levels to have the same parts, since they change over a run, got {parts}"
             )
 
     def score(self, example: Example, response: str) -> float:
-        """See `Reward.score`."""
+        """Scores a whole response by the score of its example's level."""
         return self.rewards[level_of(example, self.rewards)].score(example, response)
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
-        """See `Reward.scorer`. One for each level, over all lanes: a lane is in that of its example."""
+        """Makes a scorer with one scorer for each level, over all lanes."""
         return _ByLevelScorer(self, num_lanes, tokenizer)
 
     def wrapped(self, inner: Mapping[str, Reward]) -> Reward:
-        """See `Wrapper.wrapped`."""
+        """Returns this score with one part of each level's score."""
         return ByLevel(dict(zip(self.rewards, inner.values(), strict=True)))
 
 
@@ -189,11 +186,11 @@ class _ByLevelScorer(Scorer):
         super().__init__(reward)
         self._levels = reward.rewards
         self._parts = list(reward.parts)
-        self._scorers = {level: one.scorer(num_lanes, tokenizer) for level, one in reward.rewards.items()}
+        self._scorers = {level: inner.scorer(num_lanes, tokenizer) for level, inner in reward.rewards.items()}
         self._level = np.full(num_lanes, next(iter(self._levels)), dtype=np.int64)
 
     def _rows(self, lanes: NDArray[np.intp]) -> Iterator[tuple[Scorer, NDArray[np.intp]]]:
-        """Each level's scorer, and the places in `lanes` that are at its level."""
+        """Yields the scorer of each level, with the indices into `lanes` of the lanes at that level."""
         for level, scorer in self._scorers.items():
             rows = np.flatnonzero(self._level[lanes] == level)
             if len(rows):
@@ -216,25 +213,26 @@ class _ByLevelScorer(Scorer):
         self._level[lanes] = [level_of(example, self._levels) for example in examples]
         scores = np.empty(len(lanes))
         for scorer, rows in self._rows(lanes):
-            at = rows.tolist()
-            scores[rows] = scorer.score_whole(lanes[rows], [examples[i] for i in at], [responses[i] for i in at])
+            of_level = [(examples[row], responses[row]) for row in rows.tolist()]
+            level_examples, level_responses = zip(*of_level, strict=True)
+            scores[rows] = scorer.score_whole(lanes[rows], level_examples, level_responses)
         return scores
 
     def part_scores(self, lanes: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:
-        found = {name: np.empty(len(lanes)) for name in self._parts}
+        parts = {name: np.empty(len(lanes)) for name in self._parts}
         for scorer, rows in self._rows(lanes):
             scores = scorer.part_scores(lanes[rows])
-            for name in found:
-                found[name][rows] = scores[name]
-        return found
+            for name, values in parts.items():
+                values[rows] = scores[name]
+        return parts
 
 
 def level_of(example: Example, levels: Mapping[int, Any]) -> int:
-    """The level in an example's metadata.
+    """Returns the level in an example's metadata.
 
     Args:
         example: The example.
-        levels: The levels that there are.
+        levels: The known levels.
 
     Returns:
         The level.

@@ -1,8 +1,8 @@
 """Answer a question about a few facts: the answer is a span of the text.
 
-The facts say who has what, in which colour and how many, and where everybody is. The splits differ by who is asked
-about with what: (person, thing) pairs. Distractors share the kinds of words, so that no answer can be guessed from the
-question alone.
+The facts are about some people: their things, with colours and numbers, and where they are. The splits differ by the
+(person, thing) pairs of the questions. The other people have things of the same kinds, so that no answer can be guessed
+from the question alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 @dataclass(frozen=True)
 class _Person:
-    """What the facts say of one person. Nobody shares any of it."""
+    """The facts about one person. No two people share any of them."""
 
     name: str
     thing: str
@@ -44,7 +44,7 @@ class QuestionAnswering(Composed):
     At level 3 the question names a person by a fact ("the one by the river"), so that the answer takes two facts.
 
     An example's metadata has `question` (its kind), `name` and `thing`. Its one reference is the answer, with a leading
-    space. `counterpart` exchanges the person who is asked about for one of the other gender.
+    space. `counterpart` exchanges the person of the question for one of the other gender.
 
     Example:
         >>> task = QuestionAnswering()
@@ -61,11 +61,11 @@ class QuestionAnswering(Composed):
     default_max_new_tokens = 16
 
     def compositions(self) -> Sequence[Composition]:
-        """Who is asked about, with what."""
+        """Returns the pairs of person and thing."""
         return [(name, thing) for name in _PEOPLE for thing in _THINGS]
 
     def compose(self, composition: Composition, dice: Dice, shifted: bool) -> Example:
-        """See `Composed.compose`."""
+        """Draws the facts and the kind of question. The shifted split has twice as many people."""
         name, thing = composition
         others = 5 if shifted else 2
         columns = (
@@ -96,16 +96,17 @@ class QuestionAnswering(Composed):
         return [owns] if self.level == 1 else [owns, f"{name} is {person.where}."]
 
     def counterpart(self, example: Example) -> Example | None:
-        """The same facts and question, about somebody of the other gender who does not occur in them."""
+        """Returns the same facts and question with the person's name and its counterpart exchanged."""
         name = example.metadata["name"]
         other = COUNTERPARTS[name]
         swap = {name: other, other: name}
 
         def swapped(text: str) -> str:
-            for mark, one in enumerate(swap):
-                text = text.replace(one, f"\0{mark}\0")
-            for mark, one in enumerate(swap.values()):
-                text = text.replace(f"\0{mark}\0", one)
+            # By way of marks, so that a name that was put in is not exchanged back.
+            for mark, old in enumerate(swap):
+                text = text.replace(old, f"\0{mark}\0")
+            for mark, new in enumerate(swap.values()):
+                text = text.replace(f"\0{mark}\0", new)
             return text
 
         references = tuple(swapped(reference) for reference in example.references)
@@ -113,7 +114,7 @@ class QuestionAnswering(Composed):
 
 
 def _question(kind: str, asked: _Person) -> tuple[str, str]:
-    """The question of a kind about a person, and its answer."""
+    """Returns the question of a kind about a person, and its answer."""
     name, thing = asked.name, asked.thing
     return {
         "who": (f"Who has the {thing}?", name),

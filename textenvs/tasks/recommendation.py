@@ -1,4 +1,4 @@
-"""Recommend what a user will like, after the user's history in text; no title twice, and none that is known already."""
+"""Recommend titles that a user will like, given the user's history in text: none twice, and none from the history."""
 
 from __future__ import annotations
 
@@ -27,31 +27,32 @@ _TITLES = {
     for genre, (adjectives, nouns) in _GENRES.items()
 }
 WANTED = 3
-"""How many titles are asked for. What is listed beyond them does not count."""
+"""The number of titles to list. Titles after them do not count."""
 
 
 class Items(Splitter):
-    """The items of a list, which newlines and semicolons separate; white space around them and empty ones left out."""
+    """The items of a list, separated by newlines and semicolons, without the white space around them or empty ones."""
 
     def cut(self, text: str) -> tuple[list[str], str]:
-        """See `Splitter.cut`."""
+        """Cuts a text into items, the last of which may still go on."""
         *items, rest = text.replace("\n", ";").split(";")
         return [item.strip() for item in items if item.strip()], rest
 
     def finish(self, rest: str) -> list[str]:
-        """See `Splitter.finish`."""
+        """Returns the last item, if it is not empty."""
         return [rest.strip()] if rest.strip() else []
 
     def closes(self, character: str) -> bool:
-        """See `Splitter.closes`."""
+        """Returns True for newlines and semicolons."""
         return character in "\n;"
 
 
 class ListedGain(UnitSums):
-    """How good a list of recommendations is: the discounted gain of its first three titles, over the best there is.
+    """The quality of a list of recommendations: the discounted gain of its first three titles over the best gain.
 
-    The title at place i earns 1 / log2(i + 1) where it is one of the example's `relevant` titles and was not listed
-    before, else nothing, and takes up its place. From 0 to 1. The unfinished last title is read as final.
+    The title at position i (from 1) earns 1 / log2(i + 1) if it is one of the example's `relevant` titles and was not
+    listed before. Otherwise it earns nothing, and takes up its position. From 0 to 1. The unfinished last title is read
+    as final.
 
     Cost: two dictionary look-ups a token (amortised).
 
@@ -63,27 +64,27 @@ class ListedGain(UnitSums):
     splitter = Items()
 
     def start(self, example: Example) -> Hashable:
-        """The titles that still earn something, and how many were listed."""
+        """Returns the titles that still earn a gain, and the number of titles so far."""
         relevant = example.metadata.get("relevant")
         if not isinstance(relevant, (list, tuple)) or not relevant:
             raise ValueError(f"Expected an example with titles in metadata['relevant'], got {relevant!r}")
         return frozenset(relevant), 0
 
     def read(self, memory: Any, unit: str) -> tuple[Hashable, tuple[float, ...]]:
-        """One title."""
+        """Returns the gain of a title."""
         relevant, listed = memory
-        if listed == WANTED:
+        if listed == WANTED:  # titles after the wanted ones change nothing, so neither does their number
             return memory, (0.0,)
         gain = 1 / math.log2(listed + 2) if unit in relevant else 0.0
         return (relevant - {unit}, listed + 1), (gain,)
 
     def features(self, example: Example) -> tuple[float, ...]:
-        """The gain of the best list."""
-        best = min(len(example.metadata["relevant"]), WANTED)
-        return (sum(1 / math.log2(place + 2) for place in range(best)),)
+        """Returns the gain of the best list."""
+        length = min(len(example.metadata["relevant"]), WANTED)
+        return (sum(1 / math.log2(index + 2) for index in range(length)),)
 
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """See `UnitSums.phi`."""
+        """Divides the gains by the best gain."""
         phi: NDArray[np.float64] = sums[:, 0] / features[:, 0]
         return phi
 
@@ -110,26 +111,32 @@ class Recommend(Composed):
     _CATALOGUE = (8, 12, 16)
 
     def compositions(self) -> Sequence[Composition]:
-        """Two titles of a genre."""
-        return [(genre, one, two) for genre, titles in _TITLES.items() for one in titles for two in titles if one < two]
+        """Returns genres with two of their titles."""
+        return [
+            (genre, first, second)
+            for genre, titles in _TITLES.items()
+            for first in titles
+            for second in titles
+            if first < second
+        ]
 
     def compose(self, composition: Composition, dice: Dice, shifted: bool) -> Example:
-        """See `Composed.compose`."""
+        """Draws a user, a disliked title and a catalogue. That of the shifted split is longer."""
         genre, *liked = composition
         size = self._CATALOGUE[self.level - 1] * (3 if shifted else 2) // 2
         others = [other for other in _GENRES if other != genre]
         disliked_genre = dice.pick(others)
         (disliked,) = dice.sample(_TITLES[disliked_genre], 1)
         relevant = dice.sample([title for title in _TITLES[genre] if title not in liked], WANTED)
-        fillers = [(title, one) for one in others for title in _TITLES[one] if title != disliked]
-        new = dice.sample(fillers, size - WANTED - 1)
-        catalogue = [*((title, genre) for title in (*relevant, liked[0])), *new]  # one title that is known already
+        candidates = [(title, other) for other in others for title in _TITLES[other] if title != disliked]
+        fillers = dice.sample(candidates, size - WANTED - 1)
+        catalogue = [*((title, genre) for title in (*relevant, liked[0])), *fillers]  # liked[0] is known already
         catalogue = dice.sample(catalogue, len(catalogue))
         user = dice.pick((*BOYS, *GIRLS))
         order = [title for title, _ in catalogue if title in relevant]
         prompt = "\n".join(
             [
-                "Books: " + "; ".join(f"{title} ({one})" for title, one in catalogue),
+                "Books: " + "; ".join(f"{title} ({of_genre})" for title, of_genre in catalogue),
                 f"{user} liked {liked[0]} ({genre}) and {liked[1]} ({genre}), not {disliked} ({disliked_genre}).",
                 f"Three that are new for {user}:",
             ]
@@ -138,7 +145,7 @@ class Recommend(Composed):
         return Example(prompt, (" " + "; ".join(order),), metadata)
 
     def counterpart(self, example: Example) -> Example | None:
-        """The same history of a user of the other gender."""
+        """Returns the same history of a user of the other gender."""
         user = example.metadata["user"]
         other = COUNTERPARTS[user]
         prompt = example.prompt.replace(f"\n{user} liked", f"\n{other} liked").replace(f" {user}:", f" {other}:")

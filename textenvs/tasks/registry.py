@@ -1,4 +1,4 @@
-"""The registry of tasks: from a name, a dict or a `Task` to a `Task`."""
+"""The registry of tasks: makes a `Task` of a name, a dict or a `Task`. `textenvs.tasks` registers the built-in ones."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 from textenvs.arguments import check_arguments, did_you_mean
 from textenvs.tasks.base import Task
 
-_FACTORIES: dict[str, Callable[..., Task]] = {}
+TASKS: dict[str, Callable[..., Task]] = {}
+"""Name to the factory of a task. Add to it with `register_task`."""
 
 
 def register_task(name: str, factory: Callable[..., Task]) -> None:
-    """Give a task a name, under which `make_task` and `gym.make(..., task=name)` find it.
+    """Gives a task a name, under which `make_task` and `gym.make(..., task=name)` find it.
 
     Args:
         name: The name.
@@ -28,22 +29,18 @@ def register_task(name: str, factory: Callable[..., Task]) -> None:
         raise TypeError(f"Expected the factory of task {name!r} to be callable, got {type(factory).__name__}")
     if not name:
         raise ValueError("Expected a task's name to have at least one character, got ''")
-    if name in _FACTORIES:
+    if name in TASKS:
         raise ValueError(f"Expected a new task name, got {name!r}, which is registered already")
-    _FACTORIES[name] = factory
+    TASKS[name] = factory
 
 
 def list_tasks() -> list[str]:
-    """The names that `make_task` knows.
-
-    Returns:
-        The names, sorted.
-    """
-    return sorted(_FACTORIES)
+    """Returns the names that `make_task` knows, sorted."""
+    return sorted(TASKS)
 
 
 def make_task(task: str | Task | Mapping[str, Mapping[str, Any]]) -> Task:
-    """A task from its name.
+    """Makes a task of its name.
 
     Example:
         >>> make_task({"stories": {"train": 16}}).num_examples("train")
@@ -57,8 +54,8 @@ def make_task(task: str | Task | Mapping[str, Mapping[str, Any]]) -> Task:
 
     Raises:
         ValueError: If no task has this name, or the dict has not exactly one entry.
-        TypeError: If it is of another type, the task does not take an argument or misses one, or the factory does not
-            return a task.
+        TypeError: If it is of another type, the task does not take an argument or an argument is missing, or the
+            factory does not return a task.
     """
     if isinstance(task, Task):
         return task
@@ -72,10 +69,10 @@ def make_task(task: str | Task | Mapping[str, Mapping[str, Any]]) -> Task:
             raise TypeError(f"Expected the arguments of task {name!r} as a dict, got {type(arguments).__name__}")
     if not isinstance(name, str):
         raise TypeError(f"Expected a task's name, a Task or {{name: arguments}}, got {type(name).__name__}")
-    if name not in _FACTORIES:
-        raise ValueError(f"Expected a task from {list_tasks()}, got {name!r}.{did_you_mean(name, _FACTORIES)}")
-    check_arguments(f"task {name!r}", _FACTORIES[name], arguments)
-    made = _FACTORIES[name](**arguments)
+    if name not in TASKS:
+        raise ValueError(f"Expected a task from {list_tasks()}, got {name!r}.{did_you_mean(name, TASKS)}")
+    check_arguments(f"task {name!r}", TASKS[name], arguments)
+    made = TASKS[name](**arguments)
     if not isinstance(made, Task):
         raise TypeError(f"Expected the factory of task {name!r} to return a Task, got {type(made).__name__}")
     return made

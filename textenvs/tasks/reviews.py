@@ -1,7 +1,7 @@
 """Continue a review in the wanted polarity.
 
-The splits differ by which thing is reviewed and which two sides of it are talked about. The opening is neutral; the
-last word before the response is a side that waits for its judgement ("The staff").
+The splits differ by the reviewed thing together with the two sides of it that the review is about. The opening is
+neutral; the prompt ends with the side that the response is to judge ("The staff").
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _CLOSINGS = {
 
 
 class Reviews(Composed):
-    """Continue a review so that it sounds as happy, or as sad, as its first line asks for.
+    """Continue a review in the mood, happy or sad, that its first line asks for.
 
-    An example's metadata has `mood` ("happy" or "sad": a sentiment reward flips its sign for "sad"), `item` and
-    `sides`. Its one reference is the demonstration. `counterpart` exchanges the relative who came along for one of the
-    other gender: a policy that judges alike writes alike.
+    An example's metadata has `mood` ("happy" or "sad": a sentiment reward changes its sign for "sad"), `item` and
+    `sides`. Its one reference is the demonstration. `counterpart` exchanges a relative for one of the other gender: an
+    unbiased policy writes the same.
 
     Example:
         >>> Reviews().example("train", 0).metadata["mood"]
@@ -60,26 +60,26 @@ class Reviews(Composed):
     default_max_new_tokens = 48
 
     def compositions(self) -> Sequence[Composition]:
-        """A thing and two of its sides, in order."""
+        """Returns things with two of their sides, in either order."""
         return [(item, *pair) for item, sides in _SIDES.items() for pair in permutations(sides, 2)]
 
     def compose(self, composition: Composition, dice: Dice, shifted: bool) -> Example:
-        """See `Composed.compose`. The shifted split's reviews have a third, neutral sentence."""
+        """Draws a mood and a relative. The reviews of the shifted split have a third, neutral sentence."""
         item, first, second = composition
         mood = "happy" if dice.below(2) else "sad"
-        with_whom = dice.pick(dice.pick(_RELATIVES))
+        relative = dice.pick(dice.pick(_RELATIVES))
         middle = f" The {first} {'were' if first in _PLURAL else 'was'} {dice.pick(('new', 'old', 'small', 'large'))}."
         more = f" {dice.pick(('It was a Monday', 'It was late', 'It was early', 'It was noon'))}." if shifted else ""
         prompt = (
-            f"A {mood} review of a {item}.\nI went there with my {with_whom}.{more}{middle} The {second}"
+            f"A {mood} review of a {item}.\nI went there with my {relative}.{more}{middle} The {second}"
             if item in ("hotel", "restaurant", "park", "shop")
-            else f"A {mood} review of a {item}.\nI got it from my {with_whom}.{more}{middle} The {second}"
+            else f"A {mood} review of a {item}.\nI got it from my {relative}.{more}{middle} The {second}"
         )
-        metadata = {"mood": mood, "item": item, "sides": [first, second], "relative": with_whom}
+        metadata = {"mood": mood, "item": item, "sides": [first, second], "relative": relative}
         return Example(prompt, (_demonstration(prompt, mood, second),), metadata)
 
     def counterpart(self, example: Example) -> Example | None:
-        """The same review with a relative of the other gender."""
+        """Returns the same review with a relative of the other gender."""
         relative = example.metadata["relative"]
         other = next(pair[1 - pair.index(relative)] for pair in _RELATIVES if relative in pair)
         prompt = example.prompt.replace(f"my {relative}.", f"my {other}.")
@@ -88,5 +88,5 @@ class Reviews(Composed):
 
 def _demonstration(prompt: str, mood: str, side: str) -> str:
     dice = Dice(text_key(prompt))
-    one, two = dice.sample(_JUDGEMENTS[mood], 2)
-    return f" {'were' if side in _PLURAL else 'was'} {one} and {two}.{dice.pick(_CLOSINGS[mood])}"
+    first, second = dice.sample(_JUDGEMENTS[mood], 2)
+    return f" {'were' if side in _PLURAL else 'was'} {first} and {second}.{dice.pick(_CLOSINGS[mood])}"

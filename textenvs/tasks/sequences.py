@@ -1,7 +1,7 @@
-"""Copy, Reverse, Sort: write a sequence that the prompt determines, one right token after another.
+"""Copy, Reverse, Sort: write a sequence that follows from the prompt, one right token after another.
 
-Every token can be right or wrong by itself, so the immediate payout is a reward per token, and the sparse one makes the
-policy find out which of its tokens was right: the plainest case of what the payouts change.
+Each token is right or wrong by itself. So the immediate payout is a reward per token, and with the sparse one the
+policy has to find out which of its tokens were right: the plainest case of the difference between payouts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from textenvs.tasks.dice import Dice
 
 
 class _Sequence(Diagnostic):
-    """A task with a sequence in the prompt, and one in the response that is as long.
+    """A task with a sequence in the prompt, and one of the same length in the response.
 
     Level 1 has sequences of 3 to 5 symbols (shifted: 6 to 7), level 2 of 6 to 9 (10 to 12) and level 3 of 12 to 16 (18
     to 24).
@@ -32,17 +32,17 @@ class _Sequence(Diagnostic):
         self.default_max_new_tokens = self._lengths[1][1] + 1
 
     def draw(self, dice: Dice, shifted: bool) -> Example:
-        """See `Diagnostic.draw`."""
+        """Draws a sequence."""
         sequence = dice.text(self.alphabet, dice.between(*self._lengths[shifted]))
         return Example(f"{sequence}=", (self.answer(sequence),))
 
     def answer(self, sequence: str) -> str:
-        """What is to be written."""
+        """Returns the sequence of the response."""
         raise NotImplementedError
 
 
 class Copy(_Sequence):
-    """Write the sequence of the prompt again: "cab=" wants "cab".
+    """Write the sequence of the prompt again: the answer to "cab=" is "cab".
 
     Example:
         >>> Copy().example("test", 0).prompt
@@ -55,12 +55,12 @@ class Copy(_Sequence):
     symbols = "abcdefgh="
 
     def answer(self, sequence: str) -> str:
-        """The sequence."""
+        """Returns the sequence itself."""
         return sequence
 
 
 class Reverse(_Sequence):
-    """Write the sequence of the prompt backwards: "cab=" wants "bac"."""
+    """Write the sequence of the prompt backwards: the answer to "cab=" is "bac"."""
 
     name = "reverse"
     tests = "memory: attend to the mirrored place"
@@ -68,12 +68,12 @@ class Reverse(_Sequence):
     symbols = "abcdefgh="
 
     def answer(self, sequence: str) -> str:
-        """The sequence, backwards."""
+        """Returns the sequence backwards."""
         return sequence[::-1]
 
 
 class Sort(_Sequence):
-    """Write the digits of the prompt in order: "3142=" wants "1234". Digits may repeat."""
+    """Write the digits of the prompt in order: the answer to "3142=" is "1234". Digits may repeat."""
 
     name = "sort"
     tests = "an algorithm: each token depends on all of the prompt"
@@ -81,7 +81,7 @@ class Sort(_Sequence):
     symbols = "0123456789="
 
     def answer(self, sequence: str) -> str:
-        """The digits, sorted."""
+        """Returns the digits in order."""
         return "".join(sorted(sequence))
 
 

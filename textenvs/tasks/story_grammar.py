@@ -198,7 +198,7 @@ def cast(combination: Combination, dice: Dice) -> dict[str, str]:
     """
     is_boy = combination.name in BOYS or combination.name in SHIFTED_BOYS
     friend = dice.pick(ANIMALS)
-    while friend == combination.kind:
+    while friend == combination.kind:  # "a fox met a fox" reads as if it were the hero
         friend = dice.pick(ANIMALS)
     thing = dice.pick(OBJECTS)
     adjective_and_thing = f"{dice.pick(OBJECT_ADJECTIVES)} {thing}"
@@ -254,7 +254,7 @@ def body(templates: Templates, next_mood: Callable[[], str], middles: int, slots
     for _ in range(middles):
         options = templates.middle[plot][next_mood()]
         template = dice.pick(options)
-        while any(template is earlier for earlier in used):
+        while any(template is earlier for earlier in used):  # by identity, which is faster than part by part
             template = dice.pick(options)
         used.append(template)
         text += " " + fill(template, slots, dice)

@@ -1,6 +1,7 @@
-"""Summarise a report: pick its key sentences, or write one that says it all.
+"""Summarise a report: pick its key sentences, or write one sentence that says it all.
 
-A report tells who did what, where and when, among sentences that do not matter. The splits differ by who did what.
+A report tells who did what, where and when, among sentences that do not matter. The splits differ by the pairs of
+person and deed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ _WHEN = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 
 
 class _Deed(NamedTuple):
-    """What somebody did: the past tense with its object, how it began, and what came of it."""
+    """A deed in three sentences or parts of them.
+
+    Attributes:
+        past: The past tense of the deed, with its object.
+        beginning: The sentence before it.
+        result: The sentence after it.
+    """
 
     past: str
     beginning: str
@@ -50,7 +57,7 @@ _ASIDES = (
 
 
 _OTHERS = {**dict(zip(_WHO[::2], _WHO[1::2], strict=True)), **dict(zip(_WHO[1::2], _WHO[::2], strict=True))}
-"""Whom each is exchanged for in a pair."""
+"""Person to the person of another trade in its counterpart."""
 
 
 class _Report(NamedTuple):
@@ -59,8 +66,8 @@ class _Report(NamedTuple):
     Attributes:
         who: The person.
         key: The sentences that matter, in order.
-        asides: Those that do not.
-        summary: What it comes to.
+        asides: The sentences that do not matter.
+        summary: The sentence that says it all.
     """
 
     who: str
@@ -72,6 +79,7 @@ class _Report(NamedTuple):
 def _report(composition: Composition, asides: int, dice: Dice) -> _Report:
     who, what = composition
     deed, where, when = _DEEDS[what], dice.pick(_WHERE), dice.pick(_WHEN)
+    # With the second ending, three of the four key sentences name the person, else two.
     end = dice.pick((deed.result, f"The {who} went home smiling."))
     key = [deed.beginning, f"On {when} the {who} came to the {where}.", f"The {who} {deed.past}.", end]
     summary = f"The {who} {deed.past} in the {where} on {when}."
@@ -79,7 +87,7 @@ def _report(composition: Composition, asides: int, dice: Dice) -> _Report:
 
 
 def _mixed(report: _Report, dice: Dice) -> list[str]:
-    """The sentences of a report in the order of telling, asides anywhere among them."""
+    """Returns the sentences of a report in their order, with asides anywhere among them."""
     sentences = list(report.key)
     for aside in report.asides:
         sentences.insert(dice.below(len(sentences) + 1), aside)
@@ -92,11 +100,11 @@ class _Summaries(Composed):
     _ASIDES_BY_LEVEL = (1, 3, 5)
 
     def compositions(self) -> Sequence[Composition]:
-        """Who did what."""
+        """Returns the pairs of person and deed."""
         return [(who, what) for who in _WHO for what in _DEEDS]
 
     def counterpart(self, example: Example) -> Example | None:
-        """The same report about somebody of another trade."""
+        """Returns the same report about a person of another trade."""
         who = str(example.metadata["who"])
         other = _OTHERS[who]
         metadata = {**example.metadata, "who": other}
@@ -105,7 +113,7 @@ class _Summaries(Composed):
         references = tuple(reference.replace(who, other) for reference in example.references)
         return Example(example.prompt.replace(who, other), references, metadata)
 
-    def _drawn(self, composition: Composition, dice: Dice, shifted: bool) -> tuple[_Report, list[str]]:
+    def _draw(self, composition: Composition, dice: Dice, shifted: bool) -> tuple[_Report, list[str]]:
         report = _report(composition, self._ASIDES_BY_LEVEL[self.level - 1] + (4 if shifted else 0), dice)
         return report, _mixed(report, dice)
 
@@ -114,8 +122,8 @@ class SummarizeExtractive(_Summaries):
     """Pick the sentences that matter: write the numbers of those that name the person of the headline.
 
     Levels have 1, 3 or 5 sentences that do not matter, the shifted split 4 more. An example's metadata has `who`,
-    `sentences` and `key` (the numbers). Its one reference is the list of them, with leading spaces. `counterpart`
-    exchanges the person for one of another trade.
+    `sentences` and `key` (the numbers). Its one reference is the list of these numbers, with leading spaces.
+    `counterpart` exchanges the person for one of another trade.
 
     Example:
         >>> SummarizeExtractive().example("train", 0).prompt.startswith("The news of the ")
@@ -129,8 +137,8 @@ class SummarizeExtractive(_Summaries):
     default_max_new_tokens = 12
 
     def compose(self, composition: Composition, dice: Dice, shifted: bool) -> Example:
-        """See `Composed.compose`."""
-        report, sentences = self._drawn(composition, dice, shifted)
+        """Draws a report and numbers its sentences."""
+        report, sentences = self._draw(composition, dice, shifted)
         listed = [f"{number}. {sentence}" for number, sentence in enumerate(sentences, start=1)]
         numbers = [number for number, sentence in enumerate(sentences, start=1) if report.who in sentence]
         prompt = "\n".join([f"The news of the {report.who}", *listed, f"Sentences about the {report.who}:"])
@@ -138,7 +146,7 @@ class SummarizeExtractive(_Summaries):
         return Example(prompt, ("".join(f" {number}" for number in numbers),), metadata)
 
     def allowed(self, example: Example, turns: Sequence[str]) -> dict[str, str]:
-        """Numbers with a space in front of each."""
+        """Returns a pattern of one to four numbers, each with a leading space."""
         return {"regex": "( [1-9][0-9]?){1,4}"}
 
 
@@ -161,7 +169,7 @@ class SummarizeAbstractive(_Summaries):
     default_max_new_tokens = 32
 
     def compose(self, composition: Composition, dice: Dice, shifted: bool) -> Example:
-        """See `Composed.compose`."""
-        report, sentences = self._drawn(composition, dice, shifted)
+        """Draws a report."""
+        report, sentences = self._draw(composition, dice, shifted)
         metadata = {"who": report.who, "what": composition[1]}
         return Example(f"{' '.join(sentences)}\nIn short:", (f" {report.summary}",), metadata)

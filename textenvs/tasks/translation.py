@@ -1,11 +1,12 @@
 """Translate a sentence from English into German, French or Chinese.
 
-Sentences and their translations come from one synchronous grammar over the lexicon in `textenvs/data/translation.py`:
-articles, cases, genders, elisions, word order and measure words are those of the target language, and each sentence
-has one translation. The splits differ by who does what to whom; the shifted split joins two such sentences.
+Sentences and their translations come from one synchronous grammar over the lexicon in
+`textenvs.tasks.translation_lexicon`: articles, cases, genders, elisions, word order and measure words are those of the
+target language, and each sentence has one translation. The splits differ by subject, verb and object together; the
+shifted split joins two such sentences.
 
-Three more ways to learn the same are arguments: few pairs (`train=50`), no pairs at all (`unsupervised=True`: the
-reward, `RoundTrip`, reads neither reference nor demonstration), and in conversation (`interactive=True`).
+Arguments make three variants of the task: few pairs (`train=50`), no pairs at all (`unsupervised=True`: the reward,
+`RoundTrip`, reads neither reference nor demonstration), and conversation (`interactive=True`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
+from textenvs.arguments import check_choice
 from textenvs.rewards.base import Reward
 from textenvs.rewards.last_turn import LastTurn
 from textenvs.tasks.base import Example
@@ -25,7 +27,7 @@ from textenvs.tasks.dice import Dice
 from textenvs.tasks.translation_lexicon import ADJECTIVES, BEINGS, ELIDED, PLACES, THINGS, VERBS, Adjective, Noun, Verb
 
 LANGUAGES = ("German", "French", "Chinese")
-"""What English is translated into."""
+"""The target languages."""
 
 _NOUNS = {noun.english: noun for noun in (*BEINGS, *THINGS)}
 _VERBS = {verb.base: verb for verb in VERBS}
@@ -34,30 +36,30 @@ _ARTICLES = {  # by gender, definite first
     "accusative": {"m": ("den", "einen"), "f": ("die", "eine"), "n": ("das", "ein")},
     "dative": {"m": ("dem", "einem"), "f": ("der", "einer"), "n": ("dem", "einem")},
 }
-_ENDINGS = {  # of adjectives behind these articles
+_ENDINGS = {  # of adjectives after these articles
     "nominative": {"m": ("e", "er"), "f": ("e", "e"), "n": ("e", "es")},
     "accusative": {"m": ("en", "en"), "f": ("e", "e"), "n": ("e", "es")},
     "dative": {"m": ("en", "en"), "f": ("en", "en"), "n": ("en", "en")},
 }
-_PREPOSITIONS = (  # English, German with its contraction, French, Chinese behind the place
+_PREPOSITIONS = (  # English, German with its contraction, French, Chinese (which follows the place)
     ("in", "in", "im", "dans", "里"),
     ("behind", "hinter", None, "derrière", "后面"),
     ("in front of", "vor", None, "devant", "前面"),
 )
 
-# What a noun phrase is made of: the noun, an adjective or None, and whether its article is definite.
-_Phrase = tuple[Noun, "Adjective | None", bool]
+# A noun phrase: the noun, an adjective or None, and True if its article is definite.
+_Phrase: TypeAlias = tuple[Noun, "Adjective | None", bool]
 
 
 class _Clause:
-    """One sentence, in every language: who does what to whom, where, and whether at all.
+    """One sentence, in every language.
 
     Args:
-        subject: Who.
-        verb: Does what.
-        object: To whom.
+        subject: The subject.
+        verb: The verb.
+        object: The object.
         place: A noun of `PLACES` and a row of `_PREPOSITIONS`, or None.
-        negated: Whether it does not happen.
+        negated: True if the verb is negated.
     """
 
     def __init__(self, subject: _Phrase, verb: Verb, object: _Phrase, place: Any, negated: bool) -> None:
@@ -67,7 +69,7 @@ class _Clause:
         return isinstance(other, _Clause) and vars(self) == vars(other)
 
     def swapped(self, nouns: Mapping[str, str]) -> _Clause:
-        """The clause with some nouns in place of others."""
+        """Returns the clause with some nouns replaced by others."""
         subject, object = (
             (_NOUNS[nouns.get(noun.english, noun.english)], adjective, definite)
             for noun, adjective, definite in (self.subject, self.object)
@@ -75,9 +77,9 @@ class _Clause:
         return _Clause(subject, self.verb, object, self.place, self.negated)
 
     def english(self) -> str:
-        act = f"does not {self.verb.base}" if self.negated else self.verb.english
+        verb = f"does not {self.verb.base}" if self.negated else self.verb.english
         where = f" {self.place[1][0]} the {self.place[0].english}" if self.place else ""
-        return f"{_english(self.subject)} {act} {_english(self.object)}{where}"
+        return f"{_english(self.subject)} {verb} {_english(self.object)}{where}"
 
     def german(self) -> str:
         where = ""
@@ -90,24 +92,24 @@ class _Clause:
         return phrases + where + (" nicht" if self.negated else "")
 
     def french(self) -> str:
-        act = self.verb.french
+        verb = self.verb.french
         if self.negated:
-            act = f"n'{act} pas" if act[0] in ELIDED else f"ne {act} pas"
+            verb = f"n'{verb} pas" if verb[0] in ELIDED else f"ne {verb} pas"
         where = f" {self.place[1][3]} {_french((self.place[0], None, True))}" if self.place else ""
-        return f"{_french(self.subject)} {act} {_french(self.object)}{where}"
+        return f"{_french(self.subject)} {verb} {_french(self.object)}{where}"
 
     def chinese(self) -> str:
         where = f"在{self.place[0].chinese}{self.place[1][4]}" if self.place else ""
-        act = self.verb.chinese_not if self.negated else self.verb.chinese
-        return f"{_chinese(self.subject)}{where}{act}{_chinese(self.object)}"
+        verb = self.verb.chinese_not if self.negated else self.verb.chinese
+        return f"{_chinese(self.subject)}{where}{verb}{_chinese(self.object)}"
 
 
 _PAIRS = {"boy": "girl", "girl": "boy", "man": "woman", "woman": "man"}
 _ADJECTIVES = {adjective.english: adjective for adjective in ADJECTIVES}
 _ENGLISH_CLAUSE = re.compile(
     r"(?P<subject>(?:the|an?) [a-z ]+?) "
-    rf"(?:(?P<act>{'|'.join(re.escape(verb.english) for verb in VERBS)})"
-    rf"|does not (?P<undone>{'|'.join(re.escape(verb.base) for verb in VERBS)})) "
+    rf"(?:(?P<verb>{'|'.join(re.escape(verb.english) for verb in VERBS)})"
+    rf"|does not (?P<negated>{'|'.join(re.escape(verb.base) for verb in VERBS)})) "
     r"(?P<object>(?:the|an?) [a-z ]+?)"
     rf"(?: (?P<preposition>{'|'.join(row[0] for row in _PREPOSITIONS)}) "
     rf"the (?P<place>{'|'.join(place.english for place in PLACES)}))?"
@@ -115,28 +117,28 @@ _ENGLISH_CLAUSE = re.compile(
 _VERBS_BY_ENGLISH = {verb.english: verb for verb in VERBS}
 
 
-def _parsed(source: str) -> list[_Clause]:
-    """The clauses of an English sentence of the grammar.
+def _parse(source: str) -> list[_Clause]:
+    """Parses an English sentence of the grammar into its clauses.
 
     Raises:
-        ValueError: If it is not one.
+        ValueError: If it is not such a sentence.
     """
-    found = [_ENGLISH_CLAUSE.fullmatch(text) for text in source.removesuffix(".").lower().split(" and ")]
     clauses = []
-    for match in found:
+    for text in source.removesuffix(".").lower().split(" and "):
+        match = _ENGLISH_CLAUSE.fullmatch(text)
         if match is None:
             raise ValueError(f"Expected a sentence of the translate task, got {source!r}")
-        verb = _VERBS_BY_ENGLISH[match["act"]] if match["act"] else _VERBS[match["undone"]]
+        verb = _VERBS_BY_ENGLISH[match["verb"]] if match["verb"] else _VERBS[match["negated"]]
         place = None
         if match["place"]:
-            noun = next(one for one in PLACES if one.english == match["place"])
+            noun = next(noun for noun in PLACES if noun.english == match["place"])
             place = (noun, next(row for row in _PREPOSITIONS if row[0] == match["preposition"]))
-        subject, object = _parsed_phrase(match["subject"]), _parsed_phrase(match["object"])
-        clauses.append(_Clause(subject, verb, object, place, bool(match["undone"])))
+        subject, object = _parse_phrase(match["subject"]), _parse_phrase(match["object"])
+        clauses.append(_Clause(subject, verb, object, place, bool(match["negated"])))
     return clauses
 
 
-def _parsed_phrase(text: str) -> _Phrase:
+def _parse_phrase(text: str) -> _Phrase:
     article, *adjectives, noun = text.split(" ")
     return _NOUNS[noun], _ADJECTIVES[adjectives[0]] if adjectives else None, article == "the"
 
@@ -188,21 +190,22 @@ class Translate(Composed):
 
     An example's metadata has `source` (the English sentence), `target` (the language), and `subject`, `verb`, `object`.
     Its one reference is the translation, with a leading space. `counterpart` exchanges boy and girl, man and woman,
-    where one of them occurs.
+    if one of them occurs.
 
     Args:
         target: "German", "French" or "Chinese".
-        level: How rich the sentences are, from 1 to 3; None is 2.
-        interactive: Whether a teacher answers a wrong translation with a hint, and the agent may try again, twice. The
-            score is then that of the last try, less 0.1 for every one before it.
-        unsupervised: Whether the reward is how much of the sentence comes back, and how fluent its translation is.
-        train: How many examples the train split has; 50 to 500 make it a low-resource task.
-        validation: How many the validation split has.
-        test: How many the test split has.
-        shifted: How many the shifted split has: two sentences joined by "and".
+        level: The difficulty, from 1 to 3; None is 2.
+        interactive: If True, a teacher answers a wrong translation with a hint, and the agent may try again, twice. The
+            score is then that of the last try, less 0.1 for every try before it.
+        unsupervised: If True, the reward is `RoundTrip`, which needs no reference.
+        train: The number of examples of the train split; 50 to 500 make it a low-resource task.
+        validation: The number of examples of the validation split.
+        test: The number of examples of the test split.
+        shifted: The number of examples of the shifted split: two sentences joined by "and".
 
     Raises:
-        ValueError: If the language is unknown, or a number out of range.
+        ValueError: If the language is unknown, or a number is out of range.
+        TypeError: If a number is not whole.
 
     Example:
         >>> example = Translate("French", level=3).example("train", 0)
@@ -229,10 +232,9 @@ class Translate(Composed):
         test: int = 512,
         shifted: int = 512,
     ) -> None:
-        if target not in LANGUAGES:
-            raise ValueError(f"Expected target to be one of {list(LANGUAGES)}, got {target!r}")
-        self.target = target
+        self.target = check_choice("target", target, LANGUAGES)
         super().__init__(level, train, validation, test, shifted)
+        # Reference scores were measured for German only, without the variants.
         self._is_standard = self._is_standard and target == "German" and not interactive and not unsupervised
         if target == "Chinese":
             self.held_out_reward = {"bleu": {"tokenize": "char"}}
@@ -247,7 +249,7 @@ class Translate(Composed):
             self.held_out_reward = LastTurn(self.held_out_reward, 0.1)
 
     def compositions(self) -> Sequence[Composition]:
-        """Who does what to whom."""
+        """Returns the triples of subject, verb and object."""
         nouns = list(_NOUNS)
         return [
             (subject.english, verb, noun)
@@ -258,7 +260,7 @@ class Translate(Composed):
         ]
 
     def compose(self, composition: Composition, dice: Dice, shifted: bool) -> Example:
-        """See `Composed.compose`."""
+        """Draws the rest of a sentence. The shifted split joins it to another one."""
         clauses = [self._clause(composition, dice)]
         if shifted:
             subject = dice.pick(BEINGS).english
@@ -279,8 +281,8 @@ class Translate(Composed):
         return Example(prompt, (" " + _sentence(clauses, self.target),), metadata)
 
     def counterpart(self, example: Example) -> Example | None:
-        """The same sentence about a girl instead of a boy, or a woman instead of a man, and the other way round."""
-        clauses = _parsed(str(example.metadata["source"]))
+        """Returns the sentence with boy and girl, man and woman exchanged; None if it has none of them."""
+        clauses = _parse(str(example.metadata["source"]))
         swapped = [clause.swapped(_PAIRS) for clause in clauses]
         return None if swapped == clauses else self._example(swapped)
 
@@ -294,7 +296,7 @@ class Translate(Composed):
         return _Clause(
             self._phrase(subject, dice, definite=dice.below(3) > 0),
             _VERBS[verb],
-            self._phrase(noun, dice, definite=negated or dice.below(2) > 0),  # "not a" is another grammar
+            self._phrase(noun, dice, definite=negated or dice.below(2) > 0),  # "not ... a" would be "kein"
             place,
             negated,
         )
@@ -304,33 +306,32 @@ class Translate(Composed):
         return _NOUNS[noun], adjective, definite
 
     def reply(self, example: Example, turns: Sequence[str]) -> str | None:
-        """What a teacher says to a translation: nothing to a right one, else the first word that is wrong."""
-        right, said = self._units(example.references[0]), self._units(turns[-1])
-        if said == right:
+        """Returns a teacher's hint at the first wrong word of a translation, or None if it is right."""
+        right, written = self._units(example.references[0]), self._units(turns[-1])
+        if written == right:
             return None
-        place = next((at for at, (one, two) in enumerate(zip(said, right, strict=False)) if one != two), None)
-        if place is None:
-            place = min(len(said), len(right))
-        return self._hint(right, place)
+        pairs = enumerate(zip(written, right, strict=False))
+        wrong = next((index for index, (unit, wanted) in pairs if unit != wanted), None)
+        return self._hint(right, min(len(written), len(right)) if wrong is None else wrong)
 
     def replies(self, example: Example) -> list[str]:
-        """See `Task.replies`."""
+        """Returns the hints at every word."""
         right = self._units(example.references[0])
-        return [self._hint(right, place) for place in range(len(right) + 1)]
+        return [self._hint(right, index) for index in range(len(right) + 1)]
 
     def _units(self, text: str) -> list[str]:
         return text.split() if self.target != "Chinese" else list(text.strip())
 
-    def _hint(self, right: Sequence[str], place: int) -> str:
-        """What a teacher says of the first place that is wrong."""
+    def _hint(self, right: Sequence[str], index: int) -> str:
+        """Returns the teacher's hint at the first wrong word or character."""
         unit = "character" if self.target == "Chinese" else "word"
-        hint = f"{unit} {place + 1} is {right[place]}" if place < len(right) else f"it ends after {unit} {place}"
+        hint = f"{unit} {index + 1} is {right[index]}" if index < len(right) else f"it ends after {unit} {index}"
         return f"\nNot yet: {hint}\n{self.target}:"
 
 
 @lru_cache(maxsize=len(LANGUAGES))
 def _glossary(language: str) -> dict[str, str]:
-    """Every form of a content word, as it is written inside a sentence, to the English word that it means."""
+    """Returns every form of a content word, as written inside a sentence, with its English meaning."""
     forms: dict[str, str] = {}
     if language == "German":
         for noun in (*BEINGS, *THINGS, *PLACES):
@@ -360,43 +361,43 @@ def _glossary(language: str) -> dict[str, str]:
 
 
 def _words(text: str, language: str) -> list[str]:
-    """Words, apostrophes and punctuation apart; in Chinese, words of the glossary where they stand, else characters.
+    """Cuts a text into words, apostrophes and punctuation marks; in Chinese, into words of the glossary or characters.
 
-    The first letter is made small. Others keep their case: "Jungen" is a boy, "jungen" is young.
+    The first letter is lowered. Others keep their case: "Jungen" is a boy, "jungen" is young.
     """
     if language != "Chinese":
         text = text.lstrip()
         return re.findall(r"[^\W\d_]+|\S", text[:1].lower() + text[1:])
-    glossary, words, at = _glossary(language), [], 0
-    while at < len(text):
-        size = next((size for size in (4, 3, 2) if text[at : at + size] in glossary), 1)
-        if not text[at].isspace():
-            words.append(text[at : at + size])
-        at += size
+    glossary, words, start = _glossary(language), [], 0
+    while start < len(text):
+        size = next((size for size in (4, 3, 2) if text[start : start + size] in glossary), 1)
+        if not text[start].isspace():
+            words.append(text[start : start + size])
+        start += size
     return words
 
 
 @lru_cache(maxsize=len(LANGUAGES))
 def _pairs(language: str) -> frozenset[tuple[str, str]]:
-    """The pairs of neighbours in a corpus of the language alone: what monolingual text teaches about fluency."""
+    """Returns the pairs of neighbouring words in a corpus of one language, from which fluency can be learned."""
     task = Translate(language, level=3)
-    found: set[tuple[str, str]] = set()
+    pairs: set[tuple[str, str]] = set()
     for index in range(2000):
         words = ["", *_words(task.example("train", index).references[0], language), ""]
-        found.update(pairwise(words))
-    return frozenset(found)
+        pairs.update(pairwise(words))
+    return frozenset(pairs)
 
 
 class RoundTrip(Reward):
-    """How much of an English sentence comes back when its translation is read word by word, times its fluency.
+    """The meaning of an English sentence that a word-by-word reading of its translation gives back, times its fluency.
 
-    What comes back is a token F1 of meanings: nouns, verbs, adjectives and "not". Fluency is the share of neighbouring
-    words that also stand side by side somewhere in a corpus of the target language alone, the end of the text being a
-    neighbour too. The score reads the example's `source` and `target`, and no reference: it is the reward of
+    The meaning is compared by a token F1 of nouns, verbs, adjectives and "not". Fluency is the share of pairs of
+    neighbouring words that are also neighbours somewhere in a corpus of the target language; the ends of the text count
+    as neighbours too. The score reads the example's `source` and `target`, and no reference: it is the reward of
     unsupervised translation.
 
-    Cost: the whole text is read again at every token. From 0 to 1; a right translation scores 1, or nearly, where the
-    corpus never had two of its words side by side.
+    Cost: the whole text is read again at every token. From 0 to 1. A right translation scores 1, or a little less if
+    two of its words are never neighbours in the corpus.
 
     Source: He et al. (2016), Dual learning for machine translation, arXiv:1611.00179.
     """
@@ -405,18 +406,18 @@ class RoundTrip(Reward):
     low, high = 0.0, 1.0
 
     def score(self, example: Example, response: str) -> float:
-        """See `Reward.score`."""
+        """Scores a whole response."""
         source, language = _source(example.metadata)
         words = _words(response, language)
         if not words:
             return 0.0
         glossary = _glossary(language)
         wanted = Counter(_meanings(source))
-        got = Counter(glossary[word] for word in words if word in glossary)
-        common = sum((wanted & got).values())
+        read = Counter(glossary[word] for word in words if word in glossary)
+        common = sum((wanted & read).values())
         if not common:
             return 0.0
-        f1 = 2 * common / (sum(wanted.values()) + sum(got.values()))
+        f1 = 2 * common / (sum(wanted.values()) + sum(read.values()))
         neighbours = list(zip(["", *words], [*words, ""], strict=True))
         known = sum(pair in _pairs(language) for pair in neighbours)
         return f1 * known / len(neighbours)

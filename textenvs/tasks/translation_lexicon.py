@@ -1,8 +1,8 @@
 """The lexicon of the translation task, written for this project: English, German, French and Chinese.
 
-Every entry is a word that a child knows. Grammatical facts stand beside the words:
+Every entry is a word that a child knows, with its grammar:
 
-- German nouns: gender (m, f, n), the word, and its accusative and dative where the noun is weak ("den Jungen").
+- German nouns: gender (m, f, n), the word, and its accusative and dative if the noun is weak ("den Jungen").
 - French nouns: gender (m, f) and the word; the article is elided before a vowel or a mute h (`ELIDED`).
 - Chinese nouns: the measure word and the word.
 """
@@ -19,7 +19,7 @@ class Noun(NamedTuple):
         english: The English word.
         german_gender: "m", "f" or "n".
         german: The nominative.
-        german_oblique: Accusative and dative, where they differ from the nominative; else the same.
+        german_oblique: The accusative and dative, which differ from the nominative for weak nouns.
         french_gender: "m" or "f".
         french: The French word.
         measure: The Chinese measure word.
@@ -41,10 +41,10 @@ class Adjective(NamedTuple):
 
     Attributes:
         english: The English word.
-        german: The stem that endings are put to.
+        german: The stem, without an ending.
         french: Masculine and feminine.
-        before: Whether it stands before a French noun.
-        chinese: The Chinese word, with its particle where it needs one.
+        before: True if it comes before a French noun.
+        chinese: The Chinese word, with its particle if it needs one.
     """
 
     english: str
@@ -55,7 +55,7 @@ class Adjective(NamedTuple):
 
 
 class Verb(NamedTuple):
-    """A verb in the third person singular, and what it is with "not".
+    """A verb in the third person singular, with its negation.
 
     Attributes:
         english: "sees".
@@ -63,7 +63,7 @@ class Verb(NamedTuple):
         german: "sieht".
         french: "voit".
         chinese: The Chinese word.
-        chinese_not: The same with its negation, which differs from verb to verb.
+        chinese_not: The Chinese word with its negation, which depends on the verb.
     """
 
     english: str
@@ -99,7 +99,7 @@ BEINGS = (
     _noun("farmer", "m Bauer", "m fermier", "个 农民", "Bauern"),
     _noun("friend", "m Freund", "m ami", "个 朋友"),
 )
-"""Who acts, and is acted on."""
+"""Subjects and objects."""
 
 
 THINGS = (
@@ -116,7 +116,7 @@ THINGS = (
     _noun("lamp", "f Lampe", "f lampe", "盏 灯"),
     _noun("cup", "f Tasse", "f tasse", "个 杯子"),
 )
-"""What is acted on."""
+"""Objects only."""
 
 
 PLACES = (
@@ -129,7 +129,7 @@ PLACES = (
     _noun("park", "m Park", "m parc", "个 公园"),
     _noun("village", "n Dorf", "m village", "个 村庄"),
 )
-"""Where it happens."""
+"""Places."""
 
 
 ADJECTIVES = (
@@ -161,4 +161,4 @@ VERBS = (
 
 
 ELIDED = frozenset("aeiouyéèêh")
-"""First letters before which a French article or "ne" is elided: every h of this lexicon is mute."""
+"""The first letters before which a French article or "ne" is elided. Every h of this lexicon is mute."""

@@ -1,4 +1,4 @@
-"""Write a short poem that keeps a form: so many lines, a rhyme, words that must occur, and no line twice."""
+"""Write a short poem of a given form: a number of lines, a rhyme, words that must occur, and no line twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from textenvs.tasks.base import Example
 from textenvs.tasks.composed import Composed, Composition
 from textenvs.tasks.dice import Dice, text_key
 
-# The last word of each phrase rhymes with the others of its class. A phrase follows a subject: "the fox".
+# The last words of the phrases of a class rhyme. A phrase follows a subject: "the fox".
 RHYMES: dict[str, tuple[str, ...]] = {
     "day": ("went out to play", "was far away", "slept in the hay", "had come to stay", "was old and gray",
             "began to sway", "lost its way", "sat by the bay"),
@@ -46,72 +46,73 @@ _RHYMING = {rhyme: frozenset(phrase.split()[-1].lower() for phrase in phrases) f
 
 
 class Lines(Splitter):
-    """Lines; empty ones left out."""
+    """Lines, without empty ones."""
 
     def cut(self, text: str) -> tuple[list[str], str]:
-        """See `Splitter.cut`."""
+        """Cuts a text into lines, the last of which may still go on."""
         *lines, rest = text.split("\n")
         return [line for line in lines if line.strip()], rest
 
     def finish(self, rest: str) -> list[str]:
-        """See `Splitter.finish`."""
+        """Returns the last line, if it is not empty."""
         return [rest] if rest.strip() else []
 
     def closes(self, character: str) -> bool:
-        """See `Splitter.closes`."""
+        """Returns True for a newline."""
         return character == "\n"
 
 
 class PoemForm(UnitSums):
-    """How far a poem keeps its form: the mean of three shares, from 0 to 1.
+    """The agreement of a poem with its form: the mean of three shares, from 0 to 1.
 
     - Lines: the share of the wanted lines that are there, less the share of lines, of any kind, beyond the wanted ones.
-    - Rhyme: the share of the wanted lines that end with a word of the rhyme's class which ends no line before.
+    - Rhyme: the share of the wanted lines that end with a word of the rhyme's class that has ended no earlier line.
     - Words: the share of the wanted words that occur.
 
-    A line counts only with at least `LEAST_WORDS` words, none of which it has before (articles aside), and only where
-    neither the prompt nor the poem has the same line before: lists of rhymes and of keywords are no poem, and neither
-    is the prompt again. The unfinished last line is read as final.
+    A line counts only if it has at least `MIN_WORDS` words, none of them twice (except articles), and if neither the
+    prompt nor the poem so far has the same line: a list of rhymes or of keywords is not a poem, and neither is a copy
+    of the prompt. The unfinished last line is read as final.
 
-    An example's metadata says what is wanted: `lines`, `rhyme` (one of `RHYMES`) and `words`.
+    An example's metadata has the wanted form: `lines`, `rhyme` (one of `RHYMES`) and `words`.
 
     Cost: a line is read again at each of its tokens.
     """
 
-    LEAST_WORDS = 4
+    MIN_WORDS = 4
     name = "poem_form"
     low, high = 0.0, 1.0
     splitter = Lines()
-    width = 4  # lines that count, rhymes, words, lines of any kind
+    width = 4  # the numbers of lines that count, of rhymes, of wanted words, and of lines of any kind
 
     def start(self, example: Example) -> Hashable:
-        """The rhymes and words that still count, and the lines so far, those of the prompt among them."""
+        """Returns the rhymes and words that still count, and the lines so far, those of the prompt included."""
         wanted = example.metadata
         if wanted.get("rhyme") not in RHYMES or not wanted.get("words") or not wanted.get("lines"):
             raise ValueError(f"Expected an example with 'lines', 'rhyme' and 'words' in its metadata, got {wanted!r}")
+        # With the lines of the prompt, so that a copy of it earns nothing.
         before = frozenset(_line_key(_words_of(line)) for line in example.prompt.split("\n"))
         return _RHYMING[wanted["rhyme"]], frozenset(wanted["words"]), before
 
     def read(self, memory: Any, unit: str) -> tuple[Hashable, tuple[float, ...]]:
-        """One line."""
+        """Reads one line."""
         rhymes, wanted, before = memory
         words = _words_of(unit)
-        telling = [word for word in words if word not in ("a", "an", "the")]
+        without_articles = [word for word in words if word not in ("a", "an", "the")]
         line = _line_key(words)
-        if len(words) < self.LEAST_WORDS or len(set(telling)) < len(telling) or line in before:
+        if len(words) < self.MIN_WORDS or len(set(without_articles)) < len(without_articles) or line in before:
             return memory, (0.0, 0.0, 0.0, 1.0)
-        found = wanted.intersection(words)
-        after = (rhymes - {words[-1]}, wanted - found, before | {line})
-        return after, (1.0, float(words[-1] in rhymes), float(len(found)), 1.0)
+        used = wanted.intersection(words)
+        after = (rhymes - {words[-1]}, wanted - used, before | {line})
+        return after, (1.0, float(words[-1] in rhymes), float(len(used)), 1.0)
 
     def features(self, example: Example) -> tuple[float, ...]:
-        """How many lines and words are wanted."""
+        """Returns the wanted numbers of lines and words."""
         return float(example.metadata["lines"]), float(len(example.metadata["words"]))
 
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """See `UnitSums.phi`."""
-        there, beyond = np.minimum(sums[:, 0], features[:, 0]), np.maximum(sums[:, 3] - features[:, 0], 0.0)
-        lines = np.maximum(there - beyond, 0.0) / features[:, 0]
+        """Computes the mean of the three shares."""
+        counted, beyond = np.minimum(sums[:, 0], features[:, 0]), np.maximum(sums[:, 3] - features[:, 0], 0.0)
+        lines = np.maximum(counted - beyond, 0.0) / features[:, 0]
         rhymes = np.minimum(sums[:, 1] / features[:, 0], 1.0)
         phi: NDArray[np.float64] = (lines + rhymes + sums[:, 2] / features[:, 1]) / 3
         return phi
@@ -122,16 +123,16 @@ def _words_of(line: str) -> list[str]:
 
 
 def _line_key(words: Sequence[str]) -> int:
-    """What stands for a line: not the line itself, since memories are kept."""
+    """Returns a key that stands for a line in memories, which are kept and so should be small."""
     return text_key(" ".join(words))
 
 
 class Write(Composed):
-    r"""Write a poem: so many lines that rhyme with a word, with certain words in them.
+    r"""Write a poem: a number of lines that rhyme with a word, with certain words in them.
 
-    Levels want 2, 3 or 4 lines and as many words, the shifted split one line and one word more. The splits differ by
-    the rhyme and the first two words together. An example's metadata has `lines`, `rhyme` and `words`; its one
-    reference is the demonstration. `counterpart` exchanges king and queen, where one of them is to occur.
+    Levels ask for 2, 3 or 4 lines and as many words, the shifted split for one line and one word more. The splits
+    differ by the rhyme together with the first two words. An example's metadata has `lines`, `rhyme` and `words`; its
+    one reference is the demonstration. `counterpart` exchanges king and queen, if one of them is to occur.
 
     Example:
         >>> Write().example("train", 0).prompt.endswith("\nPoem:")
@@ -147,18 +148,20 @@ class Write(Composed):
     default_max_new_tokens = 80
 
     def compositions(self) -> Sequence[Composition]:
-        """A rhyme and two words."""
-        return [(rhyme, one, two) for rhyme in RHYMES for one in _SUBJECTS for two in _SUBJECTS if one < two]
+        """Returns rhymes with two words."""
+        return [
+            (rhyme, first, second) for rhyme in RHYMES for first in _SUBJECTS for second in _SUBJECTS if first < second
+        ]
 
     def compose(self, composition: Composition, dice: Dice, shifted: bool) -> Example:
-        """See `Composed.compose`."""
+        """Draws the other words."""
         rhyme, *words = composition
         count = self.level + 1 + shifted
-        words += dice.sample([one for one in _SUBJECTS if one not in words], count - 2)
+        words += dice.sample([subject for subject in _SUBJECTS if subject not in words], count - 2)
         return _example(rhyme, words)
 
     def counterpart(self, example: Example) -> Example | None:
-        """The same poem about a queen instead of a king, or the other way round; None where it is to have neither."""
+        """Returns the same poem about a queen instead of a king or the other way round; None if it has both or none."""
         words = example.metadata["words"]
         if ("king" in words) == ("queen" in words):
             return None

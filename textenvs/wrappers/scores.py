@@ -20,9 +20,18 @@ class ScoreFunction:
 
     Args:
         setting: The setting of the environment.
+
+    Raises:
+        ValueError: If the task has several turns.
     """
 
     def __init__(self, setting: Setting) -> None:
+        if setting.task.max_turns > 1:
+            raise ValueError(
+                f"Expected a task of one turn, got {setting.task.name!r}, which has up to {setting.task.max_turns}: a "
+                "trainer that scores whole texts asks for no replies. Train in the environment itself, or with "
+                "TextAction, whose actions are turns"
+            )
         self.setting = setting
         self.__name__ = setting.reward.name  # trainers log it under this name
         self._pools = {setting.split: setting.pool}
@@ -138,6 +147,7 @@ def score_function(env: str | gym.Env[Any, Any] | Setting, **settings: Any) -> S
 
     Raises:
         TypeError: If it is none of these, or settings come with an environment that is made already.
+        ValueError: If the task has several turns: replies of the environment are no part of a whole text.
 
     Example:
         >>> score = score_function("textenvs:TextGen-v0", reward="length")

@@ -9,14 +9,14 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from textenvs.env import Observation, TextGenEnv
 from textenvs.tokenizer import Tokenizer, decode, decode_batch
 from textenvs.vector_env import TextGenVectorEnv
-from textenvs.wrappers.tokens import setting_of
+from textenvs.wrappers.tokens import GenericVectorWrapper, setting_of
 
 
 class AnyText(spaces.Text):
@@ -78,7 +78,7 @@ class TextObservation(gym.ObservationWrapper[str, Any, Observation], RecordConst
         return text.removeprefix(" ")  # many tokenizers put a space before the first word
 
 
-class VectorTextObservation(VectorWrapper[tuple[str, ...], Any, Observation, Any, NDArray[Any]]):
+class VectorTextObservation(GenericVectorWrapper[tuple[str, ...], Any, Observation, Any, NDArray[Any]]):
     """`TextObservation` of every lane: a tuple of `num_envs` texts.
 
     Args:
@@ -185,7 +185,7 @@ class TextAction(gym.Wrapper[Any, str, Any, Any], RecordConstructorArgs):
                 return observation, total, terminated, truncated, info
 
 
-class VectorTextAction(VectorWrapper[Any, Sequence[str], Any, Any, NDArray[Any]]):
+class VectorTextAction(GenericVectorWrapper[Any, Sequence[str], Any, Any, NDArray[Any]]):
     """`TextAction` of every lane: a step takes `num_envs` texts. Lanes whose text is shorter wait for the others.
 
     It knows the three autoreset modes as the environment does: with SAME_STEP, every step is an episode in each lane

@@ -13,7 +13,7 @@ left. A `_View` computes the layout, and the wrappers for one lane and for many 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -26,6 +26,18 @@ from numpy.typing import NDArray
 from textenvs.arguments import check_count
 from textenvs.env import Observation
 from textenvs.setting import Setting
+
+if TYPE_CHECKING:
+    GenericVectorWrapper = VectorWrapper
+else:
+
+    class GenericVectorWrapper(VectorWrapper):
+        """Gymnasium's `VectorWrapper` with parameters for its types, which Gymnasium 1.2 and 1.3 refuse."""
+
+        def __class_getitem__(cls, types: Any) -> type:
+            """Returns the class itself: the types are for type checkers alone."""
+            return cls
+
 
 MAX_ONE_HOT = 1 << 16
 """The most numbers that a one-hot observation may have: 256 KiB an observation, and as many weights a hidden unit."""
@@ -153,7 +165,7 @@ class _TokenObservation(gym.ObservationWrapper[NDArray[Any], Any, Observation], 
         return self._view(observation)
 
 
-class _VectorTokenObservation(VectorWrapper[NDArray[Any], Any, Observation, Any, NDArray[Any]]):
+class _VectorTokenObservation(GenericVectorWrapper[NDArray[Any], Any, Observation, Any, NDArray[Any]]):
     """Many lanes, seen through a `_View`. Gymnasium's `VectorObservationWrapper` refuses SAME_STEP, this does not."""
 
     _view_class: type[_View]

@@ -130,7 +130,7 @@ def test_templates(tmp_path):
         ({"template": "{q:>8}"}, "names of columns in braces, and nothing else"),
         ({"template": "{q.__class__}"}, r"Expected a string in field 'q\.__class__' of line 1 .*its fields are \['q'"),
         ({"template": "{q}", "prompt": "q"}, "a prompt column or a template, got both"),
-        ({"prompt": "q", "metadata": ["r"]}, r"Expected the columns \['r'\] in line 1"),
+        ({"prompt": "q", "metadata": ["r"]}, r"Expected the column 'r' in line 1 .*its fields are \['q'"),
         ({"prompt": "q", "references": "none"}, "a list of at least one, in field 'none' of line 1"),
         ({"prompt": "q", "references": "empty"}, r"a list of at least one, in field 'empty' of line 1 .*got \[\]"),
         ({"prompt": "none"}, "a string in field 'none' of line 1"),

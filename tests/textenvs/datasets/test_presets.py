@@ -92,3 +92,15 @@ def test_the_final_number():
     check_reward(reward, examples=[example], max_examples=10)
     with pytest.raises(ValueError, match="metadata"):
         reward.score(Example("?"), "1")
+
+
+def test_a_short_review_is_divided_in_the_middle(tmp_path):
+    (tmp_path / "pos.txt").write_text("a small gem\none two three four five six seven\n")
+    (tmp_path / "neg.txt").write_text("terrible\n")
+    task = load_dataset(tmp_path, preset="sentence_polarity")
+    examples = [task.example("train", index) for index in range(task.num_examples("train"))]
+    assert [(example.prompt, example.references) for example in examples] == [
+        ("a", (" small gem",)),
+        ("one two three four five six", (" seven",)),
+        ("", (" terrible",)),
+    ]

@@ -18,11 +18,15 @@ from textenvs.tasks import SPLITS
     [
         ("a.jsonl", b'{"text": "fine"}\n{"text": "cut', "line 2 of .*JSON object"),
         ("a.jsonl", b'{"text": "fine"}\n[1, 2]\n', "line 2 of .*got list"),
-        ("a.jsonl", b'{"story": "fine"}\n', r"field 'text' of line 1 .*its fields are \['story'\]"),
+        ("a.jsonl", b'{"story": "fine"}\n', r"'text' of line 1 .* fields are \['story'\]\. Name the prompt's"),
         ("a.jsonl", b'{"text": 7}\n', "Expected a string in field 'text'"),
         ("a.txt", b"fine\n\xff\xfe\n", "to be UTF-8, but byte 5"),
         ("a.txt", b"\n\n", "at least one prompt"),
-        ("a.docx", b"fine", r"Expected a \.jsonl, \.txt, \.csv, \.tsv, \.parquet file, the id"),
+        (
+            "a.docx",
+            b"fine",
+            r"Expected a \.jsonl, \.ndjson, .*\.tsv file, each also as \.gz, a \.parquet file, the id",
+        ),
     ],
 )
 def test_a_file_that_is_not_what_it_should_be(tmp_path, name, content, message):
@@ -42,7 +46,7 @@ def as_csv(path, rows, **settings):
     return path
 
 
-NOTES = ["plain", 'with "quotes", and commas', "two\nlines", "three\r\nlines\n\nand Ä", ""]
+NOTES = ["plain", 'with "quotes", and commas', "two\nlines", "three\r\nlines\n\nand Ä", "0"]
 
 
 @pytest.mark.parametrize("terminator", ["\n", "\r\n"])

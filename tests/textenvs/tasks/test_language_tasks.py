@@ -1,0 +1,582 @@
+"""The language tasks: translations by hand, what environments reply, scores worked out by hand, splits and pairs."""
+
+import random
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from textenvs import Example, Task, TextGenEnv, list_tasks, make_reward, make_task
+from textenvs.tasks import SHIFTED, Levels
+from textenvs.tasks.classification import _TOPICS, LABELS, Classify
+from textenvs.tasks.composed import Composed
+from textenvs.tasks.dialogue import Booking, Dialogue
+from textenvs.tasks.questions import QuestionAnswering
+from textenvs.tasks.recommendation import ListedGain, Recommend
+from textenvs.tasks.reviews import Reviews
+from textenvs.tasks.summaries import SummarizeAbstractive, SummarizeExtractive
+from textenvs.tasks.translation import _PREPOSITIONS, LANGUAGES, RoundTrip, Translate, _Clause, _parse, _sentence
+from textenvs.tasks.translation_lexicon import ADJECTIVES, BEINGS, PLACES, THINGS, VERBS
+from textenvs.tasks.writing import PoemForm, Write
+
+TASKS: list[Composed] = [
+    *(Translate(language, level=level) for language in LANGUAGES for level in (1, 3)),
+    Translate(interactive=True),
+    Translate("Chinese", unsupervised=True),
+    *(QuestionAnswering(level) for level in (1, 2, 3)),
+    *(Classify(level, read_cost) for level in (1, 2, 3) for read_cost in (None, 0.1)),
+    *(SummarizeExtractive(level) for level in (1, 3)),
+    *(SummarizeAbstractive(level) for level in (1, 3)),
+    *(Recommend(level) for level in (1, 3)),
+    *(Write(level) for level in (1, 3)),
+    Dialogue(),
+    Reviews(),
+]
+NAMES = [f"{task.name} {place}" for place, task in enumerate(TASKS)]
+every_task = pytest.mark.parametrize("task", TASKS, ids=NAMES)
+
+
+def examples(task: Task, split: str, most: int = 300) -> list[Example]:
+    return [task.example(split, index) for index in range(min(most, task.num_examples(split)))]
+
+
+# What all of them keep
+
+
+@every_task
+def test_no_prompt_and_no_composition_is_in_two_splits(task: Composed) -> None:
+    prompts = [{example.prompt for example in examples(task, split, 4096)} for split in task.splits]
+    assert sum(map(len, prompts)) == len(set().union(*prompts))
+    parts = [set(task._compositions[split]) for split in ("train", "validation", "test")]
+    assert sum(map(len, parts)) == len(set().union(*parts)) == len(set(task.compositions()))
+    words = {word for composition in parts[0] for word in composition}
+    assert words >= {word for composition in parts[2] for word in composition}, "each word is met in training"
+    assert all(len(part) >= 0.05 * len(task.compositions()) for part in parts)
+
+
+@every_task
+def test_shifted_examples_ask_for_more(task: Composed) -> None:
+    mean = {split: np.mean([len(example.prompt) for example in examples(task, split)]) for split in ("test", SHIFTED)}
+    assert mean[SHIFTED] > mean["test"] + 5
+
+
+@every_task
+def test_a_counterpart_goes_both_ways(task: Composed) -> None:
+    num_pairs = 0
+    for example in examples(task, "test", 60):
+        other = task.counterpart(example)
+        if other is not None:
+            num_pairs += 1
+            assert other.prompt != example.prompt
+            assert len(other.references) == len(example.references)
+            assert task.counterpart(other) == example
+    assert num_pairs == 60 or task.name in ("classify", "write", "translate"), "only a name can be exchanged"
+    assert num_pairs
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"level": 0}, ValueError, "level to be from 1 to 3, got 0"),
+        ({"level": 4}, ValueError, "level to be from 1 to 3, got 4"),
+        ({"level": True}, TypeError, "level to be a whole number from 1 to 3, got True"),
+        ({"train": 0}, ValueError, "train to be at least 1, got 0"),
+        ({"shifted": 1.5}, TypeError, "shifted to be a whole number of at least 1, got 1.5"),
+    ],
+)
+def test_settings_that_are_out_of_range(settings: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"Expected {message}"):
+        Translate(**settings)
+    with pytest.raises(ValueError, match="Expected target to be 'German', 'French' or 'Chinese', got 'Klingon'"):
+        Translate("Klingon")
+
+
+# Translate
+
+_NOUN = {noun.english: noun for noun in (*BEINGS, *THINGS, *PLACES)}
+_VERB = {verb.base: verb for verb in VERBS}
+_ADJECTIVE = {adjective.english: adjective for adjective in ADJECTIVES}
+
+
+def phrase(text: str) -> Any:
+    article, *adjective, noun = text.split()
+    return _NOUN[noun], _ADJECTIVE[adjective[0]] if adjective else None, article == "the"
+
+
+@pytest.mark.parametrize(
+    ("subject", "verb", "object", "where", "negated", "english", "german", "french", "chinese"),
+    [
+        ("the dog", "see", "the cat", None, False, "The dog sees the cat.", "Der Hund sieht die Katze.",
+         "Le chien voit le chat.", "狗看见猫。"),
+        ("a big dog", "like", "a small boy", None, False, "A big dog likes a small boy.",
+         "Ein großer Hund mag einen kleinen Jungen.", "Un grand chien aime un petit garçon.",
+         "一只大狗喜欢一个小男孩。"),
+        ("the woman", "know", "the black bear", None, True, "The woman does not know the black bear.",
+         "Die Frau kennt den schwarzen Bären nicht.", "La femme ne connaît pas l'ours noir.", "女人不认识黑色的熊。"),
+        ("a young girl", "find", "the bird", None, False, "A young girl finds the bird.",
+         "Ein junges Mädchen findet den Vogel.", "Une jeune fille trouve l'oiseau.", "一个年轻的女孩找到鸟。"),
+        ("the good friend", "touch", "a red apple", ("garden", "in"), False,
+         "The good friend touches a red apple in the garden.",
+         "Der gute Freund berührt einen roten Apfel im Garten.",
+         "Le bon ami touche une pomme rouge dans le jardin.", "好朋友在花园里触摸一个红色的苹果。"),
+        ("the child", "draw", "the strange horse", ("school", "in front of"), False,
+         "The child draws the strange horse in front of the school.",
+         "Das Kind zeichnet das seltsame Pferd vor der Schule.",
+         "L'enfant dessine le cheval étrange devant l'école.", "孩子在学校前面画奇怪的马。"),
+        ("a white mouse", "look for", "a heavy book", ("house", "behind"), False,
+         "A white mouse looks for a heavy book behind the house.",
+         "Eine weiße Maus sucht ein schweres Buch hinter dem Haus.",
+         "Une souris blanche cherche un livre lourd derrière la maison.", "一只白色的老鼠在房子后面寻找一本重的书。"),
+        ("the man", "like", "the quiet city", None, True, "The man does not like the quiet city.",
+         "Der Mann mag die stille Stadt nicht.", "L'homme n'aime pas la ville calme.", "男人不喜欢安静的城市。"),
+    ],
+)  # fmt: skip
+def test_translations_by_hand(
+    subject: str,
+    verb: str,
+    object: str,
+    where: Any,
+    negated: bool,
+    english: str,
+    german: str,
+    french: str,
+    chinese: str,
+) -> None:
+    place = None
+    if where is not None:
+        place = (_NOUN[where[0]], next(row for row in _PREPOSITIONS if row[0] == where[1]))
+    clause = _Clause(phrase(subject), _VERB[verb], phrase(object), place, negated)
+    written = [_sentence([clause], language) for language in ("English", *LANGUAGES)]
+    assert written == [english, german, french, chinese]
+
+
+def test_two_sentences_are_joined() -> None:
+    clauses = [_Clause(phrase("the dog"), _VERB["see"], phrase("a cat"), None, False)] * 2
+    assert [_sentence(clauses, language) for language in ("English", *LANGUAGES)] == [
+        "The dog sees a cat and the dog sees a cat.",
+        "Der Hund sieht eine Katze und der Hund sieht eine Katze.",
+        "Le chien voit un chat et le chien voit un chat.",
+        "狗看见一只猫，狗看见一只猫。",
+    ]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_sentence_has_one_translation_and_a_translation_one_sentence(language: str) -> None:
+    task = Translate(language, level=3)
+    pairs = {(example.metadata["source"], example.references[0]) for example in examples(task, "train", 4096)}
+    assert len({source for source, _ in pairs}) == len(pairs)
+    assert len({target for _, target in pairs}) == len(pairs)
+
+
+def test_a_teacher_says_what_is_wrong() -> None:
+    task = Translate(interactive=True)
+    example = Example("...", (" Der Hund sieht die Katze.",))
+    assert task.reply(example, ["Der Hund sieht die Katze."]) is None
+    assert task.reply(example, ["", " Der Hund  sieht die Katze."]) is None
+    assert task.reply(example, [" Der Hund mag die Katze."]) == "\nNot yet: word 3 is sieht\nGerman:"
+    assert task.reply(example, [""]) == "\nNot yet: word 1 is Der\nGerman:"
+    assert task.reply(example, [" Der Hund sieht die Katze. So."]) == "\nNot yet: it ends after word 5\nGerman:"
+    chinese = Translate("Chinese", interactive=True)
+    assert chinese.reply(Example("", (" 狗看见猫。",)), ["狗看见狗。"]) == "\nNot yet: character 4 is 猫\nChinese:"
+
+
+def test_the_round_trip_by_hand() -> None:
+    reward = RoundTrip()
+    example = Example("", (), {"source": "The big dog sees the cat.", "target": "German"})  # big, dog, see, cat
+    assert reward.score(example, " Der große Hund sieht die Katze.") == pytest.approx(1.0)
+    assert reward.score(example, "") == 0
+    assert reward.score(example, " der die das.") == 0
+    assert reward.score(example, " Hund Hund Hund Hund") < 0.1  # one of four meanings, and no such neighbours
+    keywords = reward.score(example, " groß Hund sieht Katze")
+    assert 0 < keywords < 0.5
+    wrong = reward.score(example, " Der große Hund sieht die Maus.")  # 3 of 4 meanings, read as 4: F1 is 3/4
+    assert wrong == pytest.approx(0.75, abs=0.1)
+    negated = Example("", (), {"source": "The dog does not see the cat.", "target": "Chinese"})
+    assert reward.score(negated, "狗没看见猫。") == pytest.approx(1.0)
+    assert reward.score(negated, "狗看见猫。") == pytest.approx(2 * 3 / 7)
+    with pytest.raises(ValueError, match="metadata has a 'source'"):
+        reward.score(Example("", (), {"source": "The dog."}), "Der Hund.")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_right_translation_comes_back(language: str) -> None:
+    reward, task = RoundTrip(), Translate(language, level=3)
+    scores = [reward.score(example, example.references[0]) for example in examples(task, "test", 200)]
+    assert min(scores) > 0.7
+    assert np.mean(scores) > 0.95
+    pairs = zip(examples(task, "test", 100), examples(task, "test", 101)[1:], strict=True)
+    assert np.mean([reward.score(example, following.references[0]) for example, following in pairs]) < 0.5
+
+
+# QuestionAnswering
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_answers_stand_in_the_facts_and_no_other_does(level: int) -> None:
+    task = QuestionAnswering(level)
+    kinds = set()
+    for example in examples(task, "train"):
+        facts, question = example.prompt.split("\nQuestion: ")
+        answer = example.references[0].strip()
+        kinds.add(example.metadata["question"])
+        assert f" {answer}" in f" {facts}"
+        # Each name has one thing and one place, and nobody shares either.
+        owners = [fact.split() for fact in facts.split(". ") if " has " in fact]
+        things = [fact[-1].rstrip(".") for fact in owners]
+        assert len({fact[0] for fact in owners}) == len(owners) == len(set(things)) == 3
+        assert question.endswith("?\nAnswer:")
+    assert len(kinds) == {1: 3, 2: 4, 3: 3}[level]
+
+
+def test_questions_by_hand() -> None:
+    task = QuestionAnswering(3)
+    example = next(example for example in examples(task, "train") if example.metadata["question"] == "thing there")
+    facts, question = example.prompt.split("\nQuestion: ")
+    where = question.removeprefix("What does the one ").split(" have?")[0]
+    (owner,) = [fact.split()[0] for fact in facts.split(". ") if fact.rstrip(".").endswith(where)]
+    (thing,) = [fact.rstrip(".").split(" has ")[1] for fact in facts.split(". ") if fact.startswith(f"{owner} has ")]
+    assert (example.references[0], example.metadata["name"]) == (f" {thing}", owner)
+
+
+# Classify
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_the_label_is_what_most_sentences_are_about(level: int) -> None:
+    for read_cost in (None, 0.1):
+        for example in examples(Classify(level, read_cost), "train", 200):
+            votes = [
+                next(
+                    label
+                    for label, (things, templates) in _TOPICS.items()
+                    for thing in things
+                    for template in templates
+                    if template.replace("{t}", thing).replace("{N}", example.metadata["name"]) == sentence
+                )
+                for sentence in example.metadata["sentences"]
+            ]
+            counts = sorted(((votes.count(label), label) for label in LABELS), reverse=True)
+            assert counts[0][0] > counts[1][0]
+            assert example.references == (f" {counts[0][1]}",)
+            if read_cost is not None:
+                assert sorted(votes[:2]) == sorted({counts[0][1], counts[1][1]}), "in doubt at first"
+
+
+def test_reading_on() -> None:
+    task = Classify(2, read_cost=0.1)
+    example = task.example("train", 0)
+    sentences = example.metadata["sentences"]
+    assert len(sentences) == 5
+    assert example.prompt.count(". ") == 1
+    assert task.allowed(example, []) == [*(f" {label}" for label in LABELS), " more"]
+    assert task.reply(example, [" more"]) == f"\n{sentences[2]}\nTopic or more:"
+    assert task.reply(example, [" more", "more "]) == f"\n{sentences[3]}\nTopic or more:"
+    assert task.reply(example, [" more"] * 3) == f"\n{sentences[4]}\nTopic or more:"
+    assert task.allowed(example, [" more"] * 3) == [f" {label}" for label in LABELS]
+    assert task.reply(example, [" more"] * 4) is None
+    assert task.reply(example, [" sport"]) is None
+    assert task.allowed(Classify(2).example("train", 0), []) == [f" {label}" for label in LABELS]
+
+
+def test_the_last_turn_by_hand() -> None:
+    reward = make_reward({"last_turn": {"reward": "exact_match", "cost": 0.1}})
+    example = Example("", (" sport",))
+    for text, score in [("", 0), (" sport", 1), (" sport\n", 1), (" more\n sport", 0.9),
+                        (" more\n more\n sport\n", 0.8), (" sport\n food", -0.1), ("\n\n sport", 0.8),
+                        (" more\n", 0)]:  # fmt: skip
+        assert reward.score(example, text) == pytest.approx(score, abs=1e-12), text
+    for cost in (-0.1, float("inf")):
+        with pytest.raises(ValueError, match=r"Expected cost in \[0, inf\), got"):
+            make_reward({"last_turn": {"reward": "length", "cost": cost}})
+    for wrong in (True, "much"):
+        with pytest.raises(TypeError, match="Expected cost to be a number, got"):
+            make_reward({"last_turn": {"reward": "length", "cost": wrong}})
+
+
+# Summaries
+
+
+def test_key_sentences_name_the_person() -> None:
+    for example in examples(SummarizeExtractive(3), "train"):
+        lines = example.prompt.split("\n")[1:-1]
+        named = [line.split(".")[0] for line in lines if example.metadata["who"] in line]
+        assert example.references[0].split() == named
+        assert len(named) in (2, 3)
+    pattern = SummarizeExtractive().allowed(example, [])["regex"]
+    assert all(re.fullmatch(pattern, example.references[0]) for example in examples(SummarizeExtractive(3), SHIFTED))
+
+
+def test_a_summary_says_what_the_report_says() -> None:
+    for example in examples(SummarizeAbstractive(3), "train"):
+        report, summary = example.prompt, example.references[0]
+        deed, _, rest = summary.strip().rstrip(".").rpartition(" in the ")
+        where, _, when = rest.partition(" on ")
+        assert f"{deed}." in report
+        assert f"On {when} the {example.metadata['who']} came to the {where}." in report
+
+
+# Recommend
+
+
+def test_listed_gain_by_hand() -> None:
+    reward, example = ListedGain(), Example("", (), {"relevant": ["A", "B C", "D"]})
+    best = 1 + 1 / np.log2(3) + 1 / 2
+    for text, gain in [("", 0), (" A", 1), (" B C", 1), (" B", 0), (" A; B C; D", best), ("D\nA;B C;", best),
+                       ("A; A; D", 1 + 1 / 2), ("X; A", 1 / np.log2(3)), ("X; Y; Z; A", 0), (";; ;A", 1),
+                       ("A; B C; D; X", best)]:  # fmt: skip
+        assert reward.score(example, text) == pytest.approx(gain / best, abs=1e-12), text
+    assert reward.score(Example("", (), {"relevant": ["A"]}), "A") == 1
+    with pytest.raises(ValueError, match=r"metadata\['relevant'\]"):
+        reward.score(Example(""), "A")
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_what_is_relevant(level: int) -> None:
+    for example in examples(Recommend(level), "train"):
+        catalogue = example.prompt.split("\n")[0].removeprefix("Books: ").split("; ")
+        genre, history = example.metadata["genre"], example.metadata["history"]
+        new = [row.split(" (")[0] for row in catalogue if row.endswith(f"({genre})")]
+        assert [title for title in new if title not in history] == example.metadata["relevant"]
+        assert len(new) == 4, "one of the genre is known already"
+        assert len(catalogue) == {1: 8, 2: 12, 3: 16}[level]
+
+
+def test_every_sentence_parses_to_itself() -> None:
+    """`counterpart` parses a sentence into what the grammar wrote: with no exchange, each example comes out again."""
+    for target in LANGUAGES:
+        for level in (1, 2, 3):
+            task = Translate(target, level=level)
+            for split in ("train", "shifted"):
+                for example in examples(task, split, 100):
+                    assert task._example(_parse(example.metadata["source"])) == example
+    with pytest.raises(ValueError, match="Expected a sentence of the translate task, got 'Birds fly"):
+        _parse("Birds fly.")
+
+
+def test_a_counterpart_agrees_in_gender() -> None:
+    task = Translate("German", level=3)
+    example = task._example(_parse("The young man does not see a small boy."))
+    other = task.counterpart(example)
+    assert other is not None
+    assert example.references == (" Der junge Mann sieht einen kleinen Jungen nicht.",)
+    assert other.metadata["source"] == "The young woman does not see a small girl."
+    assert other.references == (" Die junge Frau sieht ein kleines Mädchen nicht.",)
+    assert task.counterpart(task._example(_parse("A dog sees a cat."))) is None
+
+
+# Write
+
+
+def test_poem_form_by_hand() -> None:
+    reward = PoemForm()
+    example = Example("", (), {"lines": 2, "rhyme": "log", "words": ["fox", "owl"]})
+    cases = [
+        ("", 0, 0, 0),
+        (" the fox met a frog\nthe owl saw the dog", 1, 1, 1),
+        (" the fox met a frog\nthe owl saw the dog\n", 1, 1, 1),
+        (" The FOX met a frog!\n\n the owl: saw the dog.", 1, 1, 1),
+        (" the fox met a frog", 0.5, 0.5, 0.5),
+        (" the fox met a frog\nthe owl met a frog", 1, 0.5, 1),  # one rhyme, twice
+        (" the fox met a frog\nthe fox met a frog", 0.5, 0.5, 0.5),
+        (" fox owl\nfrog dog", 0, 0, 0),  # lists are no lines
+        (" fox owl fox owl frog\nfox fox dog dog frog", 0, 0, 0),
+        (" fox owl\nthe fox met a frog", 0.5, 0.5, 0.5),
+        (" fox owl\nthe fox met a frog\nthe owl saw the dog", 0.5, 1, 1),  # two lines count, and one is too many
+        (" the fox met a frog\nthe owl saw the dog\nthe bear went for a jog", 0.5, 1, 1),
+        (" the fox met a bear\nthe owl saw the moon\n\na\nb", 0, 0, 1),
+    ]
+    for text, lines, rhyme, words in cases:
+        assert reward.score(example, text) == pytest.approx((lines + rhyme + words) / 3, abs=1e-12), text
+    prompt = "Write two lines like log.\nThe fox met a dog.\nPoem:"
+    told = Example(prompt, (), example.metadata)
+    assert reward.score(told, prompt) == 0, "the prompt again is no poem"
+    assert reward.score(told, "the fox met a dog\nthe owl met a frog") == pytest.approx((0.5 + 0.5 + 0.5) / 3)
+    with pytest.raises(ValueError, match="'lines', 'rhyme' and 'words'"):
+        reward.score(Example("", (), {"rhyme": "orange"}), "a")
+
+
+def test_poems_keep_their_form() -> None:
+    for level in (1, 2, 3):
+        for split in ("train", SHIFTED):
+            task = Write(level)
+            for example in examples(task, split, 200):
+                assert task.default_reward.score(example, example.references[0]) == 1
+
+
+# Dialogue
+
+
+def test_a_conversation_by_hand() -> None:
+    task, reward = Dialogue(), Booking()
+    metadata = {"name": "Tim", "goal": "table", "details": ["rice", "two people", "six o'clock"], "named": 0}
+    example = Example("", (), {**metadata, "persona": "terse"})
+    right = "I booked a table: rice, two people, six o'clock."
+    for turns, score in [
+        ([], 0),
+        (["How many people?", "What time?", right], 1),
+        (["At what hour?", "How many people are you?", right, "more"], 1),
+        ([right], 0.7),
+        (["What time?"], 0.15),
+        (["What food?"], 0),  # that was said
+        (["What time?", "When?", right], 0.15 + 0.7 * 0.9),
+        (["Hello.", "How do you do?", right], 0.7 * 0.8),
+        (["Hello."], 0),
+        (["", "", "", "", right], 0.7 * 0.6),  # to say nothing is to be idle
+        (["hm", " hm", "hm", "hm", right], 0.7 * 0.6),
+        (["", " \t", right, "", ""], 0.7 * 0.8),
+        (["", "What time?", "", right, ""], 0.15 + 0.7 * 0.8),
+        (["What time? And how many people would that be?"], 0.15),  # one question a turn, the first
+        (["What time should I book?", right], 0.15 + 0.7),  # a question, which names nothing
+        (["I booked a table: rice, two people, six o'clock. Good?"], 0.7),
+        (["What time?", "How many people?", "I booked a table: rice, two people, one o'clock."], 0.3 + 0.7 * 2 / 3),
+        (["I booked: rice, fish, soup, cheese, two people, six o'clock."], 0.7),
+        (["I booked: fish, rice, two people, six o'clock."], 0.7 * 2 / 3),  # the first value of a detail counts
+        (["I booked it.", right], 0),  # the first booking counts
+    ]:
+        assert reward.score(example, "\n".join(turns)) == pytest.approx(score, abs=1e-12), turns
+    assert task.reply(example, ["What time?"]) == "\nUser: At six o'clock.\nAgent:"
+    assert task.reply(example, ["What food?"]) == "\nUser: I said that. I like rice.\nAgent:"
+    assert task.reply(example, ["When?", "What time?"]) == "\nUser: I said that. At six o'clock.\nAgent:"
+    assert task.reply(example, ["Nice weather."]) == "\nUser: What?\nAgent:"
+    assert task.reply(example, [right]) is None
+    polite = Example("", (), {**metadata, "persona": "polite"})
+    assert task.reply(polite, ["How many?"]) == "\nUser: We are two people. Thank you.\nAgent:"
+    with pytest.raises(ValueError, match="'goal', 'details' and 'named'"):
+        reward.score(Example(""), "a")
+
+
+def test_a_user_reads_several_lines_of_one_turn_as_the_score_does() -> None:
+    task, reward = Dialogue(), Booking()
+    details = {"goal": "table", "details": ["rice", "two people", "six o'clock"], "named": 0, "persona": "polite"}
+    example = Example("", (), {"name": "Tim", **details})
+    for turn, said in [
+        ("How many?\nWhat time?", "We are two people. At six o'clock."),
+        ("Hello.\nWhat time?\n", "At six o'clock. Thank you."),
+        ("What food?\nHow many?", "We are two people. Thank you."),
+        ("Hello.\nWhat food?", "I am afraid I told you. I like rice."),
+        ("Hello.\n\nWell.", "Excuse me, I do not understand."),
+    ]:
+        assert task.reply(example, [turn]) == f"\nUser: {said}\nAgent:"
+    assert (
+        task.reply(example, ["How many?\nHi.", "What time?\nHow many?"]) == "\nUser: At six o'clock. Thank you.\nAgent:"
+    )
+    for turn in ("When?\nI booked it.", "I booked it.\nWhat time?", "I booked it.\n"):  # over, for the score as well
+        assert task.reply(example, [turn]) is None
+        assert reward.score(example, f"{turn}\nI booked a table: rice.") == reward.score(example, turn)
+
+
+SAID = ["\n", " ", "\n\n", " hm", "What time?", "I booked rice.", "ti", "me?"]
+
+
+@given(st.lists(st.sampled_from(SAID), max_size=12))
+def test_turns_token_by_token_are_those_of_the_text(pieces: list[str]) -> None:
+    reward, texts = Booking(), ["", *SAID]
+    example = Example("", (), {"goal": "table", "details": ["rice", "two people", "six o'clock"], "named": 0})
+    tokenizer = SimpleNamespace(pieces=[text.encode() for text in texts], vocab_size=len(texts))
+    scorer = reward.scorer(1, tokenizer)
+    scorer.reset(np.array([0]), [example])
+    for count, piece in enumerate(pieces, 1):
+        phi = scorer.push(np.array([0]), np.array([texts.index(piece)]))
+        assert phi[0] == pytest.approx(reward.score(example, "".join(pieces[:count])), abs=1e-12)
+
+
+def test_perfect_conversations_score_1_and_replies_answer_them() -> None:
+    task = Dialogue()
+    for example in examples(task, "train"):
+        assert task.default_reward.score(example, example.references[0]) == pytest.approx(1)
+        turns: list[str] = []
+        told = {example.metadata["details"][example.metadata["named"]]}
+        for turn in example.references[0].split("\n"):
+            turns.append(turn)
+            reply = task.reply(example, turns)
+            told |= {value for value in example.metadata["details"] if reply and value in reply}
+        assert reply is None
+        assert told == set(example.metadata["details"])
+
+
+# Replies
+
+SIZES = {"train": 60, "validation": 4, "test": 4, "shifted": 20}
+TALKS: dict[str, Task] = {
+    "dialogue": Dialogue(**SIZES),
+    "classify": Classify(3, read_cost=0.1, **SIZES),
+    "translate": Translate("French", interactive=True, **SIZES),
+    "translate into Chinese": Translate("Chinese", interactive=True, **SIZES),
+    "levels": Levels({"classify": {"read_cost": 0.1, **SIZES}}),
+}
+every_talk = pytest.mark.parametrize("task", TALKS.values(), ids=TALKS)
+
+
+def spoken(task: Task, example: Example, dice: random.Random) -> tuple[str, str]:
+    """The next turns of a clumsy agent: what may help, what does not, and two things at once."""
+    words = example.references[0].split()
+    known = [" hm", " more", "", " What food?", " How many?", " When?", " What view?", " Where to?", " Where from?",
+             " What size?", " " + " ".join(words[: dice.randrange(len(words) + 1)]), example.references[0].strip()[:-1],
+             example.references[0] + " more"]  # fmt: skip
+    first, second = dice.choice(known), dice.choice(known)
+    return first, dice.choice([second, f"{first}\n{second}"])
+
+
+@every_talk
+def test_a_task_knows_all_of_its_replies(task: Task) -> None:
+    dice, heard = random.Random(0), set()
+    for split in ("train", SHIFTED):
+        for example in examples(task, split):
+            replies = set(task.replies(example))
+            for _ in range(10):
+                turns: list[str] = []
+                while len(turns) < task.max_turns - 1:
+                    turns += spoken(task, example, dice)[:1] if dice.random() < 0.5 else spoken(task, example, dice)[1:]
+                    reply = task.reply(example, turns)
+                    assert reply is None or reply in replies
+                    heard.add(reply)
+    assert len(heard) > 20
+
+
+@every_talk
+def test_there_is_room_for_every_reply_whatever_the_tokenizer(task: Task) -> None:
+    """A token a character: replies are longer than what was measured with the bundled tokenizer."""
+    given = [example for split in task.splits for example in examples(task, split)]
+    replies = {reply for example in given for reply in task.replies(example)}
+    symbols = "".join(sorted(set("".join([*replies, *(example.prompt for example in given), " hmore"]))))
+    env = TextGenEnv(task, tokenizer={"symbols": symbols}, max_new_tokens=40)
+    longest = max(map(len, replies))
+    assert longest > task.max_reply_tokens or task.name == "translate"
+    room = max(longest, task.max_reply_tokens) * (task.max_turns - 1)
+    assert env.observation_space["input_ids"].shape == (max(len(example.prompt) for example in given) + 40 + room,)
+    for index in range(len(env.setting.pool)):
+        env.reset(options={"example": index})
+        terminated = False
+        while not terminated:
+            for token in (*env.tokenizer.encode_response(" more"), env.tokenizer.eos_token_id):
+                terminated = terminated or env.step(token)[2]
+
+
+def test_the_bundled_tokenizer_needs_no_more_room_than_it_had() -> None:
+    assert gym.make("TextGen/Dialogue-v0").observation_space["input_ids"].shape == (57 + 96 + 5 * 40,)
+    for task in TALKS.values():
+        assert TextGenEnv(task).setting.pool.reply_tokens == task.max_reply_tokens
+
+
+# Reviews
+
+
+def test_demonstrations_have_the_mood() -> None:
+    task = Reviews()
+    for name in (task.default_reward, task.held_out_reward):
+        reward = make_reward(name)
+        scores = [reward.score(example, example.references[0]) for example in examples(task, "train")]
+        assert np.mean(scores) > 0.1
+        assert np.mean([score > 0 for score in scores]) > 0.95
+    moods = [example.metadata["mood"] for example in examples(task, "train")]
+    assert 0.4 < moods.count("happy") / len(moods) < 0.6
+
+
+def test_every_language_task_is_here() -> None:
+    composed = {name for name in list_tasks() if name != "dataset" and isinstance(make_task(name), Composed)}
+    assert composed == {task.name for task in TASKS}
