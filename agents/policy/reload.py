@@ -6,6 +6,7 @@ that changes with their versions, so what was written is read and compared, and 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,8 +45,9 @@ def check_reload(policy: Policy, folder: Path, weights: Mapping[str, Tensor], *,
         ValueError: If the folder cannot be loaded, or holds another policy; says in what.
     """
     verbosity = transformers_logging.get_verbosity()
-    with quiet_loading():
-        transformers_logging.set_verbosity_error()  # what there is to say was said when the policy was made
+    with quiet_loading(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to say was said when the policy was made
+        transformers_logging.set_verbosity_error()
         try:
             again = pretrained.load(type(policy), folder, device="cpu")
             difference = (
