@@ -28,6 +28,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from agents.devices import choose_device
 from agents.files import read_json
 from agents.policy import lora
+from agents.policy.trunk import FAILURES
 from agents.policy.weights import auto_class, quiet_loading, read_model
 from textenvs import Tokenizer, make_tokenizer
 from textenvs.arguments import did_you_mean
@@ -177,7 +178,7 @@ def new_model(
         torch.manual_seed(seed)
         try:
             model: PreTrainedModel = auto_class(full).from_config(full, dtype=torch.float32)
-        except (ArithmeticError, AttributeError, AssertionError, LookupError, RuntimeError, TypeError) as error:
+        except (*FAILURES, ArithmeticError, KeyError, AssertionError) as error:
             raise ValueError(
                 f"Expected a config that Transformers makes a language model of, got a {type(full).__name__}: {error!r}"
             ) from error
@@ -306,7 +307,12 @@ def config_of(settings: Mapping[str, Any], tokenizer: Tokenizer) -> PretrainedCo
     for name in ("forced_bos_token_id", "forced_eos_token_id"):  # ids of another vocabulary, for generate()
         if getattr(default, name, None) is not None:
             of_tokenizer[name] = None
-    return AutoConfig.for_model(model_type, **{**of_tokenizer, **settings})
+    try:
+        return AutoConfig.for_model(model_type, **{**of_tokenizer, **settings})
+    except (*FAILURES, ArithmeticError, KeyError, AssertionError) as error:
+        raise ValueError(
+            f"Expected settings that make a {type(default).__name__}, got {settings!r:.300}: {error!r:.300}"
+        ) from error
 
 
 def _frozen_names(policy: Policy) -> list[str]:
