@@ -62,9 +62,7 @@ BRIDGES = {
         without_dependencies=("moviepy",),
     ),
     # Ray asks for gymnasium==1.2.2.
-    "rllib": Bridge(
-        "ray", ("tests/bridges/test_rllib.py",), ("torch", "ray[rllib]", "lz4"), unpinned=("gymnasium",)
-    ),
+    "rllib": Bridge("ray", ("tests/bridges/test_rllib.py",), ("torch", "ray[rllib]", "lz4"), unpinned=("gymnasium",)),
     "sb3": Bridge(
         "stable-baselines3",
         (
