@@ -144,7 +144,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Actions:
-    """What was recorded of some actions of a rollout, as flat arrays in step with a policy's evaluation of them.
+    """The record of some actions of a rollout, as flat arrays in step with a policy's evaluation of them.
 
     Attributes:
         rollout: The episodes.

@@ -152,6 +152,77 @@ def _read(language: Language, state: Any, data: bytes) -> Any:
     return state
 
 
+def split_stops(
+    stop: Sequence[str] | None, tokenizer: Tokenizer, max_new_tokens: int
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Splits what a user passes as `stop` into special tokens and texts.
+
+    Args:
+        stop: Names of special tokens ("<|im_end|>"), which print nothing, and texts; or None.
+        tokenizer: The tokenizer, whose ids are written.
+        max_new_tokens: The budget of an episode.
+
+    Returns:
+        The ids of the special tokens, and the texts.
+
+    Raises:
+        ValueError: If there is no stop, or one is empty, or no response could ever have it.
+        TypeError: If one is not a string.
+    """
+    if stop is None:
+        return (), ()
+    _check_stops(stop)
+    special_token_id = getattr(tokenizer, "special_token_id", lambda text: None)
+    named = {text: special_token_id(text) for text in stop}
+    texts = tuple(text for text in named if named[text] is None)
+    for text in texts:
+        _check_can_fire(text, tokenizer, max_new_tokens)
+    return tuple(token for token in named.values() if token is not None), texts
+
+
+def _check_stops(texts: Any) -> None:
+    if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
+        raise TypeError(f"Expected stop to be a list of texts, got {texts!r}")
+    if not texts or not all(texts):
+        raise ValueError(f"Expected stop to be a list of texts that are not empty, got {texts!r}")
+
+
+def _check_can_fire(text: str, tokenizer: Tokenizer, max_new_tokens: int) -> None:
+    """Raises if no response can have a stop sequence in it."""
+    special = next((name for name in getattr(tokenizer, "special_names", ()) if name in text), None)
+    if special is not None:
+        raise ValueError(
+            f"Expected stop to have texts, or special tokens alone, got {text!r}, which can never come: the special "
+            f"token {special!r} prints nothing. Stop at it: stop={special!r}"
+        )
+    fewest = _fewest_tokens(text.encode(), tokenizer.pieces)
+    if fewest is None or fewest > max_new_tokens:
+        why = "no tokens spell it" if fewest is None else f"it takes {fewest} tokens of max_new_tokens={max_new_tokens}"
+        raise ValueError(f"Expected stop to have texts that a response can have, got {text!r}: {why}")
+
+
+def _fewest_tokens(text: bytes, pieces: Sequence[bytes]) -> int | None:
+    """Returns the smallest number of tokens in a row that have a text in them, or None if there are none."""
+    if any(text in piece for piece in pieces):
+        return 1
+    size = len(text)
+    # The first token may begin before the text, and the last may end behind it. fewest[n] is the number of tokens that
+    # write its first n bytes, and nothing behind them.
+    fewest: dict[int, int] = {end: 1 for end in range(1, size) if any(piece.endswith(text[:end]) for piece in pieces)}
+    whole = set(pieces)
+    best: int | None = None
+    for begin in range(1, size):
+        if begin not in fewest:
+            continue
+        spent = fewest[begin] + 1
+        for end in range(begin + 1, size):
+            if text[begin:end] in whole:
+                fewest[end] = min(spent, fewest.get(end, spent))
+        if (best is None or spent < best) and any(piece.startswith(text[begin:]) for piece in pieces):
+            best = spent
+    return best
+
+
 class Stops:
     """A watch over N lanes for stop sequences.
 
@@ -166,10 +237,7 @@ class Stops:
     """
 
     def __init__(self, texts: Sequence[str], num_lanes: int, tokenizer: Tokenizer) -> None:
-        if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
-            raise TypeError(f"Expected stop to be a list of texts, got {texts!r}")
-        if not texts or not all(texts):
-            raise ValueError(f"Expected stop to be a list of texts that are not empty, got {texts!r}")
+        _check_stops(texts)
         self._stops = tuple(text.encode() for text in texts)
         self._longest = max(map(len, self._stops))
         self._pieces = tokenizer.pieces

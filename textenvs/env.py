@@ -76,8 +76,8 @@ class TextGenEnv(HasSetting, gym.Env[Observation, Any]):
     - **Observation**: `Dict(input_ids: int32, attention_mask: int8, response_mask: int8)`, each `(max_length,)`,
       right-padded. `response_mask` marks the tokens that the agent wrote.
     - **Reward**: the score of the growing response, paid as the payout says; a Python float.
-    - **End**: `terminated` at EOS or when `max_new_tokens` are spent. `truncated` is always False.
-      In a task of several turns, EOS ends a turn, and what the task replies joins the observation.
+    - **End**: `terminated` at EOS (or another end of the model's turn) or when `max_new_tokens` are spent. `truncated`
+      is always False. In a task of several turns, EOS ends a turn, and what the task replies joins the observation.
     - **Info**: always `score` (as far as the payout has asked for it), `response_length` and `example`; `is_success` if
       a score of success is known (`success_at`), `score/NAME` for each part of a combined reward, and `action_mask` if
       one was asked for.
@@ -95,12 +95,17 @@ class TextGenEnv(HasSetting, gym.Env[Observation, Any]):
         min_new_tokens: The number of tokens that a response has before EOS or a stop sequence ends it. An earlier EOS
             is written like any other special token (and masked, see `action_mask`).
         stop: A text, or several: the token that completes one in the response ends the episode. It stays in the text.
+            The name of a special token ("<|im_end|>") stands for that token, which prints nothing. EOS, the ends of
+            turns that the model's `generation_config.json` lists, and the one that the chat template writes end an
+            episode (or a turn) without being named here.
         action_mask: The texts that the agent is held to: a list of them, `{"regex": pattern}` (see
             `textenvs.grammars.Regex`), or "task" for those that the task allows. Infos then have `action_mask`,
             `(vocab_size,)` int8, 1 where a token may come next. The environment takes the other tokens, too, and after
             one of them nothing but EOS is left. With `min_new_tokens` and without this argument, the mask forbids EOS
             alone.
-        chat_template: If True, prompts (and replies) go through the tokenizer's chat template; it must have one.
+        chat_template: If True, prompts (and replies) go through the tokenizer's chat template; it must have one. A
+            dict says more: `{"system": text, "date": "2026-01-01", "enable_thinking": False}` is a system message, the
+            day that templates get when they ask for it, and variables of the template, by their names in it.
         curriculum: Examples of all levels of the task, harder as the success rate rises: True, or some settings of
             `textenvs.tasks.curriculum.CurriculumConfig`. It chooses on the train split; other splits have all levels.
             None: the task's own level.
@@ -137,7 +142,7 @@ class TextGenEnv(HasSetting, gym.Env[Observation, Any]):
         min_new_tokens: int = 0,
         stop: str | Sequence[str] | None = None,
         action_mask: Any = None,
-        chat_template: bool = False,
+        chat_template: bool | Mapping[str, Any] = False,
         curriculum: bool | Mapping[str, Any] | None = None,
         success_at: float | None = None,
         render_mode: str | None = None,

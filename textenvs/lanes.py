@@ -1,7 +1,8 @@
 """The transition: N episodes as arrays. The only place where an episode moves.
 
 A lane is one of N parallel episodes. Its text lies in one row of `input_ids`: the prompt, then the response, then
-padding. A step writes one token at `length`, ends the lanes that wrote EOS or spent their budget, and asks the
+padding. A step writes one token at `length`, ends the lanes that wrote EOS (or what else
+ends a turn) or spent their budget, and asks the
 reward's scorer and the payout for the token's reward. `TextGenEnv` is one lane, `TextGenVectorEnv` is N of them.
 
 In a task of several turns, EOS ends a turn: the task's reply is written behind it, and the agent goes on. The agent's
@@ -29,19 +30,26 @@ from textenvs.rewards.payouts import make_payout
 from textenvs.seeding import seed_streams, stream_bits
 from textenvs.tasks.base import Task
 from textenvs.tasks.curriculum import Curriculum
-from textenvs.tokenizer import Tokenizer, decode, decode_batch
+from textenvs.tokenizer import Tokenizer, decode, decode_batch, end_token_ids
 
 
 class _NewlineTurns:
-    """A tokenizer whose EOS adds a newline, so that scores and payouts read the turns of an episode as lines."""
+    """A tokenizer whose EOS adds a newline, so that scores and payouts read the turns of an episode as lines.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        tokenizer: The tokenizer.
+        end_ids: EOS, and other tokens that end a turn.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, end_ids: Sequence[int]) -> None:
         self.vocab_size = tokenizer.vocab_size
         self.bos_token_id = tokenizer.bos_token_id
         self.eos_token_id = tokenizer.eos_token_id
         self.pad_token_id = tokenizer.pad_token_id
-        eos = tokenizer.eos_token_id
-        self.pieces = (*tokenizer.pieces[:eos], b"\n", *tokenizer.pieces[eos + 1 :])
+        pieces = list(tokenizer.pieces)
+        for end in end_ids:
+            pieces[end] = b"\n"
+        self.pieces = tuple(pieces)
         self.encode_batch = tokenizer.encode_batch
 
 
@@ -58,6 +66,7 @@ class Lanes:
         max_new_tokens: The budget of an episode, in actions.
         min_new_tokens: The number of tokens in an episode before EOS or a stop sequence ends it.
         stop: Texts that end an episode, or None.
+        end_ids: The tokens that end an episode, or a turn, EOS among them; None: the tokenizer's own.
         action_mask: The texts that the agent is held to, as `TextGenEnv` takes them, or None.
         success_score: The score from which an ended episode counts as a success; None: never.
         keep_rewards: If True, each token's reward is kept, for rendering.
@@ -100,6 +109,7 @@ class Lanes:
         *,
         min_new_tokens: int = 0,
         stop: Sequence[str] | None = None,
+        end_ids: Sequence[int] | None = None,
         action_mask: Any = None,
         success_score: float | None = None,
         keep_rewards: bool = False,
@@ -114,8 +124,13 @@ class Lanes:
         self.max_new_tokens = max_new_tokens
         self.min_new_tokens = min_new_tokens
         self.max_length = longest_row(task, pool, max_new_tokens)
+        self._end_ids = np.array(end_token_ids(tokenizer) if end_ids is None else end_ids)
+        self._is_end = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
+        self._is_end[self._end_ids] = True
         self._multi_turn = task.max_turns > 1
-        self._score_tokenizer: Tokenizer = _NewlineTurns(tokenizer) if self._multi_turn else tokenizer
+        self._score_tokenizer: Tokenizer = (
+            _NewlineTurns(tokenizer, self._end_ids.tolist()) if self._multi_turn else tokenizer
+        )
         self._pieces = np.array(self._score_tokenizer.pieces, dtype=object)
         self.payout = make_payout(payout, num_lanes, self._score_tokenizer)
         self.scorer = reward.scorer(num_lanes, self._score_tokenizer)
@@ -319,7 +334,7 @@ class Lanes:
 
     def _terminate(self, index: Any, rows: NDArray[np.intp], actions: Any, spent: Any) -> None:
         """Marks the episodes that end with these actions. Where a task replies instead, its reply is written."""
-        over = actions == self.tokenizer.eos_token_id
+        over = self._is_end[actions]
         if self.min_new_tokens:
             over = over & (spent > self.min_new_tokens)
         if self._stops is not None or self._masks is not None:
@@ -398,7 +413,8 @@ class Lanes:
             return None
         legal, eos = self._masks.legal(lanes), self.tokenizer.eos_token_id
         if self.min_new_tokens:
-            legal[self.response_length[lanes] < self.min_new_tokens, eos] = 0
+            early = self.response_length[lanes] < self.min_new_tokens
+            legal[np.ix_(early, self._end_ids)] = 0
             legal[~legal.any(axis=1), eos] = 1
         over = self.terminated[lanes]
         legal[over] = 0

@@ -6,17 +6,19 @@ draws examples from random bits, by weight where the task has weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textenvs.arguments import check_choice, check_count
+from textenvs.chat_template import check_chat_settings
 from textenvs.example import Example, frozen
 from textenvs.tasks.base import Task
-from textenvs.tokenizer import Tokenizer
+from textenvs.tokenizer import Tokenizer, end_token_ids
 
 
 @dataclass(frozen=True)
@@ -27,23 +29,32 @@ class PromptEncoder:
         tokenizer: The tokenizer that cuts them into tokens.
         max_length: Prompts are cut to this many tokens; None keeps them whole.
         truncation_side: The end that a cut takes away: "left" keeps the last tokens, "right" the first.
-        chat_template: If True, a prompt is what a user says to an assistant, in the tokenizer's chat template.
+        chat_template: If True, or settings, a prompt is what a user says to an assistant, in the tokenizer's chat
+            template. Settings are those of `textenvs.chat_template.check_chat_settings`.
 
     Raises:
-        ValueError: If the length is less than 1, the side is unknown, or the tokenizer has no chat template.
-        TypeError: If the length is not a whole number.
+        ValueError: If the length is less than 1, the side is unknown, the tokenizer has no chat template, or the
+            template has no such setting.
+        TypeError: If the length is not a whole number, or a setting is of the wrong type.
     """
 
     tokenizer: Tokenizer
     max_length: int | None = None
     truncation_side: str = "left"
-    chat_template: bool = False
+    chat_template: bool | Mapping[str, Any] = False
 
     def __post_init__(self) -> None:
         check_choice("truncation_side", self.truncation_side, ("left", "right"))
         check_count("max_prompt_length", self.max_length, optional=True)
-        if self.chat_template and not getattr(self.tokenizer, "chat_template", None):
+        if not isinstance(self.chat_template, (bool, Mapping)):
+            raise TypeError(f"Expected chat_template to be True, False or settings, got {self.chat_template!r:.200}")
+        if self.chat_template == {}:
+            object.__setattr__(self, "chat_template", True)  # settings, each as it is by default
+        template: Any = getattr(self.tokenizer, "chat_template", None)
+        if self.chat_template and not template:
             raise ValueError(f"Expected a tokenizer with a chat template, got {self.tokenizer!r}, which has none")
+        if isinstance(self.chat_template, Mapping):
+            check_chat_settings(template, self.chat_template)
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Returns the tokens of each prompt, at least one, and at most `max_length`."""
@@ -59,8 +70,56 @@ class PromptEncoder:
             raise ValueError(f"Expected prompts that can be encoded, got half of a surrogate pair in {half!r:.200}")
         if not self.chat_template:
             return self.tokenizer.encode_batch(prompts)
+        return [self._encode_chat([{"role": "user", "content": prompt}]) for prompt in prompts]
+
+    def _encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         tokenizer: Any = self.tokenizer
-        return [tokenizer.encode_chat([{"role": "user", "content": prompt}]) for prompt in prompts]
+        ids: list[int] = tokenizer.encode_chat(self._with_system(messages), variables=self._variables)
+        return ids
+
+    def _write_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Returns a conversation as text, without a beginning of the assistant's next turn."""
+        tokenizer: Any = self.tokenizer
+        text: str = tokenizer.write_chat(
+            self._with_system(messages), add_generation_prompt=False, variables=self._variables
+        )
+        return text
+
+    def _with_system(self, messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+        settings = self.chat_template
+        if not isinstance(settings, Mapping) or "system" not in settings:
+            return list(messages)
+        return [{"role": "system", "content": settings["system"]}, *messages]
+
+    @property
+    def _variables(self) -> dict[str, Any]:
+        settings = self.chat_template if isinstance(self.chat_template, Mapping) else {}
+        return {name: value for name, value in settings.items() if name != "system"}
+
+    @cached_property
+    def turn_end_id(self) -> int | None:
+        """The special token that the chat template writes behind what the assistant says; None: it writes none."""
+        if not self.chat_template:
+            return None
+        tokenizer: Any = self.tokenizer
+        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}]
+        # Some templates end a turn only where the next one begins, and some refuse one of these conversations.
+        for messages in (turns, [*turns, {"role": "user", "content": "x"}]):
+            try:
+                _, mark, behind = self._write_chat(messages).rpartition(_MARK)
+            except ValueError:
+                continue
+            ids = tokenizer.backend.encode(behind, add_special_tokens=False).ids if mark else []
+            end = next((token for token in ids if not tokenizer.pieces[token]), None)
+            if end is not None:
+                return int(end)
+        return None
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end what the agent says: the tokenizer's, EOS first, and the chat template's."""
+        end = self.turn_end_id
+        return tuple(dict.fromkeys((*end_token_ids(self.tokenizer), *([] if end is None else [end]))))
 
     def encode_reply(self, reply: str) -> list[int]:
         """Returns the tokens of a reply, which stands between two turns of the agent.
@@ -69,25 +128,30 @@ class PromptEncoder:
             reply: The text that the task says back.
 
         Returns:
-            The tokens behind the EOS of the agent's turn, up to where the agent goes on.
+            The tokens behind the end of the agent's turn, up to where the agent goes on.
 
         Raises:
-            ValueError: If the chat template writes no EOS behind the assistant's turns.
+            ValueError: If the chat template writes no special token behind the assistant's turns.
         """
         tokenizer: Any = self.tokenizer
         if not self.chat_template:
             ids: list[int] = tokenizer.encode_response(reply)
             return ids
         # A template cannot write a reply alone. So it writes a conversation that ends with one, and the reply's tokens,
-        # with the template's own around them, are those behind the EOS of the assistant's last turn.
-        before = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
-        eos = self.tokenizer.eos_token_id
-        turns = tokenizer.encode_chat(before, add_generation_prompt=False).count(eos)
-        if not turns:
-            raise ValueError(f"Expected a chat template that ends what the assistant says with EOS, got {tokenizer!r}")
-        conversation = tokenizer.encode_chat([*before, {"role": "user", "content": reply}])
-        eos_positions = [position for position, token in enumerate(conversation) if token == eos]
-        return list(conversation[eos_positions[turns - 1] + 1 :])
+        # with the template's own around them, are those behind the end of the assistant's turn: the first end behind
+        # the mark that the assistant says.
+        end = self.turn_end_id
+        if end is None:
+            raise ValueError(
+                f"Expected a chat template that ends what the assistant says with a special token, got {tokenizer!r}"
+            )
+        before = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}]
+        conversation = [*before, {"role": "user", "content": reply}]
+        text = self._write_chat(conversation)
+        ends_before = tokenizer.backend.encode(text[: text.index(_MARK)], add_special_tokens=False).ids.count(end)
+        whole = self._encode_chat(conversation)
+        positions = [position for position, token in enumerate(whole) if token == end]
+        return whole[positions[ends_before] + 1 :]
 
 
 def _can_be_encoded(text: str) -> bool:
@@ -97,6 +161,10 @@ def _can_be_encoded(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+_MARK = "textenvs"
+"""Words of the assistant in a conversation that is written to see what the template writes behind them."""
 
 
 @dataclass(frozen=True)

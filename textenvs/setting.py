@@ -7,6 +7,7 @@ the many, resolve their arguments here and make their lanes and spaces from the 
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from textenvs.action_masks import split_stops
 from textenvs.arguments import check_choice, check_count, check_number
 from textenvs.lanes import Lanes
 from textenvs.pool import Pool, PromptEncoder, build_pools, longest_row
@@ -44,7 +46,7 @@ class EnvArguments:
     min_new_tokens: int
     stop: str | Sequence[str] | None
     action_mask: Any
-    chat_template: bool
+    chat_template: bool | Mapping[str, Any]
     curriculum: bool | Mapping[str, Any] | None
     success_at: float | None
     render_mode: str | None
@@ -77,6 +79,7 @@ class EnvArguments:
             self._check_turns(task, tokenizer)
         pools = self._pools(task, tokenizer)
         pool = pools[self.split]
+        stop_ids, stop_texts = split_stops(self._stop, tokenizer, max_new_tokens)
         success_score = self._success_score(task)
         return Setting(
             task=task,
@@ -86,6 +89,8 @@ class EnvArguments:
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens,
             stop=self._stop,
+            stop_texts=stop_texts,
+            end_ids=tuple(dict.fromkeys((*pool.encoder.end_ids, *stop_ids))),
             action_mask=self.action_mask,
             split=self.split,
             splits=tuple(pools),
@@ -110,8 +115,8 @@ class EnvArguments:
         """Raises where the arguments do not fit a task of several turns."""
         if self.min_new_tokens or self.stop is not None:
             raise ValueError(
-                f"Expected no min_new_tokens and no stop in task {task.name!r}, whose turns end with EOS alone, got "
-                f"{self.min_new_tokens} and {self._stop!r}"
+                f"Expected no min_new_tokens and no stop in task {task.name!r}, whose turns end with EOS or the end of "
+                f"a turn that the model has, got {self.min_new_tokens} and {self._stop!r}"
             )
         if not self.chat_template and not hasattr(tokenizer, "encode_response"):
             raise ValueError(
@@ -160,7 +165,10 @@ class Setting:
         payout: The payout, as the user wrote it.
         max_new_tokens: The budget of an episode, in actions.
         min_new_tokens: The number of tokens in an episode before EOS or a stop sequence ends it.
-        stop: Texts that end an episode, or None.
+        stop: Texts and special tokens that end an episode, as the user wrote them, or None.
+        stop_texts: Those of them that are texts.
+        end_ids: The tokens that end an episode, or a turn: EOS first, then what else ends a turn of the model or of
+            its chat template, and the special tokens in `stop`.
         action_mask: The texts that the agent is held to, as the user wrote it, or None.
         split: The split that the examples are drawn from.
         splits: The splits of the task that have examples.
@@ -178,6 +186,8 @@ class Setting:
     max_new_tokens: int
     min_new_tokens: int
     stop: tuple[str, ...] | None
+    stop_texts: tuple[str, ...]
+    end_ids: tuple[int, ...]
     action_mask: Any
     split: str
     splits: tuple[str, ...]
@@ -205,13 +215,20 @@ class Setting:
             self.payout,
             self.max_new_tokens,
             min_new_tokens=self.min_new_tokens,
-            stop=self.stop,
+            stop=self.stop_texts or None,
+            end_ids=self.end_ids,
             action_mask=self.action_mask,
             success_score=self.success_score,
             keep_rewards=self.render_mode is not None,
             curriculum=self.curriculum,
             group_size=group_size,
         )
+
+    @property
+    def turn_end_id(self) -> int:
+        """The token that a demonstration's turn ends with: the chat template's, where there is one, else EOS."""
+        end = self.pool.encoder.turn_end_id
+        return self.tokenizer.eos_token_id if end is None else end
 
     def observation_space(self) -> spaces.Space[Any]:
         """Returns the space of `input_ids`, `attention_mask` and `response_mask`, each `(max_length,)`."""
@@ -256,7 +273,8 @@ def _shared_pools(name: str, task: Task, encoder: PromptEncoder, has_all_levels:
     """Returns the pools of a task that was given by name. Environments share them: such a task never changes."""
     # By the tokenizer's identity, which the pools keep alive: two with one vocabulary may still cut a text differently.
     tokenizer_id = id(encoder.tokenizer)
-    key = (name, has_all_levels, tokenizer_id, encoder.max_length, encoder.truncation_side, encoder.chat_template)
+    chat = json.dumps(encoder.chat_template, sort_keys=True, default=repr)
+    key = (name, has_all_levels, tokenizer_id, encoder.max_length, encoder.truncation_side, chat)
     if key not in _POOL_CACHE:
         _POOL_CACHE[key] = build_pools(task, encoder)
         if len(_POOL_CACHE) > _POOL_CACHE_SIZE:

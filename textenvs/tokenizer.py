@@ -76,12 +76,15 @@ class SubwordTokenizer:
         bos_token: The text of the token that starts a text. None looks for a well-known name, then takes EOS.
         pad_token: The text of the token that pads. None looks for a well-known name, then takes EOS.
         chat_template: The Jinja template of an instruct model's conversations; None for other models.
+        special_tokens: The special tokens that the chat template reads, by role (`bos_token`, ...); None: those of
+            EOS, BOS and PAD that were named or found.
 
     Raises:
         ValueError: If there is no EOS token, or a named token is not in the vocabulary.
 
     Attributes:
         backend: The copy, without padding and truncation.
+        end_token_ids: The tokens that end a response, EOS first. A model may have others beside it, see `ending_with`.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class SubwordTokenizer:
         bos_token: str | None = None,
         pad_token: str | None = None,
         chat_template: str | None = None,
+        special_tokens: Mapping[str, str] | None = None,
     ) -> None:
         self.chat_template = chat_template
         self.backend: tokenizers.Tokenizer = copy.deepcopy(backend)
@@ -119,6 +123,46 @@ class SubwordTokenizer:
         self.eos_token_id: int = eos
         self.bos_token_id: int = eos if bos is None else bos
         self.pad_token_id: int = eos if pad is None else pad
+        self.end_token_ids: tuple[int, ...] = (eos,)
+        if special_tokens is None:
+            found = {"bos_token": bos, "eos_token": eos, "pad_token": pad}
+            special_tokens = {
+                role: str(backend.id_to_token(token)) for role, token in found.items() if token is not None
+            }
+        self.special_tokens: dict[str, str] = dict(special_tokens)
+        self._with_ends: dict[tuple[int, ...], SubwordTokenizer] = {}
+
+    def ending_with(self, token_ids: Iterable[int]) -> SubwordTokenizer:
+        """Returns this tokenizer with further tokens that end a response, as the end of a chat model's turn does.
+
+        Args:
+            token_ids: The tokens; ids that the vocabulary does not have are left out.
+
+        Returns:
+            This tokenizer, where they end a response already; otherwise one that shares all its tables, and is the
+            same one for the same tokens.
+        """
+        more = {int(token) for token in token_ids if 0 <= token < self.vocab_size} - set(self.end_token_ids)
+        if not more:
+            return self
+        ends = (*self.end_token_ids, *sorted(more))
+        if ends not in self._with_ends:
+            _ = self.pieces  # computed once for both
+            other = copy.copy(self)
+            other.end_token_ids, other._with_ends = ends, {}
+            self._with_ends[ends] = other
+        return self._with_ends[ends]
+
+    @cached_property
+    def special_names(self) -> tuple[str, ...]:
+        """The texts of the special tokens, which print nothing."""
+        added = self.backend.get_added_tokens_decoder()
+        return tuple(entry.content for token, entry in sorted(added.items()) if entry.special)
+
+    def special_token_id(self, text: str) -> int | None:
+        """Returns the special token that a text names ("<|im_end|>"), or None: such a token prints nothing."""
+        token: int | None = self.backend.token_to_id(text)
+        return None if token is None or self.pieces[token] else token
 
     @cached_property
     def pieces(self) -> tuple[bytes, ...]:
@@ -141,12 +185,19 @@ class SubwordTokenizer:
         encodings = self.backend.encode_batch(list(texts), add_special_tokens=True)
         return [list(encoding.ids) or [self.bos_token_id] for encoding in encodings]
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True) -> list[int]:
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """Encodes a conversation, as the chat template writes it.
 
         Args:
             messages: `{"role": "user" | "assistant" | "system", "content": text}` each.
             add_generation_prompt: If True, the ids end where the assistant is to speak.
+            variables: Further variables of the template, as `textenvs.chat_template.render_chat` takes them.
 
         Returns:
             The ids, with the special tokens of the template and no others.
@@ -154,16 +205,26 @@ class SubwordTokenizer:
         Raises:
             ValueError: If there is no chat template, or it refuses the conversation.
         """
+        text = self.write_chat(messages, add_generation_prompt=add_generation_prompt, variables=variables)
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def write_chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Writes a conversation by the chat template; arguments and errors as in `encode_chat`."""
         if self.chat_template is None:
             raise ValueError(f"Expected a tokenizer with a chat template, got {self!r}, which has none")
-        special = ("bos_token", "eos_token", "pad_token")
-        text = render_chat(
+        return render_chat(
             self.chat_template,
             messages,
             add_generation_prompt=add_generation_prompt,
-            special_tokens={role: self.backend.id_to_token(getattr(self, f"{role}_id")) for role in special},
+            special_tokens=self.special_tokens,
+            variables=variables,
         )
-        return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def encode_response(self, text: str) -> list[int]:
         """Encodes a text that continues another, without special tokens, as a policy would have written it.
@@ -381,6 +442,7 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     return digest.hexdigest()
 
 
+_GENERATION_CONFIG = "generation_config.json"
 _CONFIG_NAMES = ("special_tokens_map.json", "tokenizer_config.json")  # where both name a token, the later wins
 
 
@@ -396,7 +458,7 @@ def _from_file(name: str | os.PathLike[str]) -> Tokenizer:
             f"one, got {str(name)!r}: there is no file {str(file)!r}. For a name on the Hugging Face Hub, pass what "
             "AutoTokenizer.from_pretrained(name) gives"
         )
-    files = (file, *(file.with_name(config) for config in (*_CONFIG_NAMES, TEMPLATE_FILE)))
+    files = (file, *(file.with_name(config) for config in (*_CONFIG_NAMES, _GENERATION_CONFIG, TEMPLATE_FILE)))
     return _load_tokenizer(file, tuple(path.stat().st_mtime_ns for path in files if path.is_file()))
 
 
@@ -407,29 +469,45 @@ def _load_tokenizer(file: Path, written: tuple[int, ...]) -> Tokenizer:
         backend = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the Rust library raises bare Exception
         raise ValueError(f"Expected {str(file)!r} to be a tokenizer.json, but it could not be read: {error}") from error
-    named = _named_special_tokens(file.parent)
-    return SubwordTokenizer(backend, **named, chat_template=find_chat_template(file.parent))
+    configs = [_read_config(path) for name in _CONFIG_NAMES if (path := file.with_name(name)).is_file()]
+    # Kept beside the file, which has no place for it: True reads "</s>" in a prompt as text.
+    backend.encode_special_tokens = any(config.get("split_special_tokens") is True for config in configs)
+    named = _named_special_tokens(configs)
+    roles = {role: named[role] for role in ("eos_token", "bos_token", "pad_token") if role in named}
+    tokenizer = SubwordTokenizer(
+        backend, **roles, chat_template=find_chat_template(file.parent), special_tokens=named or None
+    )
+    return tokenizer.ending_with(_generation_ends(file.parent))
 
 
-def _named_special_tokens(folder: Path) -> dict[str, str]:
+def _named_special_tokens(configs: Iterable[dict[str, Any]]) -> dict[str, str]:
     """Returns the special tokens that the files beside a tokenizer.json name, by role."""
     named: dict[str, str] = {}
-    for file in (folder / name for name in _CONFIG_NAMES):
-        if not file.is_file():
-            continue
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"Expected {str(file)!r} to hold JSON, but it could not be read: {error}") from error
-        if not isinstance(config, dict):
-            raise ValueError(f"Expected {str(file)!r} to hold a JSON object, got {type(config).__name__}")
-        for role in ("eos_token", "bos_token", "pad_token"):
-            token = config.get(role)
+    for config in configs:
+        for role, token in config.items():
             if isinstance(token, dict):
                 token = token.get("content")
-            if isinstance(token, str):
+            if role.endswith("_token") and isinstance(token, str):
                 named[role] = token
     return named
+
+
+def _generation_ends(folder: Path) -> list[int]:
+    """Returns the tokens that end what a model generates, as the file beside its tokenizer.json says."""
+    file = folder / _GENERATION_CONFIG
+    ends = _read_config(file).get("eos_token_id") if file.is_file() else None
+    listed = ends if isinstance(ends, list) else [ends]
+    return [end for end in listed if isinstance(end, int)]
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"Expected {str(file)!r} to hold JSON, but it could not be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"Expected {str(file)!r} to hold a JSON object, got {type(config).__name__}")
+    return config
 
 
 def _from_transformers(tokenizer: Any, backend: tokenizers.Tokenizer) -> SubwordTokenizer:
@@ -439,7 +517,14 @@ def _from_transformers(tokenizer: Any, backend: tokenizers.Tokenizer) -> Subword
         bos_token=tokenizer.bos_token,
         pad_token=tokenizer.pad_token,
         chat_template=as_template(getattr(tokenizer, "chat_template", None)),
+        special_tokens={role: str(token) for role, token in tokenizer.special_tokens_map.items()},
     )
+
+
+def end_token_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Returns the tokens that end a response, EOS first: those that the tokenizer lists, or EOS alone."""
+    listed = getattr(tokenizer, "end_token_ids", ())
+    return tuple(dict.fromkeys((tokenizer.eos_token_id, *listed)))
 
 
 def _check_protocol(tokenizer: Tokenizer) -> None:

@@ -96,7 +96,7 @@ class TextGenVectorEnv(HasSetting, gym.vector.VectorEnv[Observation, NDArray[Any
         min_new_tokens: int = 0,
         stop: str | Sequence[str] | None = None,
         action_mask: Any = None,
-        chat_template: bool = False,
+        chat_template: bool | Mapping[str, Any] = False,
         curriculum: bool | Mapping[str, Any] | None = None,
         success_at: float | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,

@@ -9,7 +9,7 @@ import gymnasium as gym
 import torch
 
 from agents import Policy, collect
-from agents.cli.options import Generate
+from agents.cli.options import Generate, name_or_json, true_or_json
 from agents.cli.sources import model_source, policy_folder, training_temperature
 from agents.policy.sampling import Truncation
 from textenvs import Example, Task, TextGenVectorEnv, render
@@ -63,6 +63,8 @@ def run(arguments: Generate) -> None:
         payout="sparse",
         tokenizer=policy.tokenizer,
         max_new_tokens=arguments.max_new_tokens,
+        stop=None if arguments.stop is None else name_or_json(arguments.stop),
+        chat_template=arguments.chat_template is not None and true_or_json("chat_template", arguments.chat_template),
         autoreset_mode="Disabled",
     )
     rollout = collect(

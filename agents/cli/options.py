@@ -29,6 +29,12 @@ class EnvironmentArguments:
     """immediate, sparse, word, sentence, or JSON: '{"every": 8}', '{"delayed": 4}', '{"shaped": {"gamma": 0.99}}'."""
     max_new_tokens: int | None = None
     """The most tokens that an episode may write. Default: the task's own number."""
+    stop: str | None = None
+    """A text that ends an episode, the name of a special token ("<|im_end|>"), or several as a JSON list. EOS and the
+    ends of turns that the model or its chat template has end an episode anyway."""
+    chat_template: str | None = None
+    """true, or JSON: '{"system": "Be brief.", "enable_thinking": false}'. Put prompts into the chat template of the
+    model's tokenizer, with a system message and variables of the template. Default: prompts as they are."""
     curriculum: str | None = None
     """true, or JSON: '{"raise_at": 0.9, "lower_at": 0.3}'. Train on the task's levels, the easiest first and harder
     ones as the success rate rises; evaluate on all of them. Default: the task's own level, with no curriculum."""
@@ -52,11 +58,12 @@ class EnvironmentArguments:
             kwargs["reward"] = name_or_json(self.reward)
         if self.max_new_tokens is not None:
             kwargs["max_new_tokens"] = self.max_new_tokens
-        if self.curriculum is not None:
-            try:
-                kwargs["curriculum"] = json.loads(self.curriculum)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"Expected --curriculum to be true or JSON, got {self.curriculum[:200]!r}") from error
+        if self.stop is not None:
+            kwargs["stop"] = name_or_json(self.stop)
+        for name in ("chat_template", "curriculum"):
+            given = getattr(self, name)
+            if given is not None:
+                kwargs[name] = true_or_json(name, given)
         if self.prompts is not None:
             settings = {"prompt": self.prompt_field, "prompt_tokens": self.prompt_tokens}
             kwargs["task"] = {"dataset": {"path": str(self.prompts), **settings}}
@@ -271,6 +278,11 @@ class Generate(TruncatedSamplingArguments, RunArguments):
     """Continuations of each prompt."""
     max_new_tokens: int = 32
     """The most tokens of each."""
+    stop: str | None = None
+    """A text that ends a continuation, the name of a special token ("<|im_end|>"), or several as a JSON list."""
+    chat_template: str | None = None
+    """true, or JSON: '{"system": "Be brief.", "enable_thinking": false}'. Put prompts into the chat template of the
+    model's tokenizer. Default: prompts as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +304,26 @@ class RewardModel(JSONArguments, StartArguments):
     output: Path = Path("reward-model")
     """The folder to write."""
     settings: tyro.conf.OmitArgPrefixes[PreferenceConfig] = field(default_factory=PreferenceConfig)
+
+
+def true_or_json(name: str, text: str) -> Any:
+    """An option that is either true or JSON.
+
+    Args:
+        name: The option's name, for the error.
+        text: The option.
+
+    Returns:
+        The JSON value.
+
+    Raises:
+        ValueError: If the text cannot be read.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        option = name.replace("_", "-")
+        raise ValueError(f"Expected --{option} to be true or JSON, got {text[:200]!r}") from error
 
 
 def name_or_json(text: str) -> Any:

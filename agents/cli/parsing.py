@@ -139,7 +139,7 @@ def read_config(file: Path) -> dict[str, Any]:
             raise ValueError(f"Expected {str(file)!r} to hold a mapping of options, got {type(given).__name__}")
     else:
         given = read_json(file)
-    for name in ("reward", "payout", "curriculum"):
+    for name in ("reward", "payout", "curriculum", "chat_template", "stop"):
         if isinstance(given.get(name), (dict, list, bool)):
             given[name] = json.dumps(given[name])
     for name in ("init", "output", "prompts"):

@@ -72,6 +72,7 @@ class DecoderOnlyTrunk(Trunk):
             `(tokens, hidden)` states, and `(batch,)` int64, where each row begins in them.
         """
         ends = ends.clamp(min=1)
+        self._check_states(int(ends.max()))
         positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand(len(input_ids), -1)
         inside = positions < ends[:, None]
         with self.mode():

@@ -26,6 +26,9 @@ from textenvs.arguments import did_you_mean
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
+_OF_THE_BASE = ("modules_to_save", "trainable_token_indices", "bias")
+"""Settings of peft that train more than the adapters."""
+
 
 def _peft() -> Any:
     """Imports peft, which is an extra."""
@@ -59,8 +62,16 @@ def add(model: PreTrainedModel, lora: int | Mapping[str, Any], *, seed: int = 0)
         if name not in known:
             hint = did_you_mean(name, known)
             raise TypeError(f"Expected a setting of peft.LoraConfig, got {name!r}.{hint}")
+    for name in _OF_THE_BASE:
+        if settings.get(name, "none") not in (None, [], {}, "none"):
+            raise ValueError(
+                f"Expected adapters alone to be trained, got {name}={settings[name]!r}: it also trains parts of the "
+                "model under them, which is the reference of KL and is not written into checkpoints. Leave it out, or "
+                "train without adapters and with adapt(freeze=...)"
+            )
     transposed = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2 keeps its weights that way
     defaults = {"lora_alpha": 2 * rank, "target_modules": "all-linear", "fan_in_fan_out": transposed}
+    defaults["task_type"] = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"  # for AutoPeftModel...
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator, which stays as it was
         torch.manual_seed(seed)
         try:
@@ -92,6 +103,7 @@ def load(model: PreTrainedModel, folder: Path) -> None:
 
     Raises:
         ImportError: If peft is not installed.
+        ValueError: If weights are missing, or do not fit.
     """
     peft = _peft()
     config = peft.PeftConfig.from_pretrained(str(folder))
@@ -99,7 +111,14 @@ def load(model: PreTrainedModel, folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):  # peft draws what is then overwritten from the global generator
         model.add_adapter(config)
     tensors = load_file(folder / "adapter_model.safetensors", device=str(model.device))
-    peft.set_peft_model_state_dict(model, tensors)
+    report = peft.set_peft_model_state_dict(model, tensors)
+    missing = [name for name in report.missing_keys if "lora_" in name]
+    if missing or report.unexpected_keys:
+        wrong = sorted([*missing, *report.unexpected_keys])
+        raise ValueError(
+            f"Expected {str(folder)!r} to hold the weights of its adapter_config.json's adapters and no others, but "
+            f"these are missing, or have no place: {', '.join(wrong[:5])}"
+        )
     model.eval()
 
 

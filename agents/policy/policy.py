@@ -30,14 +30,16 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from agents.policy import lora as adapters
 from agents.policy import pretrained
-from agents.policy.checks import cache_is_exact, check_head
+from agents.policy.checks import cache_is_exact, check_head, length_limit, supported
 from agents.policy.context import Context, FullContext
 from agents.policy.cuda import lookahead
 from agents.policy.decode_graph import DecodeGraphs, DecodeMode, Decoding
 from agents.policy.decoder_only import can_act
 from agents.policy.forward_mode import ForwardMode, Precision
 from agents.policy.freeze import freeze as freeze_parameters
+from agents.policy.generation_config import warn_of_unfollowed, with_turn_ends
 from agents.policy.head import ActionEvaluation, Head, LossOfActions, Places, linear_head
+from agents.policy.reload import check_reload
 from agents.policy.sampling import PolicyStep, Truncation, check_masks, choose_actions
 from agents.policy.trunk import Trunk, checkpointed_layers, checkpointing
 from agents.policy.trunk_types import trunk_of
@@ -54,12 +56,14 @@ class Policy(nn.Module):
         tokenizer: Its tokenizer, as `textenvs.make_tokenizer` takes it.
 
     Raises:
-        ValueError: If the tokenizer has ids that the model has no logit for.
+        ValueError: If the tokenizer has ids that the model has no logit for, or the model is of a kind that is not
+            supported.
         TypeError: If the model is none.
 
     Attributes:
         model: The Transformers model; `policy.model.generate` and everything else works as ever.
-        tokenizer: A `textenvs.Tokenizer`.
+        tokenizer: A `textenvs.Tokenizer`. Its `end_token_ids` are EOS and the ends of turns that the model's
+            generation config lists: any of them ends an episode.
         tokenizer_source: The tokenizer as it was given.
         value_head: Linear, from the trunk's last hidden state to one number. Starts at 0.
         critic: The module that values are read off; None: the model's own trunk.
@@ -67,6 +71,7 @@ class Policy(nn.Module):
         head: The model's head and the value head.
         graphs: The graphs of its decode steps.
         uses_cache: True if a rollout reads each token once; False if every step reads the whole text again.
+        longest_text: Tokens of the longest text whose states do not depend on what comes behind them; infinity: any.
         pretrained: True if the model's weights were trained before, rather than drawn at random. Saved with it.
         source: The name or folder that `from_pretrained` loaded, so that adapters can be saved without the rest.
         gradient_checkpointing: True if updates trade time for memory, see `adapt`.
@@ -84,24 +89,29 @@ class Policy(nn.Module):
         self.compiled = False
         self.has_adapters = False
         self.source: str | None = None
-        self.tokenizer: Tokenizer = make_tokenizer(tokenizer)
+        self.tokenizer: Tokenizer = with_turn_ends(make_tokenizer(tokenizer), model)
+        warn_of_unfollowed(model)
         self.tokenizer_source = tokenizer
         self.model = model
-        width = linear_head(model, self.tokenizer.vocab_size).in_features
-        # Not initialised, so that nothing is drawn from the global generator.
-        self.value_head = nn.utils.skip_init(nn.Linear, width, 1, device=model.device, dtype=torch.float32)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
         self.graphs = DecodeGraphs()
-        self._compose(ForwardMode(model))
-        self.eval()
-        check_head(self.trunk, self.head)
+        self.longest_text: float = float("inf")
+        with supported(type(model).__name__):
+            width = linear_head(model, self.tokenizer.vocab_size).in_features
+            # Not initialised, so that nothing is drawn from the global generator.
+            self.value_head = nn.utils.skip_init(nn.Linear, width, 1, device=model.device, dtype=torch.float32)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
+            self._compose(ForwardMode(model))
+            self.eval()
+            check_head(self.trunk, self.head)
+            self.longest_text = self.trunk.longest_text = length_limit(self.trunk, self.tokenizer.vocab_size)
         self.uses_cache = cache_is_exact(self.trunk, self._cached_context, self.tokenizer.vocab_size)
 
     def _compose(self, mode: ForwardMode) -> None:
         """Makes trunk and head over the policy's modules."""
         self._mode = mode
         self.trunk = trunk_of(self.model, mode)
+        self.trunk.longest_text = self.longest_text
         self.head = Head(self.model, self.value_head, self.tokenizer.vocab_size, mode)
 
     @classmethod
@@ -232,16 +242,17 @@ class Policy(nn.Module):
 
         A policy with adapters is the exception. Its folder holds the adapters, as peft writes them, and the name of the
         model under them (or that model, where it has no name); `merge` makes a plain model of the two. The reference of
-        such a policy is the plain model without them.
+        such a policy is the plain model without them. What was written is read again, and compared.
 
         Args:
             folder: Made if it does not exist.
             merge: Adds the adapters to the weights, for good, in what is written: the model's, and the critic's.
 
         Raises:
-            ValueError: If the tokenizer is an object that cannot be written.
+            ValueError: If the policy cannot be written (its tokenizer, say), or is not read back as the same one.
         """
-        pretrained.save(self, Path(folder), merge=merge)
+        weights = pretrained.save(self, Path(folder), merge=merge)
+        check_reload(self, Path(folder), weights, merged=self.has_adapters and (merge or self.is_adapters_off))
 
     def separate_critic(self) -> nn.Module:
         """Gives values a trunk of their own, a copy of the model's as it is now, unless they have one already.
@@ -501,8 +512,17 @@ class Policy(nn.Module):
 
         Returns:
             `(lanes, hidden)`.
+
+        Raises:
+            ValueError: If a row is padded on the left, or empty.
         """
-        lengths = observation["attention_mask"].long().sum(dim=1)
+        mask = observation["attention_mask"] != 0
+        if not bool((mask[:, 0] & (mask[:, :-1] >= mask[:, 1:]).all(dim=1)).all()):
+            raise ValueError(
+                "Expected right-padded observations, each with a token first and an attention_mask of ones and then "
+                "zeros, got one with padding in front of or between its tokens"
+            )
+        lengths = mask.sum(dim=1)
         written = observation["response_mask"].long()
         prompts = torch.where(written.any(dim=1), written.argmax(dim=1), lengths)
         states = self.trunk.row_states(observation["input_ids"].long(), prompts, lengths)

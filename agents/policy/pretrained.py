@@ -1,16 +1,17 @@
 """A policy on disk: a folder that plain Transformers loads, with the value head and the rest beside it.
 
-    policy.json               what is frozen, how it computes, the name of the model under adapters
+    policy.json               what belongs to it, what is frozen, how it computes, the name of the model under adapters
     model.safetensors         the model, with its config.json; or adapters/, and base/ where their base has no name
-    tokenizer.json            the tokenizer, as Transformers writes it
+    tokenizer.json            the tokenizer; tokenizer_config.json and chat_template.jinja, as Transformers writes them
     value_head.safetensors    and critic.safetensors, where values have a trunk of their own
 
-Safetensors and JSON alone: no pickle is read, and no code that comes with a model is run. New models, with random
-weights, are made here too.
+Safetensors and JSON alone: no pickle is read, and no code that comes with a model is run. Files that policy.json does
+not mention are not read. New models, with random weights, are made here too.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -19,25 +20,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
-from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
-from transformers.utils import logging as transformers_logging
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from agents.devices import choose_device
 from agents.files import read_json
 from agents.policy import lora
-from textenvs import Tokenizer
+from agents.policy.weights import auto_class, quiet_loading, read_model
+from textenvs import Tokenizer, make_tokenizer
 from textenvs.arguments import did_you_mean
+from textenvs.chat_template import TEMPLATE_FILE
 from textenvs.tokenizer import SubwordTokenizer
 
 if TYPE_CHECKING:
@@ -66,6 +60,7 @@ _BASE_FOLDER = "base"
 _CRITIC_FILE = "critic.safetensors"
 _POLICY_FILE = "policy.json"
 _VALUE_HEAD_FILE = "value_head.safetensors"
+_ROLES = ("eos_token", "bos_token", "pad_token")
 
 
 def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.device | None = None) -> Policy:
@@ -81,49 +76,88 @@ def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.
         )
     if local and not any((Path(source) / name).exists() for name in ("config.json", ADAPTERS_FOLDER)):
         raise ValueError(f"Expected a model folder with a config.json, got {source!r}, which has none")
-    notes = read_json(Path(source) / _POLICY_FILE) if (Path(source) / _POLICY_FILE).is_file() else {}
+    folder = Path(source)
+    is_ours = local and (folder / _POLICY_FILE).is_file()
+    notes = read_json(folder / _POLICY_FILE) if is_ours else {}
     weights = source
     if notes.get("base") is not None:  # a folder of adapters, whose base lies elsewhere
-        weights = str(BUNDLED_MODELS.get(notes["base"], notes["base"]))
-    elif (Path(source) / _BASE_FOLDER).is_dir():
-        weights = str(Path(source) / _BASE_FOLDER)
+        weights = str(BUNDLED_MODELS.get(str(notes["base"]), notes["base"]))
+    elif notes.get("adapters"):
+        weights = str(folder / _BASE_FOLDER)
     try:
         with quiet_loading():
-            config = AutoConfig.from_pretrained(weights, trust_remote_code=False)
-            model = _auto_class(config).from_pretrained(
-                weights, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            model = read_model(weights, is_sharded=None if notes.get("base") else notes.get("sharded"))
+            tokenizer = _read_own_tokenizer(folder) if is_ours else _read_tokenizer(source)
+            nn.Module.to(model, chosen)
+            policy = kind(model, tokenizer)
+            policy.pretrained = bool(notes.get("pretrained", True))
+            policy.adapt(
+                precision=notes.get("precision", "float32"),
+                gradient_checkpointing=bool(notes.get("gradient_checkpointing", False)),
+                compile=bool(notes.get("compile", False)),
             )
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+            if is_ours:
+                _read_parts(policy, folder, notes)
+    except (MemoryError, torch.cuda.OutOfMemoryError, ImportError):
+        raise
+    except Exception as error:  # libraries raise everything on what strangers wrote; the cause is kept
         name = "the folder" if local else f"no such folder or bundled model {list(BUNDLED_MODELS)}, so the hub id"
         raise ValueError(
-            f"Expected a language model that loads from safetensors, got {name} {weights!r}: {error}"
+            f"Expected a language model that loads from safetensors, got {name} {weights!r}: {_explained(error)}"
         ) from error
-    nn.Module.to(model, chosen)
-    policy = kind(model, tokenizer)
-    policy.source = str(name_or_folder) if not local or str(name_or_folder) in BUNDLED_MODELS else None
-    if local and policy.source is None and not _is_temporary(Path(source), Path(weights)):
-        policy.source = notes.get("base") or os.path.abspath(weights)
-    policy.pretrained = bool(notes.get("pretrained", True))
-    policy.adapt(
-        precision=notes.get("precision", "float32"),
-        gradient_checkpointing=bool(notes.get("gradient_checkpointing", False)),
-        compile=bool(notes.get("compile", False)),
-    )
-    if (Path(source) / ADAPTERS_FOLDER).is_dir():
-        lora.load(model, Path(source) / ADAPTERS_FOLDER)
+    policy.source = notes.get("base")
+    if not local or str(name_or_folder) in BUNDLED_MODELS:
+        policy.source = str(name_or_folder)
+    elif policy.source is None and not _is_temporary(folder, Path(weights)):
+        policy.source = os.path.abspath(weights)
+    return policy
+
+
+def _read_parts(policy: Policy, folder: Path, notes: Mapping[str, Any]) -> None:
+    """Reads what lies beside a policy's model: adapters, value head, critic, and what is frozen."""
+    if notes.get("adapters"):
+        lora.load(policy.model, folder / ADAPTERS_FOLDER)
         policy.has_adapters = True
-    value_head = Path(source) / _VALUE_HEAD_FILE
-    if value_head.is_file():
-        policy.value_head.load_state_dict(load_file(value_head, device=str(chosen)))
-    critic = Path(source) / _CRITIC_FILE
-    if critic.is_file():
-        load_model(policy.separate_critic(), critic, device=str(chosen))
+    policy.value_head.load_state_dict(load_file(folder / _VALUE_HEAD_FILE, device=str(policy.device)))
+    if notes.get("critic"):
+        load_model(policy.separate_critic(), folder / _CRITIC_FILE, device=str(policy.device))
     frozen = set(notes.get("frozen", ()))
     for name, parameter in policy.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)
-    return policy
+
+
+def _read_tokenizer(source: str) -> Any:
+    """Reads the tokenizer of somebody's model, as Transformers does."""
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+
+
+def _read_own_tokenizer(folder: Path) -> Any:
+    """Reads the tokenizer that `save` wrote.
+
+    Of some types of model (qwen2) Transformers makes a tokenizer of the model's class out of a file's vocabulary alone,
+    with other rules; of all, it makes EOS a special token. So the file itself decides.
+
+    Returns:
+        Transformers' tokenizer, where it is the same: its config then goes along into the next folder. Or ours.
+    """
+    ours = make_tokenizer(folder)
+    assert isinstance(ours, SubwordTokenizer)
+    try:
+        theirs = _read_tokenizer(str(folder))
+        seen = make_tokenizer(theirs)
+    except Exception:  # whatever keeps Transformers from reading it: the tokenizer is there
+        return ours
+    is_same = isinstance(seen, SubwordTokenizer) and seen.backend.to_str() == ours.backend.to_str()
+    roles = ("eos_token_id", "bos_token_id", "pad_token_id", "chat_template")
+    return theirs if is_same and all(getattr(seen, role) == getattr(ours, role) for role in roles) else ours
+
+
+def _explained(error: Exception) -> str:
+    """Writes an error for a message: with its type, where the text of it says little."""
+    if isinstance(error, RecursionError):
+        return "one of its files is nested too deeply to be read"
+    return str(error) if isinstance(error, (ValueError, OSError)) else repr(error)
 
 
 def new_model(
@@ -136,9 +170,17 @@ def new_model(
     """Makes a model with random weights; arguments and errors as in `Policy.from_config`."""
     full = config if isinstance(config, PretrainedConfig) else config_of(config, tokenizer)
     check_seed(seed)
-    with torch.random.fork_rng(devices=[]):  # Transformers draws from the global generator, which stays as it was
+    with (
+        quiet_loading(),
+        torch.random.fork_rng(devices=[]),
+    ):  # Transformers draws from the global generator, which stays as it was
         torch.manual_seed(seed)
-        model: PreTrainedModel = _auto_class(full).from_config(full, dtype=torch.float32)
+        try:
+            model: PreTrainedModel = auto_class(full).from_config(full, dtype=torch.float32)
+        except (ArithmeticError, AttributeError, AssertionError, LookupError, RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"Expected a config that Transformers makes a language model of, got a {type(full).__name__}: {error!r}"
+            ) from error
     nn.Module.to(model, choose_device(device))
     return model
 
@@ -153,62 +195,85 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"Expected seed to be a whole number of at least 0, got {seed!r:.200}")
 
 
-def _auto_class(config: PretrainedConfig) -> Any:
-    """Returns the class of Transformers that makes a model of a config."""
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-
-
 def _is_temporary(folder: Path, weights: Path) -> bool:
     """Returns True if a model may be gone one day: it lies in a folder of adapters, or in a checkpoint of a run."""
     return weights.parent == folder or (folder.parent / "agent.json").is_file()
 
 
-def save(policy: Policy, folder: Path, *, merge: bool = False) -> None:
-    """Writes a policy; arguments and errors as in `Policy.save_pretrained`."""
+def save(policy: Policy, folder: Path, *, merge: bool = False) -> dict[str, Tensor]:
+    """Writes a policy; arguments and errors as in `Policy.save_pretrained`.
+
+    Returns:
+        The weights that the folder now holds, by the names that they have in a policy which is loaded from it.
+    """
+    tokenizer = policy.tokenizer
+    if not isinstance(tokenizer, SubwordTokenizer):
+        raise ValueError(
+            "Expected a policy whose tokenizer comes from Transformers or the tokenizers library, since no other "
+            f"can be written beside the model, got {type(tokenizer).__name__}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     adapters_apart = policy.has_adapters and not merge and not policy.is_adapters_off
     plain = policy.has_adapters and not adapters_apart  # without adapters, where the policy has some
+    model: PreTrainedModel = policy.model
     with quiet_loading():
         if adapters_apart:
-            lora.save(policy.model, folder / ADAPTERS_FOLDER)
+            lora.save(model, folder / ADAPTERS_FOLDER)
+            weights_folder = folder / _BASE_FOLDER
             if policy.source is None:
-                lora.stripped(policy.model).save_pretrained(folder / _BASE_FOLDER)
-        elif plain:
-            without = lora.stripped if policy.is_adapters_off else lora.merged
-            without(policy.model).save_pretrained(folder)
+                lora.stripped(model).save_pretrained(weights_folder)
         else:
-            policy.model.save_pretrained(folder)
+            if plain:
+                model = (lora.stripped if policy.is_adapters_off else lora.merged)(model)
+            weights_folder = folder
+            model.save_pretrained(folder)
+        _write_tokenizer(policy.tokenizer_source, tokenizer, folder)
+    has_base = adapters_apart and policy.source is not None
     notes = {
         "pretrained": policy.pretrained,
         "precision": policy.precision,
         "gradient_checkpointing": policy.gradient_checkpointing,
         "compile": policy.compiled,
         "frozen": [] if plain or merge else _frozen_names(policy),
-        "base": policy.source if adapters_apart else None,
+        "base": policy.source if has_base else None,
+        "adapters": adapters_apart,
+        "critic": policy.critic is not None,
+        "sharded": None if has_base else not (weights_folder / SAFE_WEIGHTS_NAME).is_file(),
     }
     (folder / _POLICY_FILE).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
-    if hasattr(policy.tokenizer_source, "save_pretrained"):
-        policy.tokenizer_source.save_pretrained(folder)
-    elif isinstance(policy.tokenizer, SubwordTokenizer):
-        backend = policy.tokenizer.backend
-        names = {
-            "eos_token": backend.id_to_token(policy.tokenizer.eos_token_id),
-            "bos_token": backend.id_to_token(policy.tokenizer.bos_token_id),
-            "pad_token": backend.id_to_token(policy.tokenizer.pad_token_id),
-        }
-        PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
-    else:
-        raise ValueError(
-            "Expected a policy whose tokenizer comes from Transformers or the tokenizers library, since no other "
-            f"can be written beside the model, got {type(policy.tokenizer).__name__}"
-        )
     save_file(
         {name: tensor.contiguous() for name, tensor in policy.value_head.state_dict().items()},
         folder / _VALUE_HEAD_FILE,
     )
-    if policy.critic is not None:
-        critic = lora.merged(policy.critic) if plain else policy.critic
+    critic = lora.merged(policy.critic) if plain and policy.critic is not None else policy.critic
+    if critic is not None:
         save_model(critic, str(folder / _CRITIC_FILE))
+    parts = {"model": model, "value_head": policy.value_head, "critic": critic}
+    return {
+        f"{part}.{name}": tensor
+        for part, module in parts.items()
+        if module is not None
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def _write_tokenizer(source: Any, tokenizer: SubwordTokenizer, folder: Path) -> None:
+    """Writes a tokenizer: its own file as it is, and what else Transformers keeps of it beside that."""
+    (folder / TEMPLATE_FILE).unlink(missing_ok=True)  # of what was saved here before
+    if hasattr(source, "save_pretrained"):
+        source.save_pretrained(folder)
+    else:
+        backend = tokenizer.backend
+        names = {role: backend.id_to_token(getattr(tokenizer, f"{role}_id")) for role in _ROLES}
+        # A copy, since Transformers makes special tokens of those that it is told.
+        written = PreTrainedTokenizerFast(
+            tokenizer_object=copy.deepcopy(backend),
+            split_special_tokens=backend.encode_special_tokens,
+            chat_template=tokenizer.chat_template,
+            **names,
+        )
+        written.save_pretrained(folder)
+    tokenizer.backend.save(str(folder / "tokenizer.json"))
 
 
 def config_of(settings: Mapping[str, Any], tokenizer: Tokenizer) -> PretrainedConfig:
@@ -245,15 +310,3 @@ def config_of(settings: Mapping[str, Any], tokenizer: Tokenizer) -> PretrainedCo
 def _frozen_names(policy: Policy) -> list[str]:
     """Returns the names of parameters that are not trained."""
     return [name for name, parameter in policy.named_parameters() if not parameter.requires_grad]
-
-
-class quiet_loading:
-    """Switches Transformers' progress bars off while a model loads or is saved."""
-
-    def __enter__(self) -> None:
-        self._was_on = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
-
-    def __exit__(self, *exc: object) -> None:
-        if self._was_on:
-            transformers_logging.enable_progress_bar()

@@ -43,9 +43,12 @@ class Trunk(ABC):
         model: The model.
         module: The module that is run: the model's own trunk, or a critic's (see `over`).
         mode: As above.
+        longest_text: Tokens of the longest text whose states do not depend on what comes behind them (see
+            `agents.policy.checks.length_limit`); a longer one is refused.
     """
 
     def __init__(self, model: PreTrainedModel, mode: Mode = nullcontext) -> None:
+        self.longest_text = float("inf")
         self.model = model
         self.module: Any = model.base_model
         self.mode = mode
@@ -80,6 +83,7 @@ class Trunk(ABC):
             its prompt an encoder-decoder has none, and the numbers there have no meaning.
         """
         length = max(int(ends.max()), 1)
+        self._check_states(length)
         with self.mode():
             return self._read_rows(input_ids[:, :length], prompts, ends)
 
@@ -117,6 +121,16 @@ class Trunk(ABC):
             raise ValueError(
                 f"Expected prompt and response to fit into the model's context of {limit} tokens, got {max_length}: "
                 "lower max_new_tokens or max_prompt_length"
+            )
+        self._check_states(max_length)
+
+    def _check_states(self, length: int) -> None:
+        """Raises a ValueError if the states of a text of that length are others than while it was written."""
+        if length > self.longest_text:
+            raise ValueError(
+                f"Expected prompt and response to have at most {self.longest_text:.0f} tokens, got {length}: in longer "
+                f"texts {self.name} rotates all positions otherwise (rope_parameters in its config.json), so that "
+                "log-probs of a rollout would not be those of the whole text. Lower max_new_tokens or max_prompt_length"
             )
 
     def caches(self, max_length: int) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from agents.devices import choose_device
-from agents.policy.pretrained import quiet_loading
+from agents.policy.weights import quiet_loading
 from agents.rewards.text_reader import DTYPES, files_stamp, reading_dtype
 
 _TOKENS_PER_PASS = 1 << 13  # bounds the memory of a forward pass

@@ -80,7 +80,8 @@ class TextModel:
         self._chat = policy.tokenizer if chat_template else None
         self._tokenizer = copy.deepcopy(policy.tokenizer)
         self._tokenizer.backend.encode_special_tokens = True
-        self.limit: int = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1
+        positions = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1
+        self.limit = int(min(positions, policy.longest_text))
         self._spellings: dict[str, tuple[int, ...]] = {}
 
     def prompt_ids(self, prompt: str) -> list[int]:

@@ -113,7 +113,7 @@ def _episode(
     is_response = [False] * len(ids)
     budget = env.setting.max_new_tokens
     for number, turn in enumerate(turns, start=1):
-        response = [*encode_response(turn), env.tokenizer.eos_token_id][:budget]
+        response = [*encode_response(turn), env.setting.turn_end_id][:budget]
         budget -= len(response)
         ids += response
         is_response += [True] * len(response)

@@ -238,6 +238,7 @@ class Agent:
         self.bonuses = Bonuses(config.bonuses, self.reference, seed)
         self._is_consistent = True  # False from the first change that an update makes to its last
         self._saved_state: tuple[int, int | None] | None = None  # the state that the last checkpoint holds
+        self._is_reloadable = False  # True once the policy was saved and loaded, and is the same
         self._run_folders: set[Path] = set()  # folders that hold this agent's own run
         # Random weights at no price: nobody asks how far they have moved, and a fifth of the time is saved.
         self._compares = bool(
@@ -319,7 +320,8 @@ class Agent:
             RewardError: If the reward fails; what was learned before is in the checkpoint.
             NonFiniteError: If loss or gradient are NaN or infinite too often in a row.
             SaveError: If a checkpoint cannot be written; the one before is whole.
-            ValueError: If the folder holds another run, or another process trains in it, or a number is out of range.
+            ValueError: If the folder holds another run, or another process trains in it, or a number is out of range;
+                or, before the first update, if a checkpoint would not be read back as the same policy.
             TypeError: If a number is not whole.
         """
         if isinstance(total_timesteps, float) and total_timesteps.is_integer():  # 1e6
@@ -335,6 +337,8 @@ class Agent:
         ):
             # A checkpoint of a policy in pieces takes all processes: it is written only if all of them leave the loop.
             leaves_together = not self.learner.is_cut
+            if run is not None:
+                self._rehearse(run.path)
             try:
                 while True:
                     now = time.perf_counter()
@@ -563,7 +567,9 @@ class Agent:
 
         Raises:
             SaveError: If it cannot be written.
+            ValueError: If the policy cannot be read back as the same one.
         """
+        self._rehearse(Path(folder))
         evaluated = self.carried.get("evaluated", {})
         self._run_folders.add(Path(folder).resolve())
         return checkpoints.write(
@@ -574,6 +580,12 @@ class Agent:
             score=evaluated["score"] if evaluated.get("timesteps") == self.timesteps else None,
             keep=keep,
         )
+
+    def _rehearse(self, folder: Path) -> None:
+        """Saves and loads the policy, once, so that what cannot be kept is said before it costs anything."""
+        if not self._is_reloadable and not self.learner.is_cut:
+            checkpoints.rehearse(folder, self.policy.save_pretrained)
+            self._is_reloadable = True
 
     def _write_state(self, folder: Path) -> None:
         """Writes the files of a checkpoint."""
@@ -597,6 +609,7 @@ class Agent:
 
     def _restore_state(self, folder: Path, state: AgentState, *, is_other_env: bool, changed: set[str]) -> None:
         """Continues from a checkpoint, see `agent_state.restore_env`."""
+        self._is_reloadable = True  # as it has just been
         agent_state.restore_tensors(folder, state, self.optimizer, self.bonuses)
         self.timesteps, self.updates, self.seconds = state.timesteps, state.updates, state.seconds
         self.carried.update(state.carried)

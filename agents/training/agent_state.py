@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from agents.bonuses import Bonuses
 from agents.files import read_json
+from agents.policy import pretrained
 from agents.policy.policy import Policy
 from agents.training import checkpoints
 from textenvs import Reward, TextGenVectorEnv
@@ -95,9 +96,10 @@ class AgentState:
             tensors: Of the optimiser, see `checkpoints.flatten_optimizer`.
             bonuses: The payments beside the score.
         """
-        policy.save_pretrained(folder / _POLICY)
+        # Not read back each time, as save_pretrained does: that was tried when the run began.
+        pretrained.save(policy, folder / _POLICY)
         if not reference.is_adapters_off:  # otherwise it is the policy's own model, which has been written
-            reference.save_pretrained(folder / _REFERENCE)
+            pretrained.save(reference, folder / _REFERENCE)
         save_file(dict(tensors), folder / _OPTIMIZER)
         save_file(bonuses.state_dict(), folder / _BONUSES)
         (folder / _FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")

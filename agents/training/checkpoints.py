@@ -134,6 +134,26 @@ def write(
     return target
 
 
+def rehearse(run: Path, fill: Callable[[Path], None]) -> None:
+    """Writes what a checkpoint will hold into a folder that is removed again, before there is anything to lose.
+
+    Args:
+        run: The run's folder.
+        fill: Writes into a folder that does not exist, and checks what it wrote.
+
+    Raises:
+        SaveError: If it cannot be written.
+        ValueError: Of `fill`, if it cannot be read back.
+    """
+    trial = run / FOLDER / ".trial"
+    try:
+        fill(trial)
+    except (OSError, SafetensorError) as error:
+        raise SaveError(f"Expected to write checkpoints into {str(run / FOLDER)!r}, got: {error}") from error
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+
+
 def listed(run: Path) -> list[Checkpoint]:
     """Lists the checkpoints of a run whose manifests can be read, the oldest first. Their files are not looked at.
 

@@ -51,7 +51,9 @@ class Bridge:
 
 BRIDGES = {
     "datasets": Bridge("datasets", ("tests/textenvs/datasets",), extras=("data",)),
-    "gymnasium": Bridge("gymnasium", ("tests/bridges/test_gymnasium.py",), ("torch", "array-api-compat")),
+    "gymnasium": Bridge(
+        "gymnasium", ("tests/bridges/test_gymnasium.py",), ("torch", "array-api-compat"), extras=("render",)
+    ),
     "minari": Bridge("minari", ("tests/bridges/test_minari.py",), ("minari[create]", "h5py", "pillow")),
     # moviepy asks for pillow<12.
     "moviepy": Bridge(

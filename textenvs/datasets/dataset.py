@@ -29,6 +29,7 @@ from textenvs.datasets.fields import (
     MISSING,
     ColumnError,
     Row,
+    describe_fields,
     is_conversation,
     messages_of,
     metadata_of,
@@ -329,6 +330,11 @@ class _RowReader:
             ]
             return "".join(texts), []
         value = value_of(row, self._prompt)
+        if value is MISSING:
+            raise ColumnError(
+                f"Expected a string in field {self._prompt!r} of {location}, got none; {describe_fields(row)}. Name "
+                "the prompt's column, prompt=..., or write a template=... of columns"
+            )
         if not is_conversation(value):
             return text_of(row, self._prompt, location, numbers=False), []
         messages = messages_of(value, self._prompt, location)
@@ -347,8 +353,7 @@ class _RowReader:
             value = value_of(row, column)
             if value is MISSING:
                 raise ColumnError(
-                    f"Expected field {column!r} of {location}, which labels= names, got none; its fields are "
-                    f"{list(row)!s:.500}"
+                    f"Expected field {column!r} of {location}, which labels= names, got none; {describe_fields(row)}"
                 )
             key = str(value).lower() if isinstance(value, bool) else str(value)
             if key not in text_for:

@@ -159,7 +159,7 @@ def metadata_of(row: Row, column: str, location: str) -> Any:
     """
     value = value_of(row, column)
     if value is MISSING:
-        raise ColumnError(f"Expected the column {column!r} in {location}; {_described(row)}")
+        raise ColumnError(f"Expected the column {column!r} in {location}; {describe_fields(row)}")
     return _as_json(value, column, location)
 
 
@@ -199,18 +199,27 @@ def _checked(text: str, column: str, location: str) -> str:
 
 def _error(expected: str, value: Any, row: Row, column: str, location: str) -> ValueError:
     if value is MISSING:
-        return ColumnError(f"Expected {expected} in field {column!r} of {location}, got none; {_described(row)}")
+        return ColumnError(f"Expected {expected} in field {column!r} of {location}, got none; {describe_fields(row)}")
     shown = "null or an empty cell" if value is None else f"{value!r:.200}"
     remedy = ""
     if value is None or value != value:  # NaN
         remedy = ". Fill it in, or leave such rows out with on_error='skip'"
     elif isinstance(value, Mapping) and value:
         remedy = f". Name a field inside of it: {f'{column}.{next(iter(value))}'!r}, say"
-    return ValueError(f"Expected {expected} in field {column!r} of {location}, got {shown}; {_described(row)}{remedy}")
+    return ValueError(
+        f"Expected {expected} in field {column!r} of {location}, got {shown}; {describe_fields(row)}{remedy}"
+    )
 
 
-def _described(row: Row) -> str:
-    """Returns what an error says of a row: its fields, and the lists of rows that are inside of it."""
+def describe_fields(row: Row) -> str:
+    """Returns the part of an error that names a row's fields, and the lists of rows that are inside of it.
+
+    Args:
+        row: The row.
+
+    Returns:
+        The end of a sentence, without its full stop.
+    """
     lists = [f"rows={path!r}" for path in _lists_inside(row, "")]
     inside = f", and these lists of rows are inside: {', '.join(lists)}" if lists else ""
     return f"its fields are {list(row)!s:.500}{inside}"

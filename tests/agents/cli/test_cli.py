@@ -314,6 +314,33 @@ def test_learning_rate_in_yaml(tmp_path):
     assert parse("train", Train, ["--config", str(file)]).settings.learning_rate == 1e-4
 
 
+def test_ends_of_turns_and_chat_templates_are_options(tmp_path):
+    words = ["--stop", '["<eos>", "x"]', "--chat-template", '{"system": "Be brief."}']
+    given = {"stop": ["<eos>", "x"], "chat_template": {"system": "Be brief."}}
+    kwargs = parse("train", Train, words).env_kwargs()
+    assert {name: kwargs[name] for name in given} == given
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(given))
+    assert parse("train", Train, ["--config", str(file)]).env_kwargs() == kwargs
+    plain = parse("train", Train, ["--stop", "<eos>", "--chat-template", "true"]).env_kwargs()
+    assert (plain["stop"], plain["chat_template"]) == ("<eos>", True)
+    assert not {"stop", "chat_template"} & set(parse("train", Train, []).env_kwargs())
+    with pytest.raises(ValueError, match="Expected --chat-template to be true or JSON, got 'yes'"):
+        parse("train", Train, ["--chat-template", "yes"]).env_kwargs()
+
+
+def test_generate_stops_where_it_is_told(capsys):
+    words = ["generate", "-n", "1", "--max-new-tokens", "30", "--device", "cpu", "--deterministic", "Once upon a time"]
+    main(words)
+    whole = capsys.readouterr().out
+    main([*words[:-1], "--stop", "a", words[-1]])
+    stopped = capsys.readouterr().out
+    assert len(stopped) < len(whole)
+    with pytest.raises(SystemExit):
+        main([*words[:-1], "--chat-template", "true", words[-1]])
+    assert "Expected a tokenizer with a chat template" in capsys.readouterr().err
+
+
 def test_output_in_an_old_encoding_loses_characters_and_nothing_else(monkeypatch):
     pipe = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", pipe)

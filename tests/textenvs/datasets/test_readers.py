@@ -18,7 +18,7 @@ from textenvs.tasks import SPLITS
     [
         ("a.jsonl", b'{"text": "fine"}\n{"text": "cut', "line 2 of .*JSON object"),
         ("a.jsonl", b'{"text": "fine"}\n[1, 2]\n', "line 2 of .*got list"),
-        ("a.jsonl", b'{"story": "fine"}\n', r"field 'text' of line 1 .*its fields are \['story'\]"),
+        ("a.jsonl", b'{"story": "fine"}\n', r"'text' of line 1 .* fields are \['story'\]\. Name the prompt's"),
         ("a.jsonl", b'{"text": 7}\n', "Expected a string in field 'text'"),
         ("a.txt", b"fine\n\xff\xfe\n", "to be UTF-8, but byte 5"),
         ("a.txt", b"\n\n", "at least one prompt"),
