@@ -54,7 +54,7 @@ def unfollowed(model: PreTrainedModel) -> dict[str, Any]:
     Returns:
         Setting to value.
     """
-    config: Any = model.generation_config
+    config: Any = getattr(model, "generation_config", None)  # an LSTM has none
     if config is None:
         return {}
     asked = {
@@ -101,7 +101,7 @@ def with_turn_ends(tokenizer: Tokenizer, model: PreTrainedModel) -> Tokenizer:
     Raises:
         ValueError: If the tokenizer is an object that takes no further ends.
     """
-    config: Any = model.generation_config
+    config: Any = getattr(model, "generation_config", None)  # an LSTM has none
     if config is None:
         return tokenizer
     if not model.name_or_path and getattr(config, "_from_model_config", False):
