@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -309,12 +310,24 @@ def test_a_model_in_several_files(folder):
 
 def test_adapters_of_peft_beside_a_model(folder):
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="adapters"):
+    with pytest.raises(ValueError, match="peft's adapters"):
         Policy.from_pretrained(folder, device="cpu")
 
 
-def test_two_threads_load_at_once():
-    errors = []
+def test_two_threads_load_at_once(monkeypatch):
+    from agents.policy import pretrained
+
+    errors, inside, read = [], [], pretrained.read_model
+
+    def read_alone(*args, **kwargs):
+        inside.append(1)
+        time.sleep(0.05)  # long enough for the other thread to come in
+        model = read(*args, **kwargs)
+        assert len(inside) == 1
+        inside.clear()
+        return model
+
+    monkeypatch.setattr(pretrained, "read_model", read_alone)
 
     def load_twice():
         try:
