@@ -15,6 +15,9 @@ from transformers import PreTrainedModel
 from textenvs import Tokenizer
 from textenvs.tokenizer import SubwordTokenizer
 
+UNFOLLOWED = "The generation config of this model asks for"
+"""The beginning of the warning."""
+
 _OF_OUTPUT = {
     "num_return_sequences", "output_attentions", "output_hidden_states", "output_scores", "output_logits",
     "return_dict_in_generate",
@@ -54,7 +57,7 @@ def unfollowed(model: PreTrainedModel) -> dict[str, Any]:
     Returns:
         Setting to value.
     """
-    config: Any = model.generation_config
+    config: Any = getattr(model, "generation_config", None)  # a model that cannot generate has none
     if config is None:
         return {}
     asked = {
@@ -80,7 +83,7 @@ def warn_of_unfollowed(model: PreTrainedModel) -> None:
     if asked:
         listed = ", ".join(f"{name}={value!r:.80}" for name, value in asked.items())
         warnings.warn(
-            f"The generation config of this model asks for {listed}, which a policy does not follow: it samples from "
+            f"{UNFOLLOWED} {listed}, which a policy does not follow: it samples from "
             "the model's own distribution. evaluate and generate take temperature, top_k, top_p and min_p, and an "
             "environment takes min_new_tokens and stop",
             stacklevel=4,
@@ -101,7 +104,7 @@ def with_turn_ends(tokenizer: Tokenizer, model: PreTrainedModel) -> Tokenizer:
     Raises:
         ValueError: If the tokenizer is an object that takes no further ends.
     """
-    config: Any = model.generation_config
+    config: Any = getattr(model, "generation_config", None)  # a model that cannot generate has none
     if config is None:
         return tokenizer
     if not model.name_or_path and getattr(config, "_from_model_config", False):

@@ -6,6 +6,7 @@ that changes with their versions, so what was written is read and compared, and 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from agents.policy import pretrained
+from agents.policy.generation_config import UNFOLLOWED
 from agents.policy.weights import quiet_loading
 from textenvs import Tokenizer
 from textenvs.tokenizer import fingerprint
@@ -44,8 +46,10 @@ def check_reload(policy: Policy, folder: Path, weights: Mapping[str, Tensor], *,
         ValueError: If the folder cannot be loaded, or holds another policy; says in what.
     """
     verbosity = transformers_logging.get_verbosity()
-    with quiet_loading():
-        transformers_logging.set_verbosity_error()  # what there is to say was said when the policy was made
+    with quiet_loading(), warnings.catch_warnings():
+        # What there is to say was said when the policy was made.
+        transformers_logging.set_verbosity_error()
+        warnings.filterwarnings("ignore", message=UNFOLLOWED)
         try:
             again = pretrained.load(type(policy), folder, device="cpu")
             difference = (

@@ -17,6 +17,7 @@ from __future__ import annotations
 import codecs
 import copy
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from agents.devices import choose_device, on_device
 from agents.policy.context import Context
+from agents.policy.generation_config import UNFOLLOWED
 from agents.policy.policy import Policy
 from agents.policy.pretrained import ADAPTERS_FOLDER, BUNDLED_MODELS
 from textenvs import Example, RewardError, Tokenizer
@@ -240,7 +242,9 @@ def load_text_model(
 
 @lru_cache(maxsize=8)
 def _load(source: str, dtype: str, device: str, chat_template: bool, stamp: tuple[int, ...]) -> TextModel:
-    policy = Policy.from_pretrained(source, device=device).to(DTYPES[dtype])
+    with warnings.catch_warnings():  # a model that only reads has no use for what its config asks of `generate`
+        warnings.filterwarnings("ignore", message=UNFOLLOWED)
+        policy = Policy.from_pretrained(source, device=device).to(DTYPES[dtype])
     if dtype == "bfloat16":
         policy.value_head.float()  # differences of one number a text would drown in its rounding
     policy.precision = "float32"  # no autocast: `dtype` alone says what is computed in

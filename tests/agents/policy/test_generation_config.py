@@ -10,7 +10,8 @@ from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 from agents import PPO, Policy
 from agents.collector import make_env
 from agents.policy.generation_config import unfollowed
-from textenvs.tokenizer import BUNDLED
+from agents.rewards.text_reader import load_text_model
+from textenvs.tokenizer import BUNDLED, SubwordTokenizer, symbol_tokenizer
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -90,3 +91,27 @@ def test_what_changes_no_text_is_not(asked, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert unfollowed(Policy.from_pretrained(tmp_path, device="cpu").model) == {}
+
+
+def test_a_model_that_cannot_generate_asks_for_nothing():
+    policy = Policy.from_config({"model_type": "lstm_lm"}, chat_tokenizer(), device="cpu")
+    assert unfollowed(policy.model) == {}
+    assert policy.tokenizer.end_token_ids == (1,)
+
+
+def test_a_model_that_only_reads_is_not_warned_of(tmp_path):
+    saved_with(tmp_path, eos_token_id=1, repetition_penalty=1.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_text_model(tmp_path, device="cpu")
+
+
+def test_a_template_finds_no_bos_after_a_reload_either(tmp_path):
+    template = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"
+    tokenizer = SubwordTokenizer(symbol_tokenizer("abc").backend, chat_template=template)
+    policy = Policy.from_config(LLAMA, tokenizer, device="cpu")
+    policy.save_pretrained(tmp_path)
+    again = Policy.from_pretrained(tmp_path, device="cpu").tokenizer
+    messages = [{"role": "user", "content": "cab"}]
+    assert again.encode_chat(messages) == tokenizer.encode_chat(messages) == [3, 1, 2, 0]
+    assert (again.bos_token_id, again.pad_token_id) == (tokenizer.bos_token_id, tokenizer.pad_token_id)
