@@ -19,7 +19,8 @@ from textenvs.rewards.incremental.units import Machine, UnitReader, Units, UnitS
 from textenvs.rewards.keywords import Concepts, Keywords, PlotPoints
 from textenvs.rewards.last_turn import LastTurn
 from textenvs.rewards.length import Length, Sentences
-from textenvs.rewards.numbers import Dates, IncreasingNumbers, NumericAnswer
+from textenvs.rewards.numbers import Dates, IncreasingNumbers
+from textenvs.rewards.numeric_answer import NumericAnswer
 from textenvs.rewards.payouts import PAYOUTS, Payout, make_payout
 from textenvs.rewards.readability import Readability
 from textenvs.rewards.regex import RegexProgress

@@ -15,14 +15,19 @@ from numpy.typing import NDArray
 
 from textenvs.arguments import check_choice, check_count
 from textenvs.example import Example
-from textenvs.rewards.base import Scorer
+from textenvs.rewards.base import RewardError, Scorer
 from textenvs.rewards.incremental.alignment import Bits, RowScorer, add_words, bit_at
 from textenvs.rewards.incremental.ngram_overlap import Grams, NgramMatches, NgramReward, num_grams
 from textenvs.rewards.incremental.references import MEASURES, ReferenceReward, References, overlap
+from textenvs.rewards.incremental.scripts import words_of_scripts
 from textenvs.rewards.incremental.splitters import Splitter
 from textenvs.tokenizer import Tokenizer
 
+TOKENIZERS = ("ascii", "unicode")
+"""The names of the ways to cut a text into words."""
+
 _WORD = re.compile("[a-z0-9]+")
+_LETTER = re.compile("[A-Za-z0-9]")
 _LEAST_STEMMED = 4  # letters
 
 
@@ -38,33 +43,43 @@ def _porter() -> Callable[[str], str]:
 
 
 class RougeWords(Splitter):
-    """Runs of a-z and 0-9 in lower case, stemmed or not. Other letters separate, as in rouge-score.
+    """Words as ROUGE counts them, stemmed or not.
 
     Args:
         stemmer: If True, words of more than three letters are stemmed.
+        tokenizer: "ascii" are runs of a-z and 0-9 in lower case, and other letters separate, as in rouge-score.
+            "unicode" are the words of every script, their case folded; for ASCII texts they are the same.
 
     Raises:
+        ValueError: If there is no such tokenizer.
         ImportError: If `stemmer` is True and NLTK is not installed.
     """
 
-    def __init__(self, stemmer: bool = False) -> None:
+    def __init__(self, stemmer: bool = False, tokenizer: str = "ascii") -> None:
         self.stemmer = stemmer
+        self.tokenizer = check_choice("tokenizer", tokenizer, TOKENIZERS)
         if stemmer:
             _porter()
 
-    def _words(self, words: list[str]) -> list[str]:
+    def _stemmed(self, words: list[str]) -> list[str]:
         return [_porter()(word) if len(word) >= _LEAST_STEMMED else word for word in words] if self.stemmer else words
+
+    def _words(self, text: str) -> list[str]:
+        return _WORD.findall(text) if self.tokenizer == "ascii" else words_of_scripts(text)
+
+    def _folded(self, text: str) -> str:
+        return text.lower() if self.tokenizer == "ascii" else text.casefold()
 
     def cut(self, text: str) -> tuple[list[str], str]:
         """Cuts a text into words, the last of which may still go on."""
-        lower = text.lower()
-        words = _WORD.findall(lower)
-        rest = words.pop() if words and lower.endswith(words[-1]) else ""
-        return self._words(words), rest
+        folded = self._folded(text)
+        words = self._words(folded)
+        rest = words.pop() if words and folded.endswith(words[-1]) else ""
+        return self._stemmed(words), rest
 
     def finish(self, rest: str) -> list[str]:
         """Returns the last word."""
-        return self._words([rest]) if rest else []
+        return self._stemmed([rest]) if rest else []
 
     def closes(self, character: str) -> bool:
         """Returns True for all that is neither a letter nor a digit."""
@@ -72,7 +87,22 @@ class RougeWords(Splitter):
 
     def split(self, text: str) -> list[str]:
         """Cuts a whole text into words."""
-        return self._words(_WORD.findall(text.lower()))
+        return self._stemmed(self._words(self._folded(text)))
+
+    def check_reference(self, reward: str, example: Example) -> None:
+        """Checks that every reference of an example has a word.
+
+        Raises:
+            RewardError: If one has none.
+        """
+        for text in example.references:
+            if _LETTER.search(text) is None and not self.split(text):
+                problem = f"finds no word in the reference {text!r}: its tokenizer {self.tokenizer!r} reads "
+                if self.tokenizer == "ascii":
+                    problem += "a-z and 0-9 alone. For other scripts, pass tokenizer='unicode'"
+                else:
+                    problem += "letters and digits. Give the example another reference"
+                raise RewardError(reward, problem, example, None)
 
 
 class RougeN(NgramReward):
@@ -85,12 +115,16 @@ class RougeN(NgramReward):
     and precision, `score_multi` takes the values of the reference with the best F, so that they jump where one more
     word makes another reference the best.
 
-    ROUGE-1 cannot see the order of words: a shuffled reference scores 1.
+    ROUGE-1 cannot see the order of words: a shuffled reference scores 1. A text of fewer than n words has no n-gram, so
+    a reference of one word scores 0 in ROUGE-2, as in rouge-score.
 
     Args:
         n: The length of the n-grams.
         measure: "f", "precision" or "recall".
         stemmer: If True, words are stemmed (Porter, by NLTK: `pip install "textenvs[stem]"`).
+        tokenizer: "ascii" reads a-z and 0-9, as rouge-score does, and raises a RewardError for a reference without
+            them. "unicode" reads every script, and equals "ascii" for ASCII texts: in scripts without spaces (Chinese,
+            Thai), each character is a word.
 
     Raises:
         ValueError: If a setting is none of these.
@@ -101,10 +135,17 @@ class RougeN(NgramReward):
 
     name = "rouge_n"
 
-    def __init__(self, n: int = 3, measure: str = "f", stemmer: bool = False) -> None:
+    def __init__(self, n: int = 3, measure: str = "f", stemmer: bool = False, tokenizer: str = "ascii") -> None:
         self.n = check_count("n", n)
         self.measure = check_choice("measure", measure, MEASURES)
-        self.grams = (Grams(RougeWords(stemmer), n, n),)
+        self.splitter = RougeWords(stemmer, tokenizer)
+        self.grams = (Grams(self.splitter, n, n),)
+
+    def references(self, example: Example) -> References:
+        """Returns the references of an example, each of which has a word."""
+        references = super().references(example)
+        self.splitter.check_reference(self.name, example)
+        return references
 
     def phi(self, matches: Sequence[NgramMatches]) -> NDArray[np.float64]:
         """Computes the measure for each reference and takes the best: Lin (2004), equation 1."""
@@ -119,17 +160,17 @@ class Rouge1(RougeN):
 
     name = "rouge_1"
 
-    def __init__(self, measure: str = "f", stemmer: bool = False) -> None:
-        super().__init__(1, measure, stemmer)
+    def __init__(self, measure: str = "f", stemmer: bool = False, tokenizer: str = "ascii") -> None:
+        super().__init__(1, measure, stemmer, tokenizer)
 
 
 class Rouge2(RougeN):
-    """ROUGE-2: the overlap in pairs of words. Its arguments are those of `RougeN`."""
+    """ROUGE-2: the overlap in pairs of words, 0 for a reference of one word. Its arguments are those of `RougeN`."""
 
     name = "rouge_2"
 
-    def __init__(self, measure: str = "f", stemmer: bool = False) -> None:
-        super().__init__(2, measure, stemmer)
+    def __init__(self, measure: str = "f", stemmer: bool = False, tokenizer: str = "ascii") -> None:
+        super().__init__(2, measure, stemmer, tokenizer)
 
 
 class RougeL(ReferenceReward[list[list[str]]]):
@@ -140,9 +181,10 @@ class RougeL(ReferenceReward[list[list[str]]]):
     Args:
         measure: "f", "precision" or "recall".
         stemmer: If True, words are stemmed (Porter, by NLTK: `pip install "textenvs[stem]"`).
+        tokenizer: "ascii" or "unicode", as in `RougeN`.
 
     Raises:
-        ValueError: If the measure is none of these.
+        ValueError: If a setting is none of these.
         ImportError: If `stemmer` is True and NLTK is not installed.
 
     Cost: one dictionary look-up a word (amortised), and a few array operations a word for each 64 words of the
@@ -151,9 +193,15 @@ class RougeL(ReferenceReward[list[list[str]]]):
 
     name = "rouge_l"
 
-    def __init__(self, measure: str = "f", stemmer: bool = False) -> None:
+    def __init__(self, measure: str = "f", stemmer: bool = False, tokenizer: str = "ascii") -> None:
         self.measure = check_choice("measure", measure, MEASURES)
-        self.splitter = RougeWords(stemmer)
+        self.splitter = RougeWords(stemmer, tokenizer)
+
+    def references(self, example: Example) -> References:
+        """Returns the references of an example, each of which has a word."""
+        references = super().references(example)
+        self.splitter.check_reference(self.name, example)
+        return references
 
     def prepare(self, references: References) -> list[list[str]]:
         """Cuts each reference into words."""

@@ -43,7 +43,7 @@ Prepared = TypeVar("Prepared")
 
 
 class ReferenceReward(Reward, Generic[Prepared]):
-    """A score from 0 to 1 that needs at least one reference. Without one it raises; it does not score 0.
+    """A score from 0 to 1 that needs at least one reference. Without one, or with an empty one, it raises.
 
     Attributes:
         max_prepared: The number of examples to remember the prepared references of.
@@ -60,11 +60,15 @@ class ReferenceReward(Reward, Generic[Prepared]):
         """Returns the references of an example.
 
         Raises:
-            RewardError: If there is none.
+            RewardError: If there is none, or one is empty.
         """
         if not example.references:
             problem = "compares with references, and this example has none: give it some, or take another reward"
             raise RewardError(self.name, problem, example, None)
+        for text in example.references:
+            if not text or text.isspace():
+                problem = "compares with references, and one of this example's is empty: leave it out, or write it"
+                raise RewardError(self.name, problem, example, None)
         return tuple(example.references)
 
     def prepared(self, example: Example) -> Prepared:
