@@ -92,7 +92,7 @@ def _value(unit: str) -> float:
         digits = digits.replace(gap, "")
     if "frac" in digits:
         sign, _, parts = digits.partition("\\")
-        top, bottom = re.findall(r"-?[0-9.]+", parts) if "{" in parts else parts[-2:]
+        top, bottom = re.findall(r"-?[0-9.]+", parts) if "{" in parts else list(parts[-2:])
         digits = f"{sign}{top}/{bottom}".removeprefix("--")
     parts_of = digits.split("/")
     if len(parts_of) != 2:  # a date has more parts, and its last number counts
@@ -139,9 +139,9 @@ class NumericAnswer(Reward):
     such a mark, or a number after it, the last of the text. So it is of no use to give several.
 
     The result of a line is its last number. It earns its share of the credit for steps if it is one of the reference's
-    results; each of those counts once. If a text has more results than the reference (those that equal the right answer,
-    and one more for its own answer, left out), the credit is divided by their number instead, so that listing numbers
-    earns no more than guessing one.
+    results; each of those counts once. If a text has more results than the reference (the right answer, and one more
+    for its own answer, left out), the credit is divided by their number instead, so that listing numbers earns no more
+    than guessing one.
 
     Numbers are equal if they are the same float64. A number may have a sign ("-" or the typographic minus), thousands
     ("1,000" or "1 000"), decimals and an exponent ("1e3"), and be a fraction ("1/2", "\frac{1}{2}" is 0.5). Signs of

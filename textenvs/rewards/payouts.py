@@ -200,6 +200,7 @@ class _SplitCharacters:
     def __init__(self, num_lanes: int, tokenizer: Tokenizer) -> None:
         self._pieces = tokenizer.pieces
         self._is_part = np.array([not _is_complete(piece) for piece in tokenizer.pieces], dtype=np.bool_)
+        self._any_begun = False
         self._is_begun = np.zeros(num_lanes, dtype=np.bool_)
         self._begun: dict[int, bytes] = {}
 
@@ -213,8 +214,11 @@ class _SplitCharacters:
         Returns:
             The rows whose token is not whole characters by itself, and the text that each completes, which may be "".
         """
-        completed = []
-        for row in np.flatnonzero(self._is_part[tokens] | self._is_begun[lanes]).tolist():
+        completed: list[tuple[int, str]] = []
+        is_part = self._is_part[tokens]
+        if not (self._any_begun or is_part.any()):
+            return completed
+        for row in np.flatnonzero(is_part | self._is_begun[lanes]).tolist():
             lane = int(lanes[row])
             begun = self._begun.get(lane, b"") if self._is_begun[lane] else b""
             data = begun + self._pieces[tokens[row]]
@@ -222,6 +226,7 @@ class _SplitCharacters:
             self._begun[lane] = data[used:]
             self._is_begun[lane] = used < len(data)
             completed.append((row, text))
+        self._any_begun = bool(self._is_begun.any())
         return completed
 
 

@@ -27,7 +27,6 @@ TOKENIZERS = ("ascii", "unicode")
 """The names of the ways to cut a text into words."""
 
 _WORD = re.compile("[a-z0-9]+")
-_LETTER = re.compile("[A-Za-z0-9]")
 _LEAST_STEMMED = 4  # letters
 
 
@@ -89,14 +88,14 @@ class RougeWords(Splitter):
         """Cuts a whole text into words."""
         return self._stemmed(self._words(self._folded(text)))
 
-    def check_reference(self, reward: str, example: Example) -> None:
+    def check_references(self, reward: str, example: Example) -> None:
         """Checks that every reference of an example has a word.
 
         Raises:
             RewardError: If one has none.
         """
         for text in example.references:
-            if _LETTER.search(text) is None and not self.split(text):
+            if not self.split(text):
                 problem = f"finds no word in the reference {text!r}: its tokenizer {self.tokenizer!r} reads "
                 if self.tokenizer == "ascii":
                     problem += "a-z and 0-9 alone. For other scripts, pass tokenizer='unicode'"
@@ -141,11 +140,10 @@ class RougeN(NgramReward):
         self.splitter = RougeWords(stemmer, tokenizer)
         self.grams = (Grams(self.splitter, n, n),)
 
-    def references(self, example: Example) -> References:
-        """Returns the references of an example, each of which has a word."""
-        references = super().references(example)
-        self.splitter.check_reference(self.name, example)
-        return references
+    def check_references(self, example: Example) -> None:
+        """Checks that there are references, and that each has a word."""
+        super().check_references(example)
+        self.splitter.check_references(self.name, example)
 
     def phi(self, matches: Sequence[NgramMatches]) -> NDArray[np.float64]:
         """Computes the measure for each reference and takes the best: Lin (2004), equation 1."""
@@ -197,11 +195,10 @@ class RougeL(ReferenceReward[list[list[str]]]):
         self.measure = check_choice("measure", measure, MEASURES)
         self.splitter = RougeWords(stemmer, tokenizer)
 
-    def references(self, example: Example) -> References:
-        """Returns the references of an example, each of which has a word."""
-        references = super().references(example)
-        self.splitter.check_reference(self.name, example)
-        return references
+    def check_references(self, example: Example) -> None:
+        """Checks that there are references, and that each has a word."""
+        super().check_references(example)
+        self.splitter.check_references(self.name, example)
 
     def prepare(self, references: References) -> list[list[str]]:
         """Cuts each reference into words."""

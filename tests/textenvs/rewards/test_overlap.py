@@ -292,9 +292,7 @@ def squad(response: str, references: tuple[str, ...]) -> float:
 
     def normalized(text: str) -> list[str]:
         text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
-        words = re.sub(r"\b(a|an|the)\b", " ", text).split()
-        # SQuAD's script is for English. Ours takes a Chinese word apart, of whose characters NASTY has one.
-        return [part for word in words for part in (re.findall(r"漢\u0301*|\w+", word) if "漢" in word else [word])]
+        return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
     def f1(wanted: list[str], written: list[str]) -> float:
         if not wanted or not written:
@@ -377,6 +375,8 @@ def test_random_strings_against_the_library(reward: Any, oracle: Callable[[str, 
     @settings(max_examples=examples(40))
     @given(nasty_texts, st.lists(nasty_references, min_size=1, max_size=3), st.randoms(use_true_random=False))
     def check(response: str, references: list[str], random: Any) -> None:
+        if oracle is squad:  # it takes a Chinese sentence for one word
+            response, references = response.replace("漢", "é"), [text.replace("漢", "é") for text in references]
         words = [word for text in references for word in re.split(r"(?<=\s)", text)]
         alike = " ".join(random.choice(words) for _ in range(8))
         for text in (response, alike, references[-1]):
@@ -615,7 +615,7 @@ def test_tables_wait_for_the_first_push() -> None:
 
 @pytest.mark.parametrize("reward", RECALLS, ids=str)
 @settings(max_examples=examples(60))
-@given(st.lists(nasty_texts, min_size=1, max_size=3), st.lists(nasty_texts, max_size=8))
+@given(st.lists(nasty_references, min_size=1, max_size=3), st.lists(nasty_texts, max_size=8))
 def test_recall_falls_on_no_finished_word(reward: Any, references: list[str], parts: list[str]) -> None:
     made, example = make_reward(reward), Example("", tuple(references))
     written = [*itertools.accumulate(part + " " for part in [*parts, *references])]
@@ -624,7 +624,7 @@ def test_recall_falls_on_no_finished_word(reward: Any, references: list[str], pa
 
 
 @settings(max_examples=examples(100))
-@given(st.lists(nasty_texts, min_size=1, max_size=3), nasty_texts)
+@given(st.lists(nasty_references, min_size=1, max_size=3), nasty_texts)
 def test_a_correct_prefix_never_falls(references: list[str], rest: str) -> None:
     example = Example("", tuple(references))
     ids = letters_of(references[0][:5] + rest) or [0]
