@@ -267,7 +267,7 @@ def _write_tokenizer(source: Any, tokenizer: SubwordTokenizer, folder: Path) -> 
         backend = tokenizer.backend
         # A role that no token has stays open, so that a chat template still finds none: EOS stands in for it anyway.
         names = {role: token for role, token in tokenizer.special_tokens.items() if role in _ROLES}
-        names["eos_token"] = backend.id_to_token(tokenizer.eos_token_id)
+        names["eos_token"] = str(backend.id_to_token(tokenizer.eos_token_id))
         # A copy, since Transformers makes special tokens of those that it is told.
         written = PreTrainedTokenizerFast(
             tokenizer_object=copy.deepcopy(backend),

@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from agents.policy import pretrained
-from agents.policy.generation_config import UNFOLLOWED
 from agents.policy.weights import quiet_loading
 from textenvs import Tokenizer
 from textenvs.tokenizer import fingerprint
@@ -47,9 +46,8 @@ def check_reload(policy: Policy, folder: Path, weights: Mapping[str, Tensor], *,
     """
     verbosity = transformers_logging.get_verbosity()
     with quiet_loading(), warnings.catch_warnings():
-        # What there is to say was said when the policy was made.
+        warnings.simplefilter("ignore")  # what there is to say was said when the policy was made
         transformers_logging.set_verbosity_error()
-        warnings.filterwarnings("ignore", message=UNFOLLOWED)
         try:
             again = pretrained.load(type(policy), folder, device="cpu")
             difference = (

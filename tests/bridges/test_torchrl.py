@@ -2,6 +2,9 @@
 
 from tests.bridges.helpers import needs, others, toy_env
 
+IN_OTHER_PROCESSES = "textenvs:TextGen/Copy-v0"
+"""TorchRL makes several lanes in processes of their own, which import textenvs only where the id says so."""
+
 
 @others
 def test_torchrl() -> None:
@@ -33,7 +36,7 @@ def test_gym_env_makes_several_lanes() -> None:
     needs("torchrl", "torchrl")
     from torchrl.envs import GymEnv, check_env_specs
 
-    envs = GymEnv("TextGen/Copy-v0", num_envs=2, device="cpu")
+    envs = GymEnv(IN_OTHER_PROCESSES, num_envs=2, device="cpu")
     check_env_specs(envs, seed=0)
     assert envs.batch_size == (2,)
     rollout = envs.rollout(12, break_when_any_done=False)
@@ -48,7 +51,7 @@ def test_the_collector_collects_whole_batches() -> None:
     from torchrl.collectors import Collector
     from torchrl.envs import GymEnv
 
-    envs = GymEnv("TextGen/Copy-v0", num_envs=2, device="cpu")
+    envs = GymEnv(IN_OTHER_PROCESSES, num_envs=2, device="cpu")
     collector = Collector(envs, policy=None, frames_per_batch=40, total_frames=80)
     batches = [batch.clone() for batch in collector]
     collector.shutdown()

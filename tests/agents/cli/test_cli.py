@@ -132,7 +132,10 @@ def test_a_prompts_file(tmp_path, suffix, capsys):
         (["train", "--env", "TextGen-v9", "--device", "cpu"], "TextGen"),
         (["train", "--reward", "sentimnt", "--device", "cpu"], "Did you mean 'sentiment'?"),
         (["train", "--payout", "later", "--device", "cpu"], "Expected payout to be"),
-        (["train", "--payout", '{"every": 0}', "--device", "cpu"], "Expected payout 'every' to count"),
+        (
+            ["train", "--payout", '{"every": 0}', "--device", "cpu"],
+            "Expected the number of tokens of payout 'every' to be from 1",
+        ),
         (["train", "--payout", "{every", "--device", "cpu"], "Expected a name or JSON"),
         (["train", "--max-new-tokens", "-3", "--device", "cpu"], "Expected max_new_tokens to be at least 1"),
         (["train", "--prompts", "nowhere.jsonl", "--device", "cpu"], "Expected a file that can be read"),
