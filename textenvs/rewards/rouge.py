@@ -7,6 +7,7 @@ longest common subsequence: Hyyrö (2004), Bit-parallel LCS-length computation r
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from textenvs.arguments import check_choice, check_count
 from textenvs.example import Example
-from textenvs.rewards.base import RewardError, Scorer
+from textenvs.rewards.base import RewardError, Scorer, TextScorer
 from textenvs.rewards.incremental.alignment import Bits, RowScorer, add_words, bit_at
 from textenvs.rewards.incremental.ngram_overlap import Grams, NgramMatches, NgramReward, num_grams
 from textenvs.rewards.incremental.references import MEASURES, ReferenceReward, References, overlap
@@ -251,3 +252,79 @@ class _CommonScorer(RowScorer):
         written, wanted = self._length[lanes][:, None], self._lengths.array[self._slot[lanes]]
         best: NDArray[np.float64] = overlap(self._last_cells[lanes], written, wanted, self._measure).max(axis=1)
         return best
+
+
+class RougeLsum(RougeL):
+    """ROUGE-Lsum, equal to rouge-score's: ROUGE-L of summaries whose sentences are lines, from 0 to 1.
+
+    For each sentence of a reference, the words that are in its longest common subsequence with any sentence of the
+    response count, each word at most as often as both texts have it. Its arguments are those of `RougeL`.
+
+    Cost: the whole text is read again at every token, and compared with all of the references.
+    """
+
+    name = "rouge_lsum"
+
+    def score(self, example: Example, response: str) -> float:
+        """Scores a whole response: Lin (2004), equations 6 to 8, words clipped as rouge-score does."""
+        sentences = self._sentences(response)
+        written = sum(map(len, sentences))
+        best = 0.0
+        for text in self.references(example):
+            wanted = self._sentences(text)
+            hits = np.array(_union_hits(wanted, sentences))
+            best = max(best, float(overlap(hits, np.array(written), np.array(sum(map(len, wanted))), self.measure)))
+        return best
+
+    def _sentences(self, text: str) -> list[list[str]]:
+        return [self.splitter.split(line) for line in text.split("\n")]
+
+    def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
+        """Makes a scorer that scores whole texts."""
+        return _SummaryScorer(self, num_lanes, tokenizer)
+
+
+class _SummaryScorer(TextScorer):
+    """A scorer of whole texts that refuses an example at once if its references cannot be read."""
+
+    def __init__(self, reward: RougeLsum, num_lanes: int, tokenizer: Tokenizer) -> None:
+        super().__init__(reward, num_lanes, tokenizer)
+        self._check = reward.references
+
+    def reset(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
+        for example in examples:
+            self._check(example)
+        super().reset(lanes, examples)
+
+
+def _union_hits(wanted: list[list[str]], written: list[list[str]]) -> int:
+    left = [Counter(word for sentence in sentences for word in sentence) for sentences in (wanted, written)]
+    hits = 0
+    for sentence in wanted:
+        for position in sorted(set().union(*(_common_positions(sentence, other) for other in written))):
+            word = sentence[position]
+            if all(counts[word] > 0 for counts in left):
+                hits += 1
+                for counts in left:
+                    counts[word] -= 1
+    return hits
+
+
+def _common_positions(text: list[str], words: list[str]) -> set[int]:
+    """Returns the positions of `text` in a longest common subsequence: of several, the one that rouge-score takes."""
+    table = [[0] * (len(words) + 1)]
+    for unit in text:
+        above, row = table[-1], [0]
+        for column, word in enumerate(words):
+            row.append(above[column] + 1 if unit == word else max(above[column + 1], row[column]))
+        table.append(row)
+    positions, row_index, column = set(), len(text), len(words)
+    while row_index and column:
+        if text[row_index - 1] == words[column - 1]:
+            row_index, column = row_index - 1, column - 1
+            positions.add(row_index)
+        elif table[row_index][column - 1] > table[row_index - 1][column]:
+            column -= 1
+        else:
+            row_index -= 1
+    return positions
