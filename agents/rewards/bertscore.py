@@ -72,8 +72,8 @@ class BERTScore(NetworkReward):
         """Computes Phi of whole texts."""
         references = [example.references for example in examples]
         for example in examples:
-            if not example.references:
-                raise ValueError(f"Expected an example with references, got {example!r}")
+            if not example.references or not all(text.strip() for text in example.references):
+                raise ValueError(f"Expected an example with references, none of them empty, got {example!r}")
         encoder = load_encoder(self.model, "encoder", dtype=self.dtype, device=self.device)
         self._read_references(encoder, [text for texts in references for text in texts])
         states = self._states(encoder, responses)

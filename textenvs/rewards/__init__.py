@@ -19,12 +19,13 @@ from textenvs.rewards.incremental.units import Machine, UnitReader, Units, UnitS
 from textenvs.rewards.keywords import Concepts, Keywords, PlotPoints
 from textenvs.rewards.last_turn import LastTurn
 from textenvs.rewards.length import Length, Sentences
-from textenvs.rewards.numbers import Dates, IncreasingNumbers, NumericAnswer
+from textenvs.rewards.numbers import Dates, IncreasingNumbers
+from textenvs.rewards.numeric_answer import NumericAnswer
 from textenvs.rewards.payouts import PAYOUTS, Payout, make_payout
 from textenvs.rewards.readability import Readability
 from textenvs.rewards.regex import RegexProgress
 from textenvs.rewards.registry import COMBINATORS, list_rewards, make_reward, register_combinator, register_reward
-from textenvs.rewards.rouge import Rouge1, Rouge2, RougeL, RougeN
+from textenvs.rewards.rouge import Rouge1, Rouge2, RougeL, RougeLsum, RougeN
 from textenvs.rewards.schedules import Constraint, Schedule
 from textenvs.rewards.sentiment import Sentiment, Vader
 from textenvs.rewards.style import Formality, NgramFluency
@@ -49,6 +50,7 @@ BUILT_IN: dict[str, type[Reward]] = {
     "rouge_1": Rouge1,
     "rouge_2": Rouge2,
     "rouge_l": RougeL,
+    "rouge_lsum": RougeLsum,
     "rouge_n": RougeN,
     "token_f1": TokenF1,
     "exact_match": ExactMatch,
@@ -130,6 +132,7 @@ __all__ = [
     "Rouge1",
     "Rouge2",
     "RougeL",
+    "RougeLsum",
     "RougeN",
     "Scale",
     "Schedule",

@@ -21,6 +21,7 @@ from textenvs.rewards.base import Scorer
 from textenvs.rewards.incremental.alignment import Bits, PathScorer, RowScorer, add_words, bit_at, shift_words
 from textenvs.rewards.incremental.ngram_overlap import Grams, NgramMatches, NgramReward
 from textenvs.rewards.incremental.references import MEASURES, ReferenceReward, References, overlap
+from textenvs.rewards.incremental.scripts import has_lone_character, last_lone_character, words_of_scripts
 from textenvs.rewards.incremental.splitters import Splitter, Words
 from textenvs.tokenizer import Tokenizer
 
@@ -30,12 +31,24 @@ _BEGUN = "\ud800"  # a lone surrogate, which no decoded text holds
 
 
 class AnswerWords(Words):
-    """Words in lower case, without ASCII punctuation and without "a", "an" and "the": SQuAD's normalisation."""
+    """Words in lower case, without ASCII punctuation and without "a", "an" and "the": SQuAD's normalisation.
+
+    SQuAD knows words between white space alone. A word with characters of a script without spaces is cut further: each
+    of those characters is a word, and punctuation of any script separates.
+    """
 
     def cut(self, text: str) -> tuple[list[str], str]:
         """Cuts a text into words, the last of which may still go on."""
         words, rest = super().cut(text)
-        return self.split(" ".join(words)), rest
+        units = self.split(" ".join(words))
+        start = last_lone_character(rest)
+        if start > 0:
+            # What stands before the last such character is final. It is cut together with it, since "a" is no article
+            # in front of it.
+            tail = rest[start:]
+            units += self.split(rest)[: -len(self.split(tail))]
+            rest = tail
+        return units, rest
 
     def finish(self, rest: str) -> list[str]:
         """Returns the last word, if it is one."""
@@ -43,7 +56,10 @@ class AnswerWords(Words):
 
     def split(self, text: str) -> list[str]:
         """Cuts a whole text into normalised words."""
-        return _ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()
+        words = _ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()
+        if not has_lone_character(text):
+            return words
+        return [unit for word in words for unit in (words_of_scripts(word) if has_lone_character(word) else [word])]
 
 
 class SpacedCharacters(Splitter):
@@ -78,7 +94,8 @@ def _splitter_of(unit: str) -> Splitter:
 class TokenF1(NgramReward):
     """SQuAD's F1: the overlap in words, in any order, from 0 to 1.
 
-    Words are as in SQuAD: lower case, no punctuation, no articles. With several references the best one counts. If no
+    Words are as in SQuAD: lower case, no punctuation, no articles; in scripts without spaces (Chinese, Japanese, Thai),
+    where SQuAD's would be whole sentences, each character is a word. With several references the best one counts. If no
     word of a reference is left, the score is 1 for a response that has none either and 0 for any other, as in version
     2.0 (for `measure="recall"` it is always 1).
 

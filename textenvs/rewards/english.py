@@ -1,9 +1,14 @@
-"""English words: their inflections and their number of syllables, by rules and without a dictionary."""
+"""English words: apostrophes, inflections and the number of syllables, by rules and without a dictionary."""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
+
+APOSTROPHES = "'’‘ʼ"  # noqa: RUF001 - the characters that are used for it
+"""The characters that are written for an apostrophe, the straight one first."""
+
+_STRAIGHT = str.maketrans(APOSTROPHES, "'" * len(APOSTROPHES))
 
 # base:past, participle if it differs, and other irregular forms; + if the regular past is used as well.
 _IRREGULAR_VERBS = """
@@ -140,3 +145,16 @@ def syllables(word: str) -> int:
     if _SILENT_E.search(letters) or _SILENT_ED.search(letters) or _SILENT_ES.search(letters):
         number -= 1
     return max(number, int(any(map(str.isalnum, word))))
+
+
+def straight_apostrophes(text: str) -> str:
+    """Replaces every kind of apostrophe by the straight one, which is what lexicons have.
+
+    Args:
+        text: Any text.
+
+    Example:
+        >>> straight_apostrophes("isn’t")
+        "isn't"
+    """
+    return text if text.isascii() else text.translate(_STRAIGHT)

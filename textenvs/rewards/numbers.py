@@ -1,31 +1,22 @@
-"""Scores of numbers in a text: increasing numbers, dates, and numeric answers."""
+"""Scores of numbers in a text: increasing numbers, and dates."""
 
 from __future__ import annotations
 
 import datetime
 import math
 import re
-from collections.abc import Hashable, Sequence
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textenvs.arguments import check_count, check_number
+from textenvs.arguments import check_count
 from textenvs.example import Example
-from textenvs.rewards.base import Reward, RewardError
+from textenvs.rewards.base import RewardError
 from textenvs.rewards.incremental.splitters import Matches, Words
-from textenvs.rewards.incremental.units import Machine, UnitReader, UnitScorer, UnitSums
-from textenvs.tokenizer import Tokenizer
+from textenvs.rewards.incremental.units import UnitSums
 
 # A word that is one number, with punctuation around it.
 _NUMBER_WORD = re.compile(r"[^\w+.-]*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))[^\w]*")
-# A number anywhere in a text. A minus sign after a letter, digit or closing bracket is a hyphen or a subtraction.
-_NUMBER = re.compile(
-    r"(?:(?<![\w)\]])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![\w)\]])-?\.[0-9]+"
-)
-_ANSWER_MARK = "####"
 
 
 class _NumberWords(Words):
@@ -144,177 +135,4 @@ class Dates(UnitSums):
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
         """Divides the dates by the wanted number."""
         phi: NDArray[np.float64] = np.minimum(sums[:, 0] / features[:, 0], 1.0)
-        return phi
-
-
-def _numbers(text: str) -> list[float]:
-    return [float(number.replace(",", "")) for number in _NUMBER.findall(text)]
-
-
-class _NumberReader(UnitReader):
-    """Reads the numbers of words, and the ends of lines."""
-
-    def read(self, memory: Hashable, unit: str) -> tuple[None, tuple[float, ...]]:
-        """Returns five numbers of one unit.
-
-        They are: 1 if it ends a line; 1 if it has the mark of an answer; and, each NaN if there is none, its first
-        number, its last number, and its first number after the mark.
-        """
-        _, mark, after_mark = unit.partition(_ANSWER_MARK)
-        numbers, marked = _numbers(unit) or [math.nan], _numbers(after_mark) or [math.nan]
-        return None, (float(unit == "\n"), float(bool(mark)), numbers[0], numbers[-1], marked[0])
-
-
-class NumericAnswer(Reward):
-    """Credit for the right final number of a text, and for intermediate results on the way to it.
-
-    The answer is the first number after "####", as GSM8K writes it, and without that mark the last number of the text.
-    The result of a line is its last number. It earns its share of the credit for steps if it is one of the reference's
-    results; each of those counts once. Since a line has one result, a line of many numbers earns no more than one.
-    Numbers are equal if they are the same float64: "$1,000" equals "1000.0", and "1/2" is a 1 and a 2.
-
-    The reference is the example's first one. Its results are those of its calculations ("<<48/2=24>>", as GSM8K
-    annotates them), or, without any, each line's last number; the answer itself is not among them. An example can name
-    them in its metadata instead: `metadata["answer"]`, a number, and `metadata["steps"]`, a list of numbers.
-
-    Args:
-        steps: The part of the score that intermediate results earn, if the reference has any.
-
-    Raises:
-        ValueError: If `steps` is not in [0, 1].
-        TypeError: If `steps` is not a number.
-
-    Cost: a dictionary look-up a word, and array operations over the lanes. Source: Cobbe et al. (2021), Training
-    verifiers to solve math word problems (the format); Uesato et al. (2022), Solving math word problems with process-
-    and outcome-based feedback (credit for steps).
-    """
-
-    name = "numeric_answer"
-    low, high = 0.0, 1.0
-    splitter = Matches(r"\n|\S+", casefold=False, longest=None)
-
-    def __init__(self, steps: float = 0.3) -> None:
-        self.steps = check_number("steps", steps, low=0, high=1)
-
-    def solution(self, example: Example) -> tuple[float, tuple[float, ...]]:
-        """Returns the right answer and the intermediate results of an example.
-
-        Raises:
-            RewardError: If the example has no number as its answer.
-        """
-        text = example.references[0] if example.references else ""
-        answer, steps = example.metadata.get("answer"), example.metadata.get("steps")
-        if isinstance(answer, str):
-            answer = next(iter(_numbers(answer)), None)
-        try:
-            known_answer, known_steps = _solution(text)
-            right = known_answer if answer is None else check_number("answer", answer)
-            results = known_steps if steps is None else tuple(check_number("each step", step) for step in steps)
-        except (TypeError, ValueError) as error:
-            raise RewardError(self.name, f"cannot read an example: {error}", example, None) from error
-        if math.isnan(right):
-            problem = "needs a number in the first reference of every example, or metadata['answer']"
-            raise RewardError(self.name, problem, example, None)
-        return right, tuple(dict.fromkeys(step for step in results if step != right))
-
-    def score(self, example: Example, response: str) -> float:
-        """Scores a whole response by its final number and the results of its lines."""
-        right, steps = self.solution(example)
-        correct = float(_final_number(response) == right)
-        if not steps:
-            return correct
-        results = {numbers[-1] for numbers in map(_numbers, response.split("\n")) if numbers}
-        return (1.0 - self.steps) * correct + self.steps * (sum(step in results for step in steps) / len(steps))
-
-    def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> UnitScorer:
-        """Makes a scorer that keeps the answer and the results of each lane."""
-        return _AnswerScorer(self, num_lanes, tokenizer)
-
-
-def _final_number(text: str) -> float:
-    """Returns the number that a text gives as its answer, NaN if there is none."""
-    _, mark, after_mark = text.partition(_ANSWER_MARK)
-    numbers = _numbers(after_mark) if mark else []
-    if numbers:
-        return numbers[0]
-    numbers = _numbers(text)
-    return numbers[-1] if numbers else math.nan
-
-
-@lru_cache(maxsize=1 << 14)
-def _solution(text: str) -> tuple[float, tuple[float, ...]]:
-    results = re.findall(r"<<[^<>]*=([^<>=]*)>>", text)
-    if results:
-        steps = [numbers[-1] for numbers in map(_numbers, results) if numbers]
-    else:
-        lines = text.partition(_ANSWER_MARK)[0].split("\n")
-        steps = [numbers[-1] for numbers in map(_numbers, lines) if numbers]
-    return _final_number(text), tuple(steps)
-
-
-class _AnswerScorer(UnitScorer):
-    """Keeps the numbers of each lane that can still change its score. NaN is no number."""
-
-    def __init__(self, reward: NumericAnswer, num_lanes: int, tokenizer: Tokenizer) -> None:
-        super().__init__(reward, reward.splitter, num_lanes, tokenizer)
-        self._reward = reward
-        self._machine = Machine(_NumberReader(), self.units, num_lanes, 5)
-        self._right = np.zeros(num_lanes)
-        self._steps = np.full((num_lanes, 1), np.nan)
-        self._state: dict[str, NDArray[Any]] = {
-            "line": np.full(num_lanes, np.nan),  # the last number of the line
-            "last": np.full(num_lanes, np.nan),  # the last number of the text
-            "has_mark": np.zeros(num_lanes, dtype=np.bool_),
-            "answer": np.full(num_lanes, np.nan),  # the first number after the mark
-            "earned": np.zeros((num_lanes, 1), dtype=np.bool_),  # the steps that were the result of a line
-        }
-        self._marked = {name: array.copy() for name, array in self._state.items()}
-
-    def start(self, lanes: NDArray[np.intp], examples: Sequence[Example]) -> None:
-        for lane, example in zip(lanes.tolist(), examples, strict=True):
-            self._right[lane], steps = self._reward.solution(example)
-            missing = len(steps) - self._steps.shape[1]
-            if missing > 0:
-                self._steps = np.pad(self._steps, ((0, 0), (0, missing)), constant_values=np.nan)
-                for state in (self._state, self._marked):
-                    state["earned"] = np.pad(state["earned"], ((0, 0), (0, missing)))
-            self._steps[lane] = np.nan
-            self._steps[lane, : len(steps)] = steps
-        for name, array in self._state.items():
-            array[lanes] = False if array.dtype == np.bool_ else np.nan
-            self._marked[name][lanes] = array[lanes]
-
-    def read(self, lanes: NDArray[np.intp], units: NDArray[np.int64]) -> None:
-        ends, mark, first, last, first_marked = self._machine.read(lanes, units).T
-        state = self._state
-        ending = lanes[ends > 0]
-        state["earned"][ending] |= self._steps[ending] == state["line"][ending, None]
-        state["line"][ending] = np.nan
-        for name in ("line", "last"):
-            array = state[name]
-            array[lanes] = np.where(np.isnan(last), array[lanes], last)
-        # The answer is the first number after the first mark, in this word or a later one.
-        candidate = np.where(state["has_mark"][lanes], first, first_marked)
-        answer = state["answer"][lanes]
-        state["answer"][lanes] = np.where(np.isnan(answer), candidate, answer)
-        state["has_mark"][lanes] |= mark > 0
-
-    def mark(self, lanes: NDArray[np.intp]) -> None:
-        for name, array in self._state.items():
-            self._marked[name][lanes] = array[lanes]
-
-    def undo(self, lanes: NDArray[np.intp]) -> None:
-        for name, array in self._state.items():
-            array[lanes] = self._marked[name][lanes]
-
-    def phi(self, lanes: NDArray[np.intp]) -> NDArray[np.float64]:
-        state, steps = self._state, self._steps[lanes]
-        answer = np.where(np.isnan(state["answer"][lanes]), state["last"][lanes], state["answer"][lanes])
-        correct = (answer == self._right[lanes]).astype(np.float64)
-        earned = (state["earned"][lanes] | (steps == state["line"][lanes, None])).sum(axis=1)
-        wanted = (~np.isnan(steps)).sum(axis=1)
-        part = self._reward.steps
-        phi: NDArray[np.float64] = np.where(
-            wanted == 0, correct, (1.0 - part) * correct + part * (earned / np.maximum(wanted, 1))
-        )
         return phi

@@ -7,15 +7,15 @@
 | `{"shaped": {"gamma": g}}` | sparse + g Phi_t - Phi_{t-1}, Phi taken as 0 at the end | discounted by g: sparse's |
 | `{"every": k}` | the immediate reward, saved up and paid at each k-th token | sums to Phi_T |
 | `{"delayed": k}` | the immediate reward of k tokens ago; what is left, at the end | sums to Phi_T |
-| `"word"` | the immediate reward, saved up and paid when white space ends a word | sums to Phi_T |
-| `"sentence"` | the immediate reward, saved up and paid at . ! or ? | sums to Phi_T |
+| `"word"` | the immediate reward, saved up and paid when a space or the next character ends a word | sums to Phi_T |
+| `"sentence"` | the immediate reward, saved up and paid at . ! ? and other scripts' ends of sentences | sums to Phi_T |
 
 Phi_0 is 0, so the score of an empty response is paid with the first token.
 """
 
 from __future__ import annotations
 
-import re
+import codecs
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, TypeAlias
 
@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textenvs.arguments import check_count, check_number
+from textenvs.rewards.incremental.scripts import has_lone_character
+from textenvs.rewards.sentences import STOPS
 from textenvs.tokenizer import Tokenizer
 
 _MAX_TOKENS = 2**31 - 1
@@ -187,10 +189,65 @@ class Delayed(Payout):
         return self._pay_up_to(lanes, np.where(terminated, phi, delayed))
 
 
+class _SplitCharacters:
+    """Puts together the characters that are spread over several tokens, as byte-level tokenizers write them.
+
+    Args:
+        num_lanes: The number of lanes.
+        tokenizer: The tokenizer whose ids the lanes write.
+    """
+
+    def __init__(self, num_lanes: int, tokenizer: Tokenizer) -> None:
+        self._pieces = tokenizer.pieces
+        self._is_part = np.array([not _is_complete(piece) for piece in tokenizer.pieces], dtype=np.bool_)
+        self._any_begun = False
+        self._is_begun = np.zeros(num_lanes, dtype=np.bool_)
+        self._begun: dict[int, bytes] = {}
+
+    def reset(self, lanes: Lanes) -> None:
+        """Starts new texts in lanes `(k,)`."""
+        self._is_begun[lanes] = False
+
+    def push(self, lanes: Lanes, tokens: Tokens) -> list[tuple[int, str]]:
+        """Appends one token to each of some lanes.
+
+        Returns:
+            The rows whose token is not whole characters by itself, and the text that each completes, which may be "".
+        """
+        completed: list[tuple[int, str]] = []
+        is_part = self._is_part[tokens]
+        if not (self._any_begun or is_part.any()):
+            return completed
+        for row in np.flatnonzero(is_part | self._is_begun[lanes]).tolist():
+            lane = int(lanes[row])
+            begun = self._begun.get(lane, b"") if self._is_begun[lane] else b""
+            data = begun + self._pieces[tokens[row]]
+            text, used = codecs.utf_8_decode(data, "replace", False)
+            self._begun[lane] = data[used:]
+            self._is_begun[lane] = used < len(data)
+            completed.append((row, text))
+        self._any_begun = bool(self._is_begun.any())
+        return completed
+
+
+def _is_complete(piece: bytes) -> bool:
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _begins_word(text: str) -> bool:
+    return any(map(str.isspace, text)) or has_lone_character(text)
+
+
 class Word(Payout):
     """The immediate reward, saved up and paid when white space ends a word, and at the end.
 
-    Most tokenizers write the space before a word, so that a word is paid with the token that begins the next one.
+    Most tokenizers write the space before a word, so that a word is paid with the token that begins the next one. In a
+    script without spaces (Chinese, Japanese, Thai) every character is a word, and is paid with the token in which the
+    next one begins.
 
     Args:
         num_lanes: The number of lanes.
@@ -201,24 +258,32 @@ class Word(Payout):
         super().__init__(num_lanes, tokenizer)
         texts = [piece.decode("utf-8", "replace") for piece in tokenizer.pieces]
         # White space in a token ends the word before it, and as its last character also the token's own word.
-        self._ends_before = np.array([any(map(str.isspace, text)) for text in texts], dtype=np.bool_)
+        self._ends_before = np.array([_begins_word(text) for text in texts], dtype=np.bool_)
         self._ends_within = np.array([text[-1:].isspace() for text in texts], dtype=np.bool_)
         self._previous = np.zeros(num_lanes)
+        self._split = _SplitCharacters(num_lanes, tokenizer)
 
     def reset(self, lanes: Lanes) -> None:
         """Starts new episodes: the score before the first token is 0."""
         super().reset(lanes)
         self._previous[lanes] = 0.0
+        self._split.reset(lanes)
 
     def pay(self, lanes: Lanes, phi: Scores, terminated: Flags, tokens: Tokens) -> Scores:
         """Pays up to the score of the finished words."""
-        finished = np.where(self._ends_before[tokens], self._previous[lanes], self._paid[lanes])
+        ends_before, ends_within = self._ends_before[tokens], self._ends_within[tokens]
+        for row, text in self._split.push(lanes, tokens):
+            ends_before[row], ends_within[row] = _begins_word(text), text[-1:].isspace()
+        finished = np.where(ends_before, self._previous[lanes], self._paid[lanes])
         self._previous[lanes] = phi
-        return self._pay_up_to(lanes, np.where(terminated | self._ends_within[tokens], phi, finished))
+        return self._pay_up_to(lanes, np.where(terminated | ends_within, phi, finished))
 
 
 class Sentence(Payout):
-    """The immediate reward, saved up and paid at each token with a . ! or ? in it, and at the end.
+    """The immediate reward, saved up and paid at each token with the end of a sentence in it, and at the end.
+
+    A sentence ends at . ! or ?, and at the signs that other scripts have for them: the full-width forms, the danda of
+    Devanagari, and those of Arabic, Armenian, Ethiopic, Khmer and Burmese.
 
     Args:
         num_lanes: The number of lanes.
@@ -227,13 +292,25 @@ class Sentence(Payout):
 
     def __init__(self, num_lanes: int, tokenizer: Tokenizer) -> None:
         super().__init__(num_lanes, tokenizer)
-        ends = [re.search(rb"[.!?]", piece) is not None for piece in tokenizer.pieces]
+        ends = [_ends_sentence(piece.decode("utf-8", "replace")) for piece in tokenizer.pieces]
         self._ends_sentence = np.array(ends, dtype=np.bool_)
+        self._split = _SplitCharacters(num_lanes, tokenizer)
+
+    def reset(self, lanes: Lanes) -> None:
+        """Starts new episodes, without a begun character."""
+        super().reset(lanes)
+        self._split.reset(lanes)
 
     def pay(self, lanes: Lanes, phi: Scores, terminated: Flags, tokens: Tokens) -> Scores:
         """Pays at the end of a sentence."""
-        due = terminated | self._ends_sentence[tokens]
-        return self._pay_up_to(lanes, np.where(due, phi, self._paid[lanes]))
+        ends = self._ends_sentence[tokens]
+        for row, text in self._split.push(lanes, tokens):
+            ends[row] = _ends_sentence(text)
+        return self._pay_up_to(lanes, np.where(terminated | ends, phi, self._paid[lanes]))
+
+
+def _ends_sentence(text: str) -> bool:
+    return not STOPS.isdisjoint(text)
 
 
 def make_payout(payout: Any, num_lanes: int, tokenizer: Tokenizer) -> Payout:

@@ -1,7 +1,8 @@
 """The sentences of a text, for the scores that count them.
 
 A sentence begins with a word that has a letter or digit, and ends with a word whose last character, closing quotes and
-brackets left out, is one of . ! ? or an ellipsis; or anywhere at their full-width forms, after which there is no space.
+brackets left out, is one of . ! ? or an ellipsis; or anywhere at the signs of other scripts: full-width forms, the
+danda of Devanagari, and what ends sentences in Arabic, Urdu, Armenian, Ethiopic, Khmer and Burmese.
 "Mr.", "e.g." and other short forms of a small list, and initials ("J."), do not end a sentence. With this definition,
 the number of sentences begun never falls while a text is written, and nothing changes when "3" becomes "3.5".
 """
@@ -13,13 +14,16 @@ import re
 from textenvs.rewards.incremental.splitters import Splitter, Words
 
 _ENDS = ".!?…"
-_FULL_ENDS = "。！？｡"  # noqa: RUF001 - they are what is meant
+_FULL_ENDS = "。！？｡।॥؟۔։።។။"  # noqa: RUF001 - they are what is meant
 _CLOSERS = "\"')]}»”’›」』）"  # noqa: RUF001
 _OPENERS = "\"'([{«“‘‹「『（"  # noqa: RUF001
 _SHORT_FORMS = frozenset(
     ("mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "sr.", "jr.", "vs.", "e.g.", "i.e.", "cf.", "capt.", "gen.", "mt.")
 )
 _PARTS = re.compile(f"[^{_FULL_ENDS}]*[{_FULL_ENDS}]|[^{_FULL_ENDS}]+")
+STOPS = frozenset(".!?" + _FULL_ENDS)
+"""The characters that end sentences. An ellipsis ends one for the scores that count them, but pays none."""
+
 _LONGEST = max(map(len, _SHORT_FORMS))
 
 

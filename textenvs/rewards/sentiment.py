@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from functools import cached_property, lru_cache
 from string import punctuation
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,12 @@ from vaderSentiment import vaderSentiment
 from textenvs.arguments import check_choice, check_count
 from textenvs.example import Example
 from textenvs.rewards.base import Reward
+from textenvs.rewards.english import straight_apostrophes
 from textenvs.rewards.incremental.splitters import Words
 from textenvs.rewards.incremental.units import UnitSums
+
+Memory: TypeAlias = tuple[str, str, str, float | None]
+"""The kinds of the last three words, and the valence that an "of" after them takes back, if it does anything."""
 
 _MAX_VALENCE = 4.0  # the lexicon's scale is from -4 to 4
 _DISTANCE_FACTORS = (1.0, 0.95, 0.9)  # of a booster one, two or three words back
@@ -42,6 +47,7 @@ _BOOSTS = {
 }
 _NEGATIONS = frozenset(["negation", "never", "without"])
 _VALENT = frozenset(["valent", "doubt"])
+_DAMPENED_BY_OF = frozenset(["kind", "sort"])  # "kind of" and "sort of" weaken, and "kind" is then no praise
 _NO_BEGINNING = "xxxxx"  # begins no word of the lexicon, whatever follows
 
 
@@ -67,14 +73,22 @@ def mood_sign(example: Example) -> float:
 
 
 class _LexiconWords(Words):
-    """Words. All unfinished words that begin no word of the lexicon are alike: they are plain, whatever follows.
+    """Words, every apostrophe a straight one. All unfinished ones that begin no word of the lexicon are alike.
 
-    Except that an "n't" in them makes a negation, so a beginning of it is kept.
+    They are plain, whatever follows. Except that an "n't" in them makes a negation, so a beginning of it is kept.
     """
+
+    def cut(self, text: str) -> tuple[list[str], str]:
+        """Cuts a text into words, the last of which may still go on."""
+        return super().cut(straight_apostrophes(text))
+
+    def split(self, text: str) -> list[str]:
+        """Cuts a whole text into words."""
+        return super().split(straight_apostrophes(text))
 
     @cached_property
     def _beginnings(self) -> frozenset[str]:
-        entries = [*_analyzer().lexicon, *_KINDS]
+        entries = [*_analyzer().lexicon, *_KINDS, *_DAMPENED_BY_OF, "of"]
         return frozenset(entry[:length] for entry in entries for length in range(1, len(entry) + 1))
 
     def shorten(self, rest: str) -> str:
@@ -115,9 +129,10 @@ class Sentiment(UnitSums):
     """The mean valence of the words so far, from -1 (the saddest words) to 1 (the happiest), incremental.
 
     A word's valence is VADER's, with the effect of the three words before it: VADER's rules for boosters, negations,
-    "never so", "without doubt" and "least", in its order, and then a cut to the lexicon's scale. Rules that depend on
-    later words or the whole text are left out: "but", "kind of" and other idioms, capitals, exclamation marks, emojis;
-    and "no" always negates and has no valence of its own.
+    "never so", "without doubt" and "least", in its order, and then a cut to the lexicon's scale. "kind of" and "sort
+    of" weaken the words after them: an "of" takes back the valence of the "kind" before it. Other rules that depend on
+    later words or the whole text are left out: "but", other idioms, capitals, exclamation marks, emojis; and "no"
+    always negates and has no valence of its own. A typographic apostrophe is a straight one.
 
     An example that asks for a sad text (`metadata["mood"] == "sad"`) changes the sign. The mean is over at least
     `min_words` words, so that it does not pay to stop after one happy word.
@@ -140,18 +155,23 @@ class Sentiment(UnitSums):
     def __init__(self, min_words: int = 8) -> None:
         self.min_words = check_count("min_words", min_words)
 
-    def start(self, example: Example) -> tuple[str, str, str]:
-        """Returns no kinds. The memory is the kinds of the last three words, the latest first."""
-        return ("", "", "")
+    def start(self, example: Example) -> Memory:
+        """Returns no kinds. The memory is the kinds of the last three words, the latest first, and what "of" does."""
+        return ("", "", "", None)
 
-    def read(self, memory: tuple[str, str, str], unit: str) -> tuple[tuple[str, str, str], tuple[float, float]]:
+    def read(self, memory: Memory, unit: str) -> tuple[Memory, tuple[float, float]]:
         """Returns the valence of a word, and 1 for its count."""
         bare = unit.strip(punctuation)
         bare = (bare if len(bare) > 2 else unit).lower()  # a shorter one may be an emoticon
+        last, second, third, before_of = memory
+        if bare == "of" and before_of is not None:
+            return ("dampener", "plain", second, None), (-before_of, 1.0)
         lexicon = _analyzer().lexicon
         kind = _KINDS.get(bare, "negation" if "n't" in bare else "valent" if bare in lexicon else "plain")
-        valence = _modified(lexicon[bare], *memory) if kind in _VALENT else 0.0
-        return (kind, memory[0], memory[1]), (min(max(valence, -_MAX_VALENCE), _MAX_VALENCE), 1.0)
+        valence = _modified(lexicon[bare], last, second, third) if kind in _VALENT else 0.0
+        valence = min(max(valence, -_MAX_VALENCE), _MAX_VALENCE)
+        is_before_of = bare in _DAMPENED_BY_OF and unit[-1].isalpha()  # not "kind, of"
+        return (kind, last, second, valence if is_before_of else None), (valence, 1.0)
 
     def features(self, example: Example) -> tuple[float, ...]:
         """Returns the sign of the wanted valence."""
@@ -167,6 +187,8 @@ class Sentiment(UnitSums):
 class Vader(Reward):
     """The vaderSentiment library's compound score of the whole text, from -1 to 1. A wanted sad mood changes the sign.
 
+    Typographic apostrophes, which the library does not know, are made straight first.
+
     Cost: the whole text is read again at every token, since one "but" or one capital rescales every word before it.
     """
 
@@ -176,5 +198,5 @@ class Vader(Reward):
     def score(self, example: Example, response: str) -> float:
         """Scores a whole response with the library."""
         return (
-            float(mood_sign(example) * _analyzer().polarity_scores(response)["compound"]) + 0.0
+            float(mood_sign(example) * _analyzer().polarity_scores(straight_apostrophes(response))["compound"]) + 0.0
         )  # turns -0.0 into 0.0

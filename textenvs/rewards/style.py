@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from textenvs.arguments import check_count
 from textenvs.example import Example
 from textenvs.rewards.base import RewardError
+from textenvs.rewards.english import APOSTROPHES, straight_apostrophes
 from textenvs.rewards.incremental.splitters import Matches
 from textenvs.rewards.incremental.units import UnitSums
 from textenvs.rewards.ngram_model import SPLITTER, Ids, NgramModel, load_ngrams
 
 _LEXICON = Path(__file__).parent.parent / "data" / "formality.json"
-_APOSTROPHE = "'’‘ʼ"  # noqa: RUF001 - the characters that are used for it
-_APOSTROPHES = str.maketrans(_APOSTROPHE, "'" * len(_APOSTROPHE))
 _CONTRACTION = re.compile(r".+(?:n't|'ll|'re|'ve|'m|'d)")
 _NO_BEGINNING = "xxxxx"  # begins no word of the lexicon
 
@@ -39,7 +38,7 @@ def formality_of(word: str) -> float:
     Args:
         word: A word in lower case, its apostrophes included.
     """
-    word = word.translate(_APOSTROPHES).strip("'")
+    word = straight_apostrophes(word).strip("'")
     return -1.0 if _CONTRACTION.fullmatch(word) else _formality().get(word, 0.0)
 
 
@@ -50,15 +49,15 @@ class _FormalWords(Matches):
     """
 
     def __init__(self) -> None:
-        super().__init__(rf"[\w{_APOSTROPHE}]+", longest=None)
+        super().__init__(rf"[\w{APOSTROPHES}]+", longest=None)
 
     def shorten(self, rest: str) -> str:
         """Replaces a beginning that no word of the lexicon has."""
-        bare = rest.casefold().translate(_APOSTROPHES).strip("'")
+        bare = straight_apostrophes(rest.casefold()).strip("'")
         if len(bare) <= 3 or bare in _beginnings():
             return rest
         # The last characters as they were written: a folded one may not be a letter, and would be cut differently.
-        ends = rest.rstrip(_APOSTROPHE)
+        ends = rest.rstrip(APOSTROPHES)
         return _NO_BEGINNING + ends[-3:] + rest[len(ends) :][:2]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import examples, slow_but
 from textenvs.grammars import Regex
-from textenvs.rewards import Keywords, RewardError, Units, checked_score, make_reward
+from textenvs.rewards import Keywords, NumericAnswer, RewardError, Units, checked_score, make_reward
 from textenvs.rewards.english import inflections, syllables
 from textenvs.rewards.incremental import phrases as phrases_module
 from textenvs.rewards.sentences import SentenceWords, count_sentences, ends_sentence, read_sentences
@@ -555,10 +555,117 @@ GSM8K = Example(
         ("100-72", 0.7),
         ("1,072", 0),
         ("#### x 72", 0.7),
+        ("24\n25\n26\n72", 0.7 + 0.3 / 2),  # one of three results, less the answer
+        ("\n".join(map(str, range(1, 101))), 0.3 / 98),
+        ("\n".join(map(str, range(1, 73))), 0.7 + 0.3 / 70),
+        ("\\boxed{72} or 73", 0.7),
+        ("\\boxed{71} or 72", 0),
     ],
 )
 def test_answers_by_hand(text: str, score: float) -> None:
     assert make_reward("numeric_answer").score(GSM8K, text) == pytest.approx(score, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("reference", "response", "right"),
+    [
+        ("3/4", "The answer is 4.", 0),
+        ("3/4", "6 / 8", 1),
+        ("3/4", "3 4", 0),
+        ("1/2", "0.5", 1),
+        ("1/2", ".5", 1),
+        ("1/2", "The answer is \\boxed{\\frac{1}{2}}", 1),
+        ("\\frac{3}{4}", "3/4", 1),
+        ("$-\\dfrac{1,000}{4}$", "-250", 1),
+        ("\\boxed{\\frac12} of it, or 50 %", "0.5", 1),
+        ("#### 1/3", "0.3333", 0),
+        ("#### 4", "4/0", 0),
+        ("#### 2020", "On 5/6/2020", 1),  # no fraction
+        ("#### 24", "It is 48/2", 1),
+        ("#### 72", "The answer is 72%.", 1),
+        ("#### 72", "72km", 1),
+        ("#### 1,000", "1000", 1),
+        ("#### 1,000", "It makes 1 000 in all.", 1),
+        ("#### 1\u202f000\u202f000.5", "1000000.5", 1),
+        ("#### 1000", "1 0000", 0),
+        ("#### -5", "minus 5", 0),
+        ("#### -5", "\u22125", 1),
+        ("#### -5", "-$5", 1),
+        ("#### -5", "10 -5", 1),
+        ("#### -5", "10 - 5", 0),
+        ("#### 5", "-5", 0),
+        ("#### 1e3", "1000", 1),
+        ("#### 0.02", "2e-2", 1),
+        ("#### 3", "3x + 2y = 3", 1),
+        ("3x + 2y = 3", "3", 1),
+        ("He has 3 + 4 = 7 of them.", "7", 1),
+    ],
+)
+def test_forms_of_a_number(reference: str, response: str, right: float) -> None:
+    reward = make_reward({"numeric_answer": {"steps": 0}})
+    assert reward.score(Example("", (reference,)), response) == right
+
+
+@pytest.mark.parametrize("reference", ["3 or 4", "#### 72 or 73", "(3, 4)", "10-12", "2 1/2"])
+def test_a_reference_has_one_answer(reference: str) -> None:
+    reward = make_reward("numeric_answer")
+    for asked in (Example("", (reference,)), example(answer=reference)):
+        with pytest.raises(RewardError, match="expected one number as the answer, got"):
+            reward.score(asked, "3")
+
+
+@pytest.mark.parametrize("reference", ["x+1", "1+x", "x - 1", "x^2", "#### 3x", "\\sqrt{2}", "\\pi/2", "#### 2*(x)"])
+def test_a_reference_is_no_expression(reference: str) -> None:
+    reward = make_reward("numeric_answer")
+    with pytest.raises(RewardError, match="expected a number as the answer, got the expression"):
+        reward.score(Example("", (reference,)), "1")
+
+
+def test_listing_numbers_earns_no_more_than_one_guess(shared_data: Path) -> None:
+    lines = (shared_data / "gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()[:600]
+    asked = [Example("", (json.loads(line)["answer"],)) for line in lines]
+    reward = make_reward("numeric_answer")
+
+    def mean(response: str) -> float:
+        return sum(reward.score(each, response) for each in asked) / len(asked)
+
+    best_guess = max(mean(str(number)) for number in range(1, 21))
+    for separator in ("\n", " ", ", ", "\n#### "):
+        assert mean(separator.join(map(str, range(1, 101)))) <= best_guess
+
+
+NUMBER_PARTS = [
+    "1",
+    "0",
+    "00",
+    "000",
+    "5",
+    " ",
+    ",",
+    ".",
+    "/",
+    "-",
+    "\u2212",
+    "e",
+    "E+",
+    "$",
+    "\\",
+    "frac",
+    "\\frac{",
+    "{",
+]
+NUMBER_PARTS += ["}", "}{", "\\boxed{", "#", "##", "####", "x", "\n", " a", "\u00a0", "d", "12", "345", ")"]
+
+
+@settings(max_examples=examples(1000))
+@given(st.lists(st.sampled_from(NUMBER_PARTS), max_size=16))
+def test_numbers_are_cut_alike_however_they_come(parts: list[str]) -> None:
+    splitter = NumericAnswer.splitter
+    units, rest, text = [], "", ""
+    for part in parts:
+        finished, rest = splitter.cut(rest + part)
+        units, text = units + finished, text + part
+        assert units + splitter.finish(rest) == splitter.split(text)
 
 
 def test_where_the_right_answer_comes_from() -> None:

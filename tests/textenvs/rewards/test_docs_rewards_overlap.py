@@ -12,7 +12,7 @@ PAGE = (Path(__file__).resolve().parents[3] / "docs" / "rewards-overlap.md").rea
 
 def test_the_blocks_run_in_order() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, object] = {}
     exec("".join(blocks), names)
     assert isinstance(names["recall"], rouge.Rouge1)

@@ -131,6 +131,53 @@ def test_sentences_by_hand(tokens: list[int], rewards: list[float]) -> None:
     assert pay(make_payout("sentence", 1, TOKENIZER), PHIS, tokens) == rewards
 
 
+def bytes_of(text: str) -> tuple[list[bytes], list[int]]:
+    """A vocabulary of single bytes, and the text in it: three tokens a character in most scripts."""
+    return [b"", *(bytes([value]) for value in range(256))], [1 + value for value in text.encode()]
+
+
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [
+        ("他走了。她来了！谁在这里？好", [3, 7, 12]),
+        ("वह घर गया। वह सो गया।", [9, 20]),
+        ("هل هو هنا؟ نعم.", [9, 14]),
+        ("No. No! Why?", [2, 6, 11]),
+    ],
+)
+def test_sentences_of_other_scripts(text: str, ends: list[int]) -> None:
+    """A token a character, and a token a byte."""
+    tokenizer = Pieces()
+    tokenizer.pieces = (b"", *(letter.encode() for letter in text))
+    tokenizer.vocab_size = len(tokenizer.pieces)
+    tokens = [*range(1, len(text) + 1), 0]
+    rewards = pay(make_payout("sentence", 1, tokenizer), [float(step) for step in range(1, len(tokens) + 1)], tokens)
+    assert np.flatnonzero(rewards[:-1]).tolist() == ends
+
+    tokenizer.pieces, tokens = bytes_of(text)
+    tokenizer.vocab_size = len(tokenizer.pieces)
+    rewards = pay(
+        make_payout("sentence", 1, tokenizer), [float(step) for step in range(1, len(tokens) + 2)], [*tokens, 0]
+    )
+    assert np.flatnonzero(rewards[:-1]).tolist() == [len(text[: end + 1].encode()) - 1 for end in ends]
+
+
+def test_words_of_scripts_without_spaces() -> None:
+    """Each character is a word, paid with the token in which the next one begins: whole, or in bytes."""
+    tokenizer = Pieces()
+    tokenizer.pieces = (b"", *(letter.encode() for letter in "这个国家"))
+    tokenizer.vocab_size = len(tokenizer.pieces)
+    assert pay(make_payout("word", 1, tokenizer), [1.0, 4.0, 2.0, 7.0], [1, 2, 3, 4]) == [0, 1, 3, 3]
+    tokenizer.pieces, tokens = bytes_of("这个")
+    tokenizer.vocab_size = len(tokenizer.pieces)
+    # The score moves when a character is whole.
+    payout = make_payout("word", 2, tokenizer)
+    for lane in (0, 1):
+        assert pay(payout, [0.0, 0.0, 1.0, 1.0, 1.0, 4.0], tokens, lane) == [0, 0, 0, 0, 0, 4]
+        assert pay(payout, [0.0, 0.0, 1.0, 1.0, 1.0, 4.0, 4.0], [*tokens, 0], lane) == [0, 0, 0, 0, 0, 1, 3]
+        assert pay(payout, [1.0, 4.0], tokens[:2], lane) == [0, 4]  # half a character, forgotten at the reset
+
+
 def test_a_delay_in_a_long_episode() -> None:
     """Longer than the memory that a delay begins with, twice over."""
     phis = [float(step * step) for step in range(1, 101)]

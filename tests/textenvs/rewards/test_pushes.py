@@ -20,6 +20,7 @@ PHRASES = ["the red fox", "the red", ["red red", "fox ran"], "ran"]
 PHRASE_PIECES = [" the", " red", " fox", " ran", " big", " re", "d", ",", " foxes", "x"]
 RED = " red red red red red ran"
 NUMBER_PIECES = ["5", "7", " 5", " 7\n", "\n", "####", " #### ", "-", ".", ",000", " 42", " x", "1", "\n5\n", "72"]
+FRACTION_PIECES = ["1", "/", " 2", "2", ".5", " 000", ",", "e", "3", "-", "}", "\n", " a", "####", "000", "1 ", "5"]
 SENTENCE_PIECES = [" Mr", ".", "!", " Fox", " J.", '"', ")", " 3", "...", "。", " e.g.", "ran", "\n", " unhappily"]
 CASES: list[tuple[Any, Example, list[str]]] = [
     ("keywords", Example("", (), {"keywords": PHRASES}), PHRASE_PIECES),
@@ -28,6 +29,7 @@ CASES: list[tuple[Any, Example, list[str]]] = [
     ("plot_points", Example("", (), {"plot_points": ["red", ["the red", "red red"], "ran"]}), [*PHRASE_PIECES, RED]),
     ("plot_points", Example("", (), {"plot_points": ["red red", "red", "red red"]}), [" red", " big", " re", "d", RED]),
     ("numeric_answer", Example("", (), {"answer": 42, "steps": [5, 7, 72]}), NUMBER_PIECES),
+    ("numeric_answer", Example("", (), {"answer": "1/2", "steps": [1000, 5, -3]}), FRACTION_PIECES),
     ("regex", Example("", (), {"pattern": r"( (the|red)){2,4}( fox|x)"}), [" the", " red", " r", "ed", "x", " fox"]),
     ({"length": {"target": [2, 3], "unit": "sentences"}}, Example(""), [*SENTENCE_PIECES, 4 * " Fox ran."]),
     ({"length": {"target": 12, "unit": "characters"}}, Example(""), SENTENCE_PIECES),
@@ -42,6 +44,11 @@ CASES: list[tuple[Any, Example, list[str]]] = [
         {"formality": {"min_marks": 1}},
         Example(""),
         [" there", "fore", " do", "n", "'", "t", " cool", "’", " yeah", "ll"],
+    ),
+    (
+        {"sentiment": {"min_words": 1}},
+        Example(""),
+        [" kind", " of", " good", " sort", " is", "n", "’", "'", "t", " very", ",", " bad", " of", " kind", " o", "f"],
     ),
     ("ngram_lm", Example("Once upon a"), [" time", " there", " was", " a", " fox", ".", " named", " Tim", "x", " ti"]),
     ({"distinct": {"n": 2, "min_grams": 1}}, Example("a b c"), [" a", " b", "a", "!", ".", " a b", " c"]),

@@ -191,6 +191,30 @@ def test_moods_and_the_least_number_of_words() -> None:
             Sentiment(min_words=wrong)
 
 
+@pytest.mark.parametrize("name", ["sentiment", "vader", "formality"])
+def test_every_apostrophe_is_the_same(name: str) -> None:
+    reward = make_reward(name)
+    for straight in ("The play isn't good.", "don't", "We can't say it's bad", "'good'"):
+        for apostrophe in "’‘ʼ":
+            assert reward.score(PLAIN, straight.replace("'", apostrophe)) == reward.score(PLAIN, straight)
+    if name != "formality":
+        assert reward.score(PLAIN, "The play isn’t good.") < 0
+
+
+def test_kind_of_weakens() -> None:
+    """By hand: VADER's valences of "good", "kind" and "bad" are 1.9, 2.4 and -2.5, and a booster moves by 0.293."""
+    reward = Sentiment(min_words=1)
+    for text, valences in [
+        ("kind of good", [0, 0, 1.9 - 0.293]),
+        ("sort of bad", [0, 0, -2.5 + 0.293]),
+        ("Kind of a good", [0, 0, 0, 1.9 - 0.95 * 0.293]),
+        ("kind", [2.4]),
+        ("kind, of good", [2.4, 0, 1.9]),
+        ("kind good of", [2.4, 1.9, 0]),
+    ]:
+        assert reward.score(PLAIN, text) == pytest.approx(sum(valences) / len(valences) / 4, abs=1e-12)
+
+
 @pytest.mark.parametrize("name", ["sentiment", "vader"])
 def test_an_unknown_mood(name: str) -> None:
     wrong = Example("", (), {"mood": "angry"})
@@ -748,7 +772,7 @@ def test_a_shortened_word_is_read_as_the_whole_one(parts: list[str]) -> None:
     for part in parts:
         rest = reward.splitter.shorten(rest + part)
     word = "".join(parts)
-    for memory in (("", "", ""), ("never", "negation", "booster")):
+    for memory in (("", "", "", None), ("never", "negation", "booster", None), ("valent", "", "", 2.4)):
         assert bool(word) == bool(rest)
         if word:
             assert reward.read(memory, rest) == reward.read(memory, word)

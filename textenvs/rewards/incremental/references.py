@@ -43,7 +43,7 @@ Prepared = TypeVar("Prepared")
 
 
 class ReferenceReward(Reward, Generic[Prepared]):
-    """A score from 0 to 1 that needs at least one reference. Without one it raises; it does not score 0.
+    """A score from 0 to 1 that needs at least one reference. Without one, or with an empty one, it raises.
 
     Attributes:
         max_prepared: The number of examples to remember the prepared references of.
@@ -60,12 +60,29 @@ class ReferenceReward(Reward, Generic[Prepared]):
         """Returns the references of an example.
 
         Raises:
-            RewardError: If there is none.
+            RewardError: If there is none, or one is empty.
+        """
+        references = tuple(example.references)
+        checked: set[References] = self.__dict__.setdefault("_checked", set())
+        if references not in checked:
+            self.check_references(example)
+            if len(checked) >= self.max_prepared:
+                checked.clear()
+            checked.add(references)
+        return references
+
+    def check_references(self, example: Example) -> None:
+        """Checks the references of an example.
+
+        Raises:
+            RewardError: If there is none, or one is empty.
         """
         if not example.references:
             problem = "compares with references, and this example has none: give it some, or take another reward"
             raise RewardError(self.name, problem, example, None)
-        return tuple(example.references)
+        if not all(text.strip() for text in example.references):
+            problem = "compares with references, and one of this example's is empty: leave it out, or write it"
+            raise RewardError(self.name, problem, example, None)
 
     def prepared(self, example: Example) -> Prepared:
         """Returns what `prepare` makes of an example's references, from memory if it is there."""
@@ -80,7 +97,7 @@ class ReferenceReward(Reward, Generic[Prepared]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out the prepared references, which can be worked out again."""
-        return {name: value for name, value in self.__dict__.items() if name != "_prepared"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_prepared", "_checked")}
 
 
 def overlap(
