@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 
 from benchmarks.records import RESULTS, command_line, heading, machine, table, write
 from benchmarks.speed.timing import Case, take_turns
-from textenvs import Example, list_rewards, make_reward, make_task
-from textenvs.rewards import Reward, TextScorer
+from textenvs import Example, make_reward, make_task
+from textenvs.rewards import BUILT_IN, Reward, TextScorer
 from textenvs.tokenizer import decode, make_tokenizer
 
 ARGUMENTS: dict[str, dict[str, Any]] = {"last_turn": {"reward": "length"}}
@@ -339,7 +339,7 @@ def main(argv: Sequence[str]) -> None:
     others = libraries()
     scores: dict[str, dict[str, Any]] = {}
     left_out: dict[str, str] = {}
-    for name, reward in made_rewards(arguments.only or list_rewards(), texts):
+    for name, reward in made_rewards(arguments.only or sorted(BUILT_IN), texts):
         if isinstance(reward, str):
             left_out[name] = reward
             continue

@@ -202,7 +202,10 @@ class TestCheck:
         ([], "the following arguments are required: list | play | check"),
         (["sing"], "invalid choice: 'sing'"),
         (["play"], "the following arguments are required: id"),
-        (["check", "CartPole-v1"], "Expected the id of a text environment, got 'CartPole-v1', which is CartPoleEnv"),
+        (
+            ["check", "CartPole-v1"],
+            "Expected the id of a text environment, got 'CartPole-v1', which makes a CartPoleVectorEnv",
+        ),
         (["check", "no_such_module:A-v0"], "no_such_module"),
         (["play", "TextGen-v0", "a", "--payout", '{"every"'], "Expected --payout to be a name or JSON"),
         (["play", "TextGen-v0", "a", "--payout", "weekly"], "weekly"),
