@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from textenvs.arguments import did_you_mean
+from textenvs.arguments import check_count, did_you_mean
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -50,13 +50,11 @@ def add(model: PreTrainedModel, lora: int | Mapping[str, Any], *, seed: int = 0)
     Raises:
         ImportError: If peft is not installed.
         ValueError: If a number is out of range, the model has no layer for an adapter, or the head would get one.
-        TypeError: If peft has no such setting.
+        TypeError: If peft has no such setting, or the rank is not a whole number.
     """
     peft = _peft()
     settings = dict(lora) if isinstance(lora, Mapping) else {"r": lora}
-    rank = settings.setdefault("r", 8)
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"Expected LoRA's rank to be a whole number of at least 1, got {rank!r}")
+    rank = settings["r"] = check_count("LoRA's rank", settings.get("r", 8))
     known = peft.LoraConfig.__dataclass_fields__
     for name in settings:
         if name not in known:

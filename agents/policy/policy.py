@@ -44,6 +44,7 @@ from agents.policy.sampling import PolicyStep, Truncation, check_masks, choose_a
 from agents.policy.trunk import Trunk, checkpointed_layers, checkpointing
 from agents.policy.trunk_types import trunk_of
 from textenvs import Tokenizer, make_tokenizer
+from textenvs.arguments import check_count
 
 __all__ = ["ActionEvaluation", "LossOfActions", "Places", "Policy"]
 
@@ -213,6 +214,7 @@ class Policy(nn.Module):
         Raises:
             ImportError: If peft, which LoRA needs, is not installed.
             ValueError: If there is nothing to freeze, too much, or adapters there are already.
+            TypeError: If the seed or the adapters' rank is not a whole number.
         """
         if precision is not None:
             if precision not in ("float32", "bfloat16"):
@@ -225,7 +227,7 @@ class Policy(nn.Module):
                     f"Expected a model with layers that can be checkpointed, got {type(self.model).__name__}"
                 )
             self.gradient_checkpointing = bool(gradient_checkpointing)
-        pretrained.check_seed(seed)
+        check_count("seed", seed, least=0, most=2**63 - 1)
         if compile is not None:
             self.compiled = bool(compile)
         if lora is not None:

@@ -31,7 +31,7 @@ from agents.policy import lora
 from agents.policy.trunk import FAILURES
 from agents.policy.weights import auto_class, quiet_loading, read_model
 from textenvs import Tokenizer, make_tokenizer
-from textenvs.arguments import did_you_mean
+from textenvs.arguments import check_count, did_you_mean
 from textenvs.chat_template import TEMPLATE_FILE
 from textenvs.tokenizer import SubwordTokenizer
 
@@ -170,7 +170,7 @@ def new_model(
 ) -> PreTrainedModel:
     """Makes a model with random weights; arguments and errors as in `Policy.from_config`."""
     full = config if isinstance(config, PretrainedConfig) else config_of(config, tokenizer)
-    check_seed(seed)
+    check_count("seed", seed, least=0, most=2**63 - 1)
     with (
         quiet_loading(),
         torch.random.fork_rng(devices=[]),
@@ -184,16 +184,6 @@ def new_model(
             ) from error
     nn.Module.to(model, choose_device(device))
     return model
-
-
-def check_seed(seed: int) -> None:
-    """Checks the seed of new weights.
-
-    Raises:
-        ValueError: If it is not a whole number of at least 0, below 2**63.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ValueError(f"Expected seed to be a whole number of at least 0, got {seed!r:.200}")
 
 
 def _is_temporary(folder: Path, weights: Path) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from agents.devices import on_device
 from agents.policy.cuda.lookahead import Arriving
+from textenvs.arguments import check_count, check_number
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,9 @@ class Truncation:
             ValueError: If a number is out of range.
             TypeError: If a field is of the wrong type.
         """
-        if self.top_k is not None and (isinstance(self.top_k, bool) or not isinstance(self.top_k, int)):
-            raise TypeError(f"Expected top_k to be a whole number, got {self.top_k!r}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"Expected top_k to be at least 1, got {self.top_k}")
+        check_count("top_k", self.top_k, optional=True)
         for name in ("top_p", "min_p"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"Expected {name} to be a number, got {value!r}")
-            if not 0 < value <= 1:
-                raise ValueError(f"Expected {name} in (0, 1], got {value}")
+            check_number(name, getattr(self, name), low=0.0, high=1.0, open_low=True, optional=True)
 
     @classmethod
     def of(cls, top_k: int | None, top_p: float | None, min_p: float | None) -> Truncation | None:

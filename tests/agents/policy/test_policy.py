@@ -196,6 +196,8 @@ def test_nonsense_in_place_of_a_model_or_a_seed():
         Policy([], "stories")
     with pytest.raises(TypeError, match="Expected the name of a model, or its folder, got None"):
         Policy.from_pretrained(None)
-    for seed in (float("inf"), -1, True, 0.5):
-        with pytest.raises(ValueError, match="Expected seed to be a whole number"):
+    for seed in (float("inf"), True, 0.5):
+        with pytest.raises(TypeError, match="Expected seed to be a whole number"):
             Policy.fresh("stories", seed=seed)
+    with pytest.raises(ValueError, match="Expected seed to be from 0 to"):
+        Policy.fresh("stories", seed=-1)
