@@ -34,7 +34,6 @@ from agents.rollout import Rollout, gather, reference_log_probs
 from agents.training import agent_state, checkpoints, env_arguments, report
 from agents.training.agent_state import AgentState
 from agents.training.config import RunConfig
-from agents.training.config_in_force import config_in_force
 from agents.training.observation import check_observation
 from agents.training.optimization import (
     NonFiniteError,
@@ -46,6 +45,7 @@ from agents.training.optimization import (
 from agents.training.player import Player
 from agents.training.progress_bar import ProgressBar
 from agents.training.run_folder import RunFolder, check_new
+from agents.training.schedules import config_in_force
 from agents.training.signals import Interrupts
 from agents.training.start_policy import start_policy
 from textenvs import TextGenVectorEnv, make_reward
