@@ -1,6 +1,7 @@
 """What all tests share: where the real data lies, and how much of the machine one test process may take."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -22,6 +23,10 @@ def _threads() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
+
+# A shell that runs pytest in the background has it ignore Ctrl-C, and so do the processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before they are imported, so that a failed `assert` in them shows its values, as those in tests do.
 pytest.register_assert_rewrite("tests.agents.helpers", "tests.textenvs.helpers", "tests.textenvs.datasets.helpers")
