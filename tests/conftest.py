@@ -24,7 +24,7 @@ def _threads() -> int:
     return max(1, cores // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
-# A shell that runs pytest in the background has it ignore Ctrl-C, and so do the processes that tests start and interrupt.
+# A shell that runs pytest in the background has it ignore Ctrl-C, and the processes that tests interrupt inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
