@@ -43,12 +43,12 @@ GROUPS = {
         extras=("render",),
         tests=(*(f"tests/textenvs/{name}.py" for name in (*_TEXTENVS, *_REWARDS)), "textenvs/env.py"),
     ),
-    # torch is that of `make setup`: older ones come with gigabytes of GPU libraries. Transformers 5.14 needs a newer
-    # tokenizers than textenvs does. Old libraries warn about new ones, which is not ours to mend.
+    # torch is that of `make setup`: older ones come with gigabytes of GPU libraries. Transformers 5.14 needs newer
+    # tokenizers and regex than textenvs does. Old libraries warn about new ones, which is not ours to mend.
     "agents": Group(
         extras=("agents",),
         tests=("-W", "default", *(f"tests/agents/{name}.py" for name in _AGENTS)),
-        newer=("torch", "tokenizers"),
+        newer=("torch", "tokenizers", "regex"),
     ),
 }
 
