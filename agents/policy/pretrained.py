@@ -60,6 +60,7 @@ ADAPTERS_FOLDER = "adapters"
 _BASE_FOLDER = "base"
 _CRITIC_FILE = "critic.safetensors"
 _POLICY_FILE = "policy.json"
+_PARTS = ("adapters", "critic", "sharded")  # entries of it that decide which files are read
 _VALUE_HEAD_FILE = "value_head.safetensors"
 _ROLES = ("eos_token", "bos_token", "pad_token")
 
@@ -80,6 +81,11 @@ def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.
     folder = Path(source)
     is_ours = local and (folder / _POLICY_FILE).is_file()
     notes = read_json(folder / _POLICY_FILE) if is_ours else {}
+    if is_ours and (missing := [name for name in _PARTS if name not in notes]):
+        raise ValueError(
+            f"Expected {str(folder / _POLICY_FILE)!r} to say if the policy has {', '.join(_PARTS)}, got one without "
+            f"{', '.join(missing)}: an earlier version wrote it, and its policies cannot be read any more"
+        )
     weights = source
     if notes.get("base") is not None:  # a folder of adapters, whose base lies elsewhere
         weights = str(BUNDLED_MODELS.get(str(notes["base"]), notes["base"]))

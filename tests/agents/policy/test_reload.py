@@ -439,3 +439,15 @@ def test_observations_padded_on_the_left_are_refused():
         observation["attention_mask"][1] = row
         with pytest.raises(ValueError, match="right-padded"):
             policy.predict(observation)
+
+
+def test_a_folder_of_an_earlier_version_is_refused_and_does_not_lose_its_critic(tmp_path):
+    """Before policy.json named the parts, whatever lay beside it was read; now it would come back without them."""
+    policy = Policy.from_pretrained("tiny", device="cpu")
+    policy.separate_critic()
+    policy.save_pretrained(tmp_path)
+    file = tmp_path / "policy.json"
+    notes = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value for name, value in notes.items() if name not in ("critic", "sharded")}))
+    with pytest.raises(ValueError, match="got one without critic, sharded: an earlier version wrote it"):
+        Policy.from_pretrained(tmp_path, device="cpu")
