@@ -31,3 +31,16 @@ def test_links_lead_somewhere(page):
             if anchor not in map(slug, headings):
                 wrong.append(target)
     assert not wrong, f"{page.name} links to what is not there: {wrong}"
+
+
+def test_the_walk_of_a_batch_names_what_there_is():
+    """Each stop of docs/how-a-batch-flows.md is defined in the file that it links to."""
+    page = ROOT / "docs" / "how-a-batch-flows.md"
+    stops = re.findall(r"\[([^\]]*`)\]\(\.\./([\w/]+\.py)\)", page.read_text(encoding="utf-8"))
+    assert len(stops) >= 12
+    for names, file in stops:
+        source = (ROOT / file).read_text(encoding="utf-8")
+        for name in re.findall(r"`([\w.]+)`", names):
+            defined = rf"^\s*(class|def) {name.rpartition('.')[2]}\b"
+            assert re.search(defined, source, flags=re.MULTILINE), f"{name} is not defined in {file}"
+    assert len(re.findall(r"^\d+\. ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)) == 12
