@@ -174,3 +174,31 @@ def test_log_probs_recorded_again_make_the_first_ratio_one(recompute):
     else:
         assert rollout.sampler_log_probs is None
         assert "log_prob_mismatch" not in rows[0]
+
+
+def test_rloo_is_the_row_that_the_page_says():
+    """docs/algorithms.md, published names: by hand. KL is in the reward, the loss a sum over each response."""
+    policy = make_policy(seed=1)
+    rollout = fresh_rollout(policy)
+    rollout = replace(rollout, group=torch.arange(len(rollout)) // 4)
+    settings = {"baseline": "leave_one_out", "credit": "episode", "loss_mean": "episode", "kl_credit": "return"}
+    settings |= {"normalize_advantages": False, "kl_coef": 0.3, "entropy_coef": 0.0, **GROUPS}
+    got = gradient(REINFORCE, rollout, **settings)
+    mask = rollout.response_mask
+    kl = (rollout.log_probs - rollout.ref_log_probs) * mask
+    earned = (rollout.rewards * mask).sum(dim=1) - 0.3 * kl.sum(dim=1)
+    loss = torch.zeros(())
+    for row in range(len(rollout)):
+        others = [other for other in range(len(rollout)) if other // 4 == row // 4 and other != row]
+        logits = policy.model(input_ids=rollout.input_ids[row : row + 1]).logits[0, :, : policy.tokenizer.vocab_size]
+        steps = rollout.positions[row][mask[row]]
+        log_prob = logits.log_softmax(-1)[steps - 1, rollout.input_ids[row, steps]].sum()
+        loss = loss - log_prob * (earned[row] - earned[others].mean()) / len(rollout)
+    loss.backward()
+    right = [one.grad for one in policy.parameters() if one.grad is not None]
+    largest = max(float(one.abs().max()) for one in right)
+    assert largest > 1e-2
+    by_size = [grad for grad in got if grad.any()]
+    assert len(by_size) == len(right)
+    for mine, hand in zip(by_size, right, strict=True):
+        torch.testing.assert_close(mine, hand, atol=1e-5 * largest, rtol=1e-3)
