@@ -189,6 +189,10 @@ def _prepare(
     return hidden, weight, bias, chunk_size
 
 
+_Graph = tuple[Tensor, Tensor]
+"""A transform's output and input, (rows, vocab_size) each: its gradient is computed through them."""
+
+
 class _LogitShape(NamedTuple):
     """The steps from the head's logits to a distribution, which have no learned parameters."""
 
@@ -218,6 +222,22 @@ class _LogitShape(NamedTuple):
             logits = logits.masked_fill_(~allowed, torch.finfo(logits.dtype).min)
         return logits
 
+    def softmax_input(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: slice
+    ) -> tuple[Tensor, _Graph | None]:
+        """Computes the softmax's argument (rows, vocab_size), which may be written over, of those rows of `hidden`.
+
+        Returns:
+            That, and, where there is a transform, its output and its input, for its gradient.
+        """
+        logits = functional.linear(hidden[rows], weight, bias).to(_accurate(hidden.dtype))
+        if self.transform is None:
+            return self.scaled(logits, rows), None
+        with torch.enable_grad():
+            transformed = self.transformed(logits.requires_grad_())
+        # The transform's gradient reads its output, so that is not written over.
+        return self.scaled(transformed.detach().clone(), rows), (transformed, logits)
+
     def factors(
         self, d_log_probs: Tensor | None, d_entropies: Tensor | None, entropies: Tensor, forbidden: Tensor | None
     ) -> _Factors:
@@ -244,14 +264,23 @@ class _Factors(NamedTuple):
     of_p: Tensor
     of_p_log_p: Tensor | None
 
-    def of_logits(self, p: Tensor, p_log_p: Tensor | None, tokens: Tensor, rows: slice) -> Tensor:
-        """Returns the gradient (rows, vocab_size), written over `p_log_p` where there is one."""
+    def of_logits(self, p: Tensor, p_log_p: Tensor | None, tokens: Tensor, rows: slice, graph: _Graph | None) -> Tensor:
+        """Returns the gradient (rows, vocab_size) of the linear layer's logits, written over `p_log_p` if it is given.
+
+        Args:
+            p: (rows, vocab_size), the softmax.
+            p_log_p: (rows, vocab_size); None where entropies have no gradient.
+            tokens: (n,), the tokens taken, of which `rows` are meant.
+            rows: The chunk.
+            graph: Output and input of the transform, where there is one.
+        """
         if self.of_p_log_p is None:
             d_logits = p * self.of_p[rows, None]
         else:
             assert p_log_p is not None
             d_logits = p_log_p.mul_(self.of_p_log_p[rows, None]).addcmul_(p, self.of_p[rows, None])
-        return d_logits.scatter_add_(1, tokens[rows, None], self.of_token[rows, None])
+        d_logits = d_logits.scatter_add_(1, tokens[rows, None], self.of_token[rows, None])
+        return d_logits if graph is None else torch.autograd.grad(*graph, d_logits)[0]
 
 
 class _LinearLogProbs(torch.autograd.Function):
@@ -274,7 +303,7 @@ class _LinearLogProbs(torch.autograd.Function):
         entropies = torch.full_like(log_probs, torch.nan)
         p = log_p = None
         for rows in _chunks(rows_in_all, chunk_size):
-            logits = shape.scaled(shape.transformed(_logits(hidden[rows], weight, bias)), rows)
+            logits = shape.softmax_input(hidden, weight, bias, rows)[0]
             p, highest, log_p_highest = _softmax(logits)
             log_probs[rows] = (logits.gather(1, tokens[rows, None]) - highest + log_p_highest)[:, 0]
             if entropy:
@@ -299,29 +328,18 @@ class _LinearLogProbs(torch.autograd.Function):
         hidden, weight, bias, tokens, entropies, kept_p, kept_log_p = ctx.saved_tensors
         shape: _LogitShape = ctx.shape
         factors = shape.factors(d_log_probs, d_entropies, entropies, shape.forbidden(tokens))
-
-        def of_logits(rows: slice) -> Tensor:
-            """Returns the gradient of a chunk of logits; all else that is as large as a chunk goes when it returns."""
-            p, log_p = kept_p, kept_log_p
-            graph: tuple[Tensor, Tensor] | None = None
+        gradients = _HeadGradients(hidden, weight, bias, ctx.needs_input_grad, alone=len(hidden) <= ctx.chunk_size)
+        for rows in _chunks(len(hidden), ctx.chunk_size):
+            p, log_p, graph = kept_p, kept_log_p, None
             if p is None:
-                transformed = logits = _logits(hidden[rows], weight, bias)
-                if shape.transform is not None:
-                    with torch.enable_grad():
-                        transformed = shape.transformed(logits.requires_grad_())
-                    graph = transformed, logits
-                scaled = shape.scaled(_apart(transformed, graph), rows)
+                scaled, graph = shape.softmax_input(hidden, weight, bias, rows)
                 p, highest, log_p_highest = _softmax(scaled)
-                if d_entropies is not None:
-                    log_p = scaled.sub_(highest).add_(log_p_highest)
+                log_p = None if d_entropies is None else scaled.sub_(highest).add_(log_p_highest)
+                del scaled
             p_log_p = None if d_entropies is None else p * log_p
-            d_logits = factors.of_logits(p, p_log_p, tokens, rows)
-            if graph is not None:
-                (d_logits,) = torch.autograd.grad(*graph, d_logits)
-            return d_logits
-
-        needs = ctx.needs_input_grad[:3]
-        return *_head_gradients(of_logits, hidden, weight, bias, needs, entropies.dtype, ctx.chunk_size), *(None,) * 4
+            gradients.add(rows, factors.of_logits(p, p_log_p, tokens, rows, graph))
+            del p, log_p, p_log_p, graph  # as large as a chunk each: gone before the next one
+        return *gradients.sums(), *(None,) * 4
 
 
 class _LinearLoss(torch.autograd.Function):
@@ -344,17 +362,9 @@ class _LinearLoss(torch.autograd.Function):
         d_values: Tensor | None = None  # and None at the end, where the loss reads no values
         forbidden = shape.forbidden(tokens)
         total = torch.zeros((), device=hidden.device)
-
-        def of_logits(rows: slice) -> Tensor:
-            """Adds a chunk's loss, and returns the gradient of its logits; all else of that size goes with it."""
-            nonlocal total, d_values
-            transformed = logits = _logits(hidden[rows], weight, bias)
-            graph: tuple[Tensor, Tensor] | None = None
-            if shape.transform is not None:
-                with torch.enable_grad():
-                    transformed = shape.transformed(logits.requires_grad_())
-                graph = transformed, logits
-            scaled = shape.scaled(_apart(transformed, graph), rows)
+        gradients = _HeadGradients(hidden, weight, bias, ctx.needs_input_grad, alone=len(hidden) <= chunk_size)
+        for rows in _chunks(len(hidden), chunk_size):
+            scaled, graph = shape.softmax_input(hidden, weight, bias, rows)
             p, highest, log_p_highest = _softmax(scaled)
             log_probs = (scaled.gather(1, tokens[rows, None]) - highest + log_p_highest)[:, 0]
             chunk_forbidden = None if forbidden is None else forbidden[rows]
@@ -374,15 +384,10 @@ class _LinearLoss(torch.autograd.Function):
                 d_values = torch.zeros_like(values) if d_values is None else d_values
                 d_values[rows] = d_chunk_values
             factors = shape.factors(d_log_probs, d_entropies if entropy else None, entropies, chunk_forbidden)
-            d_logits = factors.of_logits(p, p_log_p, tokens[rows], slice(None))
-            if graph is not None:
-                (d_logits,) = torch.autograd.grad(*graph, d_logits)
-            return d_logits
-
-        needs = ctx.needs_input_grad[:3]
-        gradients = _head_gradients(of_logits, hidden, weight, bias, needs, _accurate(hidden.dtype), chunk_size)
+            gradients.add(rows, factors.of_logits(p, p_log_p, tokens[rows], slice(None), graph))
+            del scaled, p, p_log_p, graph  # as large as a chunk each: gone before the next one
         # Kept for one backward pass, which may then change them, and not for a second.
-        ctx.gradients = (*gradients, d_values)
+        ctx.gradients = (*gradients.sums(), d_values)
         return total
 
     @staticmethod
@@ -399,57 +404,49 @@ class _LinearLoss(torch.autograd.Function):
         return (*gradients, *(None,) * 5)
 
 
-def _head_gradients(
-    of_logits: Callable[[slice], Tensor],
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    needs: Sequence[bool],
-    accurate: torch.dtype,
-    chunk_size: int,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Returns the gradients of hidden, weight and bias, where needed, from those of one chunk of logits after another.
+class _HeadGradients:
+    """The gradients of hidden, weight and bias, where needed, summed over chunks of logits in the accurate dtype.
 
-    Sums over chunks are in the accurate dtype. `of_logits` is called once for each chunk, in order.
+    Args:
+        hidden: (n, d).
+        weight: (vocab_size, d).
+        bias: (vocab_size,), or None.
+        needs: If each of the three needs its gradient.
+        alone: If True, there is one chunk.
     """
-    d_hidden = torch.empty_like(hidden) if needs[0] else None
-    d_weight = torch.zeros_like(weight, dtype=accurate) if needs[1] else None
-    d_bias = torch.zeros_like(bias, dtype=accurate) if bias is not None and needs[2] else None
-    one_chunk = len(hidden) <= chunk_size
-    for rows in _chunks(len(hidden), chunk_size):
-        d_logits = of_logits(rows)
-        if d_bias is not None:
-            d_bias += d_logits.sum(0)
-        d_logits = d_logits.to(hidden.dtype)
-        if d_hidden is not None:
-            d_hidden[rows] = d_logits @ weight
-        if d_weight is not None:
-            d_weight = _added(d_weight, d_logits, hidden[rows], one_chunk)
-        del d_logits
-    return (
-        d_hidden,
-        None if d_weight is None else d_weight.to(weight.dtype),
-        None if d_bias is None or bias is None else d_bias.to(bias.dtype),
-    )
 
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: Sequence[bool], *, alone: bool
+    ) -> None:
+        accurate = _accurate(hidden.dtype)
+        self._hidden, self._weight, self._bias, self._alone = hidden, weight, bias, alone
+        self._d_hidden = torch.empty_like(hidden) if needs[0] else None
+        self._d_weight = torch.zeros_like(weight, dtype=accurate) if needs[1] else None
+        self._d_bias = torch.zeros_like(bias, dtype=accurate) if bias is not None and needs[2] else None
 
-def _added(d_weight: Tensor, d_logits: Tensor, hidden: Tensor, alone: bool) -> Tensor:
-    """Returns the head's gradient with a chunk's share, in place unless the chunk is alone."""
-    if alone:
-        return (d_logits.T @ hidden).to(d_weight.dtype)
-    if d_weight.dtype == d_logits.dtype:
-        return d_weight.addmm_(d_logits.T, hidden)
-    return d_weight.add_(d_logits.T @ hidden)
+    def add(self, rows: slice, d_logits: Tensor) -> None:
+        """Adds what the gradient (rows, vocab_size) of a chunk's logits gives."""
+        if self._d_bias is not None:
+            self._d_bias += d_logits.sum(0)
+        d_logits = d_logits.to(self._hidden.dtype)
+        if self._d_hidden is not None:
+            self._d_hidden[rows] = d_logits @ self._weight
+        if self._d_weight is None:
+            return
+        if self._alone:
+            self._d_weight = (d_logits.T @ self._hidden[rows]).to(self._d_weight.dtype)
+        elif self._d_weight.dtype == d_logits.dtype:
+            self._d_weight.addmm_(d_logits.T, self._hidden[rows])
+        else:
+            self._d_weight += d_logits.T @ self._hidden[rows]
 
-
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Returns (rows, vocab_size), computed in the model's dtype, in the dtype to go on in."""
-    return functional.linear(hidden, weight, bias).to(_accurate(hidden.dtype))
-
-
-def _apart(transformed: Tensor, graph: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Returns transformed logits that may be changed: those that the gradient of a transform reads may not."""
-    return transformed if graph is None else transformed.detach().clone()
+    def sums(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Returns the gradients of hidden, weight and bias, in their dtypes."""
+        return (
+            self._d_hidden,
+            None if self._d_weight is None else self._d_weight.to(self._weight.dtype),
+            None if self._d_bias is None or self._bias is None else self._d_bias.to(self._bias.dtype),
+        )
 
 
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

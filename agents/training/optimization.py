@@ -131,7 +131,7 @@ def optimizer_step(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     zero = optimizer if isinstance(optimizer, Zero) else None
     sharded = zero is not None or fsdp.is_sharded(parameters)
-    loss, metrics = _gradient_that_fits(optimizer, rows, loss_of, config, cut, zero, sharded=sharded)
+    loss, metrics = _gradient(optimizer, rows, loss_of, config, cut, zero, sharded=sharded)
     if accept is not None and not accept(metrics):
         optimizer.zero_grad(set_to_none=True)
         return False
@@ -173,7 +173,7 @@ def skipped_in_a_row(optimizer: torch.optim.Optimizer) -> int:
     return int(optimizer.param_groups[0].get(_SKIPPED_IN_A_ROW, 0))
 
 
-def _gradient_that_fits(
+def _gradient(
     optimizer: torch.optim.Optimizer,
     rows: Tensor,
     loss_of: LossOf,
@@ -190,12 +190,27 @@ def _gradient_that_fits(
     """
     group = optimizer.param_groups[0]
     backward = Tensor.backward if zero is None else zero.backward
+    share = processes.share(rows)
     while True:
         size = min(config.micro_batch_size, group.get(_MICRO_BATCH_LIMIT, config.micro_batch_size))
-        metrics = Meter()
-        loss = _gradient(rows, loss_of, size, cut, metrics, backward, sharded=sharded)
-        if loss is not None:
-            return loss, metrics
+        total, metrics = torch.zeros((), device=rows.device), Meter()
+        parts = list(cut(share, size)) if len(share) else []
+        # Layers of a sharded policy are gathered by all processes together, so all make the same number of passes.
+        idle = processes.largest([len(parts)])[0] - len(parts) if sharded else 0
+        try:
+            with processes.among_others():
+                for part in parts:
+                    total += _backward(loss_of(part, metrics), backward)
+                for _ in range(idle):
+                    _backward(0 * loss_of(rows[:1], Meter()), backward)
+            return total, metrics
+        except torch.OutOfMemoryError as error:
+            if sharded:
+                raise torch.OutOfMemoryError(
+                    f"Expected memory for a forward and backward pass over {size} episodes, got none. Policies that "
+                    "are cut over several processes do not try again with fewer: lower micro_batch_size"
+                ) from error
+        # Only here, where the error and with it its traceback are gone, is the memory free that they filled.
         optimizer.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -208,40 +223,10 @@ def _gradient_that_fits(
         _LOG.warning("Out of memory with micro-batches of %d episodes: from now on they have %d.", size, size // 2)
 
 
-def _gradient(
-    rows: Tensor,
-    loss_of: LossOf,
-    size: int,
-    cut: Callable[[Tensor, int], Sequence[Tensor]],
-    metrics: Meter,
-    backward: Callable[[Tensor], None],
-    *,
-    sharded: bool,
-) -> Tensor | None:
-    """Computes the loss, (), whose gradient is then in the parameters; None if memory runs out."""
-    total = torch.zeros((), device=rows.device)
-    share = processes.share(rows)
-    parts = list(cut(share, size)) if len(share) else []
-    # Layers of a sharded policy are gathered by all processes together, so all make the same number of passes.
-    idle = processes.largest([len(parts)])[0] - len(parts) if sharded else 0
-    try:
-        with processes.among_others():
-            for part in parts:
-                loss = loss_of(part, metrics)
-                backward(loss)
-                total = total + loss.detach()
-            for _ in range(idle):
-                backward(0 * loss_of(rows[:1], Meter()))
-    except torch.OutOfMemoryError as error:
-        if sharded:
-            raise torch.OutOfMemoryError(
-                f"Expected memory for a forward and backward pass over {size} episodes, got none. Policies that are "
-                "cut over several processes do not try again with fewer: lower micro_batch_size"
-            ) from error
-        # Return, and try again in the caller: while the error is handled, its traceback keeps the tensors that fill
-        # the memory alive.
-        return None
-    return total
+def _backward(loss: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
+    """Adds a loss's gradient to the parameters'. Returns the loss without its graph, which ends with this call."""
+    backward(loss)
+    return loss.detach()
 
 
 def _fused_step(optimizer: Any, taken: Tensor) -> None:
