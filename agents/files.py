@@ -15,35 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
-LARGEST_JSON = 1 << 28
-"""Bytes of a JSON file that is still read: no config, tokenizer or record of ours comes near."""
-
-
-def read_json(file: Path, *, largest: int = LARGEST_JSON) -> dict[str, Any]:
-    """Reads a JSON object from a file.
-
-    Args:
-        file: The file.
-        largest: Bytes of a file that is still read.
-
-    Returns:
-        The object.
-
-    Raises:
-        ValueError: If the file cannot be read, is larger, is nested too deeply, or holds no object.
-    """
-    try:
-        size = file.stat().st_size
-        if size > largest:
-            raise ValueError(f"it has {size:,} bytes, more than {largest:,}")
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"Expected {str(file)!r} to hold JSON, but it could not be read: {error}") from error
-    except RecursionError as error:
-        raise ValueError(f"Expected {str(file)!r} to hold JSON, but it is nested too deeply to be read") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"Expected {str(file)!r} to hold a JSON object, got {type(content).__name__}")
-    return content
+from textenvs.files import read_json as read_json
 
 
 def write_text(file: Path, text: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from textenvs.arguments import did_you_mean
+from textenvs.files import read_json, read_text
 
 TEMPLATE_FILE = "chat_template.jinja"
 
@@ -24,6 +25,9 @@ DATE = "2026-01-01"
 
 _GIVEN = frozenset({"messages", "add_generation_prompt", "strftime_now", "raise_exception", "namespace", "dict"})
 """Names of a template that this module sets, and nobody else."""
+
+_FAILURES = (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, MemoryError)
+"""What templates raise beside Jinja's own errors: they are programs."""
 
 
 def find_chat_template(folder: Path) -> str | None:
@@ -34,13 +38,14 @@ def find_chat_template(folder: Path) -> str | None:
 
     Returns:
         The template, the one named "default" where there are several, or None.
+
+    Raises:
+        ValueError: If one of the files cannot be read.
     """
     if (folder / TEMPLATE_FILE).is_file():
-        return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+        return read_text(folder / TEMPLATE_FILE)
     config = folder / "tokenizer_config.json"
-    return (
-        as_template(json.loads(config.read_text(encoding="utf-8")).get("chat_template")) if config.is_file() else None
-    )
+    return as_template(read_json(config).get("chat_template")) if config.is_file() else None
 
 
 def as_template(templates: Any) -> str | None:
@@ -53,7 +58,8 @@ def as_template(templates: Any) -> str | None:
         The template, or the one named "default", or None.
     """
     if isinstance(templates, list):
-        templates = {named["name"]: named["template"] for named in templates}
+        named = [entry for entry in templates if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
+        templates = {entry["name"]: entry.get("template") for entry in named}
     if isinstance(templates, dict):
         templates = templates.get("default")
     return templates if isinstance(templates, str) else None
@@ -93,7 +99,7 @@ def render_chat(
             strftime_now=day.strftime,
             **{"tools": None, "documents": None, **special_tokens, **given},
         )
-    except (_jinja2().TemplateError, TypeError) as error:
+    except (_jinja2().TemplateError, *_FAILURES) as error:
         raise ValueError(f"Expected a chat template that writes the conversation, got the error: {error}") from error
     return text
 
@@ -134,7 +140,7 @@ def _variables(template: str) -> frozenset[str]:
     environment = _environment()
     try:
         parsed = environment.parse(template)
-    except _jinja2().TemplateError as error:
+    except (_jinja2().TemplateError, *_FAILURES) as error:
         raise ValueError(f"Expected a chat template in Jinja, got one that cannot be read: {error}") from error
     return frozenset(import_module("jinja2.meta").find_undeclared_variables(parsed))
 
@@ -151,7 +157,7 @@ def _compiled(template: str) -> Any:
     """Returns a template, ready to be rendered."""
     try:
         return _environment().from_string(template)
-    except _jinja2().TemplateError as error:
+    except (_jinja2().TemplateError, *_FAILURES) as error:
         raise ValueError(f"Expected a chat template in Jinja, got one that cannot be read: {error}") from error
 
 

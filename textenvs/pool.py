@@ -6,7 +6,7 @@ draws examples from random bits, by weight where the task has weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,13 @@ from textenvs.chat_template import check_chat_settings
 from textenvs.example import Example, frozen
 from textenvs.tasks.base import Task
 from textenvs.tokenizer import Tokenizer, end_token_ids
+
+LONGEST_PROMPT = 1 << 23
+"""Characters of the longest prompt that is encoded: a longer one could end the process for want of memory."""
+
+_BATCH = 1 << 20  # characters that are encoded at once, which take some 200 MB
+
+_MOST_CELLS = 1 << 33  # tokens of all padded prompts, which take 32 GB
 
 
 @dataclass(frozen=True)
@@ -57,12 +64,24 @@ class PromptEncoder:
             check_chat_settings(template, self.chat_template)
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Returns the tokens of each prompt, at least one, and at most `max_length`."""
-        encoded = [prompt or [self.tokenizer.bos_token_id] for prompt in self._encode_uncut(prompts)]
-        if self.max_length is None:
-            return encoded
-        keep = slice(None, self.max_length) if self.truncation_side == "right" else slice(-self.max_length, None)
-        return [prompt[keep] for prompt in encoded]
+        """Encodes prompts.
+
+        Args:
+            prompts: Their texts.
+
+        Returns:
+            The tokens of each prompt, at least one, and at most `max_length`.
+
+        Raises:
+            ValueError: If a prompt cannot be encoded, or is longer than `LONGEST_PROMPT`.
+        """
+        keep = slice(None)
+        if self.max_length is not None:
+            keep = slice(None, self.max_length) if self.truncation_side == "right" else slice(-self.max_length, None)
+        encoded = []
+        for batch in _batches(prompts):  # cut one after another, so that whole texts are never all there as tokens
+            encoded += [(prompt or [self.tokenizer.bos_token_id])[keep] for prompt in self._encode_uncut(batch)]
+        return encoded
 
     def _encode_uncut(self, prompts: Sequence[str]) -> list[list[int]]:
         half = next((prompt for prompt in prompts if not _can_be_encoded(prompt)), None)
@@ -152,6 +171,25 @@ class PromptEncoder:
         whole = self._encode_chat(conversation)
         positions = [position for position, token in enumerate(whole) if token == end]
         return whole[positions[ends_before] + 1 :]
+
+
+def _batches(prompts: Sequence[str]) -> Iterator[list[str]]:
+    """Divides prompts into batches of about as many characters."""
+    batch: list[str] = []
+    characters = 0
+    for prompt in prompts:
+        if len(prompt) > LONGEST_PROMPT:
+            raise ValueError(
+                f"Expected prompts of at most {LONGEST_PROMPT:,} characters, got one of {len(prompt):,}, which begins "
+                f"{prompt[:80]!r}: a tokenizer needs some 200 bytes for each. Cut the texts first"
+            )
+        if batch and characters + len(prompt) > _BATCH:
+            yield batch
+            batch, characters = [], 0
+        batch.append(prompt)
+        characters += len(prompt)
+    if batch:
+        yield batch
 
 
 def _can_be_encoded(text: str) -> bool:
@@ -249,6 +287,12 @@ def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
     if not encoded:
         raise ValueError(f"Expected task {task.name!r} to have at least one example, got none in any split")
     width = max(len(prompt) for _, prompts, _ in encoded.values() for prompt in prompts)
+    count = sum(len(prompts) for _, prompts, _ in encoded.values())
+    if width * count > _MOST_CELLS:
+        raise ValueError(
+            f"Expected prompts that fit into memory side by side, got {count:,} of up to {width:,} tokens, each padded "
+            "to the longest: cut them, prompt_tokens= of load_dataset does"
+        )
     reply_tokens = task.max_reply_tokens
     if task.max_turns > 1:
         every_example = [example for examples, _, _ in encoded.values() for example in examples]

@@ -24,6 +24,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from textenvs.chat_template import TEMPLATE_FILE, as_template, find_chat_template, render_chat
+from textenvs.files import read_json, read_text
 
 DATA_FOLDER = Path(__file__).parent / "data"
 BUNDLED = {"stories": DATA_FOLDER / "stories_tokenizer.json"}
@@ -32,6 +33,9 @@ BUNDLED = {"stories": DATA_FOLDER / "stories_tokenizer.json"}
 # Well-known names of EOS, BOS and PAD, for files that do not name the roles of their special tokens.
 _EOS_NAMES = ("<eos>", "</s>", "<|endoftext|>", "<|eot_id|>", "<|im_end|>", "<|end_of_text|>", "[EOS]", "[SEP]")
 _BOS_NAMES = ("<bos>", "<s>", "<|begin_of_text|>", "<|startoftext|>", "[BOS]", "[CLS]")
+_MOST_TOKENS = 1 << 24
+"""Ids from which on a tokenizer is taken for a mistake: every table over the vocabulary has this many rows."""
+
 _PAD_NAMES = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>")
 
 
@@ -104,6 +108,8 @@ class SubwordTokenizer:
         self.backend.no_truncation()
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.vocab_size: int = max(vocabulary.values(), default=-1) + 1
+        if self.vocab_size > _MOST_TOKENS:
+            raise ValueError(f"Expected a tokenizer with ids below {_MOST_TOKENS:,}, got {self.vocab_size - 1:,}")
 
         def token_id(given: str | None, names: tuple[str, ...], role: str) -> int | None:
             if given is not None:
@@ -442,6 +448,11 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     return digest.hexdigest()
 
 
+def is_panic(error: BaseException) -> bool:
+    """Returns True for the error of a bug in a library written in Rust, which is no `Exception`."""
+    return type(error).__name__ == "PanicException"
+
+
 _GENERATION_CONFIG = "generation_config.json"
 _CONFIG_NAMES = ("special_tokens_map.json", "tokenizer_config.json")  # where both name a token, the later wins
 
@@ -466,10 +477,12 @@ def _from_file(name: str | os.PathLike[str]) -> Tokenizer:
 def _load_tokenizer(file: Path, written: tuple[int, ...]) -> Tokenizer:
     """Reads a file, once for each time that it, or a file beside it, was `written`."""
     try:
-        backend = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the Rust library raises bare Exception
+        backend = tokenizers.Tokenizer.from_str(read_text(file))
+    except BaseException as error:  # the Rust library raises bare Exception, and panics
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise ValueError(f"Expected {str(file)!r} to be a tokenizer.json, but it could not be read: {error}") from error
-    configs = [_read_config(path) for name in _CONFIG_NAMES if (path := file.with_name(name)).is_file()]
+    configs = [read_json(path) for name in _CONFIG_NAMES if (path := file.with_name(name)).is_file()]
     # Kept beside the file, which has no place for it: True reads "</s>" in a prompt as text.
     backend.encode_special_tokens = any(config.get("split_special_tokens") is True for config in configs)
     named = _named_special_tokens(configs)
@@ -495,19 +508,9 @@ def _named_special_tokens(configs: Iterable[dict[str, Any]]) -> dict[str, str]:
 def _generation_ends(folder: Path) -> list[int]:
     """Returns the tokens that end what a model generates, as the file beside its tokenizer.json says."""
     file = folder / _GENERATION_CONFIG
-    ends = _read_config(file).get("eos_token_id") if file.is_file() else None
+    ends = read_json(file).get("eos_token_id") if file.is_file() else None
     listed = ends if isinstance(ends, list) else [ends]
     return [end for end in listed if isinstance(end, int)]
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"Expected {str(file)!r} to hold JSON, but it could not be read: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"Expected {str(file)!r} to hold a JSON object, got {type(config).__name__}")
-    return config
 
 
 def _from_transformers(tokenizer: Any, backend: tokenizers.Tokenizer) -> SubwordTokenizer:

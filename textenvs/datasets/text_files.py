@@ -11,6 +11,7 @@ import csv
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -19,14 +20,28 @@ from threading import Lock
 from typing import BinaryIO, NamedTuple, TypeAlias
 
 from textenvs.datasets.fields import Row
+from textenvs.files import open_plain
 
 Rows: TypeAlias = Iterator[tuple[str, Row | ValueError]]
 """The rows of a source, each with its location ("line 3 of 'a.csv'"); an error where a row could not be read."""
 
 LONGEST_LINE = 1 << 26
-"""Length of the longest line that is read, in bytes. Beyond it, a file is taken to have no line breaks at all."""
+"""Length of the longest line that is read, in bytes. Beyond it, a file is taken to have no line breaks at all. A record
+of a .csv file, whose quoted fields may span lines, may not be longer either."""
+
+LARGEST_JSON = 1 << 29
+"""Bytes of the largest .json file that is read, unpacked: it is read as a whole, unlike lines."""
+
+MOST_COLUMNS = 1 << 17
+"""The most fields of a record of a .csv or .tsv file."""
+
+PACKED_AT_MOST = 200
+"""How many times its size a .gz file may unpack to. Text is packed to a fifth, and logs to a fiftieth."""
+
+_ALWAYS_UNPACKED = 1 << 24  # bytes that a .gz file may unpack to in any case
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_NOT_OF_FILES = ("idna", "punycode", "undefined", "unicode-escape", "unicode_escape")  # of names, or of nothing
 _SEPARATORS = (",", ";", "\t", "|")
 
 
@@ -74,20 +89,13 @@ class TextFile:
         self.path = path
         self.name = repr(str(path))
         self.kind = kind_of(path)
-        try:
-            self.encoding = codecs.lookup(encoding).name
-        except LookupError as error:
-            raise ValueError(f"Expected an encoding that Python knows, got {encoding!r}") from error
-        if "é\n".encode(self.encoding, "replace")[-1:] != b"\n" or self.encoding.startswith(("utf-16", "utf-32")):
-            raise ValueError(
-                f"Expected an encoding in which a newline is one byte, like utf-8 or latin-1, got {encoding!r}: save "
-                "the file as UTF-8, with iconv -f UTF-16 -t UTF-8 say"
-            )
+        self.encoding = _checked_encoding(encoding)
 
     def lines(self) -> Iterator[_Line]:
         """Yields the lines. A byte order mark at the start of the file is left out."""
         start = 0
         with self._open() as file:
+            largest = self._most_bytes(file)
             # Not `for line in file`: that would read a file without line breaks into memory, whatever its size.
             for number, content in enumerate(iter(lambda: self._read_line(file), b""), start=1):
                 if len(content) > LONGEST_LINE:
@@ -100,6 +108,11 @@ class TextFile:
                         f"Expected {self.name} to be {self.encoding.upper()}, but byte 0 is not: it begins like "
                         "UTF-16. Save it as UTF-8, with iconv -f UTF-16 -t UTF-8 say"
                     )
+                if start + len(content) > largest:
+                    raise ValueError(
+                        f"Expected {self.name} to unpack to at most {PACKED_AT_MOST} times its size, got more: "
+                        f"{largest:,} bytes. If it is meant to, unpack it first"
+                    )
                 has_mark = number == 1 and content.startswith(codecs.BOM_UTF8)
                 mark_length = len(codecs.BOM_UTF8) if has_mark else 0
                 yield _Line(number, start + mark_length, content[mark_length:])
@@ -107,7 +120,14 @@ class TextFile:
 
     def text(self) -> str:
         """Returns the whole text, without a byte order mark. ValueError if the file cannot be read or is not text."""
-        lines = list(self.lines())
+        lines = []
+        for line in self.lines():
+            if line.start > LARGEST_JSON:
+                raise ValueError(
+                    f"Expected at most {LARGEST_JSON:,} bytes in {self.name}, got more. Write an object a line, as "
+                    ".jsonl: such files may be of any size"
+                )
+            lines.append(line)
         return self.decode(b"".join(line.content for line in lines), lines[0].start if lines else 0)
 
     def decode(self, data: bytes, start: int) -> str:
@@ -119,20 +139,46 @@ class TextFile:
                 f"Expected {self.name} to be {self.encoding.upper()}, but byte {start + error.start} is not: "
                 f"{error.reason}. Another encoding can be named: encoding='latin-1', say"
             ) from error
+        except UnicodeError as error:  # of the codecs that are written in Python
+            raise ValueError(f"Expected {self.name} to be {self.encoding.upper()}, but it is not: {error}") from error
 
     def _open(self) -> BinaryIO:
-        try:
-            if self.path.suffix.lower() == ".gz":
-                return gzip.open(self.path, "rb")  # type: ignore[return-value]  # a GzipFile reads like one
-            return self.path.open("rb")
-        except OSError as error:
-            raise ValueError(f"Expected a file that can be read, got {str(self.path)!r}: {error.strerror}") from error
+        file = open_plain(self.path)
+        if self.path.suffix.lower() != ".gz":
+            return file
+        packed = gzip.GzipFile(fileobj=file, mode="rb")
+        packed.myfileobj = file  # type: ignore[assignment]  # closed along with it
+        return packed  # type: ignore[return-value]  # a GzipFile reads like one
+
+    def _most_bytes(self, file: BinaryIO) -> float:
+        """Returns the number of bytes up to which a file is read."""
+        if self.path.suffix.lower() != ".gz":
+            return float("inf")
+        return max(_ALWAYS_UNPACKED, PACKED_AT_MOST * self.path.stat().st_size)
 
     def _read_line(self, file: BinaryIO) -> bytes:
         try:
             return file.readline(LONGEST_LINE + 1)
         except (OSError, EOFError, zlib.error) as error:  # gzip notices while it reads
             raise ValueError(f"Expected a whole file in {self.name}, but it could not be read: {error}") from error
+
+
+def _checked_encoding(encoding: str) -> str:
+    """Returns an encoding's name in Python. ValueError if it is none in which lines of text end with one byte."""
+    try:
+        codec = codecs.lookup(encoding)
+        is_of_text = codec._is_text_encoding  # False for rot13, base64, gzip ...
+        ending = "a\n".encode(codec.name)[-1:] if is_of_text else b""
+    except (LookupError, ValueError) as error:  # a ValueError: NUL or half of a surrogate pair in the name
+        raise ValueError(f"Expected an encoding that Python knows, got {encoding!r:.200}") from error
+    if not is_of_text or codec.name in _NOT_OF_FILES:
+        raise ValueError(f"Expected an encoding of text files, like utf-8 or latin-1, got {encoding!r:.200}")
+    if ending != b"\n" or codec.name.startswith(("utf-16", "utf-32")):
+        raise ValueError(
+            f"Expected an encoding in which a newline is one byte, like utf-8 or latin-1, got {encoding!r:.200}: save "
+            "the file as UTF-8, with iconv -f UTF-16 -t UTF-8 say"
+        )
+    return codec.name
 
 
 def read_rows(file: TextFile, separator: str | None = None, columns: Sequence[str] | None = None) -> Rows:
@@ -265,12 +311,12 @@ def _read_records(file: TextFile, separator: str | None, columns: Sequence[str] 
         named_by = "as line 1 names columns"
     else:
         header, named_by = list(columns), f"as columns={list(columns)} names them"
-    repeated = sorted({name for name in header if header.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(header).items() if count > 1)
     if repeated:
         raise ValueError(
-            f"Expected line 1 of {file.name} to name each column once, got {repeated} again"
+            f"Expected line 1 of {file.name} to name each column once, got {repeated!r:.500} again"
             if columns is None
-            else f"Expected columns to name each column once, got {header}"
+            else f"Expected columns to name each column once, got {header!r:.500}"
         )
     for number, fields in records:
         location = f"line {number} of {file.name}"
@@ -305,10 +351,25 @@ def _separator(file: TextFile) -> str:
 def _records(file: TextFile, delimiter: str, *, has_quotes: bool) -> Iterator[tuple[int, list[str] | ValueError]]:
     """Yields the number of the first line of each record, and its fields, or an error where it is not text."""
     consumed: list[_Line] = []  # the lines that the reader took for the record at hand
+    separator = delimiter.encode(file.encoding, "replace")
 
     def decoded_lines() -> Iterator[str]:
+        length = 0
         for line in file.lines():
+            length = length + len(line.content) if consumed else len(line.content)
             consumed.append(line)
+            first = consumed[0].number
+            if length > LONGEST_LINE:
+                raise ValueError(
+                    f"Expected records of at most {LONGEST_LINE:,} bytes, got a longer one, which begins in line "
+                    f"{first} of {file.name}: a quote there may never be closed"
+                )
+            # Separators in quotes are counted too: a text with so many of them is longer than any prompt.
+            if len(line.content) > MOST_COLUMNS and line.content.count(separator) > MOST_COLUMNS:
+                raise ValueError(
+                    f"Expected at most {MOST_COLUMNS:,} fields, got more between {delimiter!r} in line "
+                    f"{line.number} of {file.name}"
+                )
             # A generator that raises is over, so bytes that are no text pass here and are found in the record, below.
             yield line.content.decode(file.encoding, "surrogateescape")
 
