@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from textenvs import Example, Task, TextGenEnv, list_tasks, make_reward, make_task
 from textenvs.tasks import SHIFTED, Levels
-from textenvs.tasks.classification import _TOPICS, LABELS, Classify
+from textenvs.tasks.classification import _AGREE, _DISAGREE, _STATEMENTS, _TOPIC_OF, LABELS, Classify
 from textenvs.tasks.composed import Composed
 from textenvs.tasks.dialogue import Booking, Dialogue
 from textenvs.tasks.questions import QuestionAnswering
@@ -75,7 +75,7 @@ def test_a_counterpart_goes_both_ways(task: Composed) -> None:
             assert other.prompt != example.prompt
             assert len(other.references) == len(example.references)
             assert task.counterpart(other) == example
-    assert num_pairs == 60 or task.name in ("classify", "write", "translate"), "only a name can be exchanged"
+    assert num_pairs == 60 or task.name in ("write", "translate"), "only a name can be exchanged"
     assert num_pairs
 
 
@@ -246,39 +246,73 @@ def test_questions_by_hand() -> None:
 # Classify
 
 
+def classified(*statements: str, asked: str) -> str:
+    """The label of a text whose statements are given as "N +liked -disliked", "N = M" (agrees) or "N x M"."""
+    rows = []
+    for statement in statements:
+        person, *rest = statement.split()
+        if rest[0] in "=x":
+            rows.append([(_AGREE if rest[0] == "=" else _DISAGREE)[0], person, rest[1], ""])
+        else:
+            rows.append(["{N} wanted the {y}, not the {x}.", person, rest[0][1:], rest[1][1:]])
+    return Classify()._written(rows, asked, len(rows)).metadata["label"]
+
+
+def test_labels_by_hand() -> None:
+    ring = ["Tim +soup -drum", "Ann +flute -train", "Joe +map -cake"]
+    assert [classified(*ring, asked=name) for name in ("Tim", "Ann", "Joe")] == ["food", "music", "travel"]
+    for opinions, label in [(["Sue = Tim"], "food"), (["Sue x Tim"], "music"), (["Sue x Ann"], "travel"),
+                            (["Sue x Bob", "Bob x Joe"], "travel"), (["Sue x Bob", "Bob = Joe"], "food"),
+                            (["Bob x Joe", "Sue = Bob"], "food")]:  # fmt: skip
+        assert classified(*opinions, *ring, asked="Sue") == label, opinions
+        assert classified(*ring, *opinions, asked="Sue") == label, opinions
+
+
+def test_statements_by_hand() -> None:
+    """Each statement in words: one who likes the cake and not the rain."""
+    written = {
+        template.format(N="Sue", y="cake", x="rain", he="she")
+        for templates in _STATEMENTS.values()
+        for template in templates
+    }
+    assert written >= {
+        "Sue gave up the rain for the cake.",
+        "Sue liked the rain less than the cake.",
+        "Sue could not be happy without the cake, but without the rain.",
+        "They said that Sue did not like the cake, but it was the rain.",
+        "Nobody could make Sue love the rain or hate the cake.",
+        "Sue did not take the rain and leave the cake.",
+    }
+    assert len(written) == sum(map(len, _STATEMENTS.values()))
+    liked_first = [text for text in written if text.index("cake") < text.index("rain")]
+    assert 0.4 < len(liked_first) / len(written) < 0.6, "the order alone does not tell"
+
+
 @pytest.mark.parametrize("level", [1, 2, 3])
-def test_the_label_is_what_most_sentences_are_about(level: int) -> None:
+def test_every_topic_of_a_text_is_liked_once_and_disliked_once(level: int) -> None:
     for read_cost in (None, 0.1):
-        for example in examples(Classify(level, read_cost), "train", 200):
-            votes = [
-                next(
-                    label
-                    for label, (things, templates) in _TOPICS.items()
-                    for thing in things
-                    for template in templates
-                    if template.replace("{t}", thing).replace("{N}", example.metadata["name"]) == sentence
-                )
-                for sentence in example.metadata["sentences"]
-            ]
-            counts = sorted(((votes.count(label), label) for label in LABELS), reverse=True)
-            assert counts[0][0] > counts[1][0]
-            assert example.references == (f" {counts[0][1]}",)
-            if read_cost is not None:
-                assert sorted(votes[:2]) == sorted({counts[0][1], counts[1][1]}), "in doubt at first"
+        for split, direct, opinions in (("train", 3, level - 1), (SHIFTED, 4, level)):
+            for example in examples(Classify(level, read_cost), split, 200):
+                rows = example.metadata["statements"]
+                topics = [[_TOPIC_OF[row[place]] for row in rows if row[3]] for place in (2, 3)]
+                assert sorted(topics[0]) == sorted(topics[1])
+                assert len(set(topics[0])) == len(topics[0]) == direct
+                assert len(rows) == len(example.metadata["sentences"]) == direct + opinions
+                assert len({row[1] for row in rows}) == len(rows), "each person speaks once"
+                assert example.prompt.count(". ") == (direct - 2 if read_cost else direct + opinions - 1)
 
 
 def test_reading_on() -> None:
     task = Classify(2, read_cost=0.1)
     example = task.example("train", 0)
-    sentences = example.metadata["sentences"]
-    assert len(sentences) == 5
-    assert example.prompt.count(". ") == 1
+    sentences, name = example.metadata["sentences"], example.metadata["name"]
+    assert len(sentences) == 4
+    assert example.prompt.endswith(f"weather\n{sentences[0]} {sentences[1]}\nWhat {name} likes, or more:")
     assert task.allowed(example, []) == [*(f" {label}" for label in LABELS), " more"]
-    assert task.reply(example, [" more"]) == f"\n{sentences[2]}\nTopic or more:"
-    assert task.reply(example, [" more", "more "]) == f"\n{sentences[3]}\nTopic or more:"
-    assert task.reply(example, [" more"] * 3) == f"\n{sentences[4]}\nTopic or more:"
-    assert task.allowed(example, [" more"] * 3) == [f" {label}" for label in LABELS]
-    assert task.reply(example, [" more"] * 4) is None
+    assert task.reply(example, [" more"]) == f"\n{sentences[2]}\nWhat {name} likes, or more:"
+    assert task.reply(example, [" more", "more "]) == f"\n{sentences[3]}\nWhat {name} likes, or more:"
+    assert task.allowed(example, [" more"] * 2) == [f" {label}" for label in LABELS]
+    assert task.reply(example, [" more"] * 3) is None
     assert task.reply(example, [" sport"]) is None
     assert task.allowed(Classify(2).example("train", 0), []) == [f" {label}" for label in LABELS]
 

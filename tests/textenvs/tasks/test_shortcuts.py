@@ -1,0 +1,94 @@
+"""No shortcut solves a language task: not the best short regular expression that we can write, and not its words.
+
+Each solver reads prompts alone, as an agent does. Its score is held well below that of the demonstrations, and at least
+near what it was when it was written, so that it stays a fair attempt.
+"""
+
+import re
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+import numpy as np
+
+from textenvs import Example, Task, make_reward
+from textenvs.tasks.classification import _TOPIC_OF, LABELS, Classify
+
+NUM_TRAINING = 2000
+
+
+def examples(task: Task, split: str = "test", most: int = 512) -> list[Example]:
+    return [task.example(split, index) for index in range(min(most, task.num_examples(split)))]
+
+
+def mean_score(task: Task, solve: Callable[[Example], str]) -> float:
+    reward = make_reward(task.default_reward)
+    return float(np.mean([reward.score(example, solve(example)) for example in examples(task)]))
+
+
+def naive_bayes(
+    rows: Sequence[tuple[Iterable[str], Hashable]],
+) -> Callable[[Iterable[str]], dict[Hashable, float]]:
+    """Learns words and labels by heart, with one word of each added; gives each label's log-odds."""
+    words = {word: place for place, word in enumerate(sorted({word for text, _ in rows for word in text}))}
+    labels = sorted({label for _, label in rows}, key=str)
+    counts, prior = np.ones((len(labels), len(words))), np.zeros(len(labels))
+    for text, label in rows:
+        prior[labels.index(label)] += 1
+        for word in text:
+            counts[labels.index(label), words[word]] += 1
+    logs = np.log(counts / counts.sum(axis=1, keepdims=True))
+
+    def predict(text: Iterable[str]) -> dict[Hashable, float]:
+        known = [words[word] for word in text if word in words]
+        return dict(zip(labels, np.log(prior / prior.sum()) + logs[:, known].sum(axis=1), strict=True))
+
+    return predict
+
+
+# Classify
+
+
+def sentences_of(example: Example) -> tuple[list[str], str]:
+    """The sentences of the prompt, and the person that it asks about."""
+    _, text, question = example.prompt.split("\n")
+    return re.split(r"(?<=\.) ", text), question.split()[1]
+
+
+def test_words_do_not_tell_the_label() -> None:
+    task = Classify()
+    training = examples(task, "train", NUM_TRAINING)
+    for level_of_detail in ("all", "person"):
+
+        def words(example: Example, detail: str = level_of_detail) -> list[str]:
+            sentences, person = sentences_of(example)
+            return re.findall(r"\w+", " ".join(text for text in sentences if detail == "all" or person in text))
+
+        predict = naive_bayes([(words(example), example.metadata["label"]) for example in training])
+        score = mean_score(
+            task,
+            lambda example, words=words, predict=predict: max(
+                scores := predict(words(example)), key=scores.__getitem__
+            ),
+        )
+        assert 0.25 < score < 0.4, level_of_detail
+
+
+DENIED = r"(?i)\b(not|hated?|without|worse|up|than|left|leave|less|first)\b[\w ]*? the (\w+)"
+
+
+def test_no_short_expression_tells_the_label() -> None:
+    """The first thing in the sentences about the person which no word before it denies, or the first of all."""
+
+    def solve(example: Example, place: int = 0, denied: str = DENIED) -> str:
+        sentences, person = sentences_of(example)
+        about = re.sub(denied, r"\1", " ".join(text for text in sentences if person in text))
+        things = [word for word in re.findall(r"\w+", about) if word in _TOPIC_OF]
+        things = things or [word for word in re.findall(r"\w+", " ".join(sentences)) if word in _TOPIC_OF]
+        return _TOPIC_OF[things[place]]
+
+    scores = {level: mean_score(Classify(level), solve) for level in (1, 2, 3)}
+    assert 0.55 < scores[1] < 0.7
+    assert 0.4 < scores[2] < 0.6
+    assert 0.25 < scores[3] < 0.45
+    for place in (0, -1):
+        assert mean_score(Classify(), lambda example, place=place: solve(example, place, r"()(?!)")) < 0.5
+    assert mean_score(Classify(), lambda example: LABELS[0]) < 0.25
