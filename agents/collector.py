@@ -26,6 +26,9 @@ from textenvs.vector_env import check_env_id
 def make_env(env: str, policy: Policy, num_envs: int = 64, **kwargs: Any) -> TextGenVectorEnv:
     """Makes lanes of an environment for `collect`, with the tokenizer of a policy, and resets left to their user.
 
+    Prompts of public data sets, which are cut in their middle where they are too long, are cut to what the policy can
+    read. The environment warns of how many there are.
+
     Args:
         env: The id.
         policy: The policy, whose tokenizer they get.
@@ -39,12 +42,16 @@ def make_env(env: str, policy: Policy, num_envs: int = 64, **kwargs: Any) -> Tex
         ValueError: If the id is of no environment of textenvs.
     """
     check_env_id(env)
-    made = gym.make_vec(
-        env, num_envs=num_envs, autoreset_mode="Disabled", copy=False, tokenizer=policy.tokenizer, **kwargs
-    )
+    kwargs = {**kwargs, "autoreset_mode": "Disabled", "copy": False, "tokenizer": policy.tokenizer}
+    made = gym.make_vec(env, num_envs=num_envs, **kwargs)
     if not isinstance(made, TextGenVectorEnv):
         raise ValueError(f"Expected the id of a textenvs environment, got {env!r}, a {type(made).__name__}")
-    return made
+    prompt, row = made.setting.pool.prompts.shape[1], _max_length(made)
+    has_limit = kwargs.get("max_prompt_length") is None and made.setting.pool.encoder.truncation_side == "middle"
+    room = prompt - int(max(row - policy.trunk.most_tokens, 0))
+    if has_limit and 0 < room < prompt:  # prompts that may be cut are cut to what the model can read
+        made = gym.make_vec(env, num_envs=num_envs, **{**kwargs, "max_prompt_length": room})
+    return made  # type: ignore[return-value]  # of the same id as the first
 
 
 def collect(

@@ -6,7 +6,7 @@ envs = gym.make_vec("TextGen-v0", num_envs=256)
 """
 
 from textenvs import testing
-from textenvs.datasets import Dataset, load_dataset
+from textenvs.datasets import Dataset, factories, load_dataset
 from textenvs.env import TextGenEnv
 from textenvs.registration import list_envs, register_envs
 from textenvs.rewards import Reward, RewardError, list_rewards, make_reward, register_reward
@@ -19,6 +19,8 @@ __version__ = "0.1.0"
 
 register_envs()
 register_task("dataset", Dataset)
+for _name, _factory in factories().items():
+    register_task(_name, _factory)
 
 __all__ = [
     "Dataset",

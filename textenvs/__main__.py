@@ -14,7 +14,7 @@ import gymnasium as gym
 from gymnasium.utils.env_checker import check_env
 
 from textenvs import RewardError, TextGenEnv, list_envs, render
-from textenvs.overview import make_env, overview
+from textenvs.overview import data_overview, make_env, overview
 from textenvs.setting import Setting
 from textenvs.subcommands import replace_unprintable
 from textenvs.testing import check_reward, check_task, check_vector_env
@@ -26,6 +26,9 @@ _LIST = """Show every id: the size of its vocabulary; the tokens of its longest 
 write; the score of random tokens (exactly, or with its 95 % interval), that of the demonstrations and the best score
 there is, on the test split; and the skill that it tests. With --long also: the score from which it counts as solved;
 its task and level; its reward and payout; and the held-out metric, a second score that training never sees."""
+
+_DATA = """Give the data as data="path/to/it", or set TEXTENVS_DATA to a folder with a sub-folder for each set, or
+install the library that reads the Hugging Face Hub: pip install "textenvs[data]". gym.make(ID) says how to get it."""
 
 _PLAY = """Write a response yourself. The text is cut into tokens, each is a step, and EOS ends it. Then the episode is
 shown, with the reward of each token. The text is taken as it is: begin it with a space where a word begins."""
@@ -70,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m textenvs", description="Token-level text environments.")
     commands = parser.add_subparsers(required=True, metavar="list | play | check | canaries")
     listing = commands.add_parser("list", help="show every id", description=_LIST)
+    listing.add_argument("--data", action="store_true", help="show the ids over public data sets, too")
     listing.add_argument("--long", action="store_true", help="show more columns")
     listing.set_defaults(run=_list)
     play = commands.add_parser("play", help="write a response yourself", description=_PLAY)
@@ -101,10 +105,19 @@ def _add_id(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(given: argparse.Namespace) -> int:
+    data_ids = [env_id for env_id in list_envs(data=True) if env_id not in list_envs()]
     rows = [{name: _shown(value) for name, value in overview(env_id).items()} for env_id in list_envs()]
     names = [name for name in rows[0] if given.long or name not in _LONG]
     table = [tuple(names), *(tuple(row[name] for name in names) for row in rows)]
     _print_table(table, right=[column for column, name in enumerate(names) if name in _NUMBERS])
+    if given.data:
+        print("\nOver public data sets, whose data is not part of the package:\n")
+        head = ("id", "data set", "reward", "budget", "bundled twin", "tests")
+        sets = [tuple(_shown(fact) for fact in data_overview(env_id).values()) for env_id in data_ids]
+        _print_table([head, *sets], right=[3])
+        print(f"\n{_DATA}")
+    else:
+        print(f"\n{len(data_ids)} more need data that is not part of the package: python -m textenvs list --data")
     return 0
 
 

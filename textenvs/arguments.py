@@ -75,6 +75,19 @@ def check_arguments(product: str, factory: Callable[..., Any], arguments: Mappin
         raise TypeError(f"Expected {product} with the arguments {missing}, got {list(arguments)}")
 
 
+def takes_argument(factory: Callable[..., Any], name: str) -> bool:
+    """Returns True if a class or function has a parameter of a name.
+
+    Args:
+        factory: The class or function.
+        name: The parameter's name.
+
+    Returns:
+        False also if it takes any argument, and does not name this one.
+    """
+    return name in _parameters(factory)[0]
+
+
 def _parameters(factory: Callable[..., Any]) -> tuple[dict[str, Parameter], bool]:
     """Returns the parameters that can be given by name, and True if the factory takes others, too."""
     parameters: dict[str, Parameter] = {}

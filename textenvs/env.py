@@ -91,7 +91,8 @@ class TextGenEnv(HasSetting, gym.Env[Observation, Any]):
         max_new_tokens: The budget of an episode, in tokens; None is the task's own.
         split: "train", "validation", "test", or "shifted" where the task has that split.
         max_prompt_length: The number of tokens to cut prompts to; None is the task's own, which may be no cut.
-        truncation_side: The end that a cut takes away, "left" or "right"; None is the task's own.
+        truncation_side: The part that a cut takes away, "left", "right" or "middle" (half of what is kept is the
+            beginning, half the end); None is the task's own.
         min_new_tokens: The number of tokens that a response has before EOS or a stop sequence ends it. An earlier EOS
             is written like any other special token (and masked, see `action_mask`).
         stop: A text, or several: the token that completes one in the response ends the episode. It stays in the text.
@@ -112,6 +113,8 @@ class TextGenEnv(HasSetting, gym.Env[Observation, Any]):
         success_at: The score from which an ended episode is a success. None: the task's own, if the reward is its own;
             with another reward, infos have no `is_success`.
         render_mode: None, "ansi", "human" or "rgb_array".
+        data: The data of a task that reads some: a file, a folder, the id of a data set on the Hugging Face Hub, or
+            anything else that `textenvs.load_dataset` takes. None looks for the data of a public data set by itself.
 
     Raises:
         ValueError: If a name is unknown or a number out of range.
@@ -146,6 +149,7 @@ class TextGenEnv(HasSetting, gym.Env[Observation, Any]):
         curriculum: bool | Mapping[str, Any] | None = None,
         success_at: float | None = None,
         render_mode: str | None = None,
+        data: Any = None,
     ) -> None:
         arguments = EnvArguments(
             task=task,
@@ -163,6 +167,7 @@ class TextGenEnv(HasSetting, gym.Env[Observation, Any]):
             curriculum=curriculum,
             success_at=success_at,
             render_mode=render_mode,
+            data=data,
         )
         setting = arguments.resolve()
         self._attach(setting, setting.lanes(1), 0)

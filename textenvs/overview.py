@@ -6,7 +6,10 @@ from typing import Any
 
 import gymnasium as gym
 
+from textenvs.datasets import PRESETS
 from textenvs.env import TextGenEnv
+from textenvs.registration import DATA_ENVS
+from textenvs.rewards.registry import make_reward
 from textenvs.vector_env import check_env_id
 
 
@@ -43,6 +46,26 @@ def overview(env_id: str) -> dict[str, Any]:
         "payout": setting.payout,
         "held-out": task.held_out_reward,
         "tests": task.tests or None,
+    }
+
+
+def data_overview(env_id: str) -> dict[str, Any]:
+    """Collects what is known of an id over a public data set, without its data.
+
+    Args:
+        env_id: One of the ids that `textenvs.list_envs(data=True)` has beside the others.
+
+    Returns:
+        The row, by column.
+    """
+    preset = PRESETS[DATA_ENVS[env_id].kwargs["task"]]
+    return {
+        "id": env_id,
+        "data set": preset.title,
+        "reward": make_reward(preset.reward).name,
+        "budget": str(preset.max_new_tokens),
+        "bundled twin": preset.twin,
+        "tests": preset.tests,
     }
 
 

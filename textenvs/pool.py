@@ -6,6 +6,7 @@ draws examples from random bits, by weight where the task has weights.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,7 +36,8 @@ class PromptEncoder:
     Attributes:
         tokenizer: The tokenizer that cuts them into tokens.
         max_length: Prompts are cut to this many tokens; None keeps them whole.
-        truncation_side: The end that a cut takes away: "left" keeps the last tokens, "right" the first.
+        truncation_side: The part that a cut takes away: "left" keeps the last tokens, "right" the first, and "middle"
+            half of them at either end, so that neither an instruction nor a question is lost.
         chat_template: If True, or settings, a prompt is what a user says to an assistant, in the tokenizer's chat
             template. Settings are those of `textenvs.chat_template.check_chat_settings`.
 
@@ -51,7 +53,7 @@ class PromptEncoder:
     chat_template: bool | Mapping[str, Any] = False
 
     def __post_init__(self) -> None:
-        check_choice("truncation_side", self.truncation_side, ("left", "right"))
+        check_choice("truncation_side", self.truncation_side, ("left", "right", "middle"))
         check_count("max_prompt_length", self.max_length, optional=True)
         if not isinstance(self.chat_template, (bool, Mapping)):
             raise TypeError(f"Expected chat_template to be True, False or settings, got {self.chat_template!r:.200}")
@@ -75,21 +77,34 @@ class PromptEncoder:
         Raises:
             ValueError: If a prompt cannot be encoded, or is longer than `LONGEST_PROMPT`.
         """
-        keep = slice(None)
-        if self.max_length is not None:
-            keep = slice(None, self.max_length) if self.truncation_side == "right" else slice(-self.max_length, None)
-        encoded = []
+        return self.encode_and_count(prompts)[0]
+
+    def encode_and_count(self, prompts: Sequence[str]) -> tuple[list[list[int]], int]:
+        """Encodes prompts as `encode` does, and returns the number of those that were cut, too."""
+        encoded, num_cut = list[list[int]](), 0
         for batch in _batches(prompts):  # cut one after another, so that whole texts are never all there as tokens
-            encoded += [(prompt or [self.tokenizer.bos_token_id])[keep] for prompt in self._encode_uncut(batch)]
-        return encoded
+            uncut = [prompt or [self.tokenizer.bos_token_id] for prompt in self._encode_uncut(batch)]
+            kept = [self._cut(prompt) for prompt in uncut]
+            num_cut += sum(len(short) < len(prompt) for short, prompt in zip(kept, uncut, strict=True))
+            encoded += kept
+        return encoded, num_cut
+
+    def _cut(self, prompt: list[int]) -> list[int]:
+        """Returns the tokens of a prompt that are kept, at most `max_length` of them."""
+        if self.max_length is None or len(prompt) <= self.max_length:
+            return prompt
+        if self.truncation_side == "middle":
+            behind = self.max_length // 2
+            return prompt[: self.max_length - behind] + prompt[len(prompt) - behind :]
+        return prompt[: self.max_length] if self.truncation_side == "right" else prompt[-self.max_length :]
 
     def _encode_uncut(self, prompts: Sequence[str]) -> list[list[int]]:
         half = next((prompt for prompt in prompts if not _can_be_encoded(prompt)), None)
         if half is not None:
             raise ValueError(f"Expected prompts that can be encoded, got half of a surrogate pair in {half!r:.200}")
-        if not self.chat_template:
-            return self.tokenizer.encode_batch(prompts)
-        return [self._encode_chat([{"role": "user", "content": prompt}]) for prompt in prompts]
+        if self.chat_template:
+            return [self._encode_chat([{"role": "user", "content": prompt}]) for prompt in prompts]
+        return self.tokenizer.encode_batch(prompts)
 
     def _encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         tokenizer: Any = self.tokenizer
@@ -269,11 +284,14 @@ def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
     """
     encoded: dict[str, tuple[list[Example], list[list[int]], Sequence[float] | None]] = {}
     seen: set[tuple[int, ...]] = set()
+    num_cut, num_prompts = 0, 0
     for split in task.splits:
         examples = [frozen(task.example(split, index)) for index in range(task.num_examples(split))]
         if not examples:
             continue
-        prompts = encoder.encode([example.prompt for example in examples])
+        prompts, num_cut_here = encoder.encode_and_count([example.prompt for example in examples])
+        num_cut += num_cut_here
+        num_prompts += len(prompts)
         weights = task.weights(split)
         if weights is not None:
             _check_weights(task, split, weights, len(examples))
@@ -286,6 +304,13 @@ def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
             encoded[split] = (examples, prompts, weights)
     if not encoded:
         raise ValueError(f"Expected task {task.name!r} to have at least one example, got none in any split")
+    # Elsewhere, a cut makes a beginning to go on with, and is meant.
+    if num_cut and encoder.truncation_side == "middle":
+        warnings.warn(
+            f"{num_cut} of {num_prompts} prompts of task {task.name!r} have more than {encoder.max_length} tokens, and "
+            "were cut in the middle: max_prompt_length sets another limit",
+            stacklevel=2,
+        )
     width = max(len(prompt) for _, prompts, _ in encoded.values() for prompt in prompts)
     count = sum(len(prompts) for _, prompts, _ in encoded.values())
     if width * count > _MOST_CELLS:

@@ -19,11 +19,11 @@ class Registration:
     Attributes:
         kwargs: The environment's keyword arguments, by the names that `TextGenEnv` has.
         reward_threshold: The mean score from which it counts as solved: the `threshold` of its task's reference scores
-            on the test split, to 6 digits.
+            on the test split, to 6 digits. None over data, which a user may have more or less of.
     """
 
     kwargs: Mapping[str, Any]
-    reward_threshold: float
+    reward_threshold: float | None
 
 
 ENVS: dict[str, Registration] = {
@@ -51,9 +51,24 @@ ENVS: dict[str, Registration] = {
 }
 
 
+DATA_ENVS: dict[str, Registration] = {
+    "TextGen/CommonGen-v0": Registration({"task": "commongen"}, None),
+    "TextGen/DialogSum-v0": Registration({"task": "dialogsum"}, None),
+    "TextGen/E2E-v0": Registration({"task": "e2e"}, None),
+    "TextGen/GSM8K-v0": Registration({"task": "gsm8k"}, None),
+    "TextGen/Multi30k-v0": Registration({"task": "multi30k"}, None),
+    "TextGen/PersonaChat-v0": Registration({"task": "persona_chat"}, None),
+    "TextGen/Polarity-v0": Registration({"task": "sentence_polarity"}, None),
+    "TextGen/SQuAD-v0": Registration({"task": "squad"}, None),
+    "TextGen/SciTLDR-v0": Registration({"task": "scitldr"}, None),
+    "TextGen/TinyStories-v0": Registration({"task": "tinystories"}, None),
+}
+"""The ids over public data sets, which are not part of the package. Their data is looked for when one is made."""
+
+
 def register_envs() -> None:
-    """Registers every id of the table with Gymnasium. Calling it twice changes nothing."""
-    for env_id, registration in ENVS.items():
+    """Registers every id of both tables with Gymnasium. Calling it twice changes nothing."""
+    for env_id, registration in (ENVS | DATA_ENVS).items():
         if env_id not in gym.registry:
             gym.register(
                 env_id,
@@ -64,11 +79,19 @@ def register_envs() -> None:
             )
 
 
-def list_envs() -> list[str]:
-    """Lists every id of the table, sorted.
+def list_envs(data: bool = False) -> list[str]:
+    """Lists every id, sorted.
+
+    Args:
+        data: If True, also the ids over public data sets, which need data that is not part of the package.
+
+    Returns:
+        The ids.
 
     Example:
         >>> list_envs()[0]
         'TextGen-v0'
+        >>> sorted({*list_envs(data=True)} - {*list_envs()})[0]
+        'TextGen/CommonGen-v0'
     """
-    return sorted(ENVS)
+    return sorted(ENVS | DATA_ENVS) if data else sorted(ENVS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
@@ -25,7 +25,7 @@ from textenvs.rewards.base import Reward
 from textenvs.rewards.registry import make_reward
 from textenvs.tasks import Levels, Task
 from textenvs.tasks.curriculum import Curriculum, CurriculumConfig
-from textenvs.tasks.registry import make_task
+from textenvs.tasks.registry import make_task, with_data
 from textenvs.tokenizer import Tokenizer, make_tokenizer
 
 RENDER_MODES = ("ansi", "human", "rgb_array")
@@ -50,6 +50,7 @@ class EnvArguments:
     curriculum: bool | Mapping[str, Any] | None
     success_at: float | None
     render_mode: str | None
+    data: Any = None
 
     def resolve(self) -> Setting:
         """Looks every name up, fills in what the task decides, and checks that it all goes together.
@@ -62,7 +63,7 @@ class EnvArguments:
             TypeError: If an argument is of the wrong type.
         """
         check_choice("render_mode", self.render_mode, RENDER_MODES, optional=True)
-        task = make_task(self.task) if self._curriculum is None else _with_all_levels(self.task)
+        task = make_task(self._task) if self._curriculum is None else _with_all_levels(self._task)
         check_choice("split", self.split, task.splits)
         tokenizer = make_tokenizer(task.default_tokenizer if self.tokenizer is None else self.tokenizer)
         reward = make_reward(task.default_reward if self.reward is None else self.reward)
@@ -101,6 +102,11 @@ class EnvArguments:
         )
 
     @property
+    def _task(self) -> str | Mapping[str, Any] | Task:
+        """The task, with the data among its arguments."""
+        return self.task if self.data is None else with_data(self.task, self.data)
+
+    @property
     def _curriculum(self) -> bool | Mapping[str, Any] | None:
         """The curriculum's settings: False is none, while {} is one with the default settings."""
         return None if self.curriculum is False else self.curriculum
@@ -128,10 +134,13 @@ class EnvArguments:
         max_length = task.max_prompt_tokens if self.max_prompt_length is None else self.max_prompt_length
         side = task.truncation_side if self.truncation_side is None else self.truncation_side
         encoder = PromptEncoder(tokenizer, max_length, side, self.chat_template)
-        if isinstance(self.task, str):
-            pools = _shared_pools(self.task, task, encoder, has_all_levels=self._curriculum is not None)
-        else:
+        # A task that was given by name never changes, unless it reads data, and then it has a key for it.
+        by_name = self.task if isinstance(self.task, str) else None
+        contents = by_name if task.contents is None else task.contents
+        if contents is None:
             pools = build_pools(task, encoder)
+        else:
+            pools = _shared_pools(contents, task, encoder, has_all_levels=self._curriculum is not None)
         if self.split not in pools:
             raise ValueError(
                 f"Expected a split of task {task.name!r} that has examples, {list(pools)}, got {self.split!r}"
@@ -269,12 +278,12 @@ _POOL_CACHE: OrderedDict[Any, dict[str, Pool]] = OrderedDict()
 _POOL_CACHE_SIZE = 32
 
 
-def _shared_pools(name: str, task: Task, encoder: PromptEncoder, has_all_levels: bool) -> dict[str, Pool]:
-    """Returns the pools of a task that was given by name. Environments share them: such a task never changes."""
+def _shared_pools(contents: Hashable, task: Task, encoder: PromptEncoder, has_all_levels: bool) -> dict[str, Pool]:
+    """Returns the pools of a task whose examples are told by a key. Environments share them."""
     # By the tokenizer's identity, which the pools keep alive: two with one vocabulary may still cut a text differently.
     tokenizer_id = id(encoder.tokenizer)
     chat = json.dumps(encoder.chat_template, sort_keys=True, default=repr)
-    key = (name, has_all_levels, tokenizer_id, encoder.max_length, encoder.truncation_side, chat)
+    key = (contents, has_all_levels, tokenizer_id, encoder.max_length, encoder.truncation_side, chat)
     if key not in _POOL_CACHE:
         _POOL_CACHE[key] = build_pools(task, encoder)
         if len(_POOL_CACHE) > _POOL_CACHE_SIZE:

@@ -103,6 +103,7 @@ class TextGenVectorEnv(HasSetting, gym.vector.VectorEnv[Observation, NDArray[Any
         group_size: int = 1,
         copy: bool = True,
         render_mode: str | None = None,
+        data: Any = None,
     ) -> None:
         self.num_envs = check_count("num_envs", num_envs)
         self.group_size = check_count("group_size", group_size)
@@ -128,6 +129,7 @@ class TextGenVectorEnv(HasSetting, gym.vector.VectorEnv[Observation, NDArray[Any
             curriculum=curriculum,
             success_at=success_at,
             render_mode=render_mode,
+            data=data,
         )
         self.setting = arguments.resolve()
         self.metadata = {**TextGenEnv.metadata, "autoreset_mode": self.autoreset_mode}

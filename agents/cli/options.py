@@ -66,7 +66,7 @@ class EnvironmentArguments:
                 kwargs[name] = true_or_json(name, given)
         if self.prompts is not None:
             settings = {"prompt": self.prompt_field, "prompt_tokens": self.prompt_tokens}
-            kwargs["task"] = {"dataset": {"path": str(self.prompts), **settings}}
+            kwargs["task"] = {"dataset": {"data": str(self.prompts), **settings}}
         return kwargs
 
 

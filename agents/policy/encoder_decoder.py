@@ -88,6 +88,11 @@ class EncoderDecoderTrunk(Trunk):
         columns = torch.arange(input_ids.shape[1], device=prompts.device) - prompts[:, None] + 1
         return states.gather(1, columns.clamp(0, steps - 1)[..., None].expand(-1, -1, states.shape[-1]))
 
+    @property
+    def most_tokens(self) -> float:
+        """Infinity: prompt and response have positions of their own each, and the context counts them."""
+        return float("inf")
+
     def check_length(self, max_length: int) -> None:
         """Checks nothing: prompt and response have positions of their own each, and the context counts them."""
 

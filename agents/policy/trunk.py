@@ -110,6 +110,12 @@ class Trunk(ABC):
         other.module = module
         return other
 
+    @property
+    def most_tokens(self) -> float:
+        """The number of tokens of the longest prompt and response that the model can read, which may be infinity."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return min(float("inf") if limit is None else limit, self.longest_text)
+
     def check_length(self, max_length: int) -> None:
         """Checks that a text of `max_length` tokens has a position for each.
 

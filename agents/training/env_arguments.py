@@ -80,9 +80,15 @@ def _with_absolute_paths(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Returns arguments that name the same files when a run goes on in another working directory."""
     kwargs = dict(env_kwargs)
     task = kwargs.get("task")
-    if isinstance(task, Mapping) and isinstance(task.get("dataset"), Mapping) and "path" in task["dataset"]:
-        settings = task["dataset"]
-        kwargs["task"] = {**task, "dataset": {**settings, "path": absolute_source(settings["path"])}}
+    if isinstance(task, Mapping):
+        kwargs["task"] = {
+            name: {**settings, "data": absolute_source(settings["data"])}
+            if isinstance(settings, Mapping) and settings.get("data") is not None
+            else settings
+            for name, settings in task.items()
+        }
+    if kwargs.get("data") is not None:
+        kwargs["data"] = absolute_source(kwargs["data"])
     if "reward" in kwargs:
         kwargs["reward"] = _with_absolute_models(kwargs["reward"])
     return kwargs
@@ -221,8 +227,10 @@ def check_data(task: Task, digest: str | None, env_kwargs: Mapping[str, Any], fo
     now = data_digest(task)
     if digest is None or now is None or now == digest:
         return
-    given = env_kwargs.get("task")
-    name = f" in {given['dataset'].get('path')!r:.200}" if isinstance(given, Mapping) and "dataset" in given else ""
+    given, source = env_kwargs.get("task"), env_kwargs.get("data")
+    if isinstance(given, Mapping) and source is None:
+        source = next(iter(given.values())).get("data")
+    name = "" if source is None else f" in {source!r:.200}"
     raise ValueError(
         f"Expected the data{name} that the run in {str(folder)!r} was trained on (digest {digest[:12]}), got other "
         f"data (digest {now[:12]}): put the old data back, or go on with the new one, load({str(folder)!r}, "

@@ -104,7 +104,7 @@ class Experiment:
         paths = [] if self.folder is None else [self.folder]
         task = self.env_kwargs.get("task")
         if isinstance(task, Mapping):
-            paths.append(Path(task["dataset"]["path"]))
+            paths.append(Path(task["dataset"]["data"]))
         absent = [path for path in paths if not path.exists()]
         return f"{absent[0]} is not there" if absent else None
 
@@ -188,7 +188,7 @@ def _diagnostics() -> tuple[Experiment, ...]:
 def _real() -> tuple[Experiment, ...]:
     experiments = []
     for name, preset in (("TinyStories", "tinystories"), ("SentencePolarity", "sentence_polarity")):
-        task = {"dataset": {"path": str(SHARED / "data" / preset), "preset": preset}}
+        task = {"dataset": {"data": str(SHARED / "data" / preset), "preset": preset}}
         experiments += [
             Experiment("TextGen-v0", payout, 300_000, _STORIES_260K, {"task": task}, name) for payout in PAYOUTS
         ]
@@ -196,7 +196,7 @@ def _real() -> tuple[Experiment, ...]:
 
 
 def _sentiment() -> tuple[Experiment, ...]:
-    stories = {"path": str(SHARED / "data" / "tinystories" / "stories.jsonl"), "prompt_tokens": 16}
+    stories = {"data": str(SHARED / "data" / "tinystories" / "stories.jsonl"), "prompt_tokens": 16}
     env_kwargs = {"task": {"dataset": stories}, "reward": "sentiment"}
     return tuple(
         Experiment("TextGen-v0", payout, 300_000, _STORIES_260K, env_kwargs, "TinyStories", 300) for payout in PAYOUTS

@@ -13,10 +13,10 @@ from gymnasium.vector import AutoresetMode
 import textenvs
 from textenvs.rewards import PAYOUTS
 
-IDS = textenvs.list_envs()
+IDS = textenvs.list_envs(data=True)
 NUMBERS: dict[str, Any] = {"every": 3, "delayed": 3, "shaped": {"gamma": 0.9}}
 PAYOUT_SETTINGS: list[Any] = [{name: NUMBERS[name]} if name in NUMBERS else name for name in PAYOUTS]
-INFO_KEYS = {"score", "is_success", "response_length", "example"}
+INFO_KEYS = {"score", "response_length", "example"}
 BUDGET = 12  # enough for words and sentences; the contract does not depend on it
 
 pytestmark = pytest.mark.parametrize("env_id", IDS)
@@ -86,6 +86,7 @@ def test_spaces_types_and_keys(env_id: str) -> None:
         }
         keys = keys or set(info)
         assert set(info) == keys >= INFO_KEYS
+        assert ("is_success" in info) == (env.unwrapped.setting.success_score is not None)
         assert all(type(value) in (float, bool, int) for value in info.values())
         if len(start) > 1:
             _, reward, terminated = start

@@ -324,8 +324,8 @@ class TestPools:
     def test_no_examples_and_bad_numbers(self) -> None:
         with pytest.raises(ValueError, match="'toy' to have at least one example"):
             build_pools(Toy(train=(), test=()), PromptEncoder(LETTERS))
-        with pytest.raises(ValueError, match="'left' or 'right', got 'middle'"):
-            PromptEncoder(LETTERS, 2, "middle")
+        with pytest.raises(ValueError, match="'left', 'right' or 'middle', got 'centre'"):
+            PromptEncoder(LETTERS, 2, "centre")
         with pytest.raises(ValueError, match="max_prompt_length to be at least 1, got 0"):
             PromptEncoder(LETTERS, 0)
 

@@ -74,7 +74,9 @@ def test_as_a_program() -> None:
 def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, dict[str, str]]:
     """What `list` prints: id to column to cell."""
     assert main(["list", *arguments]) == 0
-    head, *rows = capsys.readouterr().out.splitlines()
+    table, _, rest = capsys.readouterr().out.partition("\n\n")
+    assert "list --data" in rest
+    head, *rows = table.splitlines()
     names = head.split()
     cells = [re.split(r"\s{2,}", row) for row in rows]
     assert all(len(row) == len(names) for row in cells)
@@ -92,6 +94,16 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(row["tests"] != "-" for row in rows.values())
     main(["list"])
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 160
+
+
+def test_list_of_what_needs_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--data"]) == 0
+    bundled, heading, table, remedy = capsys.readouterr().out.split("\n\n")
+    assert "not part of the package" in heading
+    assert "TEXTENVS_DATA" in remedy
+    ids = [line.split()[0] for text in (bundled, table) for line in text.splitlines() if line.startswith("TextGen")]
+    assert sorted(ids) == textenvs.list_envs(data=True)
+    assert re.search(r"TextGen/GSM8K-v0 +GSM8K +numeric_answer +256 +TextGen/Arithmetic-v0 +computation", table)
 
 
 def test_list_help(capsys: pytest.CaptureFixture[str]) -> None:

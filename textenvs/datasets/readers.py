@@ -99,7 +99,7 @@ def read_tables(source: Source, split: str | None = None, form: Format | None = 
     if form.rows is None:
         return tables
     names = [name for name in form.rows.split(".") if name]
-    return [table._replace(rows=_expand(table.rows, names)) for table in tables]
+    return [table._replace(rows=expand_rows(table.rows, names)) for table in tables]
 
 
 def _read_source(source: Source, split: str | None, form: Format) -> list[Table]:
@@ -183,8 +183,16 @@ def _read_iterable(table: Iterable[Any], name: str) -> Rows:
             yield location, ValueError(f"Expected a dict of column to value as {location}, got {row!r:.200}")
 
 
-def _expand(rows: Rows, names: Sequence[str]) -> Rows:
-    """Yields the rows inside of each object, at a path of names."""
+def expand_rows(rows: Rows, names: Sequence[str]) -> Rows:
+    """Yields the rows inside of each object, at a path of names, each with the fields of the objects around it.
+
+    Args:
+        rows: The objects.
+        names: The path.
+
+    Yields:
+        The rows inside, with their locations.
+    """
     for location, row in rows:
         if isinstance(row, ValueError):
             yield location, row
@@ -248,6 +256,29 @@ def _read_hub(source: str | Path, split: str | None) -> list[Table]:
     if not known:
         raise ValueError(f"Expected {name!r} to have one of the splits {list(_HUB_SPLITS)}, got {list(loaded)}")
     return known
+
+
+def load_from_hub(name: str, configuration: str | None, split: str, from_parquet: bool = False) -> Rows:
+    """Loads one split of a data set on the Hugging Face Hub.
+
+    Args:
+        name: The id.
+        configuration: The name of the configuration, or None.
+        split: The split, or a slice of it: "train[:1000]".
+        from_parquet: If True, the hub's own Parquet files are read. Sets that are published as a script need it.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ValueError: If it cannot be loaded.
+        ImportError: If the `datasets` library is not installed.
+    """
+    settings: dict[str, Any] = {} if configuration is None else {"name": configuration}
+    if from_parquet:  # there, a configuration is a folder
+        settings = {"revision": "refs/convert/parquet"} | ({} if configuration is None else {"data_dir": configuration})
+    table = _load(name, f"{name!r} on the Hugging Face Hub", split=split, **settings)
+    return _read_iterable(table, f"split {split!r} of {name!r}")
 
 
 def _load(kind: str, description: str, **settings: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from textenvs.arguments import check_count
 from textenvs.example import Example as Example
+from textenvs.rewards.registry import make_reward
 
 SPLITS = ("train", "validation", "test")
 """The three splits of every task. No example is in two of them."""
@@ -87,17 +88,20 @@ class Task(ABC):
         default_tokenizer: The tokenizer of an environment that names none, in a form that `textenvs.make_tokenizer`
             takes.
         max_prompt_tokens: The number of tokens to which longer prompts are cut; None keeps all of them whole.
-        truncation_side: The end at which they are cut: "left" keeps the last tokens, "right" the first.
+        truncation_side: The part that is cut out: "left" keeps the last tokens, "right" the first, and "middle" half of
+            them at either end.
         success_score: The score under the default reward from which an episode counts as a success, or None if no score
             does. If there are reference scores, it is their threshold.
         held_out_reward: A second score of the same quality, which is reported beside the reward and never trained on.
         max_turns: The largest number of turns of the agent. With more than one, the task replies after each (`reply`).
+        contents: The key of the examples where they are read from data, and None where they are not: tasks with equal
+            keys have equal examples, and environments share what they make of them.
         max_reply_tokens: The largest number of tokens of a reply. The observation has room for that many after each
             turn, and for the longest of `replies`.
     """
 
-    name: ClassVar[str]
-    tests: ClassVar[str] = ""
+    name: str
+    tests: str = ""
     splits: ClassVar[tuple[str, ...]] = SPLITS
     levels: ClassVar[int] = 1
     level: int = 1
@@ -110,6 +114,34 @@ class Task(ABC):
     held_out_reward: Any = None
     max_turns: int = 1
     max_reply_tokens: int = 0
+    contents: Hashable | None = None
+
+    def __str__(self) -> str:
+        """Says what the task is: a line for each fact of `facts`."""
+        facts = {"task": f"{self.name}: {self.tests}" if self.tests else self.name, **self.facts()}
+        width = max(map(len, facts))
+        return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
+
+    def facts(self) -> dict[str, str]:
+        """Returns what a person wants to know of a task: its examples, one of them, its reward and budget."""
+        sizes = {split: self.num_examples(split) for split in self.splits}
+        facts = {"examples": ", ".join(f"{size:,} {split}" for split, size in sizes.items())}
+        split = next((split for split, size in sizes.items() if size), None)
+        if split is not None:
+            example = self.example(split, 0)
+            facts["a prompt"] = _shortened(example.prompt)
+            try:
+                facts["a demonstration"] = _shortened(self.demonstration(example))
+            except NotImplementedError:
+                if example.references:
+                    facts["a reference"] = _shortened(example.references[0])
+        facts["reward"] = make_reward(self.default_reward).name
+        if self.held_out_reward is not None:
+            facts["held out"] = make_reward(self.held_out_reward).name
+        facts["budget"] = f"{self.default_max_new_tokens} tokens"
+        if self.max_turns > 1:
+            facts["budget"] += f", in at most {self.max_turns} turns"
+        return facts
 
     @abstractmethod
     def num_examples(self, split: str) -> int:
@@ -230,6 +262,16 @@ class Task(ABC):
             The replies, or nothing if `max_reply_tokens` says how much room they need.
         """
         return ()
+
+
+_SHOWN_CHARACTERS = 300
+
+
+def _shortened(text: str) -> str:
+    """Returns a text in one line, with its middle left out where it is long."""
+    shown = repr(text)
+    half = _SHOWN_CHARACTERS // 2
+    return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:half]} ... {shown[-half:]}"
 
 
 def check_split(split: str, splits: Sequence[str] = SPLITS) -> None:

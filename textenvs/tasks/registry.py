@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from textenvs.arguments import check_arguments, did_you_mean
+from textenvs.arguments import check_arguments, did_you_mean, takes_argument
 from textenvs.tasks.base import Task
 
 TASKS: dict[str, Callable[..., Task]] = {}
@@ -37,6 +37,39 @@ def register_task(name: str, factory: Callable[..., Task]) -> None:
 def list_tasks() -> list[str]:
     """Returns the names that `make_task` knows, sorted."""
     return sorted(TASKS)
+
+
+def with_data(task: str | Task | Mapping[str, Mapping[str, Any]], data: Any) -> dict[str, dict[str, Any]]:
+    """Puts data among the arguments of a task.
+
+    Example:
+        >>> with_data({"dataset": {"references": "answer"}}, "sums.csv")
+        {'dataset': {'references': 'answer', 'data': 'sums.csv'}}
+
+    Args:
+        task: A registered name, or `{name: keyword arguments}`.
+        data: The task's argument of that name.
+
+    Returns:
+        The name with all arguments.
+
+    Raises:
+        ValueError: If it is a `Task`, the arguments have data already, or the task reads none.
+    """
+    if isinstance(task, Task):
+        raise ValueError(f"Expected data= with a task's name, got it with {task.name!r}, which has its data already")
+    [(name, arguments), *others] = [(task, {})] if isinstance(task, str) else task.items()
+    if others or not isinstance(arguments, Mapping):
+        raise ValueError(f"Expected a dict with one entry, {{name: keyword arguments}}, got {task!r:.200}")
+    if "data" in arguments:
+        raise ValueError(f"Expected data= once, got it with the argument 'data' of task {name!r}, too")
+    if name in TASKS and not takes_argument(TASKS[name], "data"):
+        reading = [known for known in list_tasks() if takes_argument(TASKS[known], "data")]
+        raise ValueError(
+            f"Expected data= with a task that reads data, from {reading}, got it with {name!r}: for data of your own, "
+            "task='dataset', or task={'dataset': {'prompt': ..., 'references': ...}}"
+        )
+    return {name: {**arguments, "data": data}}
 
 
 def make_task(task: str | Task | Mapping[str, Mapping[str, Any]]) -> Task:

@@ -40,13 +40,13 @@ def write(texts, file="p.txt"):
 
 def test_a_run_finds_its_data_from_another_folder(here, tmp_path, monkeypatch):
     write(STORIES)
-    trained({"dataset": {"path": Path("p.txt")}})
+    trained({"dataset": {"data": Path("p.txt")}})
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     write(OTHERS)
     agent = load(here / "run")
-    assert agent.env_kwargs == {"task": {"dataset": {"path": str(here / "p.txt")}}, "max_new_tokens": 2}
+    assert agent.env_kwargs == {"task": {"dataset": {"data": str(here / "p.txt")}}, "max_new_tokens": 2}
     assert agent.env.task.example("train", 0).prompt.startswith("Story")
     agent.learn(agent.timesteps + 4, folder=here / "run")
     (here / "p.txt").unlink()
@@ -56,7 +56,7 @@ def test_a_run_finds_its_data_from_another_folder(here, tmp_path, monkeypatch):
 
 def test_other_data_under_the_same_name_is_an_error(here):
     write(STORIES)
-    trained({"dataset": {"path": "p.txt"}})
+    trained({"dataset": {"data": "p.txt"}})
     write(OTHERS)
     message = r"Expected the data in '.*here/p\.txt' that the run in 'run' was trained on .*data_changed=True"
     with pytest.raises(ValueError, match=message):
@@ -68,7 +68,7 @@ def test_other_data_under_the_same_name_is_an_error(here):
     write(STORIES)
     with pytest.raises(ValueError, match="Expected the data"):
         load("run")
-    chosen = load("run", env_kwargs={"task": {"dataset": {"path": "p.txt"}}})  # the user's choice
+    chosen = load("run", env_kwargs={"task": {"dataset": {"data": "p.txt"}}})  # the user's choice
     assert chosen.env.task.example("train", 0).prompt.startswith("Story")
 
 
@@ -131,7 +131,7 @@ def test_a_handful_of_prompts_can_be_trained_on(here, more, capsys):
 def test_a_test_split_without_a_validation_split_is_evaluated(here):
     write(STORIES, "train.txt")
     write(OTHERS, "test.txt")
-    task = {"dataset": {"path": {"train": "train.txt", "test": "test.txt"}}}
+    task = {"dataset": {"data": {"train": "train.txt", "test": "test.txt"}}}
     agent = PPO("tiny", "TextGen-v0", env_kwargs={"task": task, "max_new_tokens": 2}, **SMALL)
     evaluated = []
     agent.learn(

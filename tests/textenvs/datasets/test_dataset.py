@@ -63,7 +63,7 @@ def test_cut_prompts_are_never_in_two_splits(tmp_path):
     texts += [f"{one}{two} goes home" for one in NAMES for two in "abcdefghij"]
     file = write(tmp_path, texts, "texts.txt")
     pools = [
-        gym.make("TextGen-v0", task={"dataset": {"path": str(file), "prompt_tokens": 5}}, split=split)
+        gym.make("TextGen-v0", task={"dataset": {"data": str(file), "prompt_tokens": 5}}, split=split)
         for split in SPLITS
     ]
     seen = {}
@@ -93,9 +93,9 @@ def split_of(file):
 
 def test_a_dict_is_the_same_and_fits_into_json(tmp_path):
     file = write(tmp_path, ["one", "two", "three", "four"], "texts.txt")
-    env = gym.make("TextGen-v0", task={"dataset": {"path": str(file)}}, split=split_of(file))
+    env = gym.make("TextGen-v0", task={"dataset": {"data": str(file)}}, split=split_of(file))
     assert "dataset" in env.spec.to_json()
-    assert prompts(make_task({"dataset": {"path": str(file)}})) == prompts(load_dataset(file))
+    assert prompts(make_task({"dataset": {"data": str(file)}})) == prompts(load_dataset(file))
 
 
 def test_bad_settings(tmp_path):
@@ -137,8 +137,6 @@ def test_templates(tmp_path):
         ({"prompt": "q", "split": "dev"}, "Expected a split from"),
         ({"prompt": "q", "on_error": "ignore"}, "on_error to be 'raise' or 'skip'"),
         ({"prompt": "q", "limit": 0}, "limit to be at least 1"),
-        ({"preset": "imdb"}, "Expected preset to be one of"),
-        ({"preset": "gsm8k"}, "the folder that holds the files of preset 'gsm8k'"),
     ],
 )
 def test_bad_columns(tmp_path, settings, message):

@@ -158,8 +158,8 @@ def test_rows_in_memory():
     assert all_examples(load_dataset(["one", "two"])) == [Example("one"), Example("two")]
     task = load({"train": ROWS[:1], "test": ROWS[1:]})
     assert [task.num_examples(split) for split in ("train", "validation", "test")] == [1, 0, 1]
-    env = gym.make("TextGen-v0", task={"dataset": {"path": ROWS, "prompt": "q", "references": "a"}})
-    assert json.loads(env.spec.to_json())["kwargs"]["task"]["dataset"]["path"] == ROWS
+    env = gym.make("TextGen-v0", task={"dataset": {"data": ROWS, "prompt": "q", "references": "a"}})
+    assert json.loads(env.spec.to_json())["kwargs"]["task"]["dataset"]["data"] == ROWS
     with pytest.raises(ValueError, match="a dict of column to value as row 1 of the list in memory, got 7"):
         load([ROWS[0], 7])
     with pytest.raises(TypeError, match=r"Expected a path, .* a list of dicts or of texts, or a DataFrame, got int"):

@@ -73,7 +73,7 @@ def test_good_tasks_pass() -> None:
 def test_a_dataset_passes(tmp_path: Any) -> None:
     file = tmp_path / "texts.txt"
     file.write_text("\n".join(f"This is text number {number}." for number in range(60)))
-    check_task({"dataset": {"path": str(file)}})
+    check_task({"dataset": {"data": str(file)}})
     check_task(textenvs.load_dataset(file, prompt_tokens=4))
 
 
