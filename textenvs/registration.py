@@ -45,7 +45,7 @@ ENVS: dict[str, Registration] = {
     "TextGen/Translate-v0": Registration({"task": "translate"}, 0.908476),
     "TextGen/QuestionAnswering-v0": Registration({"task": "question_answering"}, 0.900279),
     "TextGen/Classify-v0": Registration({"task": "classify"}, 0.9),
-    "TextGen/Recommend-v0": Registration({"task": "recommend"}, 0.9),
+    "TextGen/Recommend-v0": Registration({"task": "recommend"}, 0.875832),
     "TextGen/Sentiment-v0": Registration({"task": "sentiment"}, 0.152338),
     "TextGen/Write-v0": Registration({"task": "write"}, 0.905689),
 }

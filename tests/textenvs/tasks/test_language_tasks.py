@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textenvs import Example, Task, TextGenEnv, list_tasks, make_reward, make_task
+from textenvs import Example, Task, TextGenEnv, list_tasks, make_reward
 from textenvs.tasks import SHIFTED, Levels
 from textenvs.tasks.classification import _AGREE, _DISAGREE, _STATEMENTS, _TOPIC_OF, LABELS, Classify
 from textenvs.tasks.composed import Composed
 from textenvs.tasks.dialogue import Booking, Dialogue
 from textenvs.tasks.questions import QuestionAnswering
-from textenvs.tasks.recommendation import ListedGain, Recommend
+from textenvs.tasks.recommendation import _THEMES, _TONES, ListedGain, Recommend
+from textenvs.tasks.registry import TASKS as TASK_TABLE
 from textenvs.tasks.reviews import Reviews
 from textenvs.tasks.summaries import SummarizeAbstractive, SummarizeExtractive
 from textenvs.tasks.translation import _PREPOSITIONS, LANGUAGES, RoundTrip, Translate, _Clause, _parse, _sentence
@@ -358,26 +359,112 @@ def test_a_summary_says_what_the_report_says() -> None:
 
 
 def test_listed_gain_by_hand() -> None:
-    reward, example = ListedGain(), Example("", (), {"relevant": ["A", "B C", "D"]})
-    best = 1 + 1 / np.log2(3) + 1 / 2
-    for text, gain in [("", 0), (" A", 1), (" B C", 1), (" B", 0), (" A; B C; D", best), ("D\nA;B C;", best),
-                       ("A; A; D", 1 + 1 / 2), ("X; A", 1 / np.log2(3)), ("X; Y; Z; A", 0), (";; ;A", 1),
-                       ("A; B C; D; X", best)]:  # fmt: skip
-        assert reward.score(example, text) == pytest.approx(gain / best, abs=1e-12), text
-    assert reward.score(Example("", (), {"relevant": ["A"]}), "A") == 1
-    with pytest.raises(ValueError, match=r"metadata\['relevant'\]"):
-        reward.score(Example(""), "A")
+    example = Example("", (), {"gains": {"The A": 1.0, "The B C": 1.0, "The D": 0.4}})
+    best = 1 + 1 / np.log2(3) + 0.4 / 2
+    for reward in (ListedGain(), ListedGain(["The A", "The B C", "The D", "X"])):
+        for text, gain in [("", 0), (" The A", 1), (" The B C", 1), (" The B", 0), (" The A; The B C; The D", best),
+                           ("The D\nThe A;The B C;", 0.4 + 1 / np.log2(3) + 1 / 2), ("X; Y; Z; The A", 0),
+                           ("The A; The A; The D", 1 + 0.4 / 2), ("X; The A", 1 / np.log2(3)), (";; ;The A", 1),
+                           ("The  A", 0), ("Q; The A", 1 / np.log2(3)), ("\nThe A\n\nThe B C\nThe D\nX", best),
+                           ("The D", 0.4)]:  # fmt: skip
+            assert reward.score(example, text) == pytest.approx(gain / best, abs=1e-12), text
+        assert reward.score(Example("", (), {"gains": {"The A": 0.4}}), "The A") == 1
+        for wrong in ({}, {"gains": {}}, {"gains": {"The A": 0}}):
+            with pytest.raises(ValueError, match=r"metadata\['gains'\]"):
+                reward.score(Example("", (), wrong), "A")
+
+
+def kind_of(title: str, links: dict[str, str]) -> tuple[str, str]:
+    """The theme and the tone of a title, by its words or those of the title that its readers like."""
+    _, *words = links.get(title, title).split()
+    theme = next(theme for theme, nouns in _THEMES.items() if words[1] in nouns)
+    return theme, next(tone for tone, adjectives in _TONES.items() if words[0] in adjectives)
+
+
+def read_prompt(prompt: str) -> tuple[list[str], dict[str, str], dict[str, int]]:
+    """The catalogue, the titles that tell nothing with those that their readers like, and the ratings."""
+    links = {plain: like for like, plain in re.findall(r"Readers of ([\w ]+) like ([\w ]+)\.", prompt)}
+    ratings = {title: int(stars) for title, stars in re.findall(r"(The \w+ \w+) \((\d) stars?\)", prompt)}
+    return prompt.split("\n")[0].removeprefix("Books: ").split("; "), links, ratings
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
-def test_what_is_relevant(level: int) -> None:
-    for example in examples(Recommend(level), "train"):
-        catalogue = example.prompt.split("\n")[0].removeprefix("Books: ").split("; ")
-        genre, history = example.metadata["genre"], example.metadata["history"]
-        new = [row.split(" (")[0] for row in catalogue if row.endswith(f"({genre})")]
-        assert [title for title in new if title not in history] == example.metadata["relevant"]
-        assert len(new) == 4, "one of the genre is known already"
-        assert len(catalogue) == {1: 8, 2: 12, 3: 16}[level]
+def test_what_a_reader_likes(level: int) -> None:
+    """From the prompt and the taste alone, by other code."""
+    task = Recommend(level)
+    for split, more in (("train", 0), (SHIFTED, 4)):
+        for example in examples(task, split):
+            catalogue, links, ratings = read_prompt(example.prompt)
+            assert len(set(catalogue)) == len(catalogue) == 4 + 4 * level + more
+            assert (len(links), len(ratings)) == (2 * (level - 1), 7 - level)
+            assert list(ratings) == example.metadata["history"]
+            loved, disliked = example.metadata["taste"][:2], example.metadata["taste"][2:]
+            for title, stars in example.metadata["stars"].items():
+                kind = kind_of(title, links)
+                assert stars == 3 + sum(map(kind.__contains__, loved)) - sum(map(kind.__contains__, disliked))
+            assert ratings.items() <= example.metadata["stars"].items()
+            gains = {title: example.metadata["stars"][title] for title in catalogue}
+            gains = {title: {4: 0.4, 5: 1.0}[stars] for title, stars in gains.items() if stars > 3}
+            assert example.metadata["gains"] == gains
+            assert list(gains.values()).count(1.0) == 2
+            words = {word for title in catalogue for word in title.split()[1:]}
+            assert not words & {word for title in ratings for word in title.split()[1:]}
+
+
+def test_a_demonstration_infers_by_bayes_rule() -> None:
+    """None has a higher expected gain over all tastes that fit the ratings in the prompt and the replies."""
+    task = Recommend()
+    tastes = [(a, b, c, d) for a in _THEMES for c in _THEMES if c != a for b in _TONES for d in _TONES if d != b]
+    for example in examples(task, "test", 12):
+        catalogue, links, ratings = read_prompt(example.prompt)
+        kinds = {title: kind_of(title, links) for title in (*catalogue, *ratings)}
+        turns: list[str] = []
+
+        def stars(taste: tuple[str, ...], title: str, kinds: dict[str, tuple[str, str]] = kinds) -> int:
+            theme, tone = kinds[title]
+            return 3 + (theme == taste[0]) + (tone == taste[1]) - (theme == taste[2]) - (tone == taste[3])
+
+        for turn in example.references[0].split("\n"):
+            fitting = [t for t in tastes if all(stars(t, title) == number for title, number in ratings.items())]
+            expected = {
+                title: sum({4: 0.4, 5: 1.0}.get(stars(taste, title), 0.0) for taste in fitting) / len(fitting)
+                for title in catalogue
+                if title not in ratings
+            }
+            assert expected[turn.strip()] == pytest.approx(max(expected.values()), abs=1e-12)
+            turns.append(turn)
+            reply = task.reply(example, turns)
+            ratings[turn.strip()] = example.metadata["stars"][turn.strip()]
+            assert reply is None or reply.startswith(f"\n{ratings[turn.strip()]} star")
+        assert reply is None
+
+
+def test_a_reader_rates_each_recommendation() -> None:
+    task = Recommend()
+    example = task.example("train", 0)
+    user, stars = example.metadata["user"], example.metadata["stars"]
+    first, second, third, *_ = read_prompt(example.prompt)[0]
+
+    def said(text: str) -> str:
+        return f"\n{text}\nFor {user}:"
+
+    def rated(title: str) -> str:
+        return said(f"{stars[title]} star{'' if stars[title] == 1 else 's'}")
+
+    for turns, reply in [
+        ([f" {first}"], rated(first)),
+        ([f" {first}", f" {second} "], rated(second)),
+        ([f" {first}", f" {first}"], said("Read before")),
+        ([f" {example.metadata['history'][0]}"], said("Read before")),
+        ([" The End"], said("No such book")),
+        ([""], said("No such book")),
+        ([f"{first}; {second}"], rated(second)),
+        ([f"{first}\n{second}", ""], said("No such book")),
+        ([f"{first};{second}", third], None),
+        ([first, second, "hm"], None),
+        (["", first, second], rated(second)),
+    ]:
+        assert task.reply(example, turns) == reply, turns
 
 
 def test_every_sentence_parses_to_itself() -> None:
@@ -541,6 +628,7 @@ TALKS: dict[str, Task] = {
     "classify": Classify(3, read_cost=0.1, **SIZES),
     "translate": Translate("French", interactive=True, **SIZES),
     "translate into Chinese": Translate("Chinese", interactive=True, **SIZES),
+    "recommend": Recommend(**SIZES),
     "levels": Levels({"classify": {"read_cost": 0.1, **SIZES}}),
 }
 every_talk = pytest.mark.parametrize("task", TALKS.values(), ids=TALKS)
@@ -612,5 +700,7 @@ def test_demonstrations_have_the_mood() -> None:
 
 
 def test_every_language_task_is_here() -> None:
-    composed = {name for name in list_tasks() if name != "dataset" and isinstance(make_task(name), Composed)}
+    composed = {
+        name for name in list_tasks() if isinstance(kind := TASK_TABLE[name], type) and issubclass(kind, Composed)
+    }
     assert composed == {task.name for task in TASKS}

@@ -11,6 +11,7 @@ import numpy as np
 
 from textenvs import Example, Task, make_reward
 from textenvs.tasks.classification import _TOPIC_OF, LABELS, Classify
+from textenvs.tasks.recommendation import Recommend
 
 NUM_TRAINING = 2000
 
@@ -92,3 +93,79 @@ def test_no_short_expression_tells_the_label() -> None:
     for place in (0, -1):
         assert mean_score(Classify(), lambda example, place=place: solve(example, place, r"()(?!)")) < 0.5
     assert mean_score(Classify(), lambda example: LABELS[0]) < 0.25
+
+
+# Recommend
+
+
+def play(task: Task, example: Example, choose: Callable[[list[str], dict[str, int]], str]) -> str:
+    """Recommends title by title, given those that are left and the ratings so far; returns all turns."""
+    left = example.prompt.split("\n")[0].removeprefix("Books: ").split("; ")
+    ratings = {title: int(stars) for title, stars in re.findall(r"(The \w+ \w+) \((\d) stars?\)", example.prompt)}
+    turns: list[str] = []
+    reply: str | None = ""
+    while reply is not None:
+        turns.append(choose(left, ratings))
+        left.remove(turns[-1])
+        reply = task.reply(example, turns)
+        if reply is not None:
+            ratings[turns[-1]] = int(reply.split()[0])
+    return "\n".join(turns)
+
+
+def test_a_list_without_a_taste_is_worth_little() -> None:
+    task = Recommend()
+    for place in (0, -1):
+        assert (
+            0.2 < mean_score(task, lambda example, place=place: play(task, example, lambda left, _: left[place])) < 0.35
+        )
+
+
+def test_words_in_common_do_not_tell_the_taste() -> None:
+    """Titles by the stars of those with which they share a word, and by how often their words are in the catalogue.
+
+    Feedback helps: after five stars, a title with the same words is a good one.
+    """
+    task = Recommend()
+
+    def choose(left: list[str], ratings: dict[str, int]) -> str:
+        def worth(title: str) -> float:
+            words = set(title.split()[1:])
+            return sum((stars - 3) * len(words & set(rated.split())) for rated, stars in ratings.items())
+
+        def frequency(title: str) -> int:
+            return sum(len(set(title.split()[1:]) & set(other.split())) for other in left)
+
+        return max(left, key=lambda title: (worth(title), frequency(title)))
+
+    assert 0.3 < mean_score(task, lambda example: play(task, example, choose)) < 0.5
+
+
+def test_words_alone_do_not_tell_a_good_title() -> None:
+    """Naive Bayes over the words of a title and of the ratings: is the title worth anything to this reader?
+
+    Worse than any title, on tastes that are new: the words of the test tastes were loved less often in training.
+    """
+    task = Recommend()
+
+    def words(example: Example, title: str) -> list[str]:
+        links = {plain: like for like, plain in re.findall(r"Readers of ([\w ]+) like ([\w ]+)\.", example.prompt)}
+        ratings = re.findall(r"The (\w+) (\w+) \((\d)", example.prompt)
+        return [*links.get(title, title).split(), *(word + stars for *both, stars in ratings for word in both)]
+
+    rows = [
+        (words(example, title), title in example.metadata["gains"])
+        for example in examples(task, "train", NUM_TRAINING)
+        for title in example.prompt.split("\n")[0].removeprefix("Books: ").split("; ")
+    ]
+    predict = naive_bayes(rows)
+
+    def solve(example: Example) -> str:
+        def odds(title: str) -> float:
+            scores = predict(words(example, title))
+            return scores[True] - scores[False]
+
+        catalogue = example.prompt.split("\n")[0].removeprefix("Books: ").split("; ")
+        return "\n".join(sorted(catalogue, key=odds, reverse=True)[:3])
+
+    assert mean_score(task, solve) < 0.35
