@@ -113,8 +113,9 @@ def read_json(file: Path, *, largest: int = LARGEST_JSON) -> dict[str, Any]:
     Raises:
         ValueError: If the file cannot be read, is larger, is nested too deeply, or holds no object.
     """
+    text = read_text(file, largest=largest)
     try:
-        content = json.loads(read_text(file, largest=largest))
+        content = json.loads(text)
     except ValueError as error:
         raise ValueError(f"Expected {str(file)!r:.500} to hold JSON, but it could not be read: {error}") from error
     except RecursionError as error:

@@ -102,14 +102,14 @@ class SubwordTokenizer:
         special_tokens: Mapping[str, str] | None = None,
     ) -> None:
         self.chat_template = chat_template
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self.vocab_size: int = max(vocabulary.values(), default=-1) + 1
+        if self.vocab_size > _MOST_TOKENS:  # before the copy, which counts all ids up to the last
+            raise ValueError(f"Expected a tokenizer with ids below {_MOST_TOKENS:,}, got {self.vocab_size - 1:,}")
         self.backend: tokenizers.Tokenizer = copy.deepcopy(backend)
         self.backend.encode_special_tokens = backend.encode_special_tokens  # a copy forgets this setting
         self.backend.no_padding()
         self.backend.no_truncation()
-        vocabulary = backend.get_vocab(with_added_tokens=True)
-        self.vocab_size: int = max(vocabulary.values(), default=-1) + 1
-        if self.vocab_size > _MOST_TOKENS:
-            raise ValueError(f"Expected a tokenizer with ids below {_MOST_TOKENS:,}, got {self.vocab_size - 1:,}")
 
         def token_id(given: str | None, names: tuple[str, ...], role: str) -> int | None:
             if given is not None:

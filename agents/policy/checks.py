@@ -21,6 +21,8 @@ _ROTATIONS_BY_LENGTH = ("longrope", "dynamic")
 _THRESHOLDS = ("original_max_position_embeddings", "floor_scale")
 """Settings that name a position from which on a model computes otherwise."""
 
+_MOST_THRESHOLDS = 16  # of a config; one or two are usual
+
 _LONGEST_TRIED = 256  # positions up to which the cache is compared with whole texts
 
 
@@ -89,7 +91,10 @@ def thresholds(config: PretrainedConfig) -> list[int]:
     text = config.get_text_config()
     last = getattr(text, "max_position_embeddings", None) or 2**31
     named = [settings.get(name) for settings in _dicts(text.to_dict()) for name in _THRESHOLDS]
-    return sorted({int(number) for number in named if isinstance(number, (int, float)) and 2 <= number < last})
+    chosen = sorted({int(number) for number in named if isinstance(number, (int, float)) and 2 <= number < last})
+    if len(chosen) > _MOST_THRESHOLDS:  # each costs a few passes
+        raise ValueError(f"Expected a config with few thresholds, got {len(chosen)} of {_THRESHOLDS}")
+    return chosen
 
 
 def _dicts(settings: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -10,6 +10,7 @@ The base model is there all the time, so the reference policy is the same model 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -17,17 +18,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from agents.policy import gate
 from textenvs.arguments import check_count, did_you_mean
+from textenvs.files import read_json
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
 _OF_THE_BASE = ("modules_to_save", "trainable_token_indices", "bias")
 """Settings of peft that train more than the adapters."""
+
+_REFUSED = ("megatron_config", "layer_replication", "target_parameters", "runtime_config", "eva_config", "corda_config",
+            "loftq_config", "arrow_config", "alora_invocation_tokens")  # fmt: skip
+"""Settings of adapters that are loaded which make peft import modules, make layers, or compute from data."""
+
+_SIMPLE = re.compile(r"[\w.^$*+?\\-]{1,200}")
 
 
 def _peft() -> Any:
@@ -104,11 +112,18 @@ def load(model: PreTrainedModel, folder: Path) -> None:
         ValueError: If weights are missing, or do not fit.
     """
     peft = _peft()
+    gate.check_folder(folder)
+    file = folder / "adapter_model.safetensors"
+    settings = read_json(folder / "adapter_config.json")
+    _check_foreign(settings, gate.shapes(file))
     config = peft.PeftConfig.from_pretrained(str(folder))
+    if isinstance(config.target_modules, str):
+        # A pattern, which could take for ever: what it fits is what there are weights of.
+        config.target_modules = set(_layers_of(gate.shapes(file)))
     config.inference_mode = False
     with torch.random.fork_rng(devices=[]):  # peft draws what is then overwritten from the global generator
         model.add_adapter(config)
-    tensors = load_file(folder / "adapter_model.safetensors", device=str(model.device))
+    tensors = gate.read_tensors(file, model.device)
     report = peft.set_peft_model_state_dict(model, tensors)
     missing = [name for name in report.missing_keys if "lora_" in name]
     if missing or report.unexpected_keys:
@@ -118,6 +133,37 @@ def load(model: PreTrainedModel, folder: Path) -> None:
             f"these are missing, or have no place: {', '.join(wrong[:5])}"
         )
     model.eval()
+
+
+def _check_foreign(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Checks the config of somebody's adapters: peft makes, computes and imports what it says."""
+    if settings.get("peft_type") != "LORA":
+        raise ValueError(f"Expected adapters of peft_type 'LORA', got {settings.get('peft_type')!r:.200}")
+    for name in (*_OF_THE_BASE, *_REFUSED):
+        if settings.get(name) not in (None, False, [], {}, "none"):
+            raise ValueError(f"Expected adapters without {name}, got {settings[name]!r:.200} in adapter_config.json")
+    largest = max([0, *(size for shape in shapes.values() for size in shape)])
+    ranks = [settings.get("r"), *dict(settings.get("rank_pattern") or {}).values()]
+    for rank in ranks:
+        if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= largest:
+            raise ValueError(
+                f"Expected ranks from 1 to {largest} in adapter_config.json, the widest weight that there is, got "
+                f"{rank!r:.200}"
+            )
+    patterns = [settings.get("exclude_modules"), settings.get("layers_pattern")]
+    patterns += [*(settings.get("rank_pattern") or ()), *(settings.get("alpha_pattern") or ())]
+    for pattern in patterns:
+        for text in pattern if isinstance(pattern, list) else [] if pattern is None else [pattern]:
+            if not isinstance(text, str) or not _SIMPLE.fullmatch(text) or len(re.findall(r"[*+?]", text)) > 3:
+                raise ValueError(
+                    "Expected names of layers in adapter_config.json, with at most three of '*', '+' and '?' and no "
+                    f"parentheses, got {text!r:.200}: other patterns could take for ever"
+                )
+
+
+def _layers_of(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Returns the names of the layers that a file has adapters of."""
+    return sorted({match[1] for name in shapes if (match := re.match(r"(?:base_model\.model\.)?(.+)\.lora_", name))})
 
 
 @contextmanager

@@ -20,19 +20,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from agents.devices import choose_device
-from agents.files import read_json
-from agents.policy import lora
+from agents.policy import gate, lora
 from agents.policy.trunk import FAILURES
 from agents.policy.weights import auto_class, quiet_loading, read_model
 from textenvs import Tokenizer, make_tokenizer
 from textenvs.arguments import check_count, did_you_mean
 from textenvs.chat_template import TEMPLATE_FILE
+from textenvs.files import read_json
 from textenvs.tokenizer import SubwordTokenizer
 
 if TYPE_CHECKING:
@@ -91,27 +91,24 @@ def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.
         weights = str(BUNDLED_MODELS.get(str(notes["base"]), notes["base"]))
     elif notes.get("adapters"):
         weights = str(folder / _BASE_FOLDER)
-    try:
-        with quiet_loading():
-            model = read_model(weights, is_sharded=None if notes.get("base") else notes.get("sharded"))
+    name = "the folder" if local else f"no such folder or bundled model {list(BUNDLED_MODELS)}, so the hub id"
+    with gate.refusing("a language model that loads from safetensors", f"{name} {weights!r}"), quiet_loading():
+        if is_ours:
+            gate.check_folder(folder)
+        model = read_model(weights, is_sharded=None if notes.get("base") else notes.get("sharded"))
+        with gate.reading("its tokenizer"):
             tokenizer = _read_own_tokenizer(folder) if is_ours else _read_tokenizer(source)
-            nn.Module.to(model, chosen)
-            policy = kind(model, tokenizer)
+        nn.Module.to(model, chosen)
+        policy = kind(model, tokenizer)
+        with gate.reading(_POLICY_FILE):
             policy.pretrained = bool(notes.get("pretrained", True))
             policy.adapt(
                 precision=notes.get("precision", "float32"),
                 gradient_checkpointing=bool(notes.get("gradient_checkpointing", False)),
                 compile=bool(notes.get("compile", False)),
             )
-            if is_ours:
-                _read_parts(policy, folder, notes)
-    except (MemoryError, torch.cuda.OutOfMemoryError, ImportError):
-        raise
-    except Exception as error:  # libraries raise everything on what strangers wrote; the cause is kept
-        name = "the folder" if local else f"no such folder or bundled model {list(BUNDLED_MODELS)}, so the hub id"
-        raise ValueError(
-            f"Expected a language model that loads from safetensors, got {name} {weights!r}: {_explained(error)}"
-        ) from error
+        if is_ours:
+            _read_parts(policy, folder, notes)
     policy.source = notes.get("base")
     if not local or str(name_or_folder) in BUNDLED_MODELS:
         policy.source = str(name_or_folder)
@@ -123,12 +120,17 @@ def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.
 def _read_parts(policy: Policy, folder: Path, notes: Mapping[str, Any]) -> None:
     """Reads what lies beside a policy's model: adapters, value head, critic, and what is frozen."""
     if notes.get("adapters"):
-        lora.load(policy.model, folder / ADAPTERS_FOLDER)
+        with gate.reading(ADAPTERS_FOLDER):
+            lora.load(policy.model, folder / ADAPTERS_FOLDER)
         policy.has_adapters = True
-    policy.value_head.load_state_dict(load_file(folder / _VALUE_HEAD_FILE, device=str(policy.device)))
+    with gate.reading(_VALUE_HEAD_FILE):
+        policy.value_head.load_state_dict(gate.read_tensors(folder / _VALUE_HEAD_FILE, policy.device))
     if notes.get("critic"):
-        load_model(policy.separate_critic(), folder / _CRITIC_FILE, device=str(policy.device))
-    frozen = set(notes.get("frozen", ()))
+        with gate.reading(_CRITIC_FILE):
+            gate.shapes(folder / _CRITIC_FILE)
+            load_model(policy.separate_critic(), folder / _CRITIC_FILE, device=str(policy.device))
+    with gate.reading(_POLICY_FILE):
+        frozen = set(notes.get("frozen", ()))
     for name, parameter in policy.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)
@@ -158,13 +160,6 @@ def _read_own_tokenizer(folder: Path) -> Any:
     is_same = isinstance(seen, SubwordTokenizer) and seen.backend.to_str() == ours.backend.to_str()
     roles = ("eos_token_id", "bos_token_id", "pad_token_id", "chat_template")
     return theirs if is_same and all(getattr(seen, role) == getattr(ours, role) for role in roles) else ours
-
-
-def _explained(error: Exception) -> str:
-    """Writes an error for a message: with its type, where the text of it says little."""
-    if isinstance(error, RecursionError):
-        return "one of its files is nested too deeply to be read"
-    return str(error) if isinstance(error, (ValueError, OSError)) else repr(error)
 
 
 def new_model(

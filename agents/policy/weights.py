@@ -14,15 +14,17 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
-from agents.files import read_json
+from agents.policy import gate
+from textenvs.files import read_json
 
 _ADAPTER_CONFIG = "adapter_config.json"
 _PLAIN_NAME = re.compile(r"\w[\w.-]*\.safetensors")
 _SHOWN = 5  # names in an error
+_NO_LIMIT = 1 << 62
 
 _LOADING = threading.RLock()
 
@@ -65,8 +67,7 @@ def read_model(source: str, *, is_sharded: bool | None = None) -> PreTrainedMode
             have, or would be read from elsewhere; names them.
         OSError: If there is no such model. Foreign folders may raise other exceptions of Transformers.
     """
-    _check_files(source, is_sharded)
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    config = checked_config(source, is_sharded=is_sharded)
     model, report = auto_class(config).from_pretrained(
         source,
         dtype=torch.float32,
@@ -81,8 +82,44 @@ def read_model(source: str, *, is_sharded: bool | None = None) -> PreTrainedMode
     return model  # type: ignore[no-any-return]
 
 
-def _check_files(source: str, is_sharded: bool | None) -> None:
-    """Raises a ValueError if weights would come from anything but safetensors inside the folder."""
+def checked_config(source: str, auto: Any = None, *, is_sharded: bool | None = None) -> PretrainedConfig:
+    """Reads the config of a model whose weights are to be read, once it is known where these will come from.
+
+    Args:
+        source: The folder, or the id on the hub.
+        auto: The class of Transformers that makes the model; None: a language model's.
+        is_sharded: As in `read_model`.
+
+    Returns:
+        The config.
+
+    Raises:
+        ValueError: If weights would come from anything but safetensors inside the folder, a file cannot be read, or the
+            config does not describe a model of about as many weights as there are.
+        OSError: If there is no such model. Foreign folders may raise other exceptions of Transformers.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        gate.check_folder(folder)
+    files = _weight_files(source, is_sharded)
+    # Without any, Transformers says what it looked for.
+    tensors, numbers = gate.count(files) if files else (_NO_LIMIT, _NO_LIMIT)
+    settings = _cached(source, CONFIG_NAME)
+    if settings is not None:
+        gate.check_config(read_json(settings), tensors)
+    with gate.reading(CONFIG_NAME):
+        config: PretrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if files:
+            gate.check_size(auto or auto_class(config), config, numbers)
+    return config
+
+
+def _weight_files(source: str, is_sharded: bool | None) -> list[Path]:
+    """Returns the files that Transformers will read weights from; none, if there are none in safetensors.
+
+    Raises:
+        ValueError: If weights would come from anything but safetensors inside the folder.
+    """
     folder = Path(source)
     if folder.is_dir():
         if (folder / _ADAPTER_CONFIG).exists():
@@ -92,28 +129,38 @@ def _check_files(source: str, is_sharded: bool | None) -> None:
             )
         if is_sharded and (folder / SAFE_WEIGHTS_NAME).exists():
             raise ValueError(f"it holds a {SAFE_WEIGHTS_NAME} that would be read in place of the model's own files")
-        if is_sharded is False or (is_sharded is None and (folder / SAFE_WEIGHTS_NAME).is_file()):
-            if not (folder / SAFE_WEIGHTS_NAME).is_file():
-                raise ValueError(f"it holds no {SAFE_WEIGHTS_NAME}")
-            return  # an index beside it is not read
-    index = cached_file(
-        source,
-        SAFE_WEIGHTS_INDEX_NAME,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
+        if is_sharded is False and not (folder / SAFE_WEIGHTS_NAME).is_file():
+            raise ValueError(f"it holds no {SAFE_WEIGHTS_NAME}")
+    if not is_sharded and (single := _cached(source, SAFE_WEIGHTS_NAME)) is not None:
+        return [single]  # an index beside it is not read
+    index = _cached(source, SAFE_WEIGHTS_INDEX_NAME)
     if index is None:
-        return
-    names = read_json(Path(index)).get("weight_map")
+        return []
+    names = read_json(index).get("weight_map")
     if not isinstance(names, dict):
         raise ValueError(f"{SAFE_WEIGHTS_INDEX_NAME} has no weight_map")
-    for name in set(map(str, names.values())):
+    shards = sorted(set(map(str, names.values())))
+    for name in shards:
         if not _PLAIN_NAME.fullmatch(name) or (folder.is_dir() and not (folder / name).is_file()):
             raise ValueError(
                 f"{SAFE_WEIGHTS_INDEX_NAME} names the file {name!r}: weights are read from safetensors files inside "
                 "the folder alone"
             )
+    if not folder.is_dir():
+        return []  # of the Hub: they are not all here yet
+    return [folder / name for name in shards]
+
+
+def _cached(source: str, name: str) -> Path | None:
+    """Returns a file of a folder, or of a model on the Hub, which is then loaded; None if there is none."""
+    file = cached_file(
+        source,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return None if file is None else Path(file)
 
 
 def _check_report(model: PreTrainedModel, report: dict[str, Any]) -> None:

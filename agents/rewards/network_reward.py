@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoConfig
 
+from agents.policy import gate
 from textenvs import Example, Reward, Tokenizer
 from textenvs.rewards import Scorer, checked_score
 from textenvs.tokenizer import decode_bytes
@@ -120,7 +122,7 @@ def model_config(folder: str) -> Any:
     Raises:
         ValueError: If there is none that Transformers knows.
     """
-    try:
+    with gate.refusing("the folder of a Transformers model", repr(folder)):
+        if Path(folder).is_dir():
+            gate.check_folder(Path(folder))
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"Expected the folder of a Transformers model, got {folder!r}: {error}") from error

@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from agents.devices import choose_device
-from agents.policy.weights import quiet_loading
+from agents.policy import gate
+from agents.policy.weights import checked_config, quiet_loading
 from agents.rewards.text_reader import DTYPES, files_stamp, reading_dtype
 
 _TOKENS_PER_PASS = 1 << 13  # bounds the memory of a forward pass
@@ -135,14 +136,15 @@ def load_encoder(
 @lru_cache(maxsize=8)
 def _load_encoder(source: str, kind: str, dtype: str, device: str, stamp: tuple[int, ...]) -> Encoder:
     auto: Any = AutoModelForSequenceClassification if kind == "classifier" else AutoModel
-    try:
-        with quiet_loading():
-            model, report = auto.from_pretrained(
-                source, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False, output_loading_info=True
-            )
+    with gate.refusing(f"a {kind} that loads from safetensors", repr(source)), quiet_loading():
+        checked_config(source, auto)
+        model, report = auto.from_pretrained(
+            source, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+        if getattr(model, "_hf_peft_config_loaded", False):
+            raise ValueError("it holds peft's adapters beside the model. Merge them into it first")
+        with gate.reading("its tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"Expected a {kind} that loads from safetensors, got {source!r}: {error}") from error
     # An encoder's states are read before its pooler, which many are saved without.
     missing = [name for name in report["missing_keys"] if "pooler" not in name or kind == "classifier"]
     if missing:
