@@ -20,6 +20,9 @@ from textenvs.tokenizer import Tokenizer
 
 # Rows of an alignment, as bits
 
+_CARRY_WORDS = 63
+_ALL_ONES = np.uint64((1 << 64) - 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Bits:
@@ -45,15 +48,37 @@ class Bits:
 
 
 def add_words(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Adds numbers `(k, words)` of 64 bits a word, the lowest word first."""
+    """Adds numbers `(k, words)` of 64 bits a word, the lowest word first.
+
+    The carries of up to 63 words are found by one addition, of numbers that have a bit for each word: a word that
+    overflows carries into the next, and through all that follow whose bits are all 1.
+    """
     total = left + right
-    if left.shape[1] > 1:
-        carry = np.zeros(len(left), dtype=np.bool_)
-        for word in range(left.shape[1]):
-            overflows = total[:, word] < left[:, word]
-            total[:, word] += carry
-            carry = overflows | (carry & (total[:, word] == 0))
+    words = left.shape[1]
+    if words == 1:
+        return total
+    overflows = total < left
+    if words == 2:
+        total[:, 1] += overflows[:, 0]
+        return total
+    carries: NDArray[Any] = np.zeros(len(left), dtype=np.uint64)
+    for first in range(0, words, _CARRY_WORDS):
+        block = slice(first, first + _CARRY_WORDS)
+        generate, propagate = _word_bits(overflows[:, block]), _word_bits(total[:, block] == _ALL_ONES)
+        incoming = ((generate << np.uint64(1)) | carries) + propagate
+        changed = incoming ^ propagate
+        size = min(_CARRY_WORDS, words - first)
+        bits = np.unpackbits(changed.astype("<u8").view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
+        total[:, block] += bits[:, :size]
+        carries = (changed >> np.uint64(size)) & np.uint64(1)
     return total
+
+
+def _word_bits(flags: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Packs flags `(k, up to 64)` into the bits of one number each, the first flag lowest."""
+    packed = np.zeros((len(flags), 8), dtype=np.uint8)
+    packed[:, : -(-flags.shape[1] // 8)] = np.packbits(flags, axis=1, bitorder="little")
+    return packed.view("<u8")[:, 0].astype(np.uint64)
 
 
 def shift_words(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -67,35 +92,6 @@ def bit_at(numbers: NDArray[np.uint64], word: NDArray[np.int64], bit: NDArray[np
     """Tests one bit for each reference: `(k, references)` True where numbers `(k, words)` have `bit` in `word`."""
     is_set: NDArray[np.bool_] = np.take_along_axis(numbers, word, axis=1) & bit != 0
     return is_set
-
-
-class _ReferenceBits:
-    """The bits of one example's references, as Python's whole numbers, before they go into tables.
-
-    Attributes:
-        mask_of: Unit to the positions that hold it.
-        inside: All positions of references.
-        starts: The first position of each reference.
-        ends: For each reference, the word and the bit of its last position.
-        gaps: For each reference, the word and the bit of the gap behind it.
-        length: The number of positions and gaps.
-    """
-
-    def __init__(self, texts: list[list[int]]) -> None:
-        self.mask_of: dict[int, int] = {}
-        self.inside = self.starts = self.length = 0
-        self.ends: list[tuple[int, int]] = []
-        self.gaps: list[tuple[int, int]] = []
-        for text in texts:
-            first, gap = self.length, self.length + len(text)
-            for bit, unit in enumerate(text, start=first):
-                self.mask_of[unit] = self.mask_of.get(unit, 0) | 1 << bit
-            self.inside |= ((1 << len(text)) - 1) << first
-            self.starts |= bool(text) << first
-            last = max(gap - 1, 0)
-            self.ends.append((last // 64, bool(text) << (last % 64)))
-            self.gaps.append((gap // 64, 1 << (gap % 64)))
-            self.length = gap + 1
 
 
 class RowScorer(ReferenceScorer):
@@ -126,42 +122,73 @@ class RowScorer(ReferenceScorer):
         num_lanes: int,
         tokenizer: Tokenizer,
     ) -> None:
-        self._num_words = 1  # the most that an example's references have taken
         super().__init__(reward, splitter, num_lanes, tokenizer)
+        self._num_words = 1  # the most that an example's references have taken
+        self._masks = RowTable(np.uint64, (1,))  # row 0 is that of every unit that no reference has
+        self._num_masks = 1
+        self._free_rows: list[int] = []
+        self._rows_of: list[list[int]] = []  # by slot
+        self._new: list[tuple[int, int]] = []  # rows and masks, to be written
+        self._inside, self._starts = (RowTable(np.uint64, (1,)) for _ in range(2))
+        self._end_word, self._gap_word = (RowTable(np.int64, (1,), "edge") for _ in range(2))
+        self._end_bit, self._gap_bit = (RowTable(np.uint64, (1,), "edge") for _ in range(2))
         self._rows = np.zeros((num_rows, num_lanes, 1), dtype=np.uint64)
         self._last_cells = np.zeros((num_lanes, 1), dtype=np.int64)  # the table's last cell, for each reference
         self._length = np.zeros(num_lanes, dtype=np.int64)
         self._marked = (self._rows.copy(), self._last_cells.copy(), self._length.copy())
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._masks, self._inside, self._starts = (RowTable(np.uint64, (self._num_words,)) for _ in range(3))
-        self._masks.extend(np.zeros((1, 1), dtype=np.uint64))  # row 0, of every unit that no reference has
-        self._end_word, self._gap_word = (RowTable(np.int64, (self._num_columns,), "edge") for _ in range(2))
-        self._end_bit, self._gap_bit = (RowTable(np.uint64, (self._num_columns,), "edge") for _ in range(2))
-        self._num_nodes = 1
-
-    def _add_tables(self, examples: list[list[list[int]]]) -> None:
-        masks: list[int] = []
-        all_bits = [_ReferenceBits(texts) for texts in examples]
-        for slot, bits in enumerate(all_bits, start=self._inside.size):
-            # Here the "node" of an edge is the example, and it leads to a row of `_masks`.
-            nodes = range(self._num_nodes, self._num_nodes + len(bits.mask_of))
-            self._edges.update(zip([(slot << UNIT_BITS) | unit for unit in bits.mask_of], nodes, strict=True))
-            self._num_nodes += len(bits.mask_of)
-            masks += bits.mask_of.values()
-        words = self._num_words = max(self._num_words, *(-(-bits.length // 64) for bits in all_bits))
-        self._masks.extend(to_words(masks, words))
-        self._inside.extend(to_words([bits.inside for bits in all_bits], words))
-        self._starts.extend(to_words([bits.starts for bits in all_bits], words))
+    def _begin_examples(self, slots: list[int]) -> None:
+        indices = [self._indices[slot] for slot in slots]
+        words = self._num_words = max(self._num_words, *(-(-len(index.units) // 64) for index in indices))
+        inside, starts, pairs_of_ends, pairs_of_gaps = [], [], [], []
+        for index in indices:  # the None behind a reference is its gap
+            gaps = sum(1 << gap for gap in index.ends)
+            lengths = index.lengths
+            inside.append(((1 << len(index.units)) - 1) & ~gaps)
+            starts.append(sum(1 << (gap - size) for gap, size in zip(index.ends, lengths, strict=True) if size))
+            lasts = [(max(gap - 1, 0), bool(size)) for gap, size in zip(index.ends, lengths, strict=True)]
+            pairs_of_ends.append([(last // 64, is_there << (last % 64)) for last, is_there in lasts])
+            pairs_of_gaps.append([(gap // 64, 1 << (gap % 64)) for gap in index.ends])
+            if len(self._rows_of) < len(self._indices):
+                self._rows_of += [[] for _ in range(len(self._indices) - len(self._rows_of))]
+        self._inside.put(slots, to_words(inside, words))
+        self._starts.put(slots, to_words(starts, words))
         for word_table, bit_table, pairs_of in (
-            (self._end_word, self._end_bit, [bits.ends for bits in all_bits]),
-            (self._gap_word, self._gap_bit, [bits.gaps for bits in all_bits]),
+            (self._end_word, self._end_bit, pairs_of_ends),
+            (self._gap_word, self._gap_bit, pairs_of_gaps),
         ):
             padded = [pairs + pairs[-1:] * (self._num_columns - len(pairs)) for pairs in pairs_of]
-            word_table.extend(np.array([[word for word, _ in pairs] for pairs in padded]))
-            bit_table.extend(np.array([[bit for _, bit in pairs] for pairs in padded], dtype=np.uint64))
-        self._num_cells += (len(masks) + 2 * len(examples)) * words
+            word_table.put(slots, np.array([[word for word, _ in pairs] for pairs in padded]))
+            bit_table.put(slots, np.array([[bit for _, bit in pairs] for pairs in padded], dtype=np.uint64))
+
+    def _forget_example(self, slot: int) -> None:
+        self._free_rows += self._rows_of[slot]
+        self._rows_of[slot] = []
+
+    def _discover(self, slot: int, node: int, unit: int) -> int:
+        """Makes the mask of a unit. Here the "node" is always 0, and the edge leads to a row of `_masks`."""
+        positions = self._indices[slot].positions(self.units.name(unit))
+        row = -1
+        if positions:
+            if self._free_rows:
+                row = self._free_rows.pop()
+            else:
+                row, self._num_masks = self._num_masks, self._num_masks + 1
+            self._rows_of[slot].append(row)
+            mask = 0
+            for position in positions:
+                mask |= 1 << position
+            self._new.append((row, mask))
+            self._count(slot, self._num_words // 8)
+        self._edges[slot][unit] = row
+        self._count(slot, 1)
+        return row
+
+    def _write_discovered(self) -> None:
+        if self._new:
+            masks = to_words([mask for _, mask in self._new], self._num_words)
+            self._masks.put([row for row, _ in self._new], masks)
+            self._new.clear()
 
     def _clear(self, lanes: NDArray[np.intp]) -> None:
         words, columns = self._inside.array.shape[1], self._lengths.array.shape[1]
@@ -199,7 +226,7 @@ class RowScorer(ReferenceScorer):
             known = self._passes_sieve(lanes, units)
             lanes, units = lanes[known], units[known]
         slot = self._slot[lanes]
-        nodes = np.maximum(self._follow(slot, units), 0)
+        nodes = np.maximum(self._follow(lanes, np.zeros_like(slot), units), 0)
         tables = (self._inside, self._starts, self._end_word, self._end_bit, self._gap_word, self._gap_bit)
         bits = Bits(self._masks.array[nodes], *(table.array[slot] for table in tables))
         rows, added = self._read_row(self._rows[:, lanes], bits)
@@ -246,53 +273,80 @@ class PathScorer(ReferenceScorer):
         super().__init__(reward, splitter, num_lanes, tokenizer)
         self.node = np.zeros(num_lanes, dtype=np.int64)
         self.has_left = np.zeros(num_lanes, dtype=np.bool_)
-        self._marked = (self.node.copy(), self.has_left.copy())
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._first = RowTable(np.int64)  # the root of each example's tree, among all nodes
+        self._prefixes: list[tuple[list[int], int, float]] = []  # by node: columns, depth and share
+        self._nodes_of: list[list[int]] = []  # by slot, the root first
+        self._free_nodes: list[int] = []
+        self._new: list[tuple[int, float, bool]] = []  # nodes, to be written
         self._share = RowTable(np.float64)
         self._is_reference = RowTable(np.bool_)
+        self._marked = (self.node.copy(), self.has_left.copy())
 
-    def _add_tables(self, examples: list[list[list[int]]]) -> None:
-        for texts in examples:
-            self._add_tree(texts)
+    def _begin_examples(self, slots: list[int]) -> None:
+        for slot in slots:
+            if slot == len(self._nodes_of):
+                self._nodes_of.append([])
+            self._add_node(slot, list(range(len(self._indices[slot].ends))), 0, 0.0)
+        self._write_discovered()
 
-    def _add_tree(self, texts: list[list[int]]) -> None:
-        first = self._num_nodes
-        has_empty = not all(texts)  # then the root is a reference
-        share, is_reference, parents = [1.0 if has_empty else 0.0], [has_empty], [0]
-        for text in texts:
-            node = 0
-            for depth, unit in enumerate(text, start=1):
-                key = ((first + node) << UNIT_BITS) | unit
-                parent, node = node, self._edges.setdefault(key, first + len(share)) - first
-                if node == len(share):
-                    share.append(0.0)
-                    is_reference.append(False)
-                    parents.append(parent)
-                share[node] = max(share[node], depth / len(text))
-            is_reference[node] = True
-        for node, parent in enumerate(parents):  # a parent comes before its children
-            share[node] = max(share[node], share[parent])
-        self._first.extend(np.array([first]))
-        self._share.extend(np.array(share))
-        self._is_reference.extend(np.array(is_reference))
-        self._num_nodes += len(share)
-        self._num_cells += 2 * len(share)
+    def _forget_example(self, slot: int) -> None:
+        self._free_nodes += self._nodes_of[slot]
+        self._nodes_of[slot] = []
+
+    def _add_node(self, slot: int, columns: list[int], depth: int, least: float) -> int:
+        """Adds the node of a prefix.
+
+        Args:
+            slot: The example's.
+            columns: The references that begin with the prefix.
+            depth: The number of its units.
+            least: The share of the node before it.
+
+        Returns:
+            The node.
+        """
+        wanted = self._indices[slot].lengths
+        share = max([least] + [depth / wanted[column] if wanted[column] else 1.0 for column in columns])
+        is_reference = any(wanted[column] == depth for column in columns)
+        if self._free_nodes:
+            node = self._free_nodes.pop()
+            self._prefixes[node] = (columns, depth, share)
+        else:
+            node = len(self._prefixes)
+            self._prefixes.append((columns, depth, share))
+        self._nodes_of[slot].append(node)
+        self._new.append((node, share, is_reference))
+        self._count(slot, 4)
+        return node
+
+    def _discover(self, slot: int, node: int, unit: int) -> int:
+        columns, depth, share = self._prefixes[node]
+        name, index, wanted = self.units.name(unit), self._indices[slot], self._indices[slot].lengths
+        begins = [end - size for end, size in zip(index.ends, wanted, strict=True)]
+        columns = [column for column in columns if index.units[begins[column] + depth] == name]
+        after = self._add_node(slot, columns, depth + 1, share) if columns else -1
+        self._edges[slot][(node << UNIT_BITS) | unit] = after
+        self._count(slot, 1)
+        return after
+
+    def _write_discovered(self) -> None:
+        if self._new:
+            nodes = [node for node, _, _ in self._new]
+            self._share.put(nodes, np.array([share for _, share, _ in self._new]))
+            self._is_reference.put(nodes, np.array([is_reference for _, _, is_reference in self._new]))
+            self._new.clear()
 
     def _clear(self, lanes: NDArray[np.intp]) -> None:
-        self.node[lanes], self.has_left[lanes] = 0, False
+        self.node[lanes] = [self._nodes_of[slot][0] for slot in self._slot[lanes].tolist()]
+        self.has_left[lanes] = False
         self.mark(lanes)
 
     def read(self, lanes: NDArray[np.intp], units: NDArray[np.int64]) -> None:
         """Reads one unit in each of those lanes whose response has not left its references yet."""
         follows = ~self.has_left[lanes]
         lanes, units = lanes[follows], units[follows]
-        first = self._first.array[self._slot[lanes]]
-        after = self._follow(first + self.node[lanes], units)
+        after = self._follow(lanes, self.node[lanes], units)
         self.has_left[lanes] = after < 0
-        self.node[lanes] = np.where(after < 0, self.node[lanes], after - first)
+        self.node[lanes] = np.where(after < 0, self.node[lanes], after)
 
     def mark(self, lanes: NDArray[np.intp]) -> None:
         """Copies the nodes of lanes."""
@@ -304,10 +358,10 @@ class PathScorer(ReferenceScorer):
 
     def share(self, lanes: NDArray[np.intp]) -> NDArray[np.float64]:
         """Returns `(k,)` the largest share of a reference that each response begins with."""
-        share: NDArray[np.float64] = self._share.array[self._first.array[self._slot[lanes]] + self.node[lanes]]
+        share: NDArray[np.float64] = self._share.array[self.node[lanes]]
         return share
 
     def is_reference(self, lanes: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Returns `(k,)` True where the response is one of its references."""
-        at_end: NDArray[np.bool_] = self._is_reference.array[self._first.array[self._slot[lanes]] + self.node[lanes]]
+        at_end: NDArray[np.bool_] = self._is_reference.array[self.node[lanes]]
         return at_end & ~self.has_left[lanes]

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from bisect import bisect
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -159,62 +160,23 @@ def _pool(counts: list[Counter[tuple[str, ...]]]) -> Counter[tuple[str, ...]]:
     return pooled
 
 
-@dataclass(frozen=True, slots=True)
-class _GramNodes:
-    """The n-grams of some examples' references, numbered, a root for each example included.
-
-    Nodes are numbered by order, and within an order as they first occur.
+class _GramTree:
+    """The n-grams of one example's references that responses have come to, numbered as they came.
 
     Attributes:
-        unit: `(positions,)` the units of all references, one after another.
-        column: `(positions,)` the number of the reference of each, within its example.
-        node_at: For each order from 0, `(positions,)` the node of the n-gram that begins at each position.
-        starts: For each order from 0, the positions at which an n-gram of that order begins.
-        owner: `(nodes,)` the example of each node.
-        parent: `(nodes,)` the node of the n-gram without its last unit.
-        last: `(nodes,)` the last unit.
+        nodes: By number, the node: its row in the tables of all trees. Number 0 is the empty n-gram, the root.
+        order: By number, the order (n).
+        suffix: By number, the number of the n-gram without its first unit.
+        ends: By number, the indices (in `ReferenceIndex.units`) of the last unit of each occurrence.
+        counts: By number, the number of occurrences in each reference; if they are pooled, in the one that has most.
     """
 
-    unit: NDArray[np.int64]
-    column: NDArray[np.int64]
-    node_at: list[NDArray[np.int64]]
-    starts: list[NDArray[np.int64]]
-    owner: NDArray[np.int64]
-    parent: NDArray[np.int64]
-    last: NDArray[np.int64]
+    __slots__ = ("counts", "ends", "nodes", "order", "suffix")
 
-    @classmethod
-    def of(cls, examples: list[list[list[int]]], high: int) -> _GramNodes:
-        """Numbers the n-grams up to an order.
-
-        An n-gram is its parent and one unit, so sorting those pairs finds equal ones, an order at a time.
-        """
-        texts = [(index, column, text) for index, texts in enumerate(examples) for column, text in enumerate(texts)]
-        sizes = [len(text) for _, _, text in texts]
-        unit = np.array([unit for _, _, text in texts for unit in text], dtype=np.int64)
-        column = np.repeat([column for _, column, _ in texts], sizes)
-        left = np.concatenate([np.arange(size, 0, -1) for size in sizes])  # units from here to the end of the text
-        owner = [np.arange(len(examples))]
-        parent, last = [np.zeros(len(examples), dtype=np.int64)], [np.zeros(len(examples), dtype=np.int64)]
-        node_at = [np.repeat([index for index, _, _ in texts], sizes)]
-        starts = [np.arange(len(unit))]
-        num_nodes = len(examples)
-        for order in range(1, high + 1):
-            positions = np.flatnonzero(left >= order)
-            keys = (node_at[-1][positions] << UNIT_BITS) | unit[positions + order - 1]
-            distinct, first_seen, which = np.unique(keys, return_index=True, return_inverse=True)
-            by_occurrence = np.argsort(first_seen)
-            rank = np.empty_like(first_seen)
-            rank[by_occurrence] = np.arange(len(by_occurrence))
-            nodes = np.zeros_like(unit)
-            nodes[positions] = num_nodes + rank[which]
-            owner.append(node_at[0][positions[first_seen[by_occurrence]]])
-            parent.append(distinct[by_occurrence] >> UNIT_BITS)
-            last.append(distinct[by_occurrence] & ((1 << UNIT_BITS) - 1))
-            node_at.append(nodes)
-            starts.append(positions)
-            num_nodes += len(distinct)
-        return cls(unit, column, node_at, starts, *map(np.concatenate, (owner, parent, last)))
+    def __init__(self, root: int) -> None:
+        self.nodes, self.order, self.suffix = [root], [0], [0]
+        self.ends: list[tuple[int, ...]] = [()]
+        self.counts: list[tuple[int, ...]] = [()]
 
 
 class NgramScorer(ReferenceScorer):
@@ -222,7 +184,8 @@ class NgramScorer(ReferenceScorer):
 
     The n-grams of an example's references are the nodes of a tree, with the empty one as its root. A lane is at the
     longest of them that its text ends with; all others that the text ends with are suffixes of that one. (Aho &
-    Corasick, 1975, Efficient string matching.)
+    Corasick, 1975, Efficient string matching.) A node is made when a response first comes to it: its occurrences are
+    those of its parent that go on with one unit more.
 
     Args:
         reward: The score's definition.
@@ -236,123 +199,166 @@ class NgramScorer(ReferenceScorer):
         super().__init__(reward, grams.splitter, num_lanes, tokenizer)
         self._phi_of, self._score_all = reward.phi, reward.score_all
         orders = grams.high - grams.low + 1
-        self._node = np.zeros(num_lanes, dtype=np.int64)  # counted from the root of its example's tree
+        self._node = np.zeros(num_lanes, dtype=np.int64)
+        self._root = np.zeros(num_lanes, dtype=np.int64)  # of the tree of each lane's example
         self._length = np.zeros(num_lanes, dtype=np.int64)
         self._matched = np.zeros((num_lanes, orders, 1), dtype=np.int64)
         self._marked = (self._node.copy(), self._length.copy(), self._matched.copy())
-        # How often the text has each node of its tree. Not copied at a mark, since it is as large as the references:
-        # the nodes that were counted since the mark are listed instead, and counted back.
+        # How often the text has each n-gram of its tree, by number. Not copied at a mark, since it is as large as the
+        # references: what was counted since the mark is listed instead, and counted back.
         self._written = np.zeros((num_lanes, 1), dtype=np.int32)
         self._pending = np.zeros((num_lanes, 1, orders), dtype=np.int64)
         self._num_pending = np.zeros(num_lanes, dtype=np.int64)
+        self._trees: list[_GramTree] = []  # by slot
+        self._number: list[int] = []  # by node: its number in its tree
+        self._free_nodes: list[int] = []
+        # By node: the numbers of its suffixes of the counted orders, itself included (0, the root, where it is too
+        # short), and how often each reference has each of these.
+        self._endings = RowTable(np.int32, (orders,))
+        self._has = RowTable(np.int32, (orders, 1))
+        self._new: list[tuple[int, list[int], list[tuple[int, ...]]]] = []  # node, endings and counts, to be written
 
-    def _forget(self) -> None:
-        super()._forget()
-        orders = self._grams.high - self._grams.low + 1
-        # A row for each example:
-        self._first = RowTable(np.int64)  # the root of its tree, among all nodes
-        self._size = RowTable(np.int64)  # the number of nodes
-        # A row for each node:
-        self._suffix = RowTable(np.int64)  # the node without its first unit, among all nodes
-        self._endings = RowTable(np.int32, (orders,))  # its suffixes of the counted orders, itself included
-        self._has = RowTable(np.int32, (1 if self._grams.pooled else self._num_columns,))  # count in each reference
+    def _begin_examples(self, slots: list[int]) -> None:
+        for slot in slots:
+            tree = _GramTree(self._new_node(0))
+            if slot == len(self._trees):
+                self._trees.append(tree)
+            else:
+                self._trees[slot] = tree
+            self._queue(slot, 0)
+        self._write_discovered()
 
-    def _add_tables(self, examples: list[list[list[int]]]) -> None:
-        low, high = self._grams.low, self._grams.high
-        grams = _GramNodes.of(examples, high)
-        node_at, starts, owner, column = grams.node_at, grams.starts, grams.owner, grams.column
-        num_nodes = len(owner)
-        # Nodes are numbered anew by example, so that the numbers within a tree depend on nothing but its references:
-        # what a lane has read stays valid when other examples are forgotten.
-        by_owner = np.argsort(owner, kind="stable")
-        number = np.empty(num_nodes, dtype=np.int64)
-        number[by_owner] = np.arange(self._num_nodes, self._num_nodes + num_nodes)
-        size = np.bincount(owner, minlength=len(examples))
-        first = self._num_nodes + np.cumsum(size) - size
+    def _forget_example(self, slot: int) -> None:
+        self._free_nodes += self._trees[slot].nodes
 
-        suffix, endings = number[owner], np.zeros((num_nodes, high - low + 1), dtype=np.int64)
-        counts = np.zeros((num_nodes, self._num_columns), dtype=np.int64)
-        for order in range(1, high + 1):
-            node, position = node_at[order][starts[order]], starts[order]
-            if order > 1:
-                suffix[node] = number[node_at[order - 1][position + 1]]
-            for shorter in range(low, order + 1):
-                ending = node_at[shorter][position + order - shorter]
-                endings[node, shorter - low] = number[ending] - first[owner[ending]]
-            np.add.at(counts, (node, column[position]), 1)
-        above, last = grams.parent[len(examples) :], grams.last[len(examples) :]  # a root has neither
-        keys = (number[above] << UNIT_BITS) | last
-        self._edges.update(zip(keys.tolist(), number[len(examples) :].tolist(), strict=True))
-        self._suffix.extend(suffix[by_owner])
-        self._endings.extend(endings[by_owner])
-        counts = counts[by_owner]
-        self._has.extend(counts.max(axis=1, keepdims=True) if self._grams.pooled else counts)
-        self._first.extend(first)
-        self._size.extend(size)
-        self._num_nodes += num_nodes
-        self._num_cells += num_nodes * (high - low + 3 + self._has.array.shape[1])
+    def _new_node(self, number: int) -> int:
+        if self._free_nodes:
+            node = self._free_nodes.pop()
+            self._number[node] = number
+        else:
+            node = len(self._number)
+            self._number.append(number)
+        return node
 
-    def _clear(self, lanes: NDArray[np.intp]) -> None:
-        most = int(self._size.array[self._slot[lanes]].max(initial=0))
+    def _discover(self, slot: int, node: int, unit: int) -> int:
+        number = self._go(slot, self._number[node], unit, self.units.name(unit))
+        return self._trees[slot].nodes[number] if number else -1
+
+    def _go(self, slot: int, number: int, unit: int, name: str) -> int:
+        """Returns the number of the longest n-gram that a text ends with after a unit; 0 if there is none."""
+        tree, edges = self._trees[slot], self._edges[slot]
+        key = (tree.nodes[number] << UNIT_BITS) | unit
+        node = edges.get(key)
+        if node is not None:
+            return self._number[node]
+        after = 0
+        if tree.order[number] < self._grams.high:
+            after = self._make_child(slot, number, unit, name)
+        if not after:
+            if not number:
+                return 0
+            after = self._go(slot, tree.suffix[number], unit, name)
+        if after:  # else it is found out again: most such units do not pass the sieve
+            edges[key] = tree.nodes[after]
+            self._count(slot, 1)
+        return after
+
+    def _make_child(self, slot: int, parent: int, unit: int, name: str) -> int:
+        """Makes the node of an n-gram that is one unit longer than its parent; returns 0 if no reference has it."""
+        tree, index = self._trees[slot], self._indices[slot]
+        ends = index.continued(tree.ends[parent], tree.order[parent], name) if parent else index.positions(name)
+        if not ends:
+            return 0
+        suffix = self._go(slot, tree.suffix[parent], unit, name) if parent else 0
+        number = len(tree.nodes)
+        tree.nodes.append(self._new_node(number))
+        tree.order.append(tree.order[parent] + 1)
+        tree.suffix.append(suffix)
+        tree.ends.append(ends)
+        tree.counts.append(self._counts(index.ends, ends))
+        self._queue(slot, number)
+        self._count(slot, 4 + len(ends) // 2)
+        return number
+
+    def _queue(self, slot: int, number: int) -> None:
+        """Notes what is to be written into the tables for a new node."""
+        tree, low, columns = self._trees[slot], self._grams.low, 1 if self._grams.pooled else self._num_columns
+        node, order = tree.nodes[number], tree.order[number]
+        endings, counts = [0] * (self._grams.high - low + 1), [(0,) * columns] * (self._grams.high - low + 1)
+        while order >= low:
+            endings[order - low] = number
+            of_number = tree.counts[number]
+            missing = columns - len(of_number)
+            counts[order - low] = of_number + (0,) * missing if missing else of_number
+            number, order = tree.suffix[number], order - 1
+        self._new.append((node, endings, counts))
+
+    def _counts(self, reference_ends: list[int], ends: tuple[int, ...]) -> tuple[int, ...]:
+        """Counts the occurrences in each reference; if they are pooled, in the one that has most."""
+        if len(reference_ends) == 1 or (self._grams.pooled and len(ends) == 1):
+            return (len(ends),)
+        until = [bisect(ends, end) for end in reference_ends]
+        counts = tuple([last - first for first, last in zip([0, *until], until, strict=False)])
+        return (max(counts),) if self._grams.pooled else counts
+
+    def _write_discovered(self) -> None:
+        if not self._new:
+            return
+        nodes = [node for node, _, _ in self._new]
+        endings = np.array([endings for _, endings, _ in self._new])
+        self._endings.put(nodes, endings)
+        self._has.put(nodes, np.array([counts for _, _, counts in self._new]))
+        most = int(endings.max()) + 1
         if most > self._written.shape[1]:
             self._written = widen(self._written, max(most, 2 * self._written.shape[1]))
-        columns = self._has.array.shape[1]
+        self._new.clear()
+
+    def _clear(self, lanes: NDArray[np.intp]) -> None:
+        columns = self._has.array.shape[2]
         if columns > self._matched.shape[2]:
             node, length, matched = self._marked
             self._matched = widen(self._matched, columns)
             self._marked = (node, length, widen(matched, columns))
         self._written[lanes] = 0
-        for array in (self._node, self._length, self._matched, self._num_pending):
+        for array in (self._length, self._matched, self._num_pending):
             array[lanes] = 0
-        for array in self._marked:
-            array[lanes] = 0
+        self._root[lanes] = self._node[lanes] = [self._trees[slot].nodes[0] for slot in self._slot[lanes].tolist()]
+        self.mark(lanes)
 
     def read(self, lanes: NDArray[np.intp], units: NDArray[np.int64]) -> None:
         """Reads one unit in each of some lanes, and counts the n-grams that end with it."""
         self._length[lanes] += 1
         known = self._passes_sieve(lanes, units)
         if not known.all():
-            self._node[lanes[~known]] = 0
+            unknown = lanes[~known]
+            self._node[unknown] = self._root[unknown]
             lanes, units = lanes[known], units[known]
-        first = self._first.array[self._slot[lanes]]
-        nodes = first + self._node[lanes]
-        after = self._follow(nodes, units)
-        for row in np.flatnonzero((after < 0) & (nodes > first)).tolist():
-            after[row] = self._follow_suffix(int(first[row]), int(nodes[row]), int(units[row]))
+        after = self._follow(lanes, self._node[lanes], units)
         is_known = after >= 0
-        self._node[lanes] = np.where(is_known, after - first, 0)
+        if is_known.all():
+            self._node[lanes] = after
+            if len(lanes):
+                self._count_endings(lanes, after)
+            return
+        self._node[lanes] = np.where(is_known, after, self._root[lanes])
         if is_known.any():
-            self._count_endings(lanes[is_known], first[is_known], after[is_known])
+            self._count_endings(lanes[is_known], after[is_known])
 
-    def _count_endings(self, lanes: NDArray[np.intp], first: NDArray[np.int64], nodes: NDArray[np.int64]) -> None:
-        """Counts the n-grams that end `nodes`, with which the texts of lanes `(k,)` now end. Trees begin at `first`."""
+    def _count_endings(self, lanes: NDArray[np.intp], nodes: NDArray[np.int64]) -> None:
+        """Counts the n-grams that end `nodes`, with which the texts of lanes `(k,)` now end."""
         endings = self._endings.array[nodes]
         cells = lanes[:, None] * self._written.shape[1] + endings
         flat = self._written.reshape(-1)
         before = flat[cells]
         # An order that a node is too short for has the root as its ending. Its count is wrong, and is never read.
         flat[cells] = before + 1
-        has = self._has.array[first[:, None] + endings]
-        self._matched[lanes] += before[:, :, None] < has  # clipped: one more matches only if the reference has more
+        # Clipped: one more matches only if the reference has more.
+        self._matched[lanes] += before[:, :, None] < self._has.array[nodes]
         column = self._num_pending[lanes]
         if (most := int(column.max()) + 1) > self._pending.shape[1]:
             self._pending = np.pad(self._pending, ((0, 0), (0, most), (0, 0)))
         self._pending[lanes, column] = endings
         self._num_pending[lanes] = column + 1
-
-    def _follow_suffix(self, first: int, node: int, unit: int) -> int:
-        """Returns the longest node that ends with a unit which does not prolong `node`, or -1 if there is none."""
-        edges = self._edges
-        if (first << UNIT_BITS) | unit not in edges:  # it does not even prolong the root
-            return -1
-        start = (node << UNIT_BITS) | unit
-        after = None
-        while after is None:
-            node = int(self._suffix.array[node])
-            after = edges.get((node << UNIT_BITS) | unit)
-        edges[start] = after  # so that it is one look-up the next time
-        self._num_cells += 1
-        return after
 
     def mark(self, lanes: NDArray[np.intp]) -> None:
         """Copies the counts of lanes."""

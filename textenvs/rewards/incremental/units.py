@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from textenvs.example import Example
 from textenvs.rewards.base import Reward, Scorer
-from textenvs.rewards.incremental.growing import RaggedTable
+from textenvs.rewards.incremental.growing import Discards, RaggedTable
 from textenvs.rewards.incremental.splitters import Splitter, Words
 from textenvs.tokenizer import Tokenizer
 
@@ -80,12 +80,12 @@ class Units:
         max_edges: The number of (rest, token) pairs, and
         max_characters: the number of characters of rests and units, and
         max_bytes: the size of the tables, beyond any of which all is forgotten except what lanes need, so that memory
-            stays bounded in a long run.
+            stays bounded in a long run, at some 0.3 GB. What is forgotten is freed bit by bit: no step pauses for it.
     """
 
-    max_edges = 1 << 19
-    max_characters = 1 << 27
-    max_bytes = 1 << 28
+    max_edges = 1 << 18
+    max_characters = 1 << 25
+    max_bytes = 1 << 26
 
     def __init__(self, splitter: Splitter, num_lanes: int, tokenizer: Tokenizer) -> None:
         self._splitter = splitter
@@ -98,6 +98,8 @@ class Units:
         )
         self._next_unit = 1
         self._kept: dict[str, int] = {}
+        self._num_keepers: dict[str, int] = {}
+        self._discards = Discards()
         self._forget()
 
     def _forget(self) -> None:
@@ -118,15 +120,28 @@ class Units:
         return self._unit_names[unit]
 
     def keep(self, unit: str) -> int:
-        """Returns the number of a unit that a score looks for (one of a reference, say). It is kept until `release`."""
+        """Returns the number of a unit that a score looks for (one of a reference, say), and keeps it.
+
+        It is kept until `drop` has been called for it as often as `keep`, or until `release`.
+        """
         number = self._kept.get(unit)
         if number is None:
             number = self._kept[unit] = self._number(unit)
+            self._num_keepers[unit] = 1
+        else:
+            self._num_keepers[unit] += 1
         return number
+
+    def drop(self, unit: str) -> None:
+        """Takes one `keep` of a unit back."""
+        self._num_keepers[unit] -= 1
+        if not self._num_keepers[unit]:
+            del self._num_keepers[unit], self._kept[unit]
 
     def release(self) -> None:
         """Stops keeping units: the numbers that `keep` gave have no meaning from now on."""
         self._kept.clear()
+        self._num_keepers.clear()
 
     def reset(self, lanes: NDArray[np.intp]) -> None:
         """Starts new, empty texts in lanes `(k,)`."""
@@ -145,9 +160,10 @@ class Units:
         if (
             len(self._edges) > self.max_edges
             or self._characters > self.max_characters
-            or self._finished.array.nbytes + self._pending.array.nbytes > self.max_bytes
+            or self._finished.num_bytes + self._pending.num_bytes > self.max_bytes
         ):
             self._compact()
+        self._discards.free()
         state = self._state[lanes]
         # A token that begins with white space confirms the word before it, and then does the same as in state 0, with
         # no word before it. So all states share one edge for such a token.
@@ -191,6 +207,7 @@ class Units:
     def _compact(self) -> None:
         """Forgets all states except those that lanes are in."""
         live = [self._states[state] for state in self._state.tolist()]
+        self._discards.add(self._states, self._state_ids, self._unit_ids, self._unit_names, self._edges)
         self._forget()
         self._state[:] = [self._state_id(*state) for state in live]
 
@@ -223,10 +240,10 @@ class Machine:
 
     Attributes:
         max_edges: The number of (memory, unit) pairs, and of memories, beyond which all are forgotten except those of
-            the lanes.
+            the lanes. What is forgotten is freed bit by bit. An edge takes some 150 bytes, and what its memory takes.
     """
 
-    max_edges = 1 << 19
+    max_edges = 1 << 18
 
     def __init__(self, reader: UnitReader, units: Units, num_lanes: int, width: int, dtype: Any = np.float64) -> None:
         self._reader = reader
@@ -235,6 +252,7 @@ class Machine:
         self._dtype = dtype
         self._state = np.zeros(num_lanes, dtype=np.int64)
         self._marked = np.zeros(num_lanes, dtype=np.int64)
+        self._discards = Discards()
         self._forget()
         self.start(np.arange(num_lanes), [None] * num_lanes)
 
@@ -264,6 +282,7 @@ class Machine:
         """
         if len(self._edges) > self.max_edges:
             self._compact()
+        self._discards.free()
         edges = self._edges.find((self._state[lanes] << _UNIT_BITS) | units)
         self._state[lanes] = self._next.array[edges, 0]
         return self._numbers.array[edges]
@@ -291,10 +310,12 @@ class Machine:
 
     def _compact(self) -> None:
         """Forgets all memories except those that lanes have."""
-        old, states = self._memories, (self._state, self._marked)
+        states = (self._state, self._marked)
+        live = [[self._memories[number] for number in state.tolist()] for state in states]
+        self._discards.add(self._memories, self._memory_ids, self._edges)
         self._forget()
-        for state in states:
-            state[:] = [self._memory_id(old[number]) for number in state.tolist()]
+        for state, memories in zip(states, live, strict=True):
+            state[:] = [self._memory_id(memory) for memory in memories]
 
 
 class UnitScorer(Scorer):
