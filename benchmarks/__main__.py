@@ -12,6 +12,7 @@ COMMANDS = {
     "env": "speed.env",
     "rewards": "speed.rewards",
     "tasks": "questions.payouts",
+    "search": "questions.search",
     "rollout": "speed.rollout",
     "update": "speed.update",
     "iteration": "speed.iteration",

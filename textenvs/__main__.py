@@ -17,15 +17,16 @@ from textenvs import RewardError, TextGenEnv, list_envs, render
 from textenvs.overview import data_overview, make_env, overview
 from textenvs.setting import Setting
 from textenvs.subcommands import replace_unprintable
-from textenvs.testing import check_reward, check_task, check_vector_env
+from textenvs.testing import check_reward, check_task, check_vector_env, search
 from textenvs.testing.canaries import CANARIES, canary_scores
 from textenvs.tokenizer import decode
 from textenvs.wrappers import TextAction, response_encoder
 
 _LIST = """Show every id: the size of its vocabulary; the tokens of its longest prompt; the tokens that an episode may
-write; the score of random tokens (exactly, or with its 95 % interval), that of the demonstrations and the best score
-there is, on the test split; and the skill that it tests. With --long also: the score from which it counts as solved;
-its task and level; its reward and payout; and the held-out metric, a second score that training never sees."""
+write; the score of random tokens (exactly, or with its 95 % interval), that of the best constant that a search has
+found (blind), that of the demonstrations and the best score there is, on the test split; and the skill that it tests.
+With --long also: the score from which it counts as solved; its task and level; its reward and payout; and the held-out
+metric, a second score that training never sees."""
 
 _DATA = """Give the data as data="path/to/it", or set TEXTENVS_DATA to a folder with a sub-folder for each set, or
 install the library that reads the Hugging Face Hub: pip install "textenvs[data]". gym.make(ID) says how to get it."""
@@ -38,9 +39,12 @@ reward, check_task on its task and check_vector_env on its vector version. The e
 
 _CANARIES = """Score degenerate responses beside the demonstrations: a row an id, a column a canary, each cell the mean
 score, with ! where it is not clearly below the demonstrations', and then the exit code is 1. Ids whose task has no
-demonstrations are left out."""
+demonstrations are left out. With --search: the mean scores of the best texts that a search has found, with their share
+of the range from random tokens (0) to demonstrations (1); ! marks what clearly beats the demonstrations. Blind is one
+text for all prompts of a kind, unread the best that needs no score of its prompt, and oracle what reads nothing but the
+score."""
 
-_NUMBERS = ("vocabulary", "prompt", "budget", "random", "demonstration", "top", "threshold", "level")
+_NUMBERS = ("vocabulary", "prompt", "budget", "random", "blind", "demonstration", "top", "threshold", "level")
 _LONG = ("threshold", "task", "level", "reward", "payout", "held-out")
 
 
@@ -96,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     canaries.add_argument("ids", nargs="*", metavar="ID", help="ids from `list`. Default: all of them")
     canaries.add_argument("--reward", help="a reward's name, or JSON. Default: each environment's own")
     canaries.add_argument("--examples", type=int, default=32, help="examples an id. Default: %(default)s")
+    canaries.add_argument("--search", action="store_true", help="search for more of them")
+    canaries.add_argument("--budget", type=int, default=20_000, help="texts a search scores. Default: %(default)s")
+    canaries.add_argument("--seed", type=int, default=0, help="seed of a search. Default: %(default)s")
     canaries.set_defaults(run=_canaries)
     return parser
 
@@ -194,6 +201,8 @@ def _check(given: argparse.Namespace) -> int:
 
 def _canaries(given: argparse.Namespace) -> int:
     reward = None if given.reward is None else _name_or_json("reward", given.reward)
+    if given.search:
+        return _search(given, reward)
     rows: list[tuple[str, ...]] = [("id", "reward", "demonstration", *CANARIES)]
     alive: list[str] = []
     for env_id in given.ids or list_envs():
@@ -213,6 +222,37 @@ def _canaries(given: argparse.Namespace) -> int:
     if alive:
         print("\nNot clearly below the demonstrations:\n  " + "\n  ".join(alive))
     return int(bool(alive))
+
+
+def _search(given: argparse.Namespace, reward: Any) -> int:
+    rows: list[tuple[str, ...]] = [("id", "reward", "random", "demonstration", "blind", "unread", "oracle")]
+    texts: list[str] = []
+    beaten = False
+    for env_id in given.ids or list_envs():
+        try:
+            result = search(env_id, reward=reward, budget=given.budget, num_examples=given.examples, seed=given.seed)
+        except ValueError as error:
+            if given.ids:
+                raise
+            print(f"{env_id}: {error}", file=sys.stderr)
+            continue
+        shown = (result.blind, result.best, result.oracle)
+        cells = [
+            "-" if finding is None
+            else f"{finding.score:.3f} {result.share(finding.score):4.0%}{'!' if finding.beats else ' '}"
+            for finding in shown
+        ]  # fmt: skip
+        rows.append((env_id, result.reward, f"{result.random:.3f}", f"{result.demonstration:.3f}", *cells))
+        texts += [
+            f"{env_id}, {finding.strategy}{f', {kind}' if kind else ''}: {text!r}"
+            for finding in (result.blind, *(other for other in result.beating if other is not result.blind))
+            for kind, text in finding.texts.items()
+        ]
+        beaten = beaten or bool(result.beating)
+    _print_table(rows, right=range(2, len(rows[0])))
+    if texts:
+        print("\nThe best constants, and all that beats the demonstrations:\n  " + "\n  ".join(texts))
+    return int(beaten)
 
 
 def _print_table(rows: Sequence[tuple[str, ...]], right: Container[int]) -> None:

@@ -37,6 +37,7 @@ def overview(env_id: str) -> dict[str, Any]:
         "prompt": setting.pool.prompts.shape[1],
         "budget": setting.max_new_tokens,
         "random": random_score,
+        "blind": None if scores is None or scores.blind is None else f"{scores.blind:.3g}",
         "demonstration": None if scores is None else f"{scores.demonstration:.3g}",
         "top": None if scores is None else f"{scores.top:.3g}",
         "threshold": None if scores is None else f"{scores.threshold:.3g}",

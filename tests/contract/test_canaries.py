@@ -4,11 +4,14 @@ import gymnasium as gym
 import pytest
 
 import textenvs
-from textenvs.testing import check_canaries
+from textenvs.testing import check_canaries, search
 from textenvs.testing.canaries import canary_scores
 
 ANY_WORD = "TextGen/Length-v0"
 """Any words of the right length do this task: one letter, repeated, is an answer like any other, and no hack."""
+
+TOO_GENEROUS = {"TextGen-v0", "TextGen/Stories-v0", "TextGen/Sentiment-v0"}
+"""Their score still pays more for repeated phrases of strong words than for the demonstrations."""
 
 
 @pytest.mark.parametrize("env_id", sorted({*textenvs.list_envs()} - {ANY_WORD}))
@@ -20,3 +23,11 @@ def test_the_default_reward_puts_every_canary_below_a_demonstration(env_id: str)
 def test_where_any_word_will_do_only_words_of_the_right_length_live() -> None:
     setting = gym.make(ANY_WORD).unwrapped.setting
     assert canary_scores(setting.task, setting.reward).alive == ("one word repeated", "keywords")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", sorted(textenvs.list_envs()))
+def test_a_small_search_finds_nothing_that_beats_the_demonstrations(env_id: str) -> None:
+    result = search(env_id, budget=3_000)
+    beating = {finding.strategy: finding.texts for finding in result.beating}
+    assert bool(beating) == (env_id in TOO_GENEROUS), beating

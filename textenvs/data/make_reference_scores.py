@@ -2,12 +2,16 @@
 
     python -m textenvs.data.make_reference_scores            # all of them
     python -m textenvs.data.make_reference_scores stories    # those of one task; the others stay as they are
+    python -m textenvs.data.make_reference_scores --blind    # the blind scores alone, which take a search a task
 
-For each task below, and each of its splits: the mean score of `EPISODES` episodes of tokens drawn uniformly from the
-whole vocabulary, with half the width of its 95 % confidence interval, and the mean score of the demonstrations of all
-examples. The latter is also the top score: if it is 1, no score is better, and in the other tasks a higher score would
-take a text of nothing but mood words. The same code writes the same file. Tasks whose scores are worked out exactly
-(by `textenvs.tasks.exact`) are not here.
+For every task with an id, and each of its splits: the blind score, which is the mean score of the best constant that a
+search of `BUDGET` texts has found on the train split (`textenvs.testing.search`), with its texts.
+
+For each task below, and each of its splits, also: the mean score of `EPISODES` episodes of tokens drawn uniformly from
+the whole vocabulary, with half the width of its 95 % confidence interval, and the mean score of the demonstrations of
+all examples. The latter is also the top score: if it is 1, no score is better, and in the other tasks a higher score
+would take a text of nothing but mood words. The same code writes the same file. The other scores of the other tasks are
+worked out exactly (by `textenvs.tasks.exact`).
 """
 
 from __future__ import annotations
@@ -20,9 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from textenvs.overview import make_env
+from textenvs.registration import list_envs
 from textenvs.rewards import checked_score, make_reward
 from textenvs.tasks import Task, make_task
-from textenvs.testing import play_randomly
+from textenvs.testing import TextPlayer, play_randomly, search
 
 OUTPUT = Path(__file__).parent / "reference_scores.json"
 TASKS = (
@@ -37,7 +43,9 @@ TASKS = (
     "recommend",
     "write",
 )
+"""The tasks whose random score is simulated."""
 EPISODES = 16384
+BUDGET = 50_000
 SEED = 0
 DIGITS = 6
 
@@ -68,6 +76,32 @@ def measure(task: Task, split: str) -> dict[str, Any]:
     }
 
 
+def blind(env_id: str) -> dict[str, dict[str, Any]]:
+    """Searches for the best constant, and scores it on each split.
+
+    Args:
+        env_id: The id of the task.
+
+    Returns:
+        Split to its part of a row of the file.
+    """
+    env = make_env(env_id)
+    texts, task = search(env, budget=BUDGET, seed=SEED).blind.texts, env.task
+    player = TextPlayer(env.setting)
+    rows = {}
+    for split in task.splits:
+        examples = [task.example(split, index) for index in range(task.num_examples(split))]
+        responses = [texts[str(example.metadata[task.kind_key]) if task.kind_key else ""] for example in examples]
+        score = float(player.scores(examples, responses).mean())
+        rows[split] = {"blind": round(score, DIGITS), "blind_texts": texts}
+    return rows
+
+
+def ids() -> dict[str, str]:
+    """Returns an id of each task that has one."""
+    return {make_env(env_id).task.name: env_id for env_id in list_envs()}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures some tasks, and writes the file.
 
@@ -75,15 +109,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: The command-line arguments; None takes the process's own.
     """
     parser = argparse.ArgumentParser(prog="python -m textenvs.data.make_reference_scores")
-    parser.add_argument("tasks", nargs="*", help=f"from {', '.join(TASKS)}; all of them by default")
-    chosen = parser.parse_args(arguments).tasks
-    if unknown := [name for name in chosen if name not in TASKS]:
-        parser.error(f"Expected tasks from {list(TASKS)}, got {unknown}")
-    table = json.loads(OUTPUT.read_text(encoding="utf-8")) if chosen else {}
-    for name in chosen or TASKS:
-        task = make_task(name)
-        table[name] = {split: measure(task, split) for split in task.splits}
-    OUTPUT.write_text(json.dumps({name: table[name] for name in TASKS}, indent=1) + "\n", encoding="utf-8")
+    known = ids()
+    parser.add_argument("--blind", action="store_true", help="only the blind scores; the others stay as they are")
+    parser.add_argument("tasks", nargs="*", help=f"from {', '.join(known)}; all of them by default")
+    options = parser.parse_args(arguments)
+    chosen = options.tasks
+    if unknown := [name for name in chosen if name not in known]:
+        parser.error(f"Expected tasks from {list(known)}, got {unknown}")
+    table = json.loads(OUTPUT.read_text(encoding="utf-8")) if chosen or options.blind else {}
+    for name in chosen or known:
+        task, rows = make_task(name), blind(known[name])
+        for split in task.splits if name in TASKS else ():
+            rows[split] = {**(table[name][split] if options.blind else measure(task, split)), **rows[split]}
+        table[name] = rows
+        print(f"{name}: {table[name]['test']}", flush=True)
+    names = [*TASKS, *sorted(known.keys() - {*TASKS})]
+    ordered = {name: table[name] for name in names if name in table}
+    OUTPUT.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"Wrote {OUTPUT.name}")
 
 

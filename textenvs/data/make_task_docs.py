@@ -20,6 +20,7 @@ from textenvs.registration import list_envs
 from textenvs.render import Segment, lane_segments, visible
 from textenvs.rewards import Reward, make_reward
 from textenvs.tasks import SHIFTED, Example, ReferenceScores, Task, make_task
+from textenvs.tasks.base import blind_texts
 from textenvs.testing.canaries import CANARIES, canary_scores
 
 OUTPUT = Path(__file__).parents[2] / "docs" / "tasks"
@@ -28,6 +29,7 @@ _TABLE = {
     "prompt": "largest number of tokens in a prompt",
     "budget": "largest number of tokens that the agent may write in an episode",
     "random": "mean score of random tokens, exact or with its 95 % interval",
+    "blind": "mean score of the best constant that a search has found: one text for all prompts of a kind",
     "demonstration": "mean score of the demonstrations",
     "top": "the best possible score, or that of the demonstrations if only a hack could score more",
 }
@@ -182,12 +184,23 @@ def _splits(task: Task) -> list[str]:
     lines = [
         "## Splits",
         "",
-        *_markdown(["split", "examples", "random", "demonstration", "top"], rows, right=range(1, 5)),
+        *_markdown(["split", "examples", "random", "blind", "demonstration", "top"], rows, right=range(1, 6)),
+        *_blind(task),
     ]
     if SHIFTED in task.splits:
         lines += ["", "A prompt of the shifted split, a test on words or lengths outside the train split:", ""]
         lines += _block(visible(task.example(SHIFTED, 0).prompt))
     return lines
+
+
+def _blind(task: Task) -> list[str]:
+    """Lists the constants of the blind score."""
+    texts = blind_texts(task.name)
+    if not texts:
+        return []
+    kinds = [f"{_code(text)} (where the {task.kind_key} is {kind})" if kind else _code(text)
+             for kind, text in texts.items()]  # fmt: skip
+    return ["", "The constant of the blind score, found by `python -m textenvs canaries --search`: " + "; ".join(kinds)]
 
 
 def _levels(name: str, task: Task) -> list[str]:
@@ -260,9 +273,10 @@ def _examples(task: Task, count: int) -> list[Example]:
 
 def _scores(scores: ReferenceScores | None) -> list[str]:
     if scores is None:
-        return ["-", "-", "-"]
+        return ["-", "-", "-", "-"]
     interval = f" ± {scores.random_interval:.2g}" if scores.random_interval else " (exact)"
-    return [f"{scores.random:.3g}{interval}", f"{scores.demonstration:.3g}", f"{scores.top:.3g}"]
+    blind = "-" if scores.blind is None else f"{scores.blind:.3g}"
+    return [f"{scores.random:.3g}{interval}", blind, f"{scores.demonstration:.3g}", f"{scores.top:.3g}"]
 
 
 _SECTION = re.compile(r"^(Args|Returns|Raises|Example|Attributes|Source|Cost):", re.MULTILINE)

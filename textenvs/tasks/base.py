@@ -39,6 +39,8 @@ class ReferenceScores:
         demonstration: The mean score of the demonstrations.
         top: The best possible mean score, or that of the demonstrations if only reward hacking gives a higher one.
         random_interval: Half the width of the 95 % confidence interval of `random`; 0 if it is exact.
+        blind: The mean score of the best constant that a search has found, one text for all prompts of a kind
+            (`textenvs.testing.search`); None if nobody has searched.
 
     Raises:
         ValueError: If the top is not above the random score, or the interval is negative.
@@ -53,6 +55,7 @@ class ReferenceScores:
     demonstration: float
     top: float
     random_interval: float = 0.0
+    blind: float | None = None
 
     def __post_init__(self) -> None:
         if not self.random < self.top:
@@ -93,6 +96,8 @@ class Task(ABC):
         success_score: The score under the default reward from which an episode counts as a success, or None if no score
             does. If there are reference scores, it is their threshold.
         held_out_reward: A second score of the same quality, which is reported beside the reward and never trained on.
+        kind_key: The key of the metadata that sorts prompts into a few kinds, of which a prompt says openly which it is
+            ("mood"); None if all are of one kind. A constant of the blind score may differ by kind.
         max_turns: The largest number of turns of the agent. With more than one, the task replies after each (`reply`).
         contents: The key of the examples where they are read from data, and None where they are not: tasks with equal
             keys have equal examples, and environments share what they make of them.
@@ -112,6 +117,7 @@ class Task(ABC):
     truncation_side: str = "left"
     success_score: float | None = None
     held_out_reward: Any = None
+    kind_key: str | None = None
     max_turns: int = 1
     max_reply_tokens: int = 0
     contents: Hashable | None = None
@@ -306,13 +312,9 @@ def check_level(level: int, levels: int) -> int:
 
 
 @lru_cache(maxsize=1)
-def _all_frozen_scores() -> dict[str, dict[str, ReferenceScores]]:
-    names = ("random", "demonstration", "top", "random_interval")
-    table = json.loads(_FROZEN_SCORES.read_text(encoding="utf-8"))
-    return {
-        task: {split: ReferenceScores(**{name: row[name] for name in names}) for split, row in rows.items()}
-        for task, rows in table.items()
-    }
+def _frozen_rows() -> dict[str, dict[str, dict[str, Any]]]:
+    rows: dict[str, dict[str, dict[str, Any]]] = json.loads(_FROZEN_SCORES.read_text(encoding="utf-8"))
+    return rows
 
 
 def frozen_scores(task: str, split: str) -> ReferenceScores | None:
@@ -325,4 +327,31 @@ def frozen_scores(task: str, split: str) -> ReferenceScores | None:
     Returns:
         The scores, or None if they have not been measured.
     """
-    return _all_frozen_scores().get(task, {}).get(split)
+    row = _frozen_rows().get(task, {}).get(split, {})
+    names = ("random", "demonstration", "top", "random_interval", "blind")
+    return ReferenceScores(**{name: row[name] for name in names if name in row}) if "top" in row else None
+
+
+def frozen_blind(task: str, split: str) -> float | None:
+    """Returns the mean score of the best constant that `textenvs.data.make_reference_scores` has found.
+
+    Args:
+        task: The task's name.
+        split: The split whose examples the mean is over.
+
+    Returns:
+        The score, or None if nobody has searched.
+    """
+    return _frozen_rows().get(task, {}).get(split, {}).get("blind")
+
+
+def blind_texts(task: str) -> dict[str, str]:
+    """Returns the constants of the blind score.
+
+    Args:
+        task: The task's name.
+
+    Returns:
+        The text for each kind of prompt; the kind is "" where there is only one. Empty if nobody has searched.
+    """
+    return dict(_frozen_rows().get(task, {}).get("test", {}).get("blind_texts", {}))

@@ -57,6 +57,7 @@ class Reviews(Composed):
     levels = 1
     default_reward: Any = {"product": ["sentiment", {"ngram_lm": {"model": "reviews"}}]}  # noqa: RUF012
     held_out_reward: Any = "vader"
+    kind_key = "mood"
     default_max_new_tokens = 48
 
     def compositions(self) -> Sequence[Composition]:

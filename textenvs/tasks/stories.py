@@ -64,6 +64,7 @@ class Stories(Task):
     splits = (*SPLITS, SHIFTED)
     default_reward: Any = {"product": ["sentiment", "ngram_lm"]}  # noqa: RUF012 - with `sentiment` alone, one word repeated is best
     held_out_reward = "vader"
+    kind_key = "mood"
     default_max_new_tokens = 32
     default_tokenizer = "stories"
 

@@ -67,7 +67,7 @@ def canary_scores(
     Args:
         task: Anything that `textenvs.make_task` takes.
         reward: Anything that `textenvs.make_reward` takes; None is the task's own.
-        num_examples: The number of examples, evenly over the split.
+        num_examples: The number of examples.
         split: The split of the examples; another if the task has none there.
         seed: The seed of the shuffling.
 
@@ -82,7 +82,7 @@ def canary_scores(
     check_count("num_examples", num_examples)
     task = make_task(task)
     reward = make_reward(task.default_reward if reward is None else reward)
-    examples = _examples(task, split, num_examples)
+    examples = pick_examples(task, split, num_examples)
     try:
         demonstrations = [task.demonstration(example) for example in examples]
     except NotImplementedError as error:
@@ -150,12 +150,26 @@ def check_canaries(
         )
 
 
-def _examples(task: Task, split: str, number: int) -> list[Example]:
-    """Picks some examples, evenly over the split, or over the first that has any."""
+def pick_examples(task: Task, split: str, number: int) -> list[Example]:
+    """Picks some examples of a split, the same at every call.
+
+    Args:
+        task: The task.
+        split: The split; if it has no example, the first that has any is taken.
+        number: The number of examples.
+
+    Returns:
+        At most that many examples.
+
+    Raises:
+        ValueError: If the task has no example at all.
+    """
     for name in (split, *SPLITS):
         size = task.num_examples(name)
         if size:
-            return [task.example(name, index) for index in sorted({step * size // number for step in range(number)})]
+            # Drawn, since every sixteenth example of a task that alternates between two kinds is of one kind.
+            indices = random.Random(0).sample(range(size), min(number, size))
+            return [task.example(name, index) for index in sorted(indices)]
     raise ValueError(f"Expected task {task.name!r} to have an example in some split")
 
 
