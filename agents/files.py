@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import socket
+import threading
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from textenvs.files import read_json as read_json
 
@@ -28,12 +27,18 @@ def write_text(file: Path, text: str) -> None:
     Raises:
         OSError: If it cannot be written; the old content is still there.
     """
-    beside = file.with_name(file.name + ".new")
-    with beside.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, file)
+    # A name of its own, so that two who write the same file at once leave that of the later one, and no mixture. It is
+    # hidden, as `check_empty` has it, since a process that is killed leaves it behind.
+    beside = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.new")
+    try:
+        with beside.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(beside, file)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
     sync_folder(file.parent)
 
 
@@ -123,52 +128,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-_LOCKED_BYTE = 1 << 16
-"""The byte that is locked on Windows, beyond the text of the lock's file."""
-
-
-class FileLock:
-    """A lock that one process at a time holds. The system releases it when the process ends, in whatever way.
-
-    Args:
-        file: The lock's file, which is made, and stays.
-        expected: The beginning of the message to a second process, after "Expected".
-        instead: Its end: an alternative to waiting.
-
-    Raises:
-        ValueError: If another process holds it; says which.
-        OSError: If the file cannot be written to.
-    """
-
-    def __init__(self, file: Path, expected: str, instead: str) -> None:
-        self._stream: TextIO = file.open("a+", encoding="utf-8")
-        try:
-            _lock(self._stream)
-        except OSError as error:
-            self._stream.seek(0)
-            owner = self._stream.read(200).strip() or "another process"
-            self._stream.close()
-            raise ValueError(
-                f"Expected {expected}, which {owner} is using. Wait for it, stop it, or {instead}"
-            ) from error
-        self._stream.truncate(0)
-        self._stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._stream.flush()
-
-    def release(self) -> None:
-        """Releases the lock."""
-        self._stream.close()
-
-
-def _lock(stream: TextIO) -> None:
-    """Takes the lock of a file. Raises an OSError where another process has it."""
-    try:
-        import fcntl  # not on Windows
-    except ImportError:
-        windows: Any = import_module("msvcrt")
-        stream.seek(_LOCKED_BYTE)  # Windows locks bytes, which others then cannot read, and they read the owner's name
-        windows.locking(stream.fileno(), windows.LK_NBLCK, 1)
-        return
-    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

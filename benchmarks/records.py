@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shlex
+import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,8 @@ import gymnasium as gym
 import numpy as np
 
 import textenvs
-from agents.files import to_json
+from agents.files import to_json, write_text
+from agents.locks import FileLock
 
 RESULTS = Path(__file__).parent / "results"
 """The folder of the committed results."""
@@ -108,9 +110,9 @@ def write_page(output: Path, markdown: str, *, html: str | None = None, picture:
         picture: A PNG, or None.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".md").write_text(markdown, encoding="utf-8")
+    write_text(output.with_suffix(".md"), markdown)
     if html is not None:
-        output.with_suffix(".html").write_text(html, encoding="utf-8")
+        write_text(output.with_suffix(".html"), html)
     if picture is not None:
         output.with_suffix(".png").write_bytes(picture)
 
@@ -125,15 +127,31 @@ def write(output: Path, results: dict[str, Any], page: str, figure: Any = None) 
         figure: A figure of Matplotlib, or None.
 
     Raises:
-        ValueError: If the results do not say which command made them, and on what machine.
+        ValueError: If the results do not say which command made them, and on what machine; or another command is
+            writing them.
     """
     if missing := {"command", "machine"} - set(results):
         raise ValueError(f"Expected results with a command and a machine, got none of {sorted(missing)}")
-    write_page(output, page)
-    output.with_suffix(".json").write_text(to_json(results, indent=1) + "\n", encoding="utf-8")
-    if figure is not None:
-        figure.savefig(output.with_suffix(".png"), dpi=120)
-    print(page)
+    print(page)  # first: an hour of measuring should be seen, whatever becomes of the files
+    with _lock(output, seconds=10.0):
+        write_page(output, page)
+        write_text(output.with_suffix(".json"), to_json(results, indent=1) + "\n")
+        if figure is not None:
+            figure.savefig(output.with_suffix(".png"), dpi=120)
+
+
+def _lock(output: Path, seconds: float = 0.0) -> FileLock:
+    """Takes the lock of some results, and waits for it for some seconds where another command has it."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            expected = f"results that no other command writes, got {str(output)!r}"
+            return FileLock(output.with_suffix(".lock"), expected, "choose another file with --output")
+        except ValueError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.05)
 
 
 # Rows -----------------------------------------------------------------------------------------------------------------
@@ -176,15 +194,21 @@ def append_rows(file: Path, *rows: dict[str, Any]) -> None:
 class Ledger:
     """Results that grow run by run and outlive a stop at any moment: a .jsonl file of rows, and a page of all of them.
 
+    They belong to this process until it ends, or until `close`.
+
     Args:
         output: The files' name, without a suffix.
         page: Makes the text of the page from the rows.
 
     Attributes:
         rows: All of them, those of earlier commands first.
+
+    Raises:
+        ValueError: If another command adds to them.
     """
 
     def __init__(self, output: Path, page: Callable[[list[dict[str, Any]]], str]) -> None:
+        self._owner = _lock(output)
         self._output, self._page = output, page
         self._file = output.with_suffix(".jsonl")
         self.rows: list[dict[str, Any]] = all_rows(self._file)
@@ -198,3 +222,7 @@ class Ledger:
         self.rows.extend(rows)
         append_rows(self._file, *rows)
         write_page(self._output, self._page(self.rows))
+
+    def close(self) -> None:
+        """Leaves the results to other commands."""
+        self._owner.release()

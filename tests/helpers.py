@@ -1,6 +1,10 @@
 """What the tests of all packages share: how much of a test the core runs."""
 
-from collections.abc import Collection, Iterable
+import subprocess
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,3 +33,27 @@ def slow_but(core: Collection[Any], values: Iterable[Any]) -> list[Any]:
         value if value in core else pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=slow)
         for value in values
     ]
+
+
+_HOLD = """
+import fcntl, os, sys
+file = open(sys.argv[1], "a+")
+fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+file.truncate(0)
+print(f"process {os.getpid()} on elsewhere", file=file, flush=True)
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def locked_elsewhere(file: Path) -> Iterator[int]:
+    """Has another process hold the lock of a file for the time of a block, which gets the process's id.
+
+    Args:
+        file: The file, made if it does not exist.
+    """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-S", "-c", _HOLD, str(file)], text=True, **pipes) as process:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())

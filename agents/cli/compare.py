@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from agents.cli.console import owned
 from agents.cli.options import Compare
 from agents.cli.sources import model_source, named_sources, training_temperature
 from agents.evaluation import comparison_page
@@ -16,6 +17,12 @@ from agents.training.start_policy import start_policy
 
 def run(arguments: Compare) -> None:
     """Prints the comparison of some models, and writes its page."""
+    folder = arguments.output or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
+    with owned(folder):
+        _compare(arguments, folder)
+
+
+def _compare(arguments: Compare, folder: Path) -> None:
     sources = {name: model_source(model) for name, model in named_sources(arguments.models).items()}
     temperature = arguments.temperature
     if temperature is None:
@@ -40,7 +47,6 @@ def run(arguments: Compare) -> None:
         deterministic=arguments.deterministic,
         seed=arguments.seed,
     )
-    folder = arguments.output or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
     command = f"python -m agents compare --env {arguments.env} --models {' '.join(arguments.models)}"
     page = comparison_page.write(comparison, folder, command=command)
     if arguments.json:

@@ -1,12 +1,16 @@
-"""Output on the console: of several processes, the first one alone prints, and an evaluation is one line."""
+"""What commands share: of several processes, the first alone prints and writes; an evaluation is one line."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from agents.distributed import processes
 from agents.evaluation.evaluation import Evaluation
+from agents.locks import FolderLock
 
 
 def join_processes(device: str | None, *, pieces: bool) -> str | None:
@@ -23,6 +27,31 @@ def join_processes(device: str | None, *, pieces: bool) -> str | None:
     if processes.rank() > 0:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lasts
     return device
+
+
+@contextmanager
+def owned(folder: Path, check: Callable[[Path], None] | None = None) -> Iterator[None]:
+    """A context in which a folder belongs to this command, from the first look at it to the end.
+
+    Of several processes, the first one alone looks into the folder and writes there.
+
+    Args:
+        folder: The folder.
+        check: Raises if the folder cannot be written to. Asked twice: before the lock's file is made, in a folder that
+            may be somebody's, and again when nobody else can write there.
+
+    Raises:
+        ValueError: If another process holds the folder, or of `check`.
+    """
+    if processes.rank() > 0:
+        yield
+        return
+    if check is not None:
+        check(folder)
+    with FolderLock(folder):
+        if check is not None:
+            check(folder)
+        yield
 
 
 def evaluation_line(label: str, evaluation: Evaluation) -> str:

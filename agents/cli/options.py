@@ -211,6 +211,8 @@ class Train(StartArguments, DataChangedArguments, EnvironmentArguments):
     """The number of continuations to show from before and after training."""
     wandb_project: str | None = None
     """Also log to this Weights & Biases project."""
+    as_read: tyro.conf.Suppress[dict[str, Any] | None] = None
+    """The options of the file that --config or --resume names, as they were read."""
     bonuses: str | None = None
     """Bonuses beside the score, as JSON: '{"novelty": 0.1, "diversity": {"over": "batch", "weight": 0.2}}'."""
 

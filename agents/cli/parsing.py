@@ -84,6 +84,7 @@ def _parse_train(prog: str, words: Sequence[str]) -> Any:
         )
         return tyro.cli(_Help, args=list(words), default=_Help(settings=RunConfig()), description=about, prog=prog)
     given = {} if file is None else read_config(Path(file))
+    as_read = None if file is None else dict(given)
     name = name or given.get("algorithm", "ppo")
     name = _algorithm(str(name))
     config: Any = agents.Algorithm.known[name].config
@@ -95,7 +96,7 @@ def _parse_train(prog: str, words: Sequence[str]) -> Any:
         given["bonuses"] = json.dumps(given["bonuses"])
     default = train(settings=settings, **{key: value for key, value in given.items() if key in train_options})
     arguments = tyro.cli(train, args=list(words), default=default, description=Train.__doc__, prog=prog)
-    return replace(arguments, algorithm=name)
+    return replace(arguments, algorithm=name, as_read=as_read)
 
 
 def _algorithm(name: str) -> str:

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from agents import Policy
-from agents.cli.console import join_processes
+from agents.cli.console import join_processes, owned
 from agents.cli.options import RewardModel
 from agents.cli.sources import model_source
 from agents.distributed import processes
 from agents.files import check_empty
+from agents.locks import LOCK
 from agents.rewards.preference_record import RECORD
 from agents.supervised import reward_model as preferences
 
 
 def run(arguments: RewardModel) -> None:
     """Trains a preference model, prints how good it is, and saves it."""
-    folder, config = arguments.output, arguments.settings
     device = join_processes(arguments.device, pieces=False)
-    if processes.rank() == 0 and (folder / RECORD).exists():
+    with owned(arguments.output, _check_new):
+        _train(arguments, device)
+
+
+def _check_new(folder: Path) -> None:
+    if (folder / RECORD).exists():
         raise ValueError(f"Expected a new folder for this model, got {str(folder)!r}, which holds another")
-    if processes.rank() == 0:
-        check_empty(folder)
+    check_empty(folder, but=(LOCK,))
+
+
+def _train(arguments: RewardModel, device: str | None) -> None:
+    folder, config = arguments.output, arguments.settings
     splits = preferences.split_pairs(
         preferences.load_pairs(
             arguments.pairs,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from agents import fine_tune
-from agents.cli.console import join_processes
+from agents.cli.console import join_processes, owned
 from agents.cli.options import SFT
 from agents.cli.sources import model_source
-from agents.distributed import processes
 from agents.files import check_empty
+from agents.locks import LOCK
 from agents.training.start_policy import start_policy
 
 
@@ -20,8 +21,11 @@ def run(arguments: SFT) -> None:
         f"sft-{arguments.env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
     device = join_processes(arguments.device, pieces=False)
-    if processes.rank() == 0:
-        check_empty(folder)
+    with owned(folder, partial(check_empty, but=(LOCK,))):
+        _fine_tune(arguments, folder, device)
+
+
+def _fine_tune(arguments: SFT, folder: Path, device: str | None) -> None:
     source, env_kwargs = model_source(arguments.model), arguments.env_kwargs()
     policy = start_policy(source, arguments.env, env_kwargs, seed=arguments.seed, device=device)
     rows = fine_tune(

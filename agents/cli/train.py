@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from agents import Agent, Algorithm, Evaluation, load
-from agents.cli.console import evaluation_line, join_processes
+from agents.cli.console import evaluation_line, join_processes, owned
 from agents.cli.options import Train, name_or_json
 from agents.cli.parsing import CONFIG, read_config
 from agents.cli.sources import model_source, policy_folder
@@ -19,6 +19,7 @@ from agents.distributed import processes
 from agents.distributed.processes import LostProcessError
 from agents.evaluation.evaluation import EvaluationPlan
 from agents.files import check_empty, write_json
+from agents.locks import LOCK
 from agents.training import checkpoints, run_folder
 from agents.training.metrics_log import plot_learning_curve, read_metrics
 from agents.training.optimization import NonFiniteError
@@ -40,7 +41,14 @@ _CHANGEABLE = {
 def run(arguments: Any) -> None:
     """Trains, and shows what was learned."""
     device = join_processes(arguments.device, pieces=True)
-    folder, agent = (_start if arguments.resume is None else _resume)(arguments, device)
+    folder = _folder(arguments)
+    with owned(folder, _check_new if arguments.resume is None else None):
+        _train(arguments, folder, device)
+
+
+def _train(arguments: Any, folder: Path, device: str | None) -> None:
+    """Makes or loads the agent, trains it, and writes the results."""
+    agent = (_start if arguments.resume is None else _resume)(arguments, folder, device)
     parameters = sum(weight.numel() for weight in agent.policy.parameters())
     policy = f"{agent.policy.device}, {parameters:,} parameters"
     print(f"{agent.algorithm.name} on {arguments.env} ({agent.env.task.name}), {policy}")
@@ -107,47 +115,60 @@ def _how_to_resume(folder: Path) -> str:
     return f"{kept}. Go on with: python -m agents train --resume {folder}"
 
 
-def _start(arguments: Any, device: str | None) -> tuple[Path, Agent]:
-    """A new run: its folder, with the options in it, and its agent."""
-    folder = arguments.output or Path("runs") / (
-        f"{arguments.algorithm}-{arguments.env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
-    )
-    if processes.rank() > 0:  # the first process alone looks into the folder and writes there
-        return folder, _new_agent(arguments, device)
-    run_folder.check_new(folder, resume_with=f"--resume {folder}", files=(CONFIG,))
-    check_empty(folder, but=(run_folder.LOCK,))
-    agent = _new_agent(arguments, device)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_config(folder / CONFIG, arguments, agent)
-    return folder, agent
-
-
-def _resume(arguments: Any, device: str | None) -> tuple[Path, Agent]:
-    """A run that was stopped: its folder, and its agent as in the last complete checkpoint, or as it started."""
-    folder: Path = arguments.resume
+def _folder(arguments: Any) -> Path:
+    """The run's folder: a new one, or that of --resume."""
+    if arguments.resume is None:
+        name = f"{arguments.algorithm}-{arguments.env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+        return arguments.output or Path("runs") / name
     if arguments.output is not None:
-        raise ValueError(f"Expected --resume without --output: a run goes on in its own folder, {str(folder)!r}")
-    saved = read_config(folder / CONFIG)
-    given = {**arguments.settings.to_dict(), **_options(arguments)}
-    for name, value in given.items():
-        if name not in _CHANGEABLE and name in saved and _comparable(saved[name]) != _comparable(value):
+        raise ValueError(
+            f"Expected --resume without --output: a run goes on in its own folder, {str(arguments.resume)!r}"
+        )
+    resumed: Path = arguments.resume
+    return resumed
+
+
+def _check_new(folder: Path) -> None:
+    run_folder.check_new(folder, resume_with=f"--resume {folder}", files=(CONFIG,))
+    check_empty(folder, but=(LOCK,))
+
+
+def _start(arguments: Any, folder: Path, device: str | None) -> Agent:
+    """The agent of a new run, whose options are then in its folder."""
+    agent = _new_agent(arguments, device)
+    if processes.rank() == 0:
+        _write_config(folder, arguments, agent)
+    return agent
+
+
+def _resume(arguments: Any, folder: Path, device: str | None) -> Agent:
+    """The agent of a run that was stopped, as in the last complete checkpoint, or as it started."""
+    config = folder / CONFIG
+    if processes.rank() == 0 and read_config(config) != arguments.as_read:
+        raise ValueError(
+            f"Expected {str(config)!r} as it was when this command began, but another process has changed it: try again"
+        )
+    has_checkpoint = bool(checkpoints.numbers(folder))
+    # A run that has begun goes on with the options that it began with. What config.json says may have been edited.
+    options = folder / checkpoints.FOLDER / checkpoints.OPTIONS
+    own = read_config(options if has_checkpoint and options.is_file() else config)
+    for name, value in {**arguments.settings.to_dict(), **_options(arguments)}.items():
+        if name not in _CHANGEABLE and name in own and _comparable(own[name]) != _comparable(value):
+            edited = f" in {str(config)!r}" if _comparable(arguments.as_read.get(name)) == _comparable(value) else ""
             raise ValueError(
-                f"Expected --resume to go on with the run's own {name}, {saved[name]!r}, got {value!r}: only "
+                f"Expected --resume to go on with the run's own {name}, {own[name]!r}, got {value!r}{edited}: only "
                 f"{', '.join(sorted(_CHANGEABLE))} may change. For a new run with other settings: --config and --init"
             )
-    if processes.rank() == 0:
-        run_folder.FolderLock(folder).release()  # refuses a folder in use before anything in it is touched
-    has_checkpoint = bool(checkpoints.numbers(folder))
     agent = (
         load(folder, device=device, data_changed=arguments.data_changed)
         if has_checkpoint
         else _new_agent(arguments, device)
     )
     if processes.rank() == 0:
-        if not checkpoints.numbers(folder):
+        if not has_checkpoint:
             run_folder.begin_again(folder)
-        _write_config(folder / CONFIG, arguments, agent)
-    return folder, agent
+        _write_config(folder, arguments, agent)
+    return agent
 
 
 def _new_agent(arguments: Any, device: str | None) -> Agent:
@@ -178,14 +199,17 @@ def _new_agent(arguments: Any, device: str | None) -> Agent:
     )
 
 
-def _write_config(file: Path, arguments: Train, agent: Agent) -> None:
-    """Writes every option, defaults filled in, for `--config` and `--resume`."""
-    write_json(file, {**_options(arguments), **agent.config.to_dict()})
+def _write_config(folder: Path, arguments: Train, agent: Agent) -> None:
+    """Writes every option, defaults filled in, for `--config` and `--resume`; twice, so that edits are noticed."""
+    options = {**_options(arguments), **agent.config.to_dict()}
+    write_json(folder / CONFIG, options)  # first: with it alone a run can be resumed
+    (folder / checkpoints.FOLDER).mkdir(exist_ok=True)
+    write_json(folder / checkpoints.FOLDER / checkpoints.OPTIONS, options)
 
 
 def _options(arguments: Train) -> dict[str, Any]:
     """The options as JSON values. Folders of runs are left out: another run needs another."""
-    left_out = ("config", "data_changed", "output", "resume")
+    left_out = ("as_read", "config", "data_changed", "output", "resume")
     values = {option.name: getattr(arguments, option.name) for option in fields(Train) if option.name not in left_out}
     return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
 
@@ -206,7 +230,12 @@ def _write_results(folder: Path, agent: Agent, samples: int, *, is_evaluated: bo
         write_json(folder / "summary.json", spent)
         print(f"{agent.seconds:.0f} s of training. Curve, metrics and checkpoints: {folder}")
         return
-    before, after = (run_folder.read_evaluation(folder, "test", timesteps) for timesteps in (0, agent.timesteps))
+    try:
+        before, after = (run_folder.read_evaluation(folder, "test", timesteps) for timesteps in (0, agent.timesteps))
+    except ValueError as error:  # somebody has removed it, which was said when the run went on
+        write_json(folder / "summary.json", spent)
+        print(f"{error}. There are no samples from before and after. Curve, metrics and checkpoints: {folder}")
+        return
     write_json(folder / "summary.json", {"before": before.summary(), "after": after.summary(), **spent})
     rewards = [reward for episode in after.token_rewards + before.token_rewards for reward in episode]
     scale = max(map(abs, rewards), default=0.0) or 1.0  # the reward at full colour

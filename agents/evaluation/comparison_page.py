@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from agents.evaluation.comparison import Comparison
-from agents.files import to_json
+from agents.files import to_json, write_text
+from agents.locks import FolderLock
 from textenvs import render
 
 _STYLE = """
@@ -184,16 +185,22 @@ def write(comparison: Comparison, folder: str | Path, *, command: str = "", exam
 
     Returns:
         The page.
+
+    Raises:
+        ValueError: If another process writes to the folder.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "comparison.json").write_text(to_json(comparison.summary(), indent=1) + "\n", encoding="utf-8")
+    with FolderLock(Path(folder)):
+        return _write(comparison, Path(folder), command, examples)
+
+
+def _write(comparison: Comparison, folder: Path, command: str, examples: int) -> Path:
+    write_text(folder / "comparison.json", to_json(comparison.summary(), indent=1) + "\n")
     _draw_distributions(comparison, folder / "distributions.png")
     shown = chosen_episodes(comparison, examples)
     scale = _scale(comparison, shown)
     _draw_heat_map(comparison, shown, scale, folder / "heat_map.png")
     page = folder / "comparison.html"
-    page.write_text(_page(comparison, shown, scale, command, folder / "distributions.png"), encoding="utf-8")
+    write_text(page, _page(comparison, shown, scale, command, folder / "distributions.png"))
     return page
 
 

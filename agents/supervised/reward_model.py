@@ -34,6 +34,7 @@ from torch import Tensor
 
 from agents.distributed import processes
 from agents.files import write_json
+from agents.locks import FolderLock
 from agents.losses import preference_loss
 from agents.policy.policy import Policy
 from agents.rewards.preference_record import FORMAT, RECORD
@@ -425,8 +426,15 @@ def save(folder: str | Path, policy: Policy, trained: Trained, evaluation: Prefe
 
     Returns:
         The folder.
+
+    Raises:
+        ValueError: If another process writes to the folder.
     """
-    folder = Path(folder)
+    with FolderLock(Path(folder)):
+        return _save(Path(folder), policy, trained, evaluation)
+
+
+def _save(folder: Path, policy: Policy, trained: Trained, evaluation: PreferenceEvaluation | None) -> Path:
     policy.save_pretrained(folder)
     if trained.reference is not None:
         trained.reference.save_pretrained(folder / "reference")

@@ -17,6 +17,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,7 +33,8 @@ from torch import Tensor
 from agents.collector import make_env
 from agents.distributed import processes
 from agents.evaluation.evaluation import evaluate
-from agents.files import write_json
+from agents.files import sync_folder, write_json
+from agents.locks import FolderLock
 from agents.losses import masked_mean
 from agents.policy.head import Places
 from agents.policy.policy import ActionEvaluation, Policy
@@ -207,13 +210,35 @@ def fine_tune(
         for), and, for an epoch, `train_loss` (nats a token), `grad_norm`, `learning_rate` and `tokens_per_second`.
 
     Raises:
-        ValueError: If the task has no demonstrations, or a folder holds another run.
+        ValueError: If the task has no demonstrations, or a folder holds another run, or another process writes to it.
     """
     config = (SFTConfig() if config is None else config).filled_in(policy.pretrained)
     first = processes.rank() == 0  # of several processes, the others only learn
-    folder = Path(folder) if folder is not None and first else None
-    if folder is not None and (folder / "metrics.jsonl").exists():
+    if folder is None or not first:
+        return _fine_tune(policy, env, config, seed, env_kwargs, None, on_epoch)
+    folder = Path(folder)
+    _check_new(folder)  # before the lock's file is made in a folder that is somebody's
+    with FolderLock(folder):
+        _check_new(folder)
+        return _fine_tune(policy, env, config, seed, env_kwargs, folder, on_epoch)
+
+
+def _check_new(folder: Path) -> None:
+    if (folder / "metrics.jsonl").exists():
         raise ValueError(f"Expected a new folder for this run, got {str(folder)!r}, which holds another run")
+
+
+def _fine_tune(
+    policy: Policy,
+    env: str,
+    config: SFTConfig,
+    seed: int,
+    env_kwargs: Mapping[str, Any] | None,
+    folder: Path | None,
+    on_epoch: Callable[[dict[str, float]], None] | None,
+) -> list[dict[str, float]]:
+    """Trains, and writes into the folder, whose lock is held. In all processes but the first there is none."""
+    first = processes.rank() == 0
     envs = {"train": make_env(env, policy, **{**(env_kwargs or {}), "split": "train"})}
     # A handful of examples is for training alone, and then they decide which epoch is the best, too.
     held_out = "validation" if "validation" in envs["train"].setting.splits else "train"
@@ -297,8 +322,16 @@ def _save(
     env_kwargs: Mapping[str, Any] | None,
     row: dict[str, float],
 ) -> None:
-    """Writes the policy, and a record of how it was trained."""
-    policy.save_pretrained(folder / "policy")
+    """Writes the policy, and a record of how it was trained. A stop while it is written leaves the one before."""
+    fresh, old = folder / ".policy.new", folder / ".policy.old"
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    policy.save_pretrained(fresh)
+    if (folder / "policy").exists():
+        os.replace(folder / "policy", old)
+    os.replace(fresh, folder / "policy")
+    sync_folder(folder)
+    shutil.rmtree(old, ignore_errors=True)
     kwargs = {key: value if _is_json(value) else repr(value) for key, value in (env_kwargs or {}).items()}
     state = {"config": config.to_dict(), "seed": seed, "env": env, "env_kwargs": kwargs, "best": row}
     write_json(folder / "sft.json", state)

@@ -29,6 +29,7 @@ from agents.bonuses import Bonuses
 from agents.distributed import processes
 from agents.distributed.learner import make_learner
 from agents.evaluation.evaluation import Evaluation, EvaluationPlan
+from agents.locks import FolderLock
 from agents.policy.policy import Policy
 from agents.rollout import Rollout, gather, reference_log_probs
 from agents.training import agent_state, checkpoints, env_arguments, report
@@ -44,7 +45,7 @@ from agents.training.optimization import (
 )
 from agents.training.player import Player
 from agents.training.progress_bar import ProgressBar
-from agents.training.run_folder import RunFolder, check_new
+from agents.training.run_folder import KnownRun, RunFolder, last_checkpoint
 from agents.training.schedules import config_in_force
 from agents.training.signals import Interrupts
 from agents.training.start_policy import start_policy
@@ -239,7 +240,7 @@ class Agent:
         self._is_consistent = True  # False from the first change that an update makes to its last
         self._saved_state: tuple[int, int | None] | None = None  # the state that the last checkpoint holds
         self._is_reloadable = False  # True once the policy was saved and loaded, and is the same
-        self._run_folders: set[Path] = set()  # folders that hold this agent's own run
+        self._run_folders: dict[Path, KnownRun] = {}  # folders that hold this agent's own run
         # Random weights at no price: nobody asks how far they have moved, and a fifth of the time is saved.
         self._compares = bool(
             self.reference.pretrained or config.kl_coef or config.kl_target is not None or config.bonuses
@@ -316,12 +317,13 @@ class Agent:
         Raises:
             KeyboardInterrupt: At Ctrl-C, when the update under way is finished and the checkpoint is written. A second
                 Ctrl-C does not wait for the update.
-            Terminated: At SIGTERM, likewise: a SystemExit.
+            Terminated: At SIGTERM, SIGHUP and SIGUSR1, likewise: a SystemExit.
             RewardError: If the reward fails; what was learned before is in the checkpoint.
-            NonFiniteError: If loss or gradient are NaN or infinite too often in a row.
+            NonFiniteError: If loss or gradient are NaN or infinite too often in a row, or in all of the last update.
             SaveError: If a checkpoint cannot be written; the one before is whole.
-            ValueError: If the folder holds another run, or another process trains in it, or a number is out of range;
-                or, before the first update, if a checkpoint would not be read back as the same policy.
+            ValueError: If the folder holds another run, or another process writes to it or has trained in it since this
+                agent was loaded, or a number is out of range; or, before the first update, if a checkpoint would not be
+                read back as the same policy.
             TypeError: If a number is not whole.
         """
         if isinstance(total_timesteps, float) and total_timesteps.is_integer():  # 1e6
@@ -337,6 +339,8 @@ class Agent:
         ):
             # A checkpoint of a policy in pieces takes all processes: it is written only if all of them leave the loop.
             leaves_together = not self.learner.is_cut
+            row: dict[str, float] = {}
+            finished = False
             if run is not None:
                 self._rehearse(run.path)
             try:
@@ -357,6 +361,8 @@ class Agent:
                         saved = now
                     if ended:
                         leaves_together = True
+                        # Steps that are skipped change nothing. An update of no others has gone wrong, and ends here.
+                        finished = row.get("skipped", 0.0) < 1.0
                         break
                     row = self._iterate(self.timesteps / total_timesteps)
                     if run is not None:
@@ -366,9 +372,16 @@ class Agent:
                     bar.show(self.timesteps, row)
             finally:
                 if leaves_together:
-                    self._save(run, keep_checkpoints)
+                    self._save(run, keep_checkpoints, finished=finished)
                 else:
                     _LOG.warning("No checkpoint is written: it takes all processes, and not all of them have stopped.")
+        if not finished:
+            raise NonFiniteError(
+                f"Expected finite losses and gradients, got NaN or infinity in every step of the last update: the last "
+                f"{skipped_in_a_row(self.optimizer)} were skipped. What was learned before them is in the last "
+                "checkpoint, if there was one. Lower learning_rate or max_grad_norm, or look at what the reward pays",
+                torch.empty(0, dtype=torch.int64),
+            )
         return self
 
     def _iterate(self, progress: float) -> dict[str, float]:
@@ -569,17 +582,24 @@ class Agent:
             SaveError: If it cannot be written.
             ValueError: If the policy cannot be read back as the same one.
         """
-        self._rehearse(Path(folder))
+        with FolderLock(Path(folder)) if processes.rank() == 0 else nullcontext():
+            self._rehearse(Path(folder))
+            return self._write_checkpoint(Path(folder), keep, {})
+
+    def _write_checkpoint(self, folder: Path, keep: int, rows: Mapping[str, int]) -> Path:
+        """Writes a checkpoint at which the logs have so many rows. The folder's lock is held."""
         evaluated = self.carried.get("evaluated", {})
-        self._run_folders.add(Path(folder).resolve())
-        return checkpoints.write(
-            Path(folder),
+        path = checkpoints.write(
+            folder,
             self._write_state,
             timesteps=self.timesteps,
             updates=self.updates,
             score=evaluated["score"] if evaluated.get("timesteps") == self.timesteps else None,
+            rows=rows,
             keep=keep,
         )
+        self._run_folders[folder.resolve()] = KnownRun(int(path.name), rows)
+        return path
 
     def _rehearse(self, folder: Path) -> None:
         """Saves and loads the policy, once, so that what cannot be kept is said before it costs anything."""
@@ -615,35 +635,35 @@ class Agent:
         self.carried.update(state.carried)
         agent_state.restore_env(self.env, state, is_other=is_other_env, changed=changed)
         self.player.limit_lanes()
-        self._run_folders.add(checkpoints.run_of(folder).resolve())
 
-    def _save(self, run: RunFolder | None, keep: int) -> None:
+    def _save(self, run: RunFolder | None, keep: int, *, finished: bool = False) -> None:
         """Writes a checkpoint of this very state, unless there is one, or the state is that of the middle of an update.
 
         The first process has the run's folder, and writes. Of the others each hands over its piece, if it has one.
+        While steps are being skipped, only the end of the run is written.
         """
         state = (self.updates, self.carried.get("evaluated", {}).get("timesteps"))
-        is_sound = self._is_consistent and not skipped_in_a_row(self.optimizer)
+        is_skipping = skipped_in_a_row(self.optimizer) > 0 and not finished
         if run is None:
-            if self.learner.is_cut and is_sound and state != self._saved_state:
+            if self.learner.is_cut and self._is_consistent and not is_skipping and state != self._saved_state:
                 checkpoints.flatten_optimizer(self.optimizer)
                 self._saved_state = state
         elif not self._is_consistent:
             _LOG.warning("The update under way is lost: the run resumes from the last checkpoint in %s.", run.path)
-        elif skipped_in_a_row(self.optimizer):
+        elif run.logged != self.timesteps:
+            _LOG.warning("No checkpoint is written: the last row of the logs in %s could not be.", run.path)
+        elif is_skipping:
             _LOG.warning("No checkpoint is written: the last steps were skipped for NaN or infinity.")
         elif state != self._saved_state:
-            run.sync()
-            self.save(run.path, keep=keep)
+            self._write_checkpoint(run.path, keep, run.sync())
             self._saved_state = state
 
     def _open(self, folder: Path, wandb_project: str | None) -> RunFolder:
         """Opens the folder of this agent's run, or a new one."""
-        if folder.resolve() not in self._run_folders:
-            check_new(folder, resume_with=f"agents.load({str(folder)!r})")
         evaluated = self.carried.get("evaluated", {}).get("timesteps", -1)
-        run = RunFolder(folder, timesteps=self.timesteps, evaluated=evaluated, wandb_project=wandb_project)
-        self._run_folders.add(folder.resolve())
+        known = self._run_folders.get(folder.resolve())
+        run = RunFolder(folder, timesteps=self.timesteps, evaluated=evaluated, known=known, wandb_project=wandb_project)
+        self._run_folders.setdefault(folder.resolve(), KnownRun())
         return run
 
 
@@ -676,7 +696,10 @@ def load(
         ValueError: If there is no checkpoint, or it is damaged, of another version or of an unknown algorithm; or if
             an argument of the environment is missing, or its data is not the run's.
     """
-    path = checkpoints.find(folder, which).path
+    run = checkpoints.run_of(Path(folder))
+    last = last_checkpoint(run)  # before it is read: `learn` refuses a run that has gone on since
+    checkpoint = checkpoints.find(folder, which)
+    path = checkpoint.path
     try:
         state = AgentState.read(path)
         if state.algorithm not in Algorithm.known:
@@ -698,6 +721,7 @@ def load(
         if not has_other_data and not data_changed:
             env_arguments.check_data(agent.env.task, state.data_digest, agent.env_kwargs, folder)
         agent._restore_state(path, state, is_other_env=is_other_env, changed=changed)
+        agent._run_folders[run.resolve()] = KnownRun(last, checkpoint.rows)
     except (KeyError, OSError, SafetensorError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(path)!r}, but it is damaged: {error!r}") from error
     return agent

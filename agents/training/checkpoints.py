@@ -1,21 +1,29 @@
 """Checkpoints: folders that are whole or not there at all, the last few and the best of a run.
 
-    run/checkpoints/00007/       number 7, counted from 1
-        manifest.json            what it is, and the size and digest of every file: written last
-        agent.json  policy/ ...  see agents.training.agent_state
+    run/checkpoints/
+        00007/                   number 7, counted from 1
+            manifest.json        what it is, and the size and digest of every file: written last
+            agent.json  policy/ ...  see agents.training.agent_state
+        .new  .trial  .00005     being written, tried out, or removed
+        options.json             the options that the run began with, see agents.cli.train
 
 A checkpoint is written under another name, pushed to the disk, and then renamed, so that a stop at any moment leaves
 the one before. Before it is read, every file is checked against its digest. There are safetensors and JSON alone, and
 never a pickle. What the files hold is in `agents.training.agent_state`.
+
+Whatever else lies among checkpoints, or inside one, was put there by somebody else. It is left where it is, and ends
+neither a run nor a resume.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -34,6 +42,13 @@ FORMAT = 3
 FOLDER = "checkpoints"
 
 MANIFEST = "manifest.json"
+
+OPTIONS = "options.json"
+
+_NEW, _TRIAL = ".new", ".trial"
+
+_UNFINISHED = re.compile(r"\.(?:new|trial|([0-9]{5,}))(?:-[0-9]+)?")
+"""Names of folders that a stop may leave: a checkpoint that was being written, tried out or removed."""
 
 _LIBRARIES = ("torch", "transformers", "numpy", "gymnasium")
 
@@ -58,6 +73,7 @@ class Checkpoint:
         timesteps: Tokens played so far.
         updates: Updates made so far.
         score: Mean score on validation examples of these very weights; None where they were not evaluated.
+        rows: Number of rows that each log had then, by the log's name; empty where it was written outside of a run.
     """
 
     path: Path
@@ -65,6 +81,7 @@ class Checkpoint:
     timesteps: int
     updates: int
     score: float | None
+    rows: Mapping[str, int]
 
     def __str__(self) -> str:
         score = "" if self.score is None else f", validation score {self.score:+.4f}"
@@ -78,6 +95,7 @@ def write(
     timesteps: int,
     updates: int,
     score: float | None = None,
+    rows: Mapping[str, int] | None = None,
     keep: int = 2,
 ) -> Path:
     """Writes a checkpoint, and then removes those that need not be kept.
@@ -88,6 +106,7 @@ def write(
         timesteps: Tokens played so far.
         updates: Updates made so far.
         score: Mean score on validation examples of these very weights; None where they were not evaluated.
+        rows: Number of rows that each log has, by the log's name.
         keep: Number of the last ones that stay. The one with the best score stays beside them.
 
     Returns:
@@ -97,11 +116,11 @@ def write(
         SaveError: If it cannot be written. Nothing of it is left then, and those before are as they were.
     """
     folder = run / FOLDER
-    fresh = folder / ".new"
+    fresh = folder / _NEW
     try:
-        fresh.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*"):  # of a process that was stopped while it wrote or removed a checkpoint
-            shutil.rmtree(leftover)
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(folder)
+        fresh = _free(fresh)
         fresh.mkdir()
         fill(fresh)
         files = sorted(path for path in fresh.rglob("*") if path.is_file())
@@ -111,6 +130,7 @@ def write(
             "timesteps": timesteps,
             "updates": updates,
             "score": score,
+            "rows": dict(rows or {}),
             "libraries": {name: version(name) for name in _LIBRARIES},
             "files": {path.relative_to(fresh).as_posix(): fingerprint(path) for path in files},
         }
@@ -119,7 +139,7 @@ def write(
         write_json(fresh / MANIFEST, manifest)
         for inside in [path for path in fresh.rglob("*") if path.is_dir()]:
             sync_folder(inside)
-        target = folder / f"{max(numbers(run), default=0) + 1:05d}"
+        target = folder / f"{_last_number(folder) + 1:05d}"
         os.replace(fresh, target)
         sync_folder(folder)
     except (OSError, SafetensorError) as error:
@@ -145,13 +165,68 @@ def rehearse(run: Path, fill: Callable[[Path], None]) -> None:
         SaveError: If it cannot be written.
         ValueError: Of `fill`, if it cannot be read back.
     """
-    trial = run / FOLDER / ".trial"
+    folder = run / FOLDER
     try:
-        fill(trial)
+        _remove_unfinished(folder)
+        trial = _free(folder / _TRIAL)
+        try:
+            fill(trial)
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)
     except (OSError, SafetensorError) as error:
-        raise SaveError(f"Expected to write checkpoints into {str(run / FOLDER)!r}, got: {error}") from error
-    finally:
-        shutil.rmtree(trial, ignore_errors=True)
+        raise SaveError(f"Expected to write checkpoints into {str(folder)!r}, got: {error}") from error
+
+
+def strays(run: Path) -> list[str]:
+    """Lists what lies among a run's checkpoints and is none of its own: in the way of nothing, and never removed.
+
+    Args:
+        run: The run's folder.
+
+    Returns:
+        The names, sorted.
+    """
+    folder = run / FOLDER
+    return sorted(path.name for path in folder.iterdir() if not _is_ours(path)) if folder.is_dir() else []
+
+
+def _is_ours(path: Path) -> bool:
+    if path.name == OPTIONS:
+        return path.is_file()
+    if path.is_symlink() or not path.is_dir():
+        return False
+    return _UNFINISHED.fullmatch(path.name) is not None or _holds_checkpoint(path)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes what a process that was stopped has left of a checkpoint that it was writing, trying or removing."""
+    for path in list(folder.iterdir()) if folder.is_dir() else ():
+        unfinished = _UNFINISHED.fullmatch(path.name)
+        if unfinished is None or path.is_symlink() or not path.is_dir():
+            continue
+        if number := unfinished.group(1):
+            _remove(path, number)
+        else:
+            shutil.rmtree(path, ignore_errors=True)  # NFS keeps files that are open somewhere: next time, then
+
+
+def _free(path: Path) -> Path:
+    """Returns a name that nothing has: the path's own, or with a number behind it."""
+    names = [path, *(path.with_name(f"{path.name}-{number}") for number in range(1, 100))]
+    return next((name for name in names if not os.path.lexists(name)), path)
+
+
+def _last_number(folder: Path) -> int:
+    """Returns the largest number that is taken, also by something that is no checkpoint; 0 where none is."""
+    taken = (_number(path.name) for path in folder.iterdir())
+    return max((number for number in taken if number is not None), default=0)
+
+
+def _number(name: str) -> int | None:
+    """Returns the number of the checkpoint that has this name; None where none has."""
+    if not (name.isascii() and name.isdecimal()):
+        return None
+    return int(name) if name == f"{int(name):05d}" else None
 
 
 def listed(run: Path) -> list[Checkpoint]:
@@ -249,9 +324,10 @@ def verified(path: Path) -> Checkpoint:
     return described
 
 
-def run_of(checkpoint: Path) -> Path:
-    """Returns the folder of the run that a checkpoint belongs to; the checkpoint itself, where it lies by itself."""
-    return checkpoint.parent.parent if checkpoint.parent.name == FOLDER else checkpoint
+def run_of(folder: Path) -> Path:
+    """Returns the folder of the run that a checkpoint belongs to; the folder itself, where it is none of a run's."""
+    is_of_a_run = folder.parent.name == FOLDER and (folder / MANIFEST).is_file()
+    return folder.parent.parent if is_of_a_run else folder
 
 
 def numbers(run: Path) -> list[int]:
@@ -264,8 +340,13 @@ def numbers(run: Path) -> list[int]:
         The numbers.
     """
     folder = run / FOLDER
-    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and len(name) >= 5)
+    found = [path.name for path in folder.iterdir() if _holds_checkpoint(path)] if folder.is_dir() else []
+    return sorted(number for name in found if (number := _number(name)) is not None)
+
+
+def _holds_checkpoint(path: Path) -> bool:
+    """Returns True for a checkpoint, also a damaged one, and False for anything else that has such a name."""
+    return _number(path.name) is not None and any((path / name).is_file() for name in (MANIFEST, "agent.json"))
 
 
 def _described(path: Path) -> Checkpoint:
@@ -289,8 +370,9 @@ def _described(path: Path) -> Checkpoint:
         raise CheckpointError(f"Expected a whole checkpoint in {str(path)!r}, but its {MANIFEST} is damaged")
     assert isinstance(timesteps, int)
     assert isinstance(updates, int)
-    number = int(path.name) if path.name.isascii() and path.name.isdecimal() else 0
-    return Checkpoint(path, number, timesteps, updates, score)
+    rows = manifest.get("rows")
+    rows = {name: count for name, count in rows.items() if isinstance(count, int)} if isinstance(rows, dict) else {}
+    return Checkpoint(path, _number(path.name) or 0, timesteps, updates, score, rows)
 
 
 def _names_files(files: Any) -> bool:
@@ -311,14 +393,48 @@ def _prune(run: Path, keep: int) -> None:
     if (top := best(known)) is not None:
         kept.add(top.number)
     for checkpoint in known:
-        if checkpoint.number not in kept:
-            # Renamed first, so that one that is half removed does not look like a checkpoint.
-            hidden = checkpoint.path.with_name(f".{checkpoint.path.name}")
-            try:
-                os.replace(checkpoint.path, hidden)
-            except OSError as error:  # one checkpoint too many is no reason to end a run
-                _LOG.warning("Could not remove the old checkpoint %s: %s", checkpoint.path, error)
-            shutil.rmtree(hidden, ignore_errors=True)
+        path = checkpoint.path
+        if checkpoint.number in kept or path.is_symlink():
+            continue
+        # Renamed first, so that one that is half removed does not look like a checkpoint.
+        hidden = _free(path.with_name(f".{path.name}"))
+        try:
+            os.replace(path, hidden)
+        except OSError as error:  # one checkpoint too many is no reason to end a run
+            _LOG.warning("Could not remove the old checkpoint %s: %s", path, error)
+            continue
+        _remove(hidden, path.name)
+
+
+def _remove(folder: Path, name: str) -> None:
+    """Removes the files of an old checkpoint, and its folder, unless somebody else has put something there.
+
+    Args:
+        folder: The checkpoint, under the name that it has while it is removed.
+        name: The name that it had.
+    """
+    try:
+        files = [*read_json(folder / MANIFEST)["files"], MANIFEST]
+    except (ValueError, KeyError, TypeError):
+        files = [MANIFEST]
+    for file in files:  # the manifest is last: after a stop it still says which files are the checkpoint's
+        path = folder / file
+        if path.resolve().is_relative_to(folder.resolve()):
+            with contextlib.suppress(OSError):
+                path.unlink()
+    for inside in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):
+            inside.rmdir()
+    try:
+        folder.rmdir()
+    except OSError:
+        left = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+        if all(PurePosixPath(path).name.startswith(".nfs") for path in left):
+            return  # of files that are open somewhere: NFS removes them when they are closed
+        kept = _free(folder.with_name(f"{name}.left"))
+        with contextlib.suppress(OSError):
+            os.replace(folder, kept)
+            _LOG.warning("Kept in %s what was no part of that checkpoint: %s", kept, ", ".join(left[:5]))
 
 
 # What an optimiser holds ---------------------------------------------------------------------------------------------

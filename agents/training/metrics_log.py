@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, NamedTuple, Self, TextIO
 
 from agents.files import to_json
 
@@ -91,8 +91,54 @@ class MetricsLog:
         self.close()
 
 
+class LogLine(NamedTuple):
+    """A line of a .jsonl file.
+
+    Attributes:
+        number: The line's number, from 1.
+        text: The line, with its end.
+        row: The JSON object in it; None where it is damaged, or cut in the middle by a stop.
+    """
+
+    number: int
+    text: bytes
+    row: dict[str, Any] | None
+
+
+def read_lines(file: Path) -> list[LogLine]:
+    """Reads the lines of a log, the damaged ones too.
+
+    Args:
+        file: A .jsonl file, which need not exist.
+
+    Returns:
+        The lines that are not empty.
+    """
+    lines = []
+    for number, text in enumerate(file.read_bytes().split(b"\n") if file.is_file() else (), start=1):
+        if text.strip():
+            lines.append(LogLine(number, text + b"\n", _row(text)))
+    if lines and not _ends_a_line(file):
+        lines[-1] = lines[-1]._replace(row=None)
+    return lines
+
+
+def _row(text: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _ends_a_line(file: Path) -> bool:
+    with file.open("rb") as stream:
+        stream.seek(-1, 2)
+        return stream.read() == b"\n"
+
+
 def read_metrics(file: Path) -> list[dict[str, float]]:
-    """Reads the rows of a metrics file; a last line that was cut in the middle is left out.
+    """Reads the rows of a metrics file; lines that are damaged, or were cut in the middle, are left out.
 
     Args:
         file: A metrics.jsonl.
@@ -100,14 +146,8 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
     Returns:
         A dict for each row. A null is NaN, as it was when it was written.
     """
-    rows: list[dict[str, float]] = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            break
-        rows.append({name: math.nan if value is None else value for name, value in row.items()})
-    return rows
+    rows = [line.row for line in read_lines(file) if line.row is not None]
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 
 
 def plot_learning_curve(rows: Sequence[Mapping[str, float]], file: Path, title: str) -> None:

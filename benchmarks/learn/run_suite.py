@@ -211,7 +211,7 @@ def main(argv: Sequence[str], start: Callable[[Run], Any] = RunProcess) -> None:
         raise SystemExit(f"error: {error}") from error
     file = arguments.output or Path("runs") / f"learn-{arguments.suite}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    from agents.files import FileLock  # imports torch, for which --help should not wait
+    from agents.locks import FileLock  # imports torch, for which --help should not wait
 
     os.environ["OMP_NUM_THREADS"] = "1"  # of the process that runs are forked from
     expected = f"results that no other command adds to, got {str(file)!r}"

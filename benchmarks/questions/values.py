@@ -141,3 +141,4 @@ def main(argv: Sequence[str]) -> None:
                     row = measure(name, payout, model, seed, arguments.episodes)
                     ledger.add(row)
                     print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
+    ledger.close()

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.__main__ import COMMANDS, about, main
 from benchmarks.records import Ledger, command_line, heading, machine, write
+from tests.helpers import locked_elsewhere
 
 
 def page(rows):
@@ -26,6 +27,18 @@ def test_a_ledger_goes_on_where_an_earlier_command_stopped(tmp_path):
     lines = (tmp_path / "new" / "found.jsonl").read_text().splitlines()
     assert [json.loads(line)["score"] for line in lines] == [0.5, 0.25, 1.0, 0.0]
     assert (tmp_path / "new" / "found.md").read_text() == "4 rows\n"
+
+
+def test_results_belong_to_one_command(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.records.time.monotonic", iter(range(100)).__next__)  # nobody waits
+    results = {"command": "", "machine": {}}
+    with locked_elsewhere(tmp_path / "found.lock"):
+        for write_them in (lambda: Ledger(tmp_path / "found", page), lambda: write(tmp_path / "found", results, "")):
+            with pytest.raises(ValueError, match=r"no other command writes, got .*, which process"):
+                write_them()
+        assert [path.name for path in tmp_path.iterdir()] == ["found.lock"]
+    write(tmp_path / "found", results, "")
+    Ledger(tmp_path / "found", page).close()
 
 
 def test_a_ledger_goes_on_after_a_stop_in_the_middle_of_a_line(tmp_path):

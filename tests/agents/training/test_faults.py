@@ -13,12 +13,13 @@ import pytest
 import torch
 
 import textenvs
-from agents import PPO, load
+from agents import PPO, load, locks
 from agents.__main__ import main
-from agents.training import checkpoints, player, run_folder
+from agents.training import checkpoints, player
+from agents.training.signals import Terminated
 from benchmarks.robustness.kill_and_resume import RUN, outcome, start
 from tests.agents.helpers import make_policy, small_agent
-from tests.helpers import slow_but
+from tests.helpers import locked_elsewhere, slow_but
 
 SHORT = [*RUN, "--total-timesteps", "120", "--eval-during", "0"]
 
@@ -33,6 +34,10 @@ def straight(tmp_path_factory, one_thread):
     return outcome(folder)
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def fails(words, code, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(words)
@@ -42,27 +47,69 @@ def fails(words, code, capsys):
     return said
 
 
+def hang_up():
+    """Closes the terminal, and the system says so: what is printed from now on raises OSError."""
+    other_end, terminal = os.openpty()
+    for descriptor in (1, 2):
+        os.dup2(terminal, descriptor)
+    os.close(terminal)
+    os.close(other_end)
+    signal.raise_signal(signal.SIGHUP)
+
+
 @pytest.mark.parametrize(
-    ("number", "moment", "call", "code"),
+    ("fault", "moment", "call", "code"),
     slow_but(
-        {(signal.SIGTERM, "update", 9, 143)},
+        {("SIGTERM", "update", 9, 143)},
         [
-            (signal.SIGTERM, "update", 9, 143),
-            (signal.SIGINT, "rollout", 20, 130),
-            (signal.SIGTERM, "evaluation", 2, 143),
+            ("SIGTERM", "update", 9, 143),
+            ("SIGINT", "rollout", 20, 130),
+            ("SIGTERM", "evaluation", 2, 143),
+            ("SIGUSR1", "rollout", 20, 138),
+            ("SIGUSR1", "evaluation", 2, 138),
+            ("SIGHUP", "update", 9, 129),
+            ("closed terminal", "update", 9, 129),
         ],
     ),
 )
-def test_signals_end_a_run_that_goes_on(tmp_path, straight, number, moment, call, code):
+def test_signals_end_a_run_that_goes_on(tmp_path, straight, fault, moment, call, code):
     run = tmp_path / "run"
-    process = start(
-        [*SHORT, "--output", str(run)], moment=moment, call=call, fault=partial(signal.raise_signal, number)
-    )
+    act = hang_up if fault == "closed terminal" else partial(signal.raise_signal, getattr(signal, fault))
+    process = start([*SHORT, "--output", str(run)], moment=moment, call=call, fault=act)
     process.join()
     assert process.exitcode == code
     assert checkpoints.numbers(run), "with a checkpoint"
     main(["train", "--resume", str(run)])
     assert outcome(run) == straight
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_schedulers_warning_may_come_twice(tmp_path, number):
+    """The shell and the terminal both send SIGHUP; Slurm sends --signal to the job and to its steps."""
+    updates = []
+
+    def warn(row):
+        updates.append(row)
+        if len(updates) == 2:
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+
+    with pytest.raises(Terminated) as stopped:
+        small_agent().learn(1_000, folder=tmp_path, on_update=warn)
+    assert stopped.value.code == 128 + number
+    assert checkpoints.find(tmp_path).updates == len(updates) == 2
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_nohup_keeps_a_run_from_ending(tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
+    try:
+        agent = small_agent().learn(60, on_update=lambda row: signal.raise_signal(signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert agent.timesteps >= 60
 
 
 class Flaky(textenvs.Reward):
@@ -200,21 +247,23 @@ class Windows:
 def test_the_lock_of_windows(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)
     monkeypatch.setitem(sys.modules, "msvcrt", Windows)
-    lock = run_folder.FolderLock(tmp_path)
+    lock = locks.FolderLock(tmp_path)
     owner = (tmp_path / "run.lock").read_text()
     assert owner.startswith(f"process {os.getpid()} on ")
     assert max(Windows.held) >= len(owner), "the text can be read"
-    with pytest.raises(ValueError, match=f"which process {os.getpid()} on .* is using"):
-        run_folder.FolderLock(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "_holdings", {})  # as in another process
+        with pytest.raises(ValueError, match=f"which process {os.getpid()} on .* is using"):
+            locks.FolderLock(tmp_path)
     lock.release()
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
 def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch, number):
-    def refuse(folder):
+    def refuse(file, *args):
         raise OSError(number, "no")
 
-    monkeypatch.setattr(run_folder, "FolderLock", refuse)
+    monkeypatch.setattr(locks.os, "open", refuse)
     with pytest.raises(OSError, match="Expected a run folder that can be written to"):
         small_agent().learn(10, folder=tmp_path)
 
@@ -230,14 +279,11 @@ def test_a_folder_in_which_another_run_trains(tmp_path, capsys):
     run = tmp_path / "run"
     main([*SHORT, "--output", str(run)])
     capsys.readouterr()
-    lock = run_folder.FolderLock(run)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "run.lock"}
-    said = fails(["train", "--resume", str(run), "--total-timesteps", "200"], 2, capsys)
-    assert "which process" in said
-    assert "is using. Wait for it, stop it" in said
-    changed = {path.name for path, content in before.items() if path.read_bytes() != content}
-    assert not changed, "nothing of the other run is touched"
-    lock.release()
+    with locked_elsewhere(run / "run.lock") as process:
+        before = contents(run)
+        said = fails(["train", "--resume", str(run), "--total-timesteps", "200"], 2, capsys)
+        assert f"which process {process} on elsewhere is using. Wait for it, stop it" in said
+        assert contents(run) == before, "nothing of the other run is touched"
     main(["train", "--resume", str(run), "--total-timesteps", "200"])
     assert checkpoints.find(run).timesteps >= 200
     assert json.loads((run / "config.json").read_text())["total_timesteps"] == 200

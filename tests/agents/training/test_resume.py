@@ -66,7 +66,7 @@ def test_what_may_change_when_a_run_goes_on(tmp_path, capsys):
     assert "which holds no config.json" in capsys.readouterr().err
 
 
-def test_logs_are_cut_back_to_the_rows_that_count(tmp_path):
+def test_logs_are_cut_back_to_the_rows_that_count(tmp_path, caplog):
     log = tmp_path / "log.jsonl"
     run_folder.cut_back(log, lambda row: True)
     assert not log.exists()
@@ -75,12 +75,26 @@ def test_logs_are_cut_back_to_the_rows_that_count(tmp_path):
         (b"".join(rows), 2),
         (rows[0] + rows[1][:-1], 1),
         (rows[0] + b"{", 1),
-        (rows[0] + b"\xff\xfe\n" + rows[1], 1),
+        (rows[0] + b"\0\0\0", 1),
         (rows[0] + b"[" * 100_000 + b"\n", 1),
-        (b"7\n" + rows[0], 0),
         (b"{}\n", 0),
+        (rows[2] + rows[0], 0),
         (b"", 0),
     ):
         log.write_bytes(content)
         run_folder.cut_back(log, lambda row: row["timesteps"] <= 2)
         assert log.read_bytes() == b"".join(rows[:kept])
+        assert not caplog.text
+        assert not (tmp_path / "log.jsonl.damaged").exists()
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"7\n", b"{}\n", b'{"timesteps": "1"}\n', b"[" * 100_000 + b"\n"])
+def test_rows_that_are_damaged_in_the_middle_are_kept_apart_and_said(tmp_path, caplog, damage):
+    log = tmp_path / "log.jsonl"
+    rows = [b'{"timesteps": 1}\n', b'{"timesteps": 2}\n', b'{"timesteps": 3}\n']
+    log.write_bytes(rows[0] + damage + rows[1] + rows[2])
+    kept = run_folder.cut_back(log, lambda row: row["timesteps"] <= 2)
+    assert kept == [{"timesteps": 1}, {"timesteps": 2}]
+    assert log.read_bytes() == rows[0] + rows[1]
+    assert (tmp_path / "log.jsonl.damaged").read_bytes() == damage
+    assert "is damaged in line 2" in caplog.text

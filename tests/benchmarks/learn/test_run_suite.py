@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 
 import textenvs
 from agents import Policy
-from agents.files import FileLock
+from agents.locks import FileLock
 from agents.training.agent import Algorithm
 from benchmarks.learn import run_suite
 from benchmarks.learn.contestants import algorithm_of, parse, train
@@ -25,6 +26,7 @@ from benchmarks.learn.run_suite import Arguments, key_of, read_rows, split_agent
 from benchmarks.learn.sb3_and_trl import OUTSIDE
 from benchmarks.learn.suite import DIAGNOSTICS, LANGUAGE, SUITES, Experiment, Run, folder_name
 from benchmarks.records import append_rows, command_line
+from tests.helpers import locked_elsewhere
 from textenvs import list_envs
 
 ROOT = Path(__file__).parents[3]
@@ -293,8 +295,8 @@ def test_a_command_goes_on_where_it_was_and_tries_failures_again(tmp_path, capsy
             self.run = run
 
         def row(self):
-            with pytest.raises(ValueError, match="is using"):
-                FileLock(tmp_path / "x.lock", "", "")
+            with ThreadPoolExecutor() as others, pytest.raises(ValueError, match="is using"):
+                others.submit(FileLock, tmp_path / "x.lock", "", "").result()
             calls.append(self.run.key)
             return {**self.run.columns, "status": next(outcomes), "reason": "x", "score": 1.0, "tokens": 1,
                     "cpu_seconds": 1.0, "seconds": 1.0}  # fmt: skip
@@ -355,10 +357,9 @@ def test_no_run_outlives_its_command(tmp_path, number, status):
 
 def test_two_commands_do_not_write_into_one_file(tmp_path):
     words = ["--suite", "smoke", "--output", str(tmp_path / "x.jsonl")]
-    lock = FileLock(tmp_path / "x.lock", "", "")
-    with pytest.raises(SystemExit, match=r"no other command adds to, got '.*x.jsonl', which process \d+ on .* using"):
+    expected = r"no other command adds to, got '.*x.jsonl', which process \d+ on elsewhere is using"
+    with locked_elsewhere(tmp_path / "x.lock"), pytest.raises(SystemExit, match=expected):
         run_suite.main(words)
-    lock.release()
 
 
 def test_progress_says_what_happened():
