@@ -183,7 +183,7 @@ class FolderLock(FileLock):
     """
 
     def __init__(self, folder: Path) -> None:
-        self._is_new = not folder.exists()
+        self._made = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             super().__init__(
                 folder / LOCK,
@@ -198,8 +198,8 @@ class FolderLock(FileLock):
 
     def _open(self) -> int:
         for attempt in range(100):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
             try:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
                 return super()._open()
             except FileNotFoundError:  # another process has just removed the folder, in which it had written nothing
                 if attempt == 99:
@@ -207,14 +207,15 @@ class FolderLock(FileLock):
         raise AssertionError
 
     def release(self) -> None:
-        """Gives the lock back. A folder that was made for it, and that nothing was written into, is removed again."""
+        """Gives the lock back. Folders that were made for it, and that nothing was written into, are removed again."""
         holding = self._holding
-        if self._is_new and holding is not None and holding.times == 1 and _is_at(self._file, holding.key):
+        if self._made and holding is not None and holding.times == 1 and _is_at(self._file, holding.key):
             folder = self._file.parent
             with contextlib.suppress(OSError):
                 if [path.name for path in folder.iterdir()] == [LOCK]:
                     self._file.unlink()
-                    folder.rmdir()
+                    for path in self._made:
+                        path.rmdir()
         super().release()
 
 

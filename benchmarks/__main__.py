@@ -19,6 +19,7 @@ COMMANDS = {
     "gpu": "speed.gpu",
     "preferences": "questions.reward_model",
     "faults": "robustness.kill_and_resume",
+    "folders": "robustness.shared_folders",
     "fuzz": "robustness.fuzz_constructors",
     "learn": "learn.run_suite",
     "report": "learn.report",

@@ -100,7 +100,7 @@ def test_a_child_neither_holds_the_lock_nor_gives_it_back(tmp_path):
 def test_a_folder_that_nothing_was_written_to_is_removed_again(tmp_path):
     with FolderLock(tmp_path / "runs" / "new"):
         assert (tmp_path / "runs" / "new" / LOCK).exists()
-    assert os.listdir(tmp_path / "runs") == []
+    assert os.listdir(tmp_path) == []
     with FolderLock(tmp_path / "runs" / "new"):
         (tmp_path / "runs" / "new" / "file").touch()
     assert sorted(os.listdir(tmp_path / "runs" / "new")) == ["file", LOCK]
