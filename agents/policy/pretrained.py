@@ -24,9 +24,10 @@ from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import logging as transformers_logging
 
 from agents.devices import choose_device
-from agents.policy import gate, lora
+from agents.policy import gate, gguf, lora
 from agents.policy.trunk import FAILURES
 from agents.policy.weights import auto_class, quiet_loading, read_model
 from textenvs import Tokenizer, make_tokenizer
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 BUNDLED_MODELS = {"tiny": Path(__file__).parents[1] / "data" / "tiny"}
 """Name to folder, for the models that come with the package."""
+
+NAMED_MODELS = (*BUNDLED_MODELS, *gguf.PACKAGED_MODELS)
+"""All names that stand for a model of a package, this one or another."""
 
 # Learned positions, and weights five times as large as language models begin with: attention that finds a place by its
 # number forms in a sixth of the tokens that a Llama of this size takes (docs/log.md).
@@ -69,12 +73,13 @@ def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.
     """Loads a policy of some class; arguments and errors as in `Policy.from_pretrained`."""
     if not isinstance(name_or_folder, (str, Path)):
         raise TypeError(f"Expected the name of a model, or its folder, got {name_or_folder!r:.200}")
-    source = str(BUNDLED_MODELS.get(str(name_or_folder), name_or_folder))
+    source = _local(str(name_or_folder))
     chosen = choose_device(device)
     local = os.path.isdir(source)
     if not local and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source):
         raise ValueError(
-            f"Expected a bundled model {list(BUNDLED_MODELS)}, a folder or a hub id, got {source!r}: no such folder"
+            f"Expected a bundled model {list(NAMED_MODELS)}, a folder, a .gguf file or a hub id, got {source!r}: no "
+            "such folder"
         )
     if local and not any((Path(source) / name).exists() for name in ("config.json", ADAPTERS_FOLDER)):
         raise ValueError(f"Expected a model folder with a config.json, got {source!r}, which has none")
@@ -88,16 +93,17 @@ def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.
         )
     weights = source
     if notes.get("base") is not None:  # a folder of adapters, whose base lies elsewhere
-        weights = str(BUNDLED_MODELS.get(str(notes["base"]), notes["base"]))
+        weights = _local(str(notes["base"]))
     elif notes.get("adapters"):
         weights = str(folder / _BASE_FOLDER)
-    name = "the folder" if local else f"no such folder or bundled model {list(BUNDLED_MODELS)}, so the hub id"
+    name = "the folder" if local else f"no such folder or bundled model {list(NAMED_MODELS)}, so the hub id"
     with gate.refusing("a language model that loads from safetensors", f"{name} {weights!r}"), quiet_loading():
         if is_ours:
             gate.check_folder(folder)
         model = read_model(weights, is_sharded=None if notes.get("base") else notes.get("sharded"))
         with gate.reading("its tokenizer"):
-            tokenizer = _read_own_tokenizer(folder) if is_ours else _read_tokenizer(source)
+            is_from_file = is_ours or gguf.is_gguf(str(name_or_folder))
+            tokenizer = _read_own_tokenizer(folder) if is_from_file else _read_tokenizer(source)
         nn.Module.to(model, chosen)
         policy = kind(model, tokenizer)
         with gate.reading(_POLICY_FILE):
@@ -109,12 +115,25 @@ def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.
             )
         if is_ours:
             _read_parts(policy, folder, notes)
+    if dequantized := getattr(model.config, "dequantized_from", None):  # whoever reads results has to know
+        transformers_logging.get_logger("agents").warning_once(
+            f"{name_or_folder}: weights dequantised from {dequantized}, which rounded those of the published model"
+        )
     policy.source = notes.get("base")
-    if not local or str(name_or_folder) in BUNDLED_MODELS:
+    if not local or str(name_or_folder) in NAMED_MODELS:
         policy.source = str(name_or_folder)
+    elif gguf.is_gguf(str(name_or_folder)):
+        policy.source = os.path.abspath(Path(name_or_folder).expanduser())
     elif policy.source is None and not _is_temporary(folder, Path(weights)):
         policy.source = os.path.abspath(weights)
     return policy
+
+
+def _local(source: str) -> str:
+    """Returns the folder that a name or a .gguf file stands for; of folders and hub ids, these themselves."""
+    if gguf.is_gguf(source):
+        return str(gguf.model_folder(source))
+    return str(BUNDLED_MODELS.get(source, source))
 
 
 def _read_parts(policy: Policy, folder: Path, notes: Mapping[str, Any]) -> None:

@@ -78,7 +78,7 @@ def read_model(source: str, *, is_sharded: bool | None = None) -> PreTrainedMode
     )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError("it holds peft's adapters beside the model. Merge them into it first: merge_and_unload() does")
-    _check_report(model, report)
+    check_report(model, report)
     return model  # type: ignore[no-any-return]
 
 
@@ -163,21 +163,31 @@ def _cached(source: str, name: str) -> Path | None:
     return None if file is None else Path(file)
 
 
-def _check_report(model: PreTrainedModel, report: dict[str, Any]) -> None:
-    """Raises a ValueError that names the weights which do not fit, by Transformers' report of a load."""
+def check_report(model: PreTrainedModel, report: dict[str, Any], described_by: str = f"its {CONFIG_NAME}") -> None:
+    """Checks by Transformers' report of a load that the weights are all of the model.
+
+    Args:
+        model: The model.
+        report: What `from_pretrained` returns beside it with `output_loading_info`.
+        described_by: The file, or the part of one, that says what the model is.
+
+    Raises:
+        ValueError: If weights are missing, have another shape, or belong to layers that the model does not have; names
+            them.
+    """
     name = type(model).__name__
     if report["missing_keys"]:
         raise ValueError(
-            f"its config.json describes a {name}, and these weights of it are missing: {_some(report['missing_keys'])}"
+            f"{described_by} describes a {name}, and these weights of it are missing: {_some(report['missing_keys'])}"
         )
     if report["mismatched_keys"]:
         shapes = [f"{key} {tuple(there)} (not {tuple(here)})" for key, there, here in report["mismatched_keys"]]
-        raise ValueError(f"its config.json describes a {name}, and these weights have other shapes: {_some(shapes)}")
+        raise ValueError(f"{described_by} describes a {name}, and these weights have other shapes: {_some(shapes)}")
     # A value head or an old buffer does no harm; layers behind those of the config are a part of the model.
     known = {_pattern(key) for key in model.state_dict()}
     beyond = [key for key in report["unexpected_keys"] if re.search(r"\d", key) and _pattern(key) in known]
     if beyond:
-        raise ValueError(f"its config.json describes a {name}, which has no place for these weights: {_some(beyond)}")
+        raise ValueError(f"{described_by} describes a {name}, which has no place for these weights: {_some(beyond)}")
     if report.get("error_msgs") or report.get("conversion_errors"):
         raise ValueError(f"its weights could not be read: {report.get('error_msgs') or report['conversion_errors']}")
 

@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.devices import choose_device, on_device
+from agents.policy import gguf
 from agents.policy.context import Context
 from agents.policy.generation_config import UNFOLLOWED
 from agents.policy.policy import Policy
-from agents.policy.pretrained import ADAPTERS_FOLDER, BUNDLED_MODELS
+from agents.policy.pretrained import ADAPTERS_FOLDER, BUNDLED_MODELS, NAMED_MODELS
 from textenvs import Example, RewardError, Tokenizer
 from textenvs.arguments import check_choice
 from textenvs.tokenizer import SubwordTokenizer
@@ -282,15 +283,18 @@ def check_source(source: str | Path) -> str:
         )
     name = str(source)
     folder = Path(name).expanduser()
-    if name in BUNDLED_MODELS:
+    if name in NAMED_MODELS:
         return name
+    if gguf.is_gguf(name) and folder.is_file():
+        return str(folder)
     if folder.is_dir():
         if not (folder / "config.json").is_file() and not (folder / ADAPTERS_FOLDER).is_dir():
             raise ValueError(f"Expected a model folder with a config.json, got {name!r}, which has none")
         return str(folder)
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         raise ValueError(
-            f"Expected a bundled model {list(BUNDLED_MODELS)}, a folder or a hub id, got {name!r}: no such folder"
+            f"Expected a bundled model {list(NAMED_MODELS)}, a folder, a .gguf file or a hub id, got {name!r}: no such "
+            "folder"
         )
     return name
 
@@ -298,6 +302,8 @@ def check_source(source: str | Path) -> str:
 def files_stamp(source: str | Path) -> tuple[int, ...]:
     """Returns the times at which a local model's files were written, so that a changed model is loaded again."""
     folder = Path(BUNDLED_MODELS.get(str(source), source))
+    if folder.is_file():
+        return (folder.stat().st_mtime_ns,)
     if not folder.is_dir():
         return ()
     return tuple(file.stat().st_mtime_ns for file in sorted(folder.iterdir()) if file.is_file())

@@ -12,7 +12,8 @@ import gymnasium as gym
 import numpy as np
 
 from agents.distributed import processes
-from agents.policy.pretrained import BUNDLED_MODELS
+from agents.policy.gguf import is_gguf
+from agents.policy.pretrained import NAMED_MODELS
 from agents.training.config import RunConfig
 from textenvs import Task, TextGenEnv, TextGenVectorEnv, Tokenizer
 from textenvs.arguments import did_you_mean
@@ -103,8 +104,11 @@ def _with_absolute_models(reward: Any) -> Any:
     parts = {name: _with_absolute_models(part) for name, part in reward.items()}
     for name in ("model", "reference"):
         folder = parts.get(name)
-        if isinstance(folder, (str, Path)) and folder not in BUNDLED_MODELS and Path(folder).expanduser().is_dir():
-            parts[name] = str(Path(folder).expanduser().absolute())
+        if not isinstance(folder, (str, Path)) or folder in NAMED_MODELS:
+            continue
+        path = Path(folder).expanduser()
+        if path.is_dir() or (is_gguf(str(path)) and path.is_file()):
+            parts[name] = str(path.absolute())
     return parts
 
 
