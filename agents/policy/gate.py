@@ -156,7 +156,7 @@ def _settings(value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield str(name), setting
 
 
-def check_size(auto: Any, config: Any, numbers: int) -> None:
+def check_size(auto: Any, config: Any, numbers: int, described_by: str = "its config.json") -> None:
     """Checks that a config does not describe a far larger model than its files hold, without making it.
 
     Transformers draws what is missing, or has another shape, before it says so.
@@ -165,6 +165,7 @@ def check_size(auto: Any, config: Any, numbers: int) -> None:
         auto: The class of Transformers that makes the model.
         config: The config.
         numbers: How many numbers the tensors in the model's files have.
+        described_by: The file, or the part of one, that the config is from.
 
     Raises:
         ValueError: If it is.
@@ -174,13 +175,13 @@ def check_size(auto: Any, config: Any, numbers: int) -> None:
     described = sum(parameter.numel() for parameter in model.parameters())
     if described > 2 * numbers + (1 << 24):
         raise ValueError(
-            f"its config.json describes a {type(model).__name__} of {described:,} numbers, and its files hold "
+            f"{described_by} describes a {type(model).__name__} of {described:,} numbers, and its files hold "
             f"{numbers:,}: weights of it are missing"
         )
     tables = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
     if tables > max(_BUFFERS, 16 * numbers):
         raise ValueError(
-            f"its config.json describes a {type(model).__name__} with tables of {tables:,} bytes beside its weights"
+            f"{described_by} describes a {type(model).__name__} with tables of {tables:,} bytes beside its weights"
         )
 
 

@@ -243,12 +243,7 @@ def _read_model(file: Path, header: GGUFHeader) -> PreTrainedModel:
     where: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     source = str(file.parent)
     config = AutoConfig.from_pretrained(source, **where)
-    with torch.device("meta"):
-        plain: PreTrainedModel = auto_class(config).from_config(config, dtype=torch.float32)
-    # Head and embeddings may be one tensor in the file and two in the model.
-    weights = sum(parameter.numel() for parameter in plain.parameters())
-    if weights > 2 * header.elements:
-        raise ValueError(f"it describes a model of {weights:,} weights, and holds {header.elements:,}")
+    gate.check_size(auto_class(config), config, header.elements, described_by="its header")
     # On some devices Transformers would leave the weights in their blocks, which do not train.
     dense = getattr(transformers, "GgufConfig", None)
     model, report = auto_class(config).from_pretrained(
@@ -264,6 +259,8 @@ def _read_model(file: Path, header: GGUFHeader) -> PreTrainedModel:
         if not bool(torch.isfinite(parameter).all()):
             raise ValueError(f"its weights {name} are not all finite numbers")
     # The model itself knows that it was quantised, and would be written as that. This one does not.
+    with torch.device("meta"):
+        plain: PreTrainedModel = auto_class(config).from_config(config, dtype=torch.float32)
     plain.load_state_dict(model.state_dict(), assign=True)
     plain.tie_weights()
     plain.generation_config = model.generation_config

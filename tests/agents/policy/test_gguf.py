@@ -407,8 +407,8 @@ def test_files_that_lie_are_refused_at_once(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("entry", "number", "message"),
     [
-        ("llama.embedding_length", 1 << 20, "describes a model of"),
-        ("llama.vocab_size", 1 << 30, "describes a model of"),
+        ("llama.embedding_length", 1 << 20, "its header describes a LlamaForCausalLM of"),
+        ("llama.vocab_size", 1 << 30, "its header describes a LlamaForCausalLM of"),
         ("llama.feed_forward_length", 32, "other shapes"),
         ("llama.block_count", 1, "no place for the weights"),
         ("llama.block_count", 3, "are missing"),
