@@ -97,6 +97,7 @@ class EnvArguments:
             splits=tuple(pools),
             pool=pool,
             success_score=success_score,
+            has_default_reward=self._has_default_reward(task),
             curriculum=self._make_curriculum(task, pool, success_score),
             render_mode=self.render_mode,
         )
@@ -150,8 +151,10 @@ class EnvArguments:
     def _success_score(self, task: Task) -> float | None:
         """The score from which an episode is a success; the task's own holds for the task's own reward alone."""
         given = check_number("success_at", self.success_at, optional=True)
-        has_default_reward = self.reward is None or self.reward == task.default_reward
-        return task.success_score if given is None and has_default_reward else given
+        return task.success_score if given is None and self._has_default_reward(task) else given
+
+    def _has_default_reward(self, task: Task) -> bool:
+        return self.reward is None or bool(self.reward == task.default_reward)
 
     def _make_curriculum(self, task: Task, pool: Pool, success_score: float | None) -> Curriculum | None:
         """Makes the curriculum, on the train split alone: a measurement on another split is over all levels."""
@@ -184,6 +187,7 @@ class Setting:
         pool: Those examples, tokenised.
         success_score: The score from which an ended episode is a success, or None if nobody has said; then infos have
             no `is_success`.
+        has_default_reward: True if the reward is the task's own, which its reference scores are of.
         curriculum: The choice of examples by level, or None for all of them alike.
         render_mode: One of `RENDER_MODES`, or None.
     """
@@ -202,6 +206,7 @@ class Setting:
     splits: tuple[str, ...]
     pool: Pool
     success_score: float | None
+    has_default_reward: bool
     curriculum: Curriculum | None
     render_mode: str | None
 

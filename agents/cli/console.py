@@ -66,6 +66,8 @@ def evaluation_line(label: str, evaluation: Evaluation) -> str:
     """
     interval = f"[{evaluation.score_low:+.3f}, {evaluation.score_high:+.3f}]"
     parts = [f"{label:>10}: score {evaluation.score:+.3f} {interval}"]
+    if evaluation.share is not None:
+        parts.append(f"{evaluation.share:.0%} of the demonstrations'")
     if evaluation.held_out is not None:
         interval = f"[{evaluation.held_out_low:+.3f}, {evaluation.held_out_high:+.3f}]"
         parts.append(f"{evaluation.held_out_name} {evaluation.held_out:+.3f} {interval}")

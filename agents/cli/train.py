@@ -18,6 +18,7 @@ from agents.cli.sources import model_source, policy_folder
 from agents.distributed import processes
 from agents.distributed.processes import LostProcessError
 from agents.evaluation.evaluation import EvaluationPlan
+from agents.evaluation.verdict import verdict, yardsticks
 from agents.files import check_empty, write_json
 from agents.locks import LOCK
 from agents.training import checkpoints, run_folder
@@ -224,19 +225,30 @@ def _comparable(value: Any) -> Any:
 def _write_results(folder: Path, agent: Agent, samples: int, *, is_evaluated: bool) -> None:
     """Writes the picture, the samples and the summary of a finished run, and prints the samples."""
     title = f"{agent.algorithm.name} on {agent.env_id} ({agent.env.task.name}), seed {agent.seed}"
-    plot_learning_curve(read_metrics(folder / run_folder.METRICS), folder / "learning_curve.png", title)
     spent = {"seconds": agent.seconds, "timesteps": agent.timesteps}
+    rows, curve = read_metrics(folder / run_folder.METRICS), folder / "learning_curve.png"
     if not is_evaluated:
+        plot_learning_curve(rows, curve, title, lines=yardsticks(agent.env, "test"))
         write_json(folder / "summary.json", spent)
         print(f"{agent.seconds:.0f} s of training. Curve, metrics and checkpoints: {folder}")
         return
+    lines = yardsticks(agent.env, "test")
     try:
         before, after = (run_folder.read_evaluation(folder, "test", timesteps) for timesteps in (0, agent.timesteps))
     except ValueError as error:  # somebody has removed it, which was said when the run went on
+        plot_learning_curve(rows, curve, title, lines=lines)
         write_json(folder / "summary.json", spent)
         print(f"{error}. There are no samples from before and after. Curve, metrics and checkpoints: {folder}")
         return
-    write_json(folder / "summary.json", {"before": before.summary(), "after": after.summary(), **spent})
+    lines["start model"] = before.score
+    if before.demonstration is not None:
+        lines["demonstrations"] = before.demonstration
+    plot_learning_curve(rows, curve, title, lines=lines, held_out_name=before.held_out_name)
+    outcome = verdict(before, after)
+    write_json(
+        folder / "summary.json",
+        {"verdict": outcome, "before": before.summary(), "after": after.summary(), **spent},
+    )
     rewards = [reward for episode in after.token_rewards + before.token_rewards for reward in episode]
     scale = max(map(abs, rewards), default=0.0) or 1.0  # the reward at full colour
     printed, paragraphs = [render.legend()], []
@@ -250,3 +262,4 @@ def _write_results(folder: Path, agent: Agent, samples: int, *, is_evaluated: bo
     page = "<!doctype html><meta charset=utf-8><title>Samples</title>" + "\n".join(paragraphs)
     (folder / "samples.html").write_text(page, encoding="utf-8")
     print(f"{agent.seconds:.0f} s of training. Curve, samples, metrics and checkpoints: {folder}")
+    print(outcome)

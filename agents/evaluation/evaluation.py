@@ -130,6 +130,7 @@ class Evaluation:
         distinct_2: Distinct word bigrams over all bigrams of the responses.
         response_length: Mean number of tokens of a response.
         held_out_name: Name of the held-out metric.
+        demonstration: Mean score of the task's demonstrations of the same prompts; None where it has none.
         prompts: The prompt of each episode.
         responses: The response of each.
         scores: The score of each.
@@ -149,12 +150,18 @@ class Evaluation:
     distinct_2: float
     response_length: float
     held_out_name: str | None
+    demonstration: float | None
     prompts: tuple[str, ...]
     responses: tuple[str, ...]
     scores: tuple[float, ...]
     held_outs: tuple[float, ...] | None
     token_texts: tuple[tuple[str, ...], ...]
     token_rewards: tuple[tuple[float, ...], ...]
+
+    @property
+    def share(self) -> float | None:
+        """The score as a share of the demonstrations'; None where they are unknown, or not above 0."""
+        return self.score / self.demonstration if self.demonstration is not None and self.demonstration > 0 else None
 
     def summary(self) -> dict[str, Any]:
         """The numbers, without the episodes."""
@@ -251,7 +258,7 @@ def held_out_scores(
     """Computes a second score of responses, in batches: a score that needs a network reads many texts at once.
 
     Args:
-        reward: The held-out metric.
+        reward: The held-out metric, or the reward itself, of whole texts.
         examples: The example that each response answers.
         responses: The texts.
         tokenizer: The tokenizer of the policy that wrote them.
@@ -384,6 +391,7 @@ def describe(
         distinct_2=distinct_n(responses),
         response_length=float(rollout.response_mask.sum() / episodes),
         held_out_name=held_out_name,
+        demonstration=demonstration_score(env, rows, policy.tokenizer),
         prompts=tuple(prompt_texts(env, rows)),
         responses=tuple(responses),
         scores=tuple(scores.tolist()),
@@ -391,6 +399,28 @@ def describe(
         token_texts=token_texts,
         token_rewards=token_rewards,
     )
+
+
+def demonstration_score(env: TextGenVectorEnv, rows: Sequence[int], tokenizer: Tokenizer) -> float | None:
+    """Scores the task's demonstrations of some prompts with the environment's reward, as it is now.
+
+    Args:
+        env: The environment.
+        rows: The prompts' rows in its pool, one for each episode.
+        tokenizer: The tokenizer of whoever writes there.
+
+    Returns:
+        The mean over the episodes; None where the task has no demonstrations.
+
+    Raises:
+        RewardError: If the reward fails on one.
+    """
+    examples = [env.setting.pool.examples[row] for row in rows]
+    try:
+        texts = [env.task.demonstration(example) for example in examples]
+    except NotImplementedError:
+        return None
+    return float(held_out_scores(env.setting.reward, examples, texts, tokenizer).mean())
 
 
 def _tokens(rollout: Rollout, policy: Policy) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[float, ...], ...]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +28,8 @@ from safetensors import SafetensorError
 from agents.bonuses import Bonuses
 from agents.distributed import processes
 from agents.distributed.learner import make_learner
-from agents.evaluation.evaluation import Evaluation, EvaluationPlan
+from agents.evaluation.evaluation import Evaluation, EvaluationPlan, demonstration_score
+from agents.evaluation.verdict import too_equal
 from agents.locks import FolderLock
 from agents.policy.policy import Policy
 from agents.rollout import Rollout, gather, reference_log_probs
@@ -402,6 +403,9 @@ class Agent:
         played = time.perf_counter()
         rollout = gather(self._compare(rollout))
         self._is_consistent = False
+        if self.updates == 0 and "evaluated" not in self.carried and processes.rank() == 0:
+            demonstration = demonstration_score(self.env, rollout.examples.tolist(), self.policy.tokenizer)
+            self._warn_if_too_equal(rollout.scores.tolist(), rollout.responses(self.policy), demonstration)
         rollout, paid = self.bonuses.pay(rollout, self.policy)
         row = report.describe(
             rollout, self.policy, self.env, self._held_out, carried=self.carried, timesteps=self.timesteps
@@ -546,6 +550,8 @@ class Agent:
         score = 0.0
         for split in splits if processes.rank() == 0 else ():
             result = self.evaluate(plan.episodes, split=split, **sampling)
+            if self.updates == 0 and split == splits[0]:
+                self._warn_if_too_equal(result.scores, result.responses, result.demonstration)
             if run is not None:
                 run.write_evaluation(self.timesteps, split, result, {"episodes": plan.episodes, **sampling})
             if on_evaluation is not None:
@@ -562,6 +568,14 @@ class Agent:
         # In one assignment: a signal may come before it, and then the evaluation is made again, or after it.
         self.carried["evaluated"] = {"timesteps": self.timesteps, "score": score, "best": best}
         return score >= best
+
+    def _warn_if_too_equal(
+        self, scores: Sequence[float], responses: Sequence[str], demonstration: float | None
+    ) -> None:
+        """Says before tokens are spent where the start model's scores hardly differ."""
+        warning = too_equal(scores, responses, demonstration)
+        if warning is not None:
+            _LOG.warning("%s", warning)
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TextIO
@@ -13,6 +14,9 @@ from typing import Any, NamedTuple, Self, TextIO
 from agents.files import to_json
 
 _LOG = logging.getLogger(__name__)
+
+_LINE_STYLES = ("dotted", "dashdot", "dashed", "solid")
+"""Of the level lines in the score's panel, from the lowest."""
 
 
 class MetricsLog:
@@ -150,22 +154,32 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
     return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 
 
-def plot_learning_curve(rows: Sequence[Mapping[str, float]], file: Path, title: str) -> None:
+def plot_learning_curve(
+    rows: Sequence[Mapping[str, float]],
+    file: Path,
+    title: str,
+    *,
+    lines: Mapping[str, float] | None = None,
+    held_out_name: str | None = None,
+) -> None:
     """Draws score, held-out metric, KL, entropy, diversity and length against tokens, as a PNG.
 
     Args:
         rows: Rows of a metrics file.
         file: Where to write the picture.
         title: The title above it.
+        lines: Scores to read the curve against, by name, such as "demonstrations": level lines in the score's panel.
+        held_out_name: Name of the held-out metric.
     """
     import matplotlib  # slow to import, and nothing else needs it
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter
 
     panels = [
         ("score", "score (trained on)", "tab:green"),
-        ("held_out", "held-out metric", "tab:olive"),
+        ("held_out", held_out_name or "held-out metric", "tab:olive"),
         ("kl", "KL to the start model (nats a response)", "tab:red"),
         ("entropy", "entropy (nats a token)", "tab:purple"),
         ("distinct_2", "distinct-2 of a batch", "tab:blue"),
@@ -178,9 +192,14 @@ def plot_learning_curve(rows: Sequence[Mapping[str, float]], file: Path, title: 
         axis.plot(tokens, values, color=color)
         axis.set_title(label, fontsize=10)
         axis.grid(alpha=0.3)
-        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+        axis.ticklabel_format(axis="x", style="plain")
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     for axis in axes[-1]:
         axis.set_xlabel("tokens")
+    for (name, score), style in zip(sorted((lines or {}).items(), key=lambda line: line[1]), cycle(_LINE_STYLES)):
+        axes[0, 0].axhline(score, color="black", linewidth=0.8, linestyle=style, label=f"{name} {score:.3g}")
+    if lines:
+        axes[0, 0].legend(fontsize=7, loc="best")
     figure.suptitle(title)
     figure.savefig(file, dpi=110)
     plt.close(figure)
