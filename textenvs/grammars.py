@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NoReturn
+
+from textenvs.arguments import check_count
 
 Ranges = list[tuple[int, int]]
 """Sets of numbers (bytes or characters): (first, last) each."""
@@ -25,6 +28,13 @@ choice of terms, as (terms, least, most), where None is no limit."""
 
 
 _LAST_CHARACTER = 0x10FFFF
+
+
+MAX_REGEX_SIZE = 1 << 14
+"""The largest size of a regular expression, unless another is asked for."""
+
+
+_MAX_DEPTH = 100  # of parentheses: the functions below call themselves, and Python allows 1000 calls
 
 
 _SETS: dict[str, Ranges] = {
@@ -103,22 +113,33 @@ class Regex(Language):
 
     Args:
         pattern: The expression.
+        max_size: The largest size of the expression, which is its number of sets of bytes with all counts written out:
+            `(a{10}){20}` has 200. Time and memory grow with it. A character beyond ASCII is up to 4 sets, and a class
+            such as `.` or `[^,]`, which has all of Unicode, about 20.
 
     Raises:
-        ValueError: If the pattern is not a regular expression, or uses a part that is not supported (look-around,
-            back-references, anchors inside, flags).
+        ValueError: If the pattern is not a regular expression, uses a part that is not supported (look-around,
+            back-references, anchors inside, flags), is too large, or has more than 100 parentheses in each other.
 
     Source: Antimirov (1996), Partial derivatives of regular expressions and finite automaton constructions.
     """
 
     start: frozenset[_Term]
 
-    def __init__(self, pattern: str) -> None:
-        self.start = frozenset(_Parser(pattern).parse())
+    def __init__(self, pattern: str, max_size: int = MAX_REGEX_SIZE) -> None:
+        max_size = check_count("max_size", max_size)
+        terms = _Parser(pattern).parse()
+        size = sum(map(_size, terms))
+        if size > max_size:
+            raise ValueError(
+                f"Expected a regular expression of at most max_size={max_size} sets of bytes, got {_shorten(pattern)!r}"
+                f" of {size if size < 10**9 else 'more than 1e9'}: write smaller counts, or pass a larger max_size"
+            )
+        self.start = frozenset(terms)
 
     def step(self, state: frozenset[_Term], byte: int) -> frozenset[_Term] | None:
         """Differentiates the terms that may follow by one byte."""
-        return _derive(state, byte)
+        return _MEMORY.derive(state, byte)
 
     def accepts(self, state: frozenset[_Term]) -> bool:
         """Returns True if nothing more has to follow."""
@@ -126,7 +147,7 @@ class Regex(Language):
 
     def remaining(self, state: frozenset[_Term]) -> float:
         """Counts the bytes of the shortest way from a state to a whole text; infinity if there is none."""
-        return _fewest_bytes(state)
+        return _MEMORY.fewest_bytes(state)
 
 
 @lru_cache(maxsize=64)
@@ -135,15 +156,15 @@ def _choices(texts: tuple[str, ...]) -> Language:
 
 
 @lru_cache(maxsize=64)
-def _regex(pattern: str) -> Language:
-    return Regex(pattern)
+def _regex(pattern: str, max_size: int) -> Language:
+    return Regex(pattern, max_size)
 
 
 def make_language(allowed: Any) -> Language:
     """Makes a language from a user's list of texts or regular expression.
 
     Args:
-        allowed: A list of texts, or `{"regex": pattern}`.
+        allowed: A list of texts, or `{"regex": pattern}`, and with it `"max_size"`, as `Regex` takes it.
 
     Returns:
         The language; the same object for the same texts or pattern, so that masks worked out for it are kept.
@@ -154,9 +175,9 @@ def make_language(allowed: Any) -> Language:
     """
     expected = "Expected the texts that are allowed as a list of strings or {'regex': pattern}"
     if isinstance(allowed, Mapping):
-        if set(allowed) != {"regex"} or not isinstance(allowed["regex"], str):
+        if not {"regex"} <= set(allowed) <= {"regex", "max_size"} or not isinstance(allowed["regex"], str):
             raise ValueError(f"{expected}, got {dict(allowed)!r}")
-        return _regex(allowed["regex"])
+        return _regex(allowed["regex"], check_count("max_size", allowed.get("max_size", MAX_REGEX_SIZE)))
     if isinstance(allowed, str) or not isinstance(allowed, Sequence):
         raise TypeError(f"{expected}, got {allowed!r}")
     if not allowed or not all(isinstance(text, str) for text in allowed):
@@ -164,7 +185,6 @@ def make_language(allowed: Any) -> Language:
     return _choices(tuple(allowed))
 
 
-@lru_cache(maxsize=1 << 16)
 def _fewest_bytes(terms: Iterable[_Term]) -> float:
     """Returns the length of the shortest text of a choice of terms."""
     return min((sum(map(_fewest_bytes_of_item, term)) for term in terms), default=math.inf)
@@ -186,10 +206,50 @@ def _item_can_be_empty(item: tuple[tuple[_Term, ...], int, int | None]) -> bool:
     return least == 0 or any(_can_be_empty(term) for term in terms)
 
 
-@lru_cache(maxsize=1 << 16)
-def _derive(terms: frozenset[_Term], byte: int) -> frozenset[_Term] | None:
-    """Returns the terms that may follow a byte, or None if none may."""
-    return frozenset(after for term in terms for after in _derive_term(term, byte)) or None
+class _Memory:
+    """What was worked out for states of all regular expressions.
+
+    Attributes:
+        max_items: The number of terms, and of their items, in the states that are kept, beyond which all are forgotten:
+            some 100 MB.
+    """
+
+    max_items = 1 << 21
+
+    def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        self._after: dict[tuple[frozenset[_Term], int], frozenset[_Term] | None] = {}
+        self._fewest: dict[frozenset[_Term], float] = {}
+        self._num_items = 0
+
+    def _keep(self, num_items: int) -> None:
+        self._num_items += num_items
+        if self._num_items > self.max_items:
+            self._forget()
+
+    def derive(self, terms: frozenset[_Term], byte: int) -> frozenset[_Term] | None:
+        """Returns the terms that may follow a byte, or None if none may."""
+        key = (terms, byte)
+        if key in self._after:
+            return self._after[key]
+        after = frozenset(after for term in terms for after in _derive_term(term, byte)) or None
+        self._keep(4 + (0 if after is None else 4 * len(after) + sum(map(len, after))))
+        self._after[key] = after
+        return after
+
+    def fewest_bytes(self, terms: frozenset[_Term]) -> float:
+        """Returns the length of the shortest text of a choice of terms."""
+        fewest = self._fewest.get(terms)
+        if fewest is None:
+            fewest = _fewest_bytes(terms)
+            self._keep(4)
+            self._fewest[terms] = fewest
+        return fewest
+
+
+_MEMORY = _Memory()
 
 
 def _derive_term(term: _Term, byte: int) -> Iterator[_Term]:
@@ -208,6 +268,19 @@ def _derive_term(term: _Term, byte: int) -> Iterator[_Term]:
             return
 
 
+def _size(term: _Term) -> int:
+    return sum(1 if isinstance(item, int) else _size_of_repetition(item) for item in term)
+
+
+def _size_of_repetition(item: tuple[tuple[_Term, ...], int, int | None]) -> int:
+    terms, least, most = item
+    return max(sum(map(_size, terms)), 1) * max(least, most or 0, 1)
+
+
+def _shorten(pattern: str, limit: int = 200) -> str:
+    return pattern if len(pattern) <= limit else f"{pattern[:limit]}... ({len(pattern)} characters)"
+
+
 class _Parser:
     """A recursive-descent parser of the supported part of `re`'s syntax.
 
@@ -216,10 +289,13 @@ class _Parser:
 
     def __init__(self, pattern: str) -> None:
         try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"Expected a regular expression, got {pattern!r}: {error}") from error
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of syntax that may mean something else in a later Python
+                re.compile(pattern)
+        except (re.error, ValueError, OverflowError, RecursionError) as error:  # the last three: beyond Python's limits
+            raise ValueError(f"Expected a regular expression, got {_shorten(pattern)!r}: {error}") from error
         self._pattern = pattern
+        self._depth = 0
         self._text = pattern.removeprefix("^")
         if self._text.endswith("$") and (len(self._text) - len(self._text[:-1].rstrip("\\"))) % 2:
             self._text = self._text[:-1]
@@ -232,7 +308,7 @@ class _Parser:
         return tuple(terms)
 
     def _fail(self, feature: str) -> NoReturn:
-        raise ValueError(f"Expected a regular expression without {feature}, got {self._pattern!r}")
+        raise ValueError(f"Expected a regular expression without {feature}, got {_shorten(self._pattern)!r}")
 
     def _take(self, text: str) -> bool:
         is_next = self._text.startswith(text, self._at)
@@ -254,8 +330,12 @@ class _Parser:
         if character == "(":
             if not self._take("?:") and self._take("?"):
                 self._fail("look-around, named groups and flags")
+            self._depth += 1
+            if self._depth > _MAX_DEPTH:
+                self._fail(f"more than {_MAX_DEPTH} parentheses in each other")
             terms = self.parse()
             self._take(")")
+            self._depth -= 1
             return terms
         if character in "^$":
             self._fail("anchors inside")

@@ -25,7 +25,7 @@ from textenvs.action_masks import ActionMasks, Stops
 from textenvs.example import Example, frozen
 from textenvs.grammars import Language, make_language
 from textenvs.pool import Pool, longest_row, pad_prompts
-from textenvs.rewards.base import Reward, RewardError, checked_score
+from textenvs.rewards.base import LARGEST_SCORE, Reward, RewardError, checked_score, too_large
 from textenvs.rewards.payouts import make_payout
 from textenvs.seeding import seed_streams, stream_bits
 from textenvs.tasks.base import Task
@@ -427,12 +427,15 @@ class Lanes:
             got = f"{phi.dtype} {phi.shape}" if isinstance(phi, np.ndarray) else type(phi).__name__
             problem = f"has a scorer that should give float64 ({len(lanes)},), one a lane, and gave {got}"
             raise RewardError(self.reward.name, problem, self.example(lanes[0]), self.response(lanes[0]))
-        if np.count_nonzero(np.isfinite(phi)) < len(phi):
-            row = int(np.flatnonzero(~np.isfinite(phi))[0])
+        if np.count_nonzero(np.abs(phi) <= LARGEST_SCORE) < len(phi):  # False for nan
+            row = int(np.flatnonzero(~(np.abs(phi) <= LARGEST_SCORE))[0])
             lane = lanes[row]
             parts = {name: float(scores[0]) for name, scores in self.part_scores(lanes[row : row + 1]).items()}
-            culprits = "".join(f", its part {name!r} {part}" for name, part in parts.items() if not np.isfinite(part))
-            raise RewardError(self.reward.name, f"gave {phi[row]}{culprits}", self.example(lane), self.response(lane))
+            culprits = "".join(
+                f", its part {name!r} {part}" for name, part in parts.items() if not abs(part) <= LARGEST_SCORE
+            )
+            problem = f"gave {phi[row]}{culprits}{too_large(phi[row])}"
+            raise RewardError(self.reward.name, problem, self.example(lane), self.response(lane))
 
     def _raise_reward_error(self, lanes: NDArray[np.intp], error: Exception) -> NoReturn:
         """Raises an error that names the example and the response that a scorer failed on."""

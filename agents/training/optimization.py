@@ -35,12 +35,12 @@ class NonFiniteError(RuntimeError):
     """Losses or gradients were NaN or infinite too often in a row.
 
     Attributes:
-        rows: `(k,)` int64, the rows of the last minibatch.
+        rows: `(k,)` int64, the rows of the last minibatch; none if they are not known.
     """
 
-    def __init__(self, message: str, rows: Tensor) -> None:
+    def __init__(self, message: str, rows: Tensor | None = None) -> None:
         super().__init__(message)
-        self.rows = rows
+        self.rows = torch.zeros(0, dtype=torch.int64) if rows is None else rows
 
 
 def make_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -27,24 +27,48 @@ PartScores: TypeAlias = Mapping[str, NDArray[np.float64]]
 """Part's name to its `(episodes,)` final scores."""
 
 
+LARGEST_SCORE = 1e300
+"""The largest size of a score. The difference of two larger ones, which a payout may pay, could be infinite."""
+
+
 class RewardError(RuntimeError):
     """Raised where a reward raises, or returns anything but one finite number. A failure never counts as 0.
 
     Args:
-        reward: The reward's name.
+        reward: The reward's name. Alone, it is the whole message or another `RewardError`, since that is how
+            Gymnasium's AsyncVectorEnv raises the error of a worker process again.
         problem: The failure, as the rest of a sentence that begins with the reward: "raised ...", "gave nan".
         example: The example that the response answers.
         response: The text that was to be scored.
     """
 
-    def __init__(self, reward: str, problem: str, example: Example | None, response: str | None) -> None:
-        self.reward, self.problem, self.example, self.response = reward, problem, example, response
-        where = "" if example is None else f"\n  example:  {_shorten(repr(example))}"
-        where += "" if response is None else f"\n  response: {_shorten(repr(response))}"
-        super().__init__(f"Reward {reward!r} {problem}{where}\nA score must be one finite number for every response.")
+    reward: str
+    problem: str
+    example: Example | None
+    response: str | None
 
-    def __reduce__(self) -> tuple[type[RewardError], tuple[str, str, Example | None, str | None]]:
+    def __init__(
+        self,
+        reward: str | RewardError,
+        problem: str | None = None,
+        example: Example | None = None,
+        response: str | None = None,
+    ) -> None:
+        message = str(reward)
+        if isinstance(reward, RewardError):
+            problem, example, response = reward.problem, reward.example, reward.response
+            reward = reward.reward
+        elif problem is not None:
+            where = "" if example is None else f"\n  example:  {_shorten(repr(example))}"
+            where += "" if response is None else f"\n  response: {_shorten(repr(response))}"
+            message = f"Reward {reward!r} {problem}{where}\nA score must be one finite number for every response."
+        self.reward, self.problem, self.example, self.response = reward, problem or "", example, response
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the four arguments: by default, an exception is rebuilt from its message alone."""
+        if not self.problem:
+            return type(self), (self.reward,)
         return type(self), (self.reward, self.problem, self.example, self.response)
 
 
@@ -79,7 +103,7 @@ class Reward(ABC):
             response: The agent's text so far, its last word taken as finished. May be empty.
 
         Returns:
-            The score, a finite number.
+            The score, a finite number of at most `LARGEST_SCORE`.
         """
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
@@ -395,7 +419,8 @@ def checked_score(reward: Reward, example: Example, response: str) -> float:
         The score as a Python float.
 
     Raises:
-        RewardError: If the reward raises, or gives anything but one finite number. True counts 1, False 0.
+        RewardError: If the reward raises, or gives anything but one finite number of at most `LARGEST_SCORE`. True
+            counts 1, False 0.
     """
     try:
         score: Any = reward.score(example, response)
@@ -404,7 +429,7 @@ def checked_score(reward: Reward, example: Example, response: str) -> float:
     except Exception as error:
         problem = f"raised {type(error).__name__}: {error}"
         raise RewardError(reward.name, problem, example, response) from error
-    if type(score) is float and math.isfinite(score):  # the usual case, and the fastest test
+    if type(score) is float and -LARGEST_SCORE <= score <= LARGEST_SCORE:  # the usual case, and the fastest test
         return score
     if getattr(score, "shape", None) == ():  # an array or a tensor of one number
         score = score.item()
@@ -414,6 +439,11 @@ def checked_score(reward: Reward, example: Example, response: str) -> float:
         value = float(score)
     except OverflowError:  # an int beyond the largest float
         value = math.inf
-    if not math.isfinite(value):
-        raise RewardError(reward.name, f"gave {value}", example, response)
+    if not abs(value) <= LARGEST_SCORE:
+        raise RewardError(reward.name, f"gave {value}{too_large(value)}", example, response)
     return value
+
+
+def too_large(score: float) -> str:
+    """Returns what to say of a score that is finite and too large, behind its value; nothing for inf and nan."""
+    return f", more than {LARGEST_SCORE:g}: scale it down" if math.isfinite(score) else ""

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_count
 from textenvs.example import Example
-from textenvs.grammars import Regex
+from textenvs.grammars import MAX_REGEX_SIZE, Regex
 from textenvs.rewards.base import RewardError
 from textenvs.rewards.incremental.splitters import Chunks
 from textenvs.rewards.incremental.units import UnitSums
@@ -18,8 +19,8 @@ from textenvs.rewards.keywords import argument_or_metadata
 
 
 @lru_cache(maxsize=1 << 10)
-def _regex(pattern: str) -> tuple[Regex, float]:
-    regex = Regex(pattern)
+def _regex(pattern: str, max_size: int) -> tuple[Regex, float]:
+    regex = Regex(pattern, max_size)
     fewest = regex.remaining(regex.start)
     if math.isinf(fewest):
         raise ValueError(f"Expected a regular expression that matches something, got {pattern!r}")
@@ -38,9 +39,10 @@ class RegexProgress(UnitSums):
     Args:
         pattern: The expression of all examples, in the syntax of `textenvs.grammars.Regex` (no look-around, no
             back-references). None takes each example's own.
+        max_size: The largest size of an expression, as `textenvs.grammars.Regex` takes it.
 
     Raises:
-        ValueError: If it is not such an expression, or matches nothing.
+        ValueError: If it is not such an expression, is larger than `max_size`, or matches nothing.
 
     Cost: two dictionary look-ups a token, once the token has occurred in a state.
     """
@@ -49,11 +51,12 @@ class RegexProgress(UnitSums):
     low, high = 0.0, 1.0
     splitter = Chunks()
 
-    def __init__(self, pattern: str | None = None) -> None:
+    def __init__(self, pattern: str | None = None, max_size: int = MAX_REGEX_SIZE) -> None:
+        self.max_size = check_count("max_size", max_size)
         if pattern is not None:
             if not isinstance(pattern, str):
                 raise ValueError(f"Expected pattern to be a regular expression, got {pattern!r}")
-            _regex(pattern)
+            _regex(pattern, max_size)
         self.pattern = pattern
 
     def _pattern(self, example: Example) -> str:
@@ -63,14 +66,14 @@ class RegexProgress(UnitSums):
         """Returns the pattern and its start state. A later state of None says that nothing can match any more."""
         pattern = self._pattern(example)
         try:
-            return pattern, _regex(pattern)[0].start
+            return pattern, _regex(pattern, self.max_size)[0].start
         except ValueError as error:
             raise RewardError(self.name, f"cannot read metadata['pattern']: {error}", example, None) from error
 
     def read(self, memory: tuple[str, Any], unit: str) -> tuple[tuple[str, Any], tuple[float]]:
         """Reads some characters, and returns the change in the number of missing bytes."""
         pattern, state = memory
-        regex, fewest = _regex(pattern)
+        regex, fewest = _regex(pattern, self.max_size)
         before = _remaining(regex, fewest, state)
         for byte in unit.encode():
             if state is not None:
@@ -79,7 +82,7 @@ class RegexProgress(UnitSums):
 
     def features(self, example: Example) -> tuple[float]:
         """Returns the number of bytes that an empty text misses."""
-        return (_regex(self._pattern(example))[1],)
+        return (_regex(self._pattern(example), self.max_size)[1],)
 
     def phi(self, sums: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
         """Divides the missing bytes by those of an empty text."""
