@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +48,7 @@ def _compare(arguments: Compare, folder: Path) -> None:
         deterministic=arguments.deterministic,
         seed=arguments.seed,
     )
-    command = f"python -m agents compare --env {arguments.env} --models {' '.join(arguments.models)}"
+    command = shlex.join(["python", "-m", "agents", "compare", *arguments.words(), "--models", *arguments.models])
     page = comparison_page.write(comparison, folder, command=command)
     if arguments.json:
         print(to_json(comparison.summary()))

@@ -63,6 +63,8 @@ def _load_run(folder: Path, arguments: Evaluate) -> Agent:
     env_kwargs = arguments.env_kwargs()
     if "payout" not in arguments.given:
         del env_kwargs["payout"]
+    if not arguments.given & {"task", "prompt", "references", "template", "prompt_tokens"}:
+        env_kwargs.pop("task", None)  # --data alone is other data of the run's own task
     env = arguments.env if "env" in arguments.given else None
     if env is not None:
         checkpoint = checkpoints.find(folder, arguments.checkpoint).path

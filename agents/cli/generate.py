@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import gymnasium as gym
 import torch
 
 from agents import Policy, collect
-from agents.cli.options import Generate, name_or_json, true_or_json
+from agents.cli.options import Generate
 from agents.cli.sources import model_source, policy_folder, training_temperature
+from agents.collector import make_env
 from agents.policy.sampling import Truncation
 from textenvs import Example, Task, TextGenVectorEnv, render
 from textenvs.tasks.base import check_split
@@ -52,21 +52,9 @@ def run(arguments: Generate) -> None:
     temperature = arguments.temperature
     if temperature is None:
         temperature = training_temperature(source)
-    prompts = list(arguments.prompt)
-    if not prompts:
-        task = gym.make("TextGen-v0").unwrapped.task  # type: ignore[attr-defined]
-        prompts = [task.example("test", index).prompt for index in range(3)]
-    examples = [index for index in range(len(prompts)) for _ in range(arguments.number)]
-    env = TextGenVectorEnv(
-        min(len(examples), _MOST_LANES),
-        task=PromptsTask(prompts),
-        payout="sparse",
-        tokenizer=policy.tokenizer,
-        max_new_tokens=arguments.max_new_tokens,
-        stop=None if arguments.stop is None else name_or_json(arguments.stop),
-        chat_template=arguments.chat_template is not None and true_or_json("chat_template", arguments.chat_template),
-        autoreset_mode="Disabled",
-    )
+    env = _env_of_texts(arguments, policy) if arguments.texts else _env_of_examples(arguments, policy)
+    count = min(len(env.setting.pool), len(arguments.texts) or arguments.prompts)
+    examples = [index for index in range(count) for _ in range(arguments.number)]
     rollout = collect(
         env,
         policy,
@@ -77,6 +65,32 @@ def run(arguments: Generate) -> None:
         examples=examples,
         truncation=Truncation.of(arguments.top_k, arguments.top_p, arguments.min_p),
     )
-    for example, response in zip(examples, rollout.responses(policy), strict=True):
-        segments = [render.Segment(prompts[example], "prompt"), render.Segment(response, "response")]
-        print(render.ansi(segments), end="\n\n")
+    responses, scores = rollout.responses(policy), rollout.scores.tolist()
+    for example, response, score in zip(examples, responses, scores, strict=True):
+        prompt = env.setting.pool.examples[example].prompt
+        segments = [render.Segment(prompt, "prompt"), render.Segment(response, "response")]
+        is_scored = not arguments.texts or arguments.reward is not None
+        said = f"\n{env.setting.reward.name} {score:+.3f}" if is_scored else ""
+        print(f"{render.ansi(segments)}{said}", end="\n\n")
+
+
+def _env_of_texts(arguments: Generate, policy: Policy) -> TextGenVectorEnv:
+    """Lanes whose prompts somebody typed."""
+    if arguments.task is not None or arguments.data is not None:
+        raise ValueError("Expected texts to continue, or a --task or --data that has some, got both")
+    kwargs = {"max_new_tokens": 32, **arguments.env_kwargs(), "task": PromptsTask(arguments.texts), "payout": "sparse"}
+    return TextGenVectorEnv(
+        min(len(arguments.texts) * arguments.number, _MOST_LANES),
+        tokenizer=policy.tokenizer,
+        autoreset_mode="Disabled",
+        **kwargs,
+    )
+
+
+def _env_of_examples(arguments: Generate, policy: Policy) -> TextGenVectorEnv:
+    """Lanes of an environment, over a split that has examples."""
+    kwargs = {**arguments.env_kwargs(), "payout": "sparse"}
+    num_envs = min(arguments.prompts * arguments.number, _MOST_LANES)
+    splits = make_env(arguments.env, policy, 1, **kwargs).setting.splits
+    split = arguments.split if arguments.split in splits else splits[-1]
+    return make_env(arguments.env, policy, num_envs, **{**kwargs, "split": split})

@@ -6,13 +6,14 @@ Options that several commands share stand in one group, which the commands inher
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from agents.supervised.configs import PreferenceConfig, SFTConfig
+from textenvs.registration import DATA_ENVS
 
 # Groups that commands share -------------------------------------------------------------------------------------------
 
@@ -23,8 +24,25 @@ class EnvironmentArguments:
 
     env: str = "TextGen-v0"
     """A registered id (python -m textenvs list shows them)."""
+    task: str | None = None
+    """A task's name, or its arguments as JSON: '{"copy": {"level": 2}}'. Default: the id's own."""
+    data: str | None = None
+    """A file, a folder or the id of a data set on the Hugging Face hub; or JSON, '{"train": "a.csv", "test": "b.csv"}'.
+    With an id or a task that reads data (python -m textenvs list --data), its data. Otherwise data of your own, in
+    place of the id's task, with --prompt, --references or --template."""
+    prompt: str | None = None
+    """The column of --data that holds the prompt: a text, or chat messages. Default: text."""
+    references: str | None = None
+    """The column of --data that holds a reference or a list of them, or several columns, as a JSON list."""
+    template: str | None = None
+    """The prompt as a text with columns of --data in braces, in place of --prompt: 'Q: {question}\\nA:'. A \\n is the
+    end of a line."""
+    prompt_tokens: int | None = None
+    """Keep this many tokens of each prompt, from its start: a whole text becomes a beginning to go on with. Default:
+    all."""
     reward: str | None = None
-    """A reward's name, or JSON: '{"sentiment": 0.7, "length": 0.3}'. Default: the task's own."""
+    """A reward's name, or JSON: '{"sentiment": 0.7, "length": 0.3}', or a function of yours: my_module:function.
+    Default: the task's own."""
     payout: str = "immediate"
     """immediate, sparse, word, sentence, or JSON: '{"every": 8}', '{"delayed": 4}', '{"shaped": {"gamma": 0.99}}'."""
     max_new_tokens: int | None = None
@@ -38,14 +56,6 @@ class EnvironmentArguments:
     curriculum: str | None = None
     """true, or JSON: '{"raise_at": 0.9, "lower_at": 0.3}'. Train on the task's levels, the easiest first and harder
     ones as the success rate rises; evaluate on all of them. Default: the task's own level, with no curriculum."""
-    prompts: Path | None = None
-    """A file of texts to continue (.jsonl, .txt, .csv, ...), in place of the environment's own task. The first
-    --prompt-tokens tokens of each text become a prompt; a hash divides the prompts into train, validation and test.
-    Fewer than ten are all for training."""
-    prompt_field: str = "text"
-    """The column of a row in --prompts that holds the text."""
-    prompt_tokens: int = 16
-    """The number of tokens of each text in --prompts that become the prompt."""
 
     def env_kwargs(self) -> dict[str, Any]:
         """The arguments of `gym.make`, beside the id.
@@ -64,10 +74,44 @@ class EnvironmentArguments:
             given = getattr(self, name)
             if given is not None:
                 kwargs[name] = true_or_json(name, given)
-        if self.prompts is not None:
-            settings = {"prompt": self.prompt_field, "prompt_tokens": self.prompt_tokens}
-            kwargs["task"] = {"dataset": {"data": str(self.prompts), **settings}}
+        task = self._task()
+        if task is not None:
+            kwargs["task"] = task
+        if self.data is not None:
+            kwargs["data"] = name_or_json(self.data)
         return kwargs
+
+    def words(self) -> list[str]:
+        """The words of a command line with these options, --env first, and those at their default left out."""
+        words = ["--env", self.env]
+        for option in fields(EnvironmentArguments):
+            value = getattr(self, option.name)
+            if option.name != "env" and value != option.default:
+                words += [f"--{option.name.replace('_', '-')}", str(value)]
+        return words
+
+    def _task(self) -> Any:
+        """The task that the options ask for, without its data; None for the id's own."""
+        columns: dict[str, Any] = {}
+        for name in ("prompt", "references", "template", "prompt_tokens"):
+            value = getattr(self, name)
+            if value is not None:
+                columns[name] = name_or_json(value) if name == "references" else value
+        if self.template is not None:
+            columns["template"] = self.template.replace("\\n", "\n")
+        if self.task is not None:
+            task = name_or_json(self.task)
+            if not columns:
+                return task
+            if isinstance(task, str):
+                return {task: columns}
+            return {name: {**settings, **columns} for name, settings in task.items()}
+        if self.env in DATA_ENVS:
+            return {DATA_ENVS[self.env].kwargs["task"]: columns} if columns else None
+        if self.data is None and columns:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in columns)
+            raise ValueError(f"Expected --data, or a --task that reads data, with {options}, got neither")
+        return None if self.data is None else {"dataset": columns}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,20 +318,17 @@ class Compare(JSONArguments, SamplingArguments, EpisodesArguments, DeviceArgumen
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(TruncatedSamplingArguments, RunArguments):
-    """Print continuations."""
+class Generate(TruncatedSamplingArguments, RunArguments, EnvironmentArguments):
+    """Print continuations: of texts, or of an environment's prompts with their scores."""
 
-    prompt: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Texts to continue. Default: prompts of TextGen-v0's test split."""
+    texts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Texts to continue. Default: prompts of the environment."""
     number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 3
     """Continuations of each prompt."""
-    max_new_tokens: int = 32
-    """The most tokens of each."""
-    stop: str | None = None
-    """A text that ends a continuation, the name of a special token ("<|im_end|>"), or several as a JSON list."""
-    chat_template: str | None = None
-    """true, or JSON: '{"system": "Be brief.", "enable_thinking": false}'. Put prompts into the chat template of the
-    model's tokenizer. Default: prompts as they are."""
+    prompts: int = 3
+    """The number of prompts of the environment, where there are no texts."""
+    split: Literal["train", "validation", "test", "shifted"] = "test"
+    """The split of the environment that they are from; another where the data has none there."""
 
 
 @dataclass(frozen=True, kw_only=True)

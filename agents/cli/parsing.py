@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -45,10 +46,56 @@ def parse(prog: str, options: type[Any], words: Sequence[str]) -> Any:
     """
     if options is Train:
         return _parse_train(prog, words)
-    arguments = tyro.cli(options, args=list(words), prog=prog)
+    arguments = _cli(options, words, prog)
     if isinstance(arguments, Evaluate):
         return replace(arguments, given=_given_environment_options(words))
     return arguments
+
+
+def _cli(
+    options: type[Any], words: Sequence[str], prog: str, *, default: Any = None, description: str | None = None
+) -> Any:
+    """Reads a command line. In --help, the options that commands share stand in groups, below the command's own.
+
+    Each base class of a command is a group. Tyro makes one of a field whose type is a dataclass, so the command is read
+    as a class that has such a field for each base, and none of the fields that it inherits from them.
+    """
+    command = options if options.__module__ == Train.__module__ else Train
+    groups = {base.__name__.removesuffix("Arguments"): base for base in command.__bases__}
+    grouped = {name: {option.name for option in fields(base)} - set(command.__annotations__)
+               for name, base in groups.items()}  # fmt: skip
+    parts: list[tuple[str, Any, Any]] = []
+    for name, base in groups.items():
+        part: Any = _without(base, {option.name for option in fields(base)} - grouped[name])
+        values = {option: getattr(default, option) for option in grouped[name]} if default is not None else {}
+        parts.append((name, Annotated[part, tyro.conf.OmitArgPrefixes], field(default_factory=partial(part, **values))))
+    flat = {option for names in grouped.values() for option in names}
+    nested: Any = _without(options, flat, parts)
+    own = {} if default is None else {option.name: getattr(default, option.name) for option in fields(options)}
+    read = tyro.cli(
+        nested,
+        args=list(words),
+        prog=prog,
+        default=None if default is None else nested(**{name: own[name] for name in own if name not in flat}),
+        description=description or options.__doc__,
+        config=(tyro.conf.SuppressFixed,),
+    )
+    inherited = {option: getattr(getattr(read, name), option) for name in groups for option in grouped[name]}
+    return options(**{option.name: getattr(read, option.name) for option in fields(options)} | inherited)
+
+
+def _without(base: type[Any], names: set[str], more: Sequence[tuple[str, Any, Any]] = ()) -> type[Any]:
+    """A dataclass like another, in which some fields are no options, and with more fields."""
+    types = get_type_hints(base)
+    fixed: Any = tyro.conf.Fixed
+    hidden: list[tuple[str, Any, Any]] = [
+        (option.name, fixed[types[option.name]], field(default=option.default))
+        for option in fields(base)
+        if option.name in names
+    ]
+    made = make_dataclass(base.__name__, [*hidden, *more], bases=(base,), frozen=True, kw_only=True)
+    made.__doc__ = base.__doc__
+    return made
 
 
 def _given_environment_options(words: Sequence[str]) -> frozenset[str]:
@@ -82,7 +129,7 @@ def _parse_train(prog: str, words: Sequence[str]) -> Any:
             f"{Train.__doc__}\n\nAll algorithms share these options. {prog} --algorithm NAME --help shows those of an "
             "algorithm, too."
         )
-        return tyro.cli(_Help, args=list(words), default=_Help(settings=RunConfig()), description=about, prog=prog)
+        return _cli(_Help, words, prog, default=_Help(settings=RunConfig()), description=about)
     given = {} if file is None else read_config(Path(file))
     as_read = None if file is None else dict(given)
     name = name or given.get("algorithm", "ppo")
@@ -95,7 +142,7 @@ def _parse_train(prog: str, words: Sequence[str]) -> Any:
     if isinstance(given.get("bonuses"), dict):  # on the command line they are JSON
         given["bonuses"] = json.dumps(given["bonuses"])
     default = train(settings=settings, **{key: value for key, value in given.items() if key in train_options})
-    arguments = tyro.cli(train, args=list(words), default=default, description=Train.__doc__, prog=prog)
+    arguments = _cli(train, words, prog, default=default, description=Train.__doc__)
     return replace(arguments, algorithm=name, as_read=as_read)
 
 
@@ -140,10 +187,10 @@ def read_config(file: Path) -> dict[str, Any]:
             raise ValueError(f"Expected {str(file)!r} to hold a mapping of options, got {type(given).__name__}")
     else:
         given = read_json(file)
-    for name in ("reward", "payout", "curriculum", "chat_template", "stop"):
+    for name in ("reward", "payout", "curriculum", "chat_template", "stop", "task", "data", "references"):
         if isinstance(given.get(name), (dict, list, bool)):
             given[name] = json.dumps(given[name])
-    for name in ("init", "output", "prompts"):
+    for name in ("init", "output"):
         if given.get(name) is not None:
             given[name] = Path(given[name])
     return {key: value for key, value in given.items() if key != "config"}

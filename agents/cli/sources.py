@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from agents.cli.options import name_or_json
 from agents.files import read_json
 from agents.training import checkpoints
+from textenvs.datasets import absolute_source
+
+
+def absolute_data(data: str | None) -> str | None:
+    """The data that --data names, the same from every working directory.
+
+    Args:
+        data: The option.
+
+    Returns:
+        The option with absolute paths.
+    """
+    if data is None:
+        return None
+    source = absolute_source(name_or_json(data))
+    return source if isinstance(source, str) else json.dumps(source)
 
 
 def policy_folder(run: Path, which: str = "last") -> Path:

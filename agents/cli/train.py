@@ -14,7 +14,7 @@ from agents import Agent, Algorithm, Evaluation, load
 from agents.cli.console import evaluation_line, join_processes, owned
 from agents.cli.options import Train, name_or_json
 from agents.cli.parsing import CONFIG, read_config
-from agents.cli.sources import model_source, policy_folder
+from agents.cli.sources import absolute_data, model_source, policy_folder
 from agents.distributed import processes
 from agents.distributed.processes import LostProcessError
 from agents.evaluation.evaluation import EvaluationPlan
@@ -212,6 +212,7 @@ def _options(arguments: Train) -> dict[str, Any]:
     """The options as JSON values. Folders of runs are left out: another run needs another."""
     left_out = ("as_read", "config", "data_changed", "output", "resume")
     values = {option.name: getattr(arguments, option.name) for option in fields(Train) if option.name not in left_out}
+    values["data"] = absolute_data(values["data"])
     return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
 
 

@@ -87,7 +87,8 @@ def list_rewards() -> list[str]:
 def make_reward(reward: Any) -> Reward:
     """Makes a `Reward` of any form in which a user may write one.
 
-    A **name** is a registered reward. A **dict** is a sum, and each of its keys a term:
+    A **name** is a registered reward, or the place of yours, "my_module:function", which is imported. A **dict** is a
+    sum, and each of its keys a term:
 
     - `{"sentiment": 0.7, "length": 0.3}`: the name of a reward, and its weight;
     - `{"length": {"target": 12, "weight": 0.3}}`: or its arguments, of which `weight` is one;
@@ -182,11 +183,20 @@ def _make_combination(name: str, setting: Any) -> tuple[Any, Reward]:
 
 
 def _make_registered(name: Any, arguments: dict[str, Any] | None = None) -> Reward:
-    if name not in REWARDS:
+    arguments = arguments or {}
+    if name not in REWARDS and isinstance(name, str) and _ENTRY_POINT.fullmatch(name):
+        factory = _imported(name, name)
+        # Names also come out of files, so that nothing is called here but a score: not "os:system", say.
+        is_reward = isinstance(factory, type) and issubclass(factory, Reward)
+        if not is_reward and not _is_score_function(factory, arguments):
+            raise TypeError(f"Expected a Reward class or a function f(example, response) at {name!r}, got {factory!r}")
+    elif name not in REWARDS:
         raise ValueError(f"Expected a reward from {list_rewards()}, got {name!r}.{did_you_mean(name, REWARDS)}")
-    factory, arguments = _factory(name), arguments or {}
+    else:
+        factory = _factory(name)
     if _is_score_function(factory, arguments):
-        return FunctionReward(partial(factory, **arguments) if arguments else factory, name)
+        shown = name.rpartition(":")[2]
+        return FunctionReward(partial(factory, **arguments) if arguments else factory, shown)
     check_arguments(f"reward {name!r}", factory, arguments)
     try:
         made = factory(**arguments)
@@ -205,16 +215,20 @@ def _factory(name: str) -> Callable[..., Any]:
     registered = REWARDS[name]
     if not isinstance(registered, str):
         return registered
-    module, attribute = registered.split(":")
+    REWARDS[name] = factory = _imported(name, registered)
+    return factory
+
+
+def _imported(name: str, entry_point: str) -> Callable[..., Any]:
+    """Imports what an entry point names, "module:attribute"."""
+    module, attribute = entry_point.split(":")
     try:
-        factory = getattr(import_module(module), attribute)
+        factory: Callable[..., Any] = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ImportError(f"Reward {name!r} could not be imported from {registered!r}: {error}") from error
+        raise ImportError(f"Reward {name!r} could not be imported from {entry_point!r}: {error}") from error
     if not callable(factory):
-        raise TypeError(f"Expected a Reward class or a function at {registered!r}, got {factory!r}")
-    REWARDS[name] = factory
-    made: Callable[..., Any] = factory
-    return made
+        raise TypeError(f"Expected a Reward class or a function at {entry_point!r}, got {factory!r}")
+    return factory
 
 
 def _is_score_function(function: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:

@@ -1,8 +1,10 @@
 """The command line, as a user types it."""
 
+import html
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import agents
-from agents.__main__ import main
+from agents.__main__ import COMMANDS, main
 from agents.cli.options import Train
 from agents.cli.parsing import parse, read_config
 from agents.training import checkpoints
@@ -114,10 +116,94 @@ def test_a_prompts_file(tmp_path, suffix, capsys):
     texts = [f"Fox {number} went to the river one day and had a lot of fun there." for number in range(100)]
     file = tmp_path / f"prompts{suffix}"
     file.write_text("\n".join(texts if suffix == ".txt" else [json.dumps({"story": text}) for text in texts]))
-    words = ["--prompts", str(file), "--prompt-tokens", "9", "--total-timesteps", "40", *SMALL]
-    field = ["--prompt-field", "story"] if suffix == ".jsonl" else []
+    words = ["--data", str(file), "--prompt-tokens", "9", "--total-timesteps", "40", *SMALL]
+    field = ["--prompt", "story"] if suffix == ".jsonl" else []
     main(["train", "--algorithm", "reinforce", "--output", str(tmp_path / "run"), *words, *field])
     assert "reinforce on TextGen-v0 (dataset)" in capsys.readouterr().out
+
+
+COLUMNS = {"prompt": "q", "references": ["a", "b"]}
+
+
+@pytest.mark.parametrize("command", ["train", "sft", "evaluate", "compare", "generate"])
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], {}),
+        (["--task", "copy"], {"task": "copy"}),
+        (["--task", '{"copy": {"level": 2}}'], {"task": {"copy": {"level": 2}}}),
+        (["--data", "a.csv"], {"task": {"dataset": {}}, "data": "a.csv"}),
+        (
+            ["--data", "a.csv", "--prompt", "q", "--references", '["a", "b"]'],
+            {"task": {"dataset": COLUMNS}, "data": "a.csv"},
+        ),
+        (
+            ["--data", '{"train": "a.csv"}', "--template", "Q: {q}\\nA:", "--references", "a"],
+            {"task": {"dataset": {"template": "Q: {q}\nA:", "references": "a"}}, "data": {"train": "a.csv"}},
+        ),
+        (["--env", "TextGen/GSM8K-v0", "--data", "folder"], {"data": "folder"}),
+        (
+            ["--env", "TextGen/GSM8K-v0", "--data", "folder", "--template", "{question}"],
+            {"task": {"gsm8k": {"template": "{question}"}}, "data": "folder"},
+        ),
+        (
+            ["--task", '{"dataset": {"limit": 9}}', "--data", "a.csv", "--prompt-tokens", "3"],
+            {"task": {"dataset": {"limit": 9, "prompt_tokens": 3}}, "data": "a.csv"},
+        ),
+        (["--reward", "my_module:score"], {"reward": "my_module:score"}),
+    ],
+)
+def test_every_command_says_what_the_environment_is(command, words, expected):
+    more = ["--models", "tiny", "tiny"] if command == "compare" else []
+    arguments = parse(command, COMMANDS[command][0], [*words, *more])
+    assert arguments.env_kwargs() == {"payout": "immediate", **expected}
+    again = parse("sft", COMMANDS["sft"][0], arguments.words())
+    assert again.env_kwargs() == arguments.env_kwargs()
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_groups_the_options_that_commands_share(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    groups = re.findall(r"^\W+(\w+) options\b", shown, re.MULTILINE)
+    assert ("Environment" in groups) == (command != "reward-model")
+    assert len(re.findall(r"^\W --env STR", shown, re.MULTILINE)) == (command != "reward-model")
+    assert len(re.findall(r"^\W --models? ", shown, re.MULTILINE)) == 1
+
+
+def test_a_reward_and_data_of_ones_own_in_every_command(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_scores.py").write_text(
+        "def score(example, response):\n    return float(len(response) > 9) + 10 * len(example.references)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    Path("sums.csv").write_text("q,a,b\n" + "".join(f"{n}+{n},{2 * n},it is {2 * n}\n" for n in range(40)))
+    words = ["--data", "sums.csv", "--template", "Q: {q}\\nA:", "--references", '["a", "b"]']
+    words += ["--reward", "my_scores:score", "--max-new-tokens", "6", "--device", "cpu"]
+    small = ["--epochs", "1", "--eval-episodes", "4"]
+    main(["sft", *words, *small, "--output", "sft"])
+    assert "score +20" in capsys.readouterr().out
+    few = ["--num-envs", "4", "--episodes-per-update", "4", "--eval-during", "0", "--total-timesteps", "8"]
+    main(["train", *words, *small, *few, "--init", "sft", "--output", "run"])
+    assert "ppo on TextGen-v0 (dataset)" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path.parent)  # a run knows its data from everywhere
+    main(["train", "--resume", str(tmp_path / "run"), "--total-timesteps", "16"])
+    monkeypatch.chdir(tmp_path)
+    Path("more.csv").write_text("q,a,b\n" + "".join(f"{n}-{n},0,none\n" for n in range(40)))
+    other = ["--data", "more.csv", "--data-changed", "--output", "rows.jsonl"]
+    main(["evaluate", "--run", "run", *other, "--episodes", "4"])
+    assert "-" in json.loads(Path("rows.jsonl").read_text().splitlines()[0])["prompt"]
+    main(["evaluate", *words, "--episodes", "4"])
+    capsys.readouterr()
+    main(["compare", *words, "--models", "tiny", "sft", "--episodes", "4", "--folds", "2", "--output", "compared"])
+    assert '--data sums.csv --references \'["a", "b"]\'' in html.unescape(Path("compared/comparison.html").read_text())
+    capsys.readouterr()
+    main(["generate", *words, "--run", "sft", "--prompts", "2", "-n", "2"])
+    said = capsys.readouterr().out
+    assert said.count("score +2") == 4
+    assert len(re.findall(r"Q: (\d+)\+\1", said)) == 4
 
 
 @pytest.mark.parametrize(
@@ -138,8 +224,19 @@ def test_a_prompts_file(tmp_path, suffix, capsys):
         ),
         (["train", "--payout", "{every", "--device", "cpu"], "Expected a name or JSON"),
         (["train", "--max-new-tokens", "-3", "--device", "cpu"], "Expected max_new_tokens to be at least 1"),
-        (["train", "--prompts", "nowhere.jsonl", "--device", "cpu"], "Expected a file that can be read"),
+        (["train", "--data", "nowhere.jsonl", "--device", "cpu"], "Expected a file that can be read"),
         (["train", "--gamma", "1.3"], "Expected gamma in [0, 1], got 1.3"),
+        (["train", "--references", "answer", "--device", "cpu"], "Expected --data, or a --task that reads data, with"),
+        (["sft", "--task", "copyy", "--device", "cpu"], "Did you mean 'copy'?"),
+        (
+            ["train", "--task", "copy", "--data", "a.csv", "--device", "cpu"],
+            "with a task that reads data",
+        ),
+        (["train", "--env", "TextGen/GSM8K-v0", "--prompt", "q", "--data", "a.csv"], "got 'prompt'"),
+        (["evaluate", "--env", "TextGen/SQuAD-v0", "--device", "cpu"], "Expected data for TextGen/SQuAD-v0"),
+        (["train", "--reward", "no_such_module:score", "--device", "cpu"], "could not be imported"),
+        (["train", "--data", '{"train": ', "--device", "cpu"], "Expected a name or JSON"),
+        (["generate", "--data", "a.csv", "Once"], "Expected texts to continue, or"),
         (["evaluate", "--run", "nowhere"], "Expected the folder of a run"),
         (["generate", "--model", "nowhere/at/all"], "Expected a bundled model"),
     ],
@@ -188,7 +285,10 @@ def test_no_command_shows_the_commands(capsys):
     shown = capsys.readouterr().err
     assert "train,sft,evaluate,compare,generate" in shown
     assert "error: Expected a command of python -m agents, got none." in shown
-    for line in ("  train         Train a language model in an environment.", "  generate      Print continuations."):
+    for line in (
+        "  train         Train a language model in an environment.",
+        "  generate      Print continuations: of texts, or",
+    ):
         assert line in shown
     with pytest.raises(SystemExit) as stopped:
         main(["evalute"])

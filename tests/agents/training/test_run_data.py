@@ -83,7 +83,7 @@ def test_a_task_object_that_is_passed_again_has_the_same_data(here):
 
 def test_the_command_line_goes_on_with_changed_data(here, capsys):
     write(STORIES)
-    words = [*WORDS, "--eval-episodes", "4", "--eval-during", "0", "--prompts", "p.txt", "--total-timesteps", "4"]
+    words = [*WORDS, "--eval-episodes", "4", "--eval-during", "0", "--data", "p.txt", "--total-timesteps", "4"]
     words += ["--prompt-tokens", "40"]
     main(["train", *words, "--output", "run"])
     write(OTHERS)
@@ -121,7 +121,7 @@ def test_numbers_of_numpy_are_saved():
 @pytest.mark.parametrize("more", [[], ["--eval-episodes", "0"], ["--eval-during", "0"]])
 def test_a_handful_of_prompts_can_be_trained_on(here, more, capsys):
     write(["Once upon a time", "There was a dog", "A cat sat down"])
-    main(["train", "--prompts", "p.txt", "--total-timesteps", "8", "--output", "run", *WORDS, *more])
+    main(["train", "--data", "p.txt", "--total-timesteps", "8", "--output", "run", *WORDS, *more])
     says_so = "No evaluations on validation and test: the task has no examples there" in capsys.readouterr().out
     assert says_so == ("--eval-episodes" not in more)
     assert json.loads(Path("run/summary.json").read_text())["timesteps"] >= 8

@@ -787,3 +787,41 @@ def test_every_registered_reward(name: str) -> None:
     copied = pickle.loads(pickle.dumps(reward))
     assert copied.score(EXAMPLES[1], "The fox was sad!") == reward.score(EXAMPLES[1], "The fox was sad!")
     assert len(pickle.dumps(reward)) < 10_000  # no lexicon travels with it
+
+
+class TestPlacesOfRewards:
+    """A reward may be named by its place, "my_module:function"."""
+
+    @pytest.fixture(autouse=True)
+    def module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "places_of_rewards.py").write_text(
+            "from textenvs.rewards import Length\n\n\n"
+            "def loud(example, response, *, mark='!'):\n    return float(response.count(mark))\n\n\n"
+            "class Short(Length):\n    name = 'short'\n\n\n"
+            "def make(target):\n    raise SystemExit\n\n\n"
+            "number = 3\n"
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    def test_a_function_and_a_class(self) -> None:
+        loud = make_reward("places_of_rewards:loud")
+        assert (loud.name, loud.score(Example(""), "Yes!!")) == ("loud", 2.0)
+        assert make_reward({"places_of_rewards:loud": {"mark": "?"}}).score(Example(""), "Why?") == 1.0
+        assert make_reward({"places_of_rewards:Short": {"target": 2}}).score(Example(""), "a b") == 1.0
+        mixed = make_reward({"places_of_rewards:loud": 0.5, "length": 1.0})
+        assert mixed.score(Example(""), "") == 0.0
+
+    @pytest.mark.parametrize(
+        ("reward", "error", "message"),
+        [
+            ("places_of_rewards:quiet", ImportError, "could not be imported from 'places_of_rewards:quiet'"),
+            ("no_such_module:loud", ImportError, "No module named 'no_such_module'"),
+            ("places_of_rewards:number", TypeError, "Expected a Reward class or a function at"),
+            ({"places_of_rewards:make": {"target": 2}}, TypeError, "Reward class or a function f"),
+            ({"os:system": {"command": "true"}}, TypeError, "Reward class or a function f"),
+            ("places_of_rewards:", ValueError, "Expected a reward from"),
+        ],
+    )
+    def test_what_is_none(self, reward: object, error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message):
+            make_reward(reward)
