@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import os
 import shutil
@@ -43,6 +44,8 @@ from agents.training.meter import Meter
 from agents.training.metrics_log import MetricsLog
 from agents.training.optimization import make_optimizer, optimizer_step, set_learning_rate
 from textenvs import Example, Task, TextGenVectorEnv
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ def demonstrations(env: TextGenVectorEnv, limit: int | None = None) -> Demonstra
         limit: The number of examples, from the split's first on; None: all.
 
     Returns:
-        The demonstrations, on the CPU. One that is longer than the budget is cut, and then has no EOS.
+        The demonstrations, on the CPU. One that is longer than the budget is cut, and then has no EOS; the log says how
+        many there are.
 
     Raises:
         ValueError: If an example has neither a demonstration nor a reference, or the tokenizer cannot write responses.
@@ -91,6 +95,12 @@ def demonstrations(env: TextGenVectorEnv, limit: int | None = None) -> Demonstra
     if not count:
         raise ValueError(f"Expected examples to learn from, got task {env.task.name!r}, which has none in this split")
     episodes = [_episode(env, encode_response, index) for index in range(count)]
+    num_cut = sum(ids[-1] != env.setting.turn_end_id for ids, _ in episodes)
+    if num_cut:
+        _LOG.warning(
+            "%d of %d demonstrations are longer than max_new_tokens=%d, and were cut: they do not teach an end.",
+            num_cut, count, env.setting.max_new_tokens,
+        )  # fmt: skip
     length = max(len(ids) for ids, _ in episodes)
     steps = max(sum(is_response) for _, is_response in episodes)
     input_ids = np.full((count, length), env.tokenizer.pad_token_id, dtype=np.int64)
@@ -110,6 +120,8 @@ def _episode(
     task, pool = env.task, env.setting.pool
     example = pool.examples[index]
     demonstration = _demonstration(task, example)
+    if pool.encoder.chat_template:
+        demonstration = demonstration.lstrip(" ")  # the space that continues a prompt's line begins no message
     # A demonstration of several turns has one on each line; the environment's replies come between them.
     turns = demonstration.split("\n") if task.max_turns > 1 else [demonstration]
     ids = pool.prompts[index, : pool.lengths[index]].tolist()

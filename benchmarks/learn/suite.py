@@ -102,9 +102,11 @@ class Experiment:
     def missing(self) -> str | None:
         """Returns the reason why it cannot be run here, or None."""
         paths = [] if self.folder is None else [self.folder]
-        task = self.env_kwargs.get("task")
+        task, data = self.env_kwargs.get("task"), self.env_kwargs.get("data")
         if isinstance(task, Mapping):
-            paths.append(Path(task["dataset"]["data"]))
+            data = next(iter(task.values())).get("data", data)
+        if data is not None:
+            paths.append(Path(data))
         absent = [path for path in paths if not path.exists()]
         return f"{absent[0]} is not there" if absent else None
 
@@ -187,10 +189,10 @@ def _diagnostics() -> tuple[Experiment, ...]:
 
 def _real() -> tuple[Experiment, ...]:
     experiments = []
-    for name, preset in (("TinyStories", "tinystories"), ("SentencePolarity", "sentence_polarity")):
-        task = {"dataset": {"data": str(SHARED / "data" / preset), "preset": preset}}
+    for name, folder in (("TinyStories", "tinystories"), ("Polarity", "sentence_polarity")):
+        data = {"data": str(SHARED / "data" / folder)}
         experiments += [
-            Experiment("TextGen-v0", payout, 300_000, _STORIES_260K, {"task": task}, name) for payout in PAYOUTS
+            Experiment(f"TextGen/{name}-v0", payout, 300_000, _STORIES_260K, data, name) for payout in PAYOUTS
         ]
     return tuple(experiments)
 

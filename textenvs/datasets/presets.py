@@ -302,7 +302,7 @@ PRESETS: dict[str, Preset] = {
         metadata=("label", "mood"),
         reward="sentiment",
         held_out_reward="vader",
-        max_new_tokens=48,
+        max_new_tokens=64,
         adapt=ADAPTERS["sentence_polarity"],
     ),
     "squad": Preset(

@@ -15,14 +15,16 @@ from textenvs import Example
 from textenvs.tokenizer import SubwordTokenizer
 
 
-def test_demonstrations_are_prompt_answer_and_eos_by_hand():
+def test_demonstrations_are_prompt_answer_and_eos_by_hand(caplog):
     data = demonstrations(lanes(2, task=Echo()))
     assert len(data) == 6
     assert data.input_ids[1].tolist() == [4, 5, 6, 4, 5, 0, 2, 2]  # " b c" -> " good b c" EOS PAD PAD
     assert data.positions[1, :4].tolist() == [2, 3, 4, 5]
     assert data.response_mask[1].tolist() == [True] * 4 + [False]
     assert len(demonstrations(lanes(2, task=Echo()), limit=2)) == 2
+    assert not caplog.messages
     cut = demonstrations(lanes(2, task=Echo(), max_new_tokens=2))
+    assert "demonstrations are longer than max_new_tokens=2, and were cut" in caplog.text
     assert cut.input_ids[2, :5].tolist() == [5, 3, 4, 6, 5], "an answer that is too long has no EOS"
 
 
