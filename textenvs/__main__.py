@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import warnings
 from collections.abc import Callable, Container, Sequence
@@ -66,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = given.run(given)
     except RewardError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(render.visible(f"{parser.prog}: {error}"), file=sys.stderr)
         return 1
     except (gym.error.Error, ValueError, TypeError, ImportError) as error:
-        parser.error(str(error))
+        parser.error(render.visible(str(error)))
     return code
 
 
@@ -138,9 +137,7 @@ def _play(given: argparse.Namespace) -> int:
     env = TextAction(base)
     options = None if given.example is None else {"example": given.example}
     env.reset(seed=given.seed, options=options)
-    color = given.color == "always" or (
-        given.color == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    )
+    color = given.color == "always" or (given.color == "auto" and render.takes_colors())
     turns, is_interactive = iter(given.text), not given.text
     total, terminated = 0.0, False
     while not terminated:
@@ -210,7 +207,7 @@ def _canaries(given: argparse.Namespace) -> int:
         try:
             result = canary_scores(setting.task, setting.reward, num_examples=given.examples)
         except ValueError as error:
-            print(f"{env_id}: {error}", file=sys.stderr)
+            print(render.visible(f"{env_id}: {error}"), file=sys.stderr)
             continue
         cells = [
             "-" if name not in result.scores else f"{result.scores[name]:.3f}{'!' if name in result.alive else ' '}"

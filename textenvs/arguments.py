@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, signature
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal, ParamSpec, overload
 
 import numpy as np
@@ -260,6 +262,27 @@ def check_choice(name: str, value: Any, choices: Iterable[Any], *, optional: boo
         expected = f"{', '.join(others)} or {last}" if others else last
         raise ValueError(f"Expected {name} to be {expected}, got {value!r:.200}")
     return value
+
+
+def check_path(name: str, value: Any) -> Path:
+    """Checks that an argument is the path of a file or folder. An empty text would be the working directory.
+
+    Args:
+        name: The argument's name, for the error.
+        value: The value that the user gave.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If it is an empty text.
+        TypeError: If it is neither a text nor a path.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"Expected {name} to be a path, got {value!r:.200}")
+    if isinstance(value, str) and not value.strip():
+        raise ValueError(f"Expected {name} to be a path, got {value!r}: '.' is the working directory")
+    return Path(value)
 
 
 def check_flag(name: str, value: Any) -> bool:

@@ -236,7 +236,7 @@ class TextGenEnv(HasSetting, gym.Env[Observation, Any]):
         self.lanes.reset(self._rows, chosen_examples(options, self.lanes, 1))
         self._largest_reward = 0.0
         if self.render_mode == "human":
-            render.show(render.ansi(render.lane_segments(self.lanes, self._lane)), end="")
+            render.show(render.ansi(render.lane_segments(self.lanes, self._lane), color=render.takes_colors()), end="")
         return self._observation(), self._info()
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -269,7 +269,8 @@ class TextGenEnv(HasSetting, gym.Env[Observation, Any]):
             self._largest_reward = max(self._largest_reward, abs(reward))
             # The token, and the task's reply behind it, if there is one: as many tokens as the context has grown.
             latest = render.lane_segments(lanes, lane)[context - lanes.context_length.item(lane) - 1 :]
-            render.show(render.ansi(latest, scale=self._largest_reward or None), end="\n" if terminated else "")
+            text = render.ansi(latest, scale=self._largest_reward or None, color=render.takes_colors())
+            render.show(text, end="\n" if terminated else "")
         return self._observation(), reward, terminated, False, self._info()
 
     def render(self) -> Any:

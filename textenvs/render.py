@@ -11,6 +11,7 @@ bidirectional overrides reorder what stands beside them), so such characters are
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 import unicodedata
@@ -307,6 +308,35 @@ def visible(text: str) -> str:
 
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _KEPT = frozenset("\n\u200c\u200d")
+
+
+def takes_colors() -> bool:
+    """Returns True if what is printed goes to a terminal that shows colours, and the user has not set NO_COLOR.
+
+    Returns:
+        False for files and pipes, which would keep the escape sequences.
+
+    Source: https://no-color.org
+    """
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return bool(getattr(sys.stdout, "isatty", lambda: False)())
+
+
+def visible_line(text: str) -> str:
+    r"""Writes a name as `visible` does, on one line.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The text, its newlines as escapes, too.
+
+    Example:
+        >>> visible_line("two\nlines")
+        'two\\nlines'
+    """
+    return visible(text).replace("\n", "\\n")
 
 
 def show(text: str, end: str = "\n") -> None:

@@ -23,6 +23,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from textenvs.arguments import check_path
 from textenvs.chat_template import TEMPLATE_FILE, as_template, find_chat_template, render_chat
 from textenvs.files import read_json, read_text
 
@@ -461,7 +462,8 @@ def _from_file(name: str | os.PathLike[str]) -> Tokenizer:
     if isinstance(name, str) and name in BUNDLED:
         file = BUNDLED[name]
     else:
-        path = Path(name).expanduser().absolute()  # not resolved: the Hub's cache holds links, each alone in its folder
+        # Not resolved: the Hub's cache holds links, each alone in its folder.
+        path = check_path("tokenizer", name).expanduser().absolute()
         file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(

@@ -251,11 +251,14 @@ class TextGenVectorEnv(HasSetting, gym.vector.VectorEnv[Observation, NDArray[Any
                 "No render_mode was given: gym.make_vec(id, render_mode='ansi') makes render() return text."
             )
             return None
-        mode = "ansi" if self.render_mode == "human" else self.render_mode
-        rendered = tuple(render.render_lane(self.lanes, lane, mode, self.task.name) for lane in range(self.num_envs))
         if self.render_mode == "human":
-            render.show("\n".join(rendered))
+            color = render.takes_colors()
+            texts = (render.ansi(render.lane_segments(self.lanes, lane), color=color) for lane in range(self.num_envs))
+            render.show("\n".join(texts))
             return None
+        rendered = tuple(
+            render.render_lane(self.lanes, lane, self.render_mode, self.task.name) for lane in range(self.num_envs)
+        )
         return rendered
 
     def action_masks(self) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from agents.evaluation import comparison_page
 from agents.evaluation.comparison import compare
 from agents.files import to_json
 from agents.training.start_policy import start_policy
+from textenvs import render
 
 
 def run(arguments: Compare) -> None:
@@ -53,7 +54,7 @@ def _compare(arguments: Compare, folder: Path) -> None:
     if arguments.json:
         print(to_json(comparison.summary()))
     else:
-        print(f"{comparison_page.as_text(comparison)}\n\nThe page, with the tokens: {page}")
+        print(f"{comparison_page.as_text(comparison)}\n\nThe page, with the tokens: {render.visible_line(str(page))}")
 
 
 def _common_temperature(sources: Mapping[str, str | Path]) -> float:

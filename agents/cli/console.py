@@ -11,6 +11,7 @@ from pathlib import Path
 from agents.distributed import processes
 from agents.evaluation.evaluation import Evaluation
 from agents.locks import FolderLock
+from textenvs.render import visible_line
 
 
 def join_processes(device: str | None, *, pieces: bool) -> str | None:
@@ -75,4 +76,4 @@ def evaluation_line(label: str, evaluation: Evaluation) -> str:
         parts.append(f"KL {evaluation.kl:.2f}")
     parts.append(f"distinct-2 {evaluation.distinct_2:.3f}")
     parts.append(f"length {evaluation.response_length:.1f}")
-    return "  ".join(parts) + f"  ({evaluation.episodes} episodes)"
+    return visible_line("  ".join(parts) + f"  ({evaluation.episodes} episodes)")

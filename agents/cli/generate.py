@@ -71,7 +71,7 @@ def run(arguments: Generate) -> None:
         segments = [render.Segment(prompt, "prompt"), render.Segment(response, "response")]
         is_scored = not arguments.texts or arguments.reward is not None
         said = f"\n{env.setting.reward.name} {score:+.3f}" if is_scored else ""
-        print(f"{render.ansi(segments)}{said}", end="\n\n")
+        print(f"{render.ansi(segments, color=render.takes_colors())}{said}", end="\n\n")
 
 
 def _env_of_texts(arguments: Generate, policy: Policy) -> TextGenVectorEnv:

@@ -22,7 +22,8 @@ import agents
 from agents.cli.options import EnvironmentArguments, Evaluate, Train
 from agents.files import read_json
 from agents.training.config import RunConfig
-from textenvs.arguments import did_you_mean
+from textenvs.arguments import check_path, did_you_mean
+from textenvs.files import read_text
 
 CONFIG = "config.json"
 """The file in a run's folder that holds its options."""
@@ -44,12 +45,20 @@ def parse(prog: str, options: type[Any], words: Sequence[str]) -> Any:
         TypeError: If a config file has an unknown option.
         SystemExit: For --help, and for words that are no options of the command.
     """
+    _check_paths(options, words)
     if options is Train:
         return _parse_train(prog, words)
     arguments = _cli(options, words, prog)
     if isinstance(arguments, Evaluate):
         return replace(arguments, given=_given_environment_options(words))
     return arguments
+
+
+def _check_paths(options: type[Any], words: Sequence[str]) -> None:
+    """Raises a ValueError for a path that is empty: `--output "$RUN"` of a shell that knows no RUN, say."""
+    for option in fields(options):
+        if "Path" in str(option.type) and _option(words, name := f"--{option.name.replace('_', '-')}") is not None:
+            check_path(name, _option(words, name))
 
 
 def _cli(
@@ -192,7 +201,7 @@ def read_config(file: Path) -> dict[str, Any]:
             given[name] = json.dumps(given[name])
     for name in ("init", "output"):
         if given.get(name) is not None:
-            given[name] = Path(given[name])
+            given[name] = check_path(name, given[name])
     return {key: value for key, value in given.items() if key != "config"}
 
 
@@ -214,6 +223,6 @@ def _read_yaml(file: Path) -> Any:
         for first, resolvers in Loader.yaml_implicit_resolvers.items()
     }
     try:
-        return yaml.load(file.read_text(encoding="utf-8"), Loader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        return yaml.load(read_text(file), Loader)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"Expected {str(file)!r} to hold YAML, but it could not be read: {error}") from error

@@ -14,6 +14,7 @@ from agents.files import check_empty
 from agents.locks import LOCK
 from agents.rewards.preference_record import RECORD
 from agents.supervised import reward_model as preferences
+from textenvs.render import visible_line
 
 
 def run(arguments: RewardModel) -> None:
@@ -42,7 +43,7 @@ def _train(arguments: RewardModel, device: str | None) -> None:
     policy = Policy.from_pretrained(model_source(arguments.model), device=device)
     sizes = ", ".join(f"{len(pairs):,} {split}" for split, pairs in splits.items())
     if not arguments.json:
-        print(f"{config.method} on {arguments.model}, {policy.device}; pairs: {sizes}")
+        print(visible_line(f"{config.method} on {arguments.model}, {policy.device}; pairs: {sizes}"))
     trained = preferences.train(
         policy, splits["train"], splits["validation"], config, on_epoch=None if arguments.json else _print_epoch
     )

@@ -74,7 +74,13 @@ def training_temperature(source: str | Path) -> float | None:
         The temperature; None unless the policy lies in a checkpoint of a run.
     """
     file = Path(source).parent / "agent.json"
-    return float(read_json(file)["config"]["temperature"]) if file.is_file() else None
+    if not file.is_file():
+        return None
+    config = read_json(file).get("config")
+    temperature = config.get("temperature") if isinstance(config, dict) else None
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+        raise ValueError(f"Expected the temperature of the training in {str(file)!r}, got {temperature!r:.200}")
+    return float(temperature)
 
 
 def named_sources(models: Sequence[str]) -> dict[str, str]:

@@ -52,7 +52,7 @@ def _train(arguments: Any, folder: Path, device: str | None) -> None:
     agent = (_start if arguments.resume is None else _resume)(arguments, folder, device)
     parameters = sum(weight.numel() for weight in agent.policy.parameters())
     policy = f"{agent.policy.device}, {parameters:,} parameters"
-    print(f"{agent.algorithm.name} on {arguments.env} ({agent.env.task.name}), {policy}")
+    print(render.visible_line(f"{agent.algorithm.name} on {arguments.env} ({agent.env.task.name}), {policy}"))
     if not agent.reference.pretrained:
         config = agent.config
         print(
@@ -252,12 +252,13 @@ def _write_results(folder: Path, agent: Agent, samples: int, *, is_evaluated: bo
     )
     rewards = [reward for episode in after.token_rewards + before.token_rewards for reward in episode]
     scale = max(map(abs, rewards), default=0.0) or 1.0  # the reward at full colour
-    printed, paragraphs = [render.legend()], []
+    color = render.takes_colors()
+    printed, paragraphs = [render.legend(color=color)], []
     for episode in range(min(samples, after.episodes)):
         for label, evaluation in (("before", before), ("after", after)):
             segments = evaluation.segments(episode)
             score = f"{evaluation.scores[episode]:+.3f}"
-            printed.append(f"{label:>6} {score}  {render.ansi(segments, scale=scale)}")
+            printed.append(f"{label:>6} {score}  {render.ansi(segments, scale=scale, color=color)}")
             paragraphs.append(f"<p>{label} {score}<br>{render.html(segments, scale=scale)}</p>")
     print("\n\n".join(printed) + "\n")
     page = "<!doctype html><meta charset=utf-8><title>Samples</title>" + "\n".join(paragraphs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from agents.evaluation.comparison import Comparison
 from agents.files import to_json, write_text
 from agents.locks import FolderLock
 from textenvs import render
+from textenvs.arguments import check_path
+from textenvs.render import visible_line
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1d22; background: #fff; max-width: 60rem; margin: 2rem auto;
@@ -85,7 +88,7 @@ def _scores(comparison: Comparison) -> Table:
         evaluation = model.evaluation
         rows.append(
             [
-                model.name,
+                visible_line(model.name),
                 f"{evaluation.score:.3f}",
                 f"{evaluation.score_low:.3f} to {evaluation.score_high:.3f}",
                 _number(model.normalised),
@@ -104,7 +107,7 @@ def _distributions(comparison: Comparison) -> Table:
     rows = [["model", "lowest", "first quartile", "median", "third quartile", "highest"]]
     for model in comparison.models:
         quantiles = np.quantile(model.evaluation.scores, (0, 0.25, 0.5, 0.75, 1))
-        rows.append([model.name, *[f"{quantile:.3f}" for quantile in quantiles]])
+        rows.append([visible_line(model.name), *[f"{quantile:.3f}" for quantile in quantiles]])
     return DISTRIBUTION, rows
 
 
@@ -114,10 +117,11 @@ def _differences(comparison: Comparison) -> Table:
         if (difference := model.difference) is not None:
             worse = 1 - difference.wins - difference.ties
             rows.append(
-                [model.name, f"{difference.mean:+.3f}", f"{difference.low:+.3f} to {difference.high:+.3f}",
+                [visible_line(model.name), f"{difference.mean:+.3f}",
+                 f"{difference.low:+.3f} to {difference.high:+.3f}",
                  f"{difference.wins:.0%}", f"{difference.ties:.0%}", f"{worse:.0%}"]
             )  # fmt: skip
-    return f"Minus {comparison.reference}, on the same prompts", rows
+    return f"Minus {visible_line(comparison.reference)}, on the same prompts", rows
 
 
 def _folds(comparison: Comparison) -> Table:
@@ -125,7 +129,9 @@ def _folds(comparison: Comparison) -> Table:
     rows = [["model", *[str(fold + 1) for fold in range(folds)], "mean", "deviation"]]
     for model in comparison.models:
         mean, deviation = np.mean(model.folds), np.std(model.folds, ddof=1)
-        rows.append([model.name, *[f"{score:.3f}" for score in model.folds], f"{mean:.3f}", f"{deviation:.3f}"])
+        rows.append(
+            [visible_line(model.name), *[f"{score:.3f}" for score in model.folds], f"{mean:.3f}", f"{deviation:.3f}"]
+        )
     return f"Mean score of each of {folds} folds of the prompts", rows
 
 
@@ -134,7 +140,7 @@ def _labels(comparison: Comparison) -> Table:
     for model in comparison.models:
         if (labels := model.labels) is not None:
             numbers = (labels.accuracy, labels.precision, labels.recall, labels.f1)
-            rows.append([model.name, *[f"{number:.3f}" for number in numbers], f"{labels.invalid:.0%}"])
+            rows.append([visible_line(model.name), *[f"{number:.3f}" for number in numbers], f"{labels.invalid:.0%}"])
     return "Labels (precision, recall and F1 are means over labels)", rows
 
 
@@ -144,8 +150,8 @@ def _gaps(comparison: Comparison) -> Table:
         if (gap := model.gap) is not None:
             word, largest = max(gap.by_word.items(), key=lambda item: item[1])
             rows.append(
-                [model.name, str(gap.pairs), f"{gap.mean:.3f}", f"{gap.low:.3f} to {gap.high:.3f}",
-                 f"{gap.changed:.0%}", f"{word} {largest:+.3f}"]
+                [visible_line(model.name), str(gap.pairs), f"{gap.mean:.3f}", f"{gap.low:.3f} to {gap.high:.3f}",
+                 f"{gap.changed:.0%}", f"{visible_line(word)} {largest:+.3f}"]
             )  # fmt: skip
     return "Paired prompts that differ in one name or group word, likeliest token at every step", rows
 
@@ -189,8 +195,9 @@ def write(comparison: Comparison, folder: str | Path, *, command: str = "", exam
     Raises:
         ValueError: If another process writes to the folder.
     """
-    with FolderLock(Path(folder)):
-        return _write(comparison, Path(folder), command, examples)
+    folder = check_path("folder", folder)
+    with FolderLock(folder):
+        return _write(comparison, folder, command, examples)
 
 
 def _write(comparison: Comparison, folder: Path, command: str, examples: int) -> Path:
@@ -239,7 +246,7 @@ def _draw_heat_map(comparison: Comparison, episodes: list[int], scale: float, fi
     strips = [
         render.rgb_array(
             model.segments(episode),
-            title=f"{model.name}, prompt {episode}, score {model.evaluation.scores[episode]:+.3f}",
+            title=f"{visible_line(model.name)}, prompt {episode}, score {model.evaluation.scores[episode]:+.3f}",
             width=900,
             height=190,
             scale=scale,
@@ -265,35 +272,49 @@ def _draw_distributions(comparison: Comparison, file: Path) -> None:
     scores = np.concatenate([model.evaluation.scores for model in comparison.models])
     bins = np.histogram_bin_edges(scores, bins=25) if np.ptp(scores) else np.linspace(scores[0] - 1, scores[0] + 1, 3)
     colors = plt.get_cmap("tab10")
+    means: list[tuple[Any, str]] = []
+    differences: list[tuple[Any, str]] = []
     for number, model in enumerate(comparison.models):
-        axes[0, 0].hist(model.evaluation.scores, bins=bins, histtype="step", lw=1.8, color=colors(number % 10),
-                        label=f"{model.name} (mean {model.evaluation.score:.3f})")  # fmt: skip
+        _, _, outline = axes[0, 0].hist(
+            model.evaluation.scores, bins=bins, histtype="step", lw=1.8, color=colors(number % 10)
+        )
+        means.append((outline[0], f"{visible_line(model.name)} (mean {model.evaluation.score:.3f})"))
     axes[0, 0].set(xlabel="score", ylabel="episodes")
     for number, model in enumerate(comparison.models):
         if model.difference is not None:
             rising = np.sort(model.difference.by_prompt)
             share = np.linspace(0, 100, len(rising))
-            axes[0, 1].plot(share, rising, color=colors(number % 10), lw=1.8, label=model.name)
+            (line,) = axes[0, 1].plot(share, rising, color=colors(number % 10), lw=1.8)
+            differences.append((line, visible_line(model.name)))
     if others:
         axes[0, 1].axhline(0, color="0.6", lw=0.8)
-        axes[0, 1].set(xlabel="prompts, in order (%)", ylabel=f"score minus {comparison.reference}'s")
-    for axis in axes.flat:
+        axes[0, 1].set(xlabel="prompts, in order (%)", ylabel=f"score minus {visible_line(comparison.reference)}'s")
+    for axis, labelled in zip(axes.flat, (means, differences), strict=False):
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=8, frameon=False)
+        _write_legend(axis, labelled)
+        axis.yaxis.label.set_parse_math(False)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
 
+def _write_legend(axis: Any, labelled: list[tuple[Any, str]]) -> None:
+    """Writes a legend whose labels are names as they are: no "$" of theirs begins a formula, and no "_" hides one."""
+    legend = axis.legend([artist for artist, _ in labelled], ["name"] * len(labelled), fontsize=8, frameon=False)
+    for text, (_, name) in zip(legend.get_texts(), labelled, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)
+
+
 def _page(comparison: Comparison, shown: list[int], scale: float, command: str, plot: Path) -> str:
     """The page, with the picture in it."""
-    names = ", ".join(model.name for model in comparison.models)
+    names = ", ".join(visible_line(model.name) for model in comparison.models)
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<title>{escape(comparison.env_id)}: models compared</title><style>{_STYLE}</style>",
         f"<h1>{escape(names)} on {escape(comparison.env_id)}</h1>",
         f"<p class=note>{comparison.models[0].evaluation.episodes} episodes each, split {escape(comparison.split)}.",
-        f"<code>{escape(command)}</code></p>" if command else "</p>",
+        f"<code>{escape(visible_line(command))}</code></p>" if command else "</p>",
         *[f"<p class=note>{escape(note)}</p>" for note in notes(comparison)],
     ]
     for title, rows in tables(comparison):
@@ -315,7 +336,7 @@ def _html_episode(comparison: Comparison, episode: int, scale: float) -> str:
     """One prompt with the response of each model."""
     parts = []
     for model in comparison.models:
-        title = f"{escape(model.name)}: score {model.evaluation.scores[episode]:+.3f}"
+        title = f"{escape(visible_line(model.name))}: score {model.evaluation.scores[episode]:+.3f}"
         if model.advantages is not None:
             title += f", {escape(measure_name(comparison))} {model.advantages[episode]:+.3f}"
         if model.token_advantages is not None:

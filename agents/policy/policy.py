@@ -44,7 +44,7 @@ from agents.policy.sampling import PolicyStep, Truncation, check_masks, choose_a
 from agents.policy.trunk import Trunk, checkpointed_layers, checkpointing
 from agents.policy.trunk_types import trunk_of
 from textenvs import Tokenizer, make_tokenizer
-from textenvs.arguments import check_count
+from textenvs.arguments import check_count, check_path
 
 __all__ = ["ActionEvaluation", "LossOfActions", "Places", "Policy"]
 
@@ -256,8 +256,9 @@ class Policy(nn.Module):
         Raises:
             ValueError: If the policy cannot be written (its tokenizer, say), or is not read back as the same one.
         """
-        weights = pretrained.save(self, Path(folder), merge=merge)
-        check_reload(self, Path(folder), weights, merged=self.has_adapters and (merge or self.is_adapters_off))
+        folder = check_path("folder", folder)
+        weights = pretrained.save(self, folder, merge=merge)
+        check_reload(self, folder, weights, merged=self.has_adapters and (merge or self.is_adapters_off))
 
     def separate_critic(self) -> nn.Module:
         """Gives values a trunk of their own, a copy of the model's as it is now, unless they have one already.

@@ -42,7 +42,14 @@ def read_record(folder: str | Path, method: PreferenceMethod) -> dict[str, Any]:
         raise ValueError(f"Expected a model trained with {method!r} in {str(folder)!r}, got {record.get('method')!r}")
     if method == "dpo" and not (Path(folder) / "reference" / "config.json").is_file():
         raise ValueError(f"Expected the reference of DPO in {str(Path(folder) / 'reference')!r}, found none")
+    config = record.get("config")
+    if not isinstance(config, dict):
+        raise ValueError(f"Expected the config of the training in {str(file)!r}, got {config!r:.200}")
+    if method == "dpo" and (
+        not isinstance(beta := config.get("beta"), (int, float)) or isinstance(beta, bool) or not 0 < beta < math.inf
+    ):
+        raise ValueError(f"Expected a beta above 0 in {str(file)!r}, got {beta!r:.200}")
     temperature = record.get("temperature")
-    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
-        raise ValueError(f"Expected a temperature above 0 in {str(file)!r}, got {temperature!r}")
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+        raise ValueError(f"Expected a temperature above 0 in {str(file)!r}, got {temperature!r:.200}")
     return record

@@ -51,7 +51,7 @@ from agents.training.schedules import config_in_force
 from agents.training.signals import Interrupts
 from agents.training.start_policy import start_policy
 from textenvs import TextGenVectorEnv, make_reward
-from textenvs.arguments import check_count
+from textenvs.arguments import check_count, check_path
 from textenvs.rewards import make_payout
 
 _LOG = logging.getLogger(__name__)
@@ -334,7 +334,9 @@ class Agent:
         is_first = processes.rank() == 0  # of several processes, the others only play and learn
         started = saved = time.perf_counter()
         with (
-            self._open(Path(folder), wandb_project) if folder is not None and is_first else nullcontext() as run,
+            self._open(check_path("folder", folder), wandb_project)
+            if folder is not None and is_first
+            else nullcontext() as run,
             ProgressBar(total_timesteps, self.timesteps, shown=progress_bar and is_first) as bar,
             Interrupts() as interrupts,
         ):
@@ -596,9 +598,10 @@ class Agent:
             SaveError: If it cannot be written.
             ValueError: If the policy cannot be read back as the same one.
         """
-        with FolderLock(Path(folder)) if processes.rank() == 0 else nullcontext():
-            self._rehearse(Path(folder))
-            return self._write_checkpoint(Path(folder), keep, {})
+        folder = check_path("folder", folder)
+        with FolderLock(folder) if processes.rank() == 0 else nullcontext():
+            self._rehearse(folder)
+            return self._write_checkpoint(folder, keep, {})
 
     def _write_checkpoint(self, folder: Path, keep: int, rows: Mapping[str, int]) -> Path:
         """Writes a checkpoint at which the logs have so many rows. The folder's lock is held."""
@@ -710,7 +713,8 @@ def load(
         ValueError: If there is no checkpoint, or it is damaged, of another version or of an unknown algorithm; or if
             an argument of the environment is missing, or its data is not the run's.
     """
-    run = checkpoints.run_of(Path(folder))
+    folder = check_path("folder", folder)
+    run = checkpoints.run_of(folder)
     last = last_checkpoint(run)  # before it is read: `learn` refuses a run that has gone on since
     checkpoint = checkpoints.find(folder, which)
     path = checkpoint.path
@@ -736,6 +740,6 @@ def load(
             env_arguments.check_data(agent.env.task, state.data_digest, agent.env_kwargs, folder)
         agent._restore_state(path, state, is_other_env=is_other_env, changed=changed)
         agent._run_folders[run.resolve()] = KnownRun(last, checkpoint.rows)
-    except (KeyError, OSError, SafetensorError) as error:
+    except (KeyError, IndexError, AttributeError, RecursionError, OverflowError, OSError, SafetensorError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(path)!r}, but it is damaged: {error!r}") from error
     return agent

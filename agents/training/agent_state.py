@@ -12,17 +12,19 @@ How a checkpoint is written, so that it is whole or not there, is in `agents.tra
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from agents.bonuses import Bonuses
 from agents.files import read_json
-from agents.policy import pretrained
+from agents.policy import gate, pretrained
 from agents.policy.policy import Policy
 from agents.training import checkpoints
 from textenvs import Reward, TextGenVectorEnv
@@ -78,10 +80,15 @@ class AgentState:
             The state.
 
         Raises:
-            KeyError: If something is missing.
-            ValueError: If the file cannot be read.
+            ValueError: If the file cannot be read, something is missing, or of another type.
         """
         content = read_json(folder / _FILE)
+        for name, kinds in _KINDS.items():
+            value = content.get(name, _KINDS)
+            is_number = not isinstance(value, bool) and (not isinstance(value, float) or math.isfinite(value))
+            if not isinstance(value, kinds) or not is_number:
+                shown = "none" if value is _KINDS else f"{value!r:.200}"
+                raise ValueError(f"Expected {name} in {str(folder / _FILE)!r} as a run writes it, got {shown}")
         return cls(**{field.name: content[field.name] for field in fields(cls)})
 
     def write(
@@ -103,6 +110,25 @@ class AgentState:
         save_file(dict(tensors), folder / _OPTIMIZER)
         save_file(bonuses.state_dict(), folder / _BONUSES)
         (folder / _FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "algorithm": str,
+    "config": dict,
+    "seed": int,
+    "env_id": (str, NoneType),
+    "env_kwargs": dict,
+    "env_objects": list,
+    "data_digest": (str, NoneType),
+    "timesteps": int,
+    "updates": int,
+    "seconds": (int, float),
+    "carried": dict,
+    "reward": dict,
+    "curriculum": (dict, NoneType),
+    "optimizer": dict,
+}
+"""The JSON type of each entry of `AgentState`."""
 
 
 def read_policies(folder: Path, device: str | None) -> tuple[Policy, Policy | None]:
@@ -130,9 +156,14 @@ def restore_tensors(folder: Path, state: AgentState, optimizer: torch.optim.Opti
         state: Its state.
         optimizer: A fresh one over the same parameters.
         bonuses: Those of the same config.
+
+    Raises:
+        ValueError: If they do not fit, or cannot be read.
     """
-    checkpoints.restore_optimizer(optimizer, load_file(folder / _OPTIMIZER), state.optimizer)
-    bonuses.load_state_dict(load_file(folder / _BONUSES))
+    with gate.refusing("a whole checkpoint", f"{str(folder)!r}, whose optimizer is damaged"):
+        checkpoints.restore_optimizer(optimizer, gate.read_tensors(folder / _OPTIMIZER), state.optimizer)
+    with gate.refusing("a whole checkpoint", f"{str(folder)!r}, whose bonuses are damaged"):
+        bonuses.load_state_dict(gate.read_tensors(folder / _BONUSES))
 
 
 def restore_env(env: TextGenVectorEnv, state: AgentState, *, is_other: bool, changed: set[str]) -> None:

@@ -23,6 +23,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -49,6 +50,8 @@ _NEW, _TRIAL = ".new", ".trial"
 
 _UNFINISHED = re.compile(r"\.(?:new|trial|([0-9]{5,}))(?:-[0-9]+)?")
 """Names of folders that a stop may leave: a checkpoint that was being written, tried out or removed."""
+_LARGEST_MANIFEST = 1 << 24  # bytes
+_LARGEST_SCORE = sys.float_info.max  # neither NaN nor infinity
 
 _LIBRARIES = ("torch", "transformers", "numpy", "gymnasium")
 
@@ -310,14 +313,22 @@ def verified(path: Path) -> Checkpoint:
         CheckpointError: If it is damaged or of another version; says in what.
     """
     described = _described(path)
-    for name, expected in read_json(path / MANIFEST)["files"].items():
+    for name, expected in _read_manifest(path)["files"].items():
         parts = PurePosixPath(name)
         file = path / parts
-        if parts.is_absolute() or ".." in parts.parts or not file.resolve().is_relative_to(path.resolve()):
-            raise CheckpointError(f"Expected the files of {str(path)!r} inside it, got {name!r}, which leaves it")
+        try:
+            is_inside = file.resolve().is_relative_to(path.resolve())
+            size = file.stat().st_size if file.is_file() else 0
+        except (OSError, ValueError, RuntimeError) as error:  # a name with NUL, a loop of links, a name too long
+            raise CheckpointError(
+                f"Expected the files of {str(path)!r} inside it, got {name!r:.200}: {error}"
+            ) from error
+        if parts.is_absolute() or ".." in parts.parts or not is_inside:
+            raise CheckpointError(f"Expected the files of {str(path)!r} inside it, got {name!r:.200}, which leaves it")
         if not file.is_file():
             raise CheckpointError(f"Expected a whole checkpoint in {str(path)!r}, but it is damaged: {name} is missing")
-        if fingerprint(file) != expected:
+        # Of a file with another size, no digest is computed: it may be of any size.
+        if not isinstance(expected, dict) or size != expected.get("bytes") or fingerprint(file) != expected:
             raise CheckpointError(
                 f"Expected a whole checkpoint in {str(path)!r}, but it is damaged: {name} has changed"
             )
@@ -349,22 +360,27 @@ def _holds_checkpoint(path: Path) -> bool:
     return _number(path.name) is not None and any((path / name).is_file() for name in (MANIFEST, "agent.json"))
 
 
-def _described(path: Path) -> Checkpoint:
-    """Reads a checkpoint's manifest, which may have been written by anybody."""
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Reads a manifest's JSON. CheckpointError where that cannot be read."""
     try:
-        manifest = read_json(path / MANIFEST)
+        return read_json(path / MANIFEST, largest=_LARGEST_MANIFEST)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
+
+
+def _described(path: Path) -> Checkpoint:
+    """Reads a checkpoint's manifest, which may have been written by anybody."""
+    manifest = _read_manifest(path)
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
             f"Expected a checkpoint of format {FORMAT} in {str(path)!r}, got {manifest.get('format')!r}: use the "
             "version of textenvs that wrote it"
         )
     timesteps, updates, score = (manifest.get(name) for name in ("timesteps", "updates", "score"))
-    are_counts = all(isinstance(number, int) and not isinstance(number, bool) for number in (timesteps, updates))
+    are_counts = all(type(number) is int and 0 <= number < 2**63 for number in (timesteps, updates))
     if (
         not are_counts
-        or not (score is None or isinstance(score, (int, float)))
+        or not (score is None or (type(score) in (int, float) and abs(score) <= _LARGEST_SCORE))
         or not _names_files(manifest.get("files"))
     ):
         raise CheckpointError(f"Expected a whole checkpoint in {str(path)!r}, but its {MANIFEST} is damaged")
@@ -470,7 +486,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         optimizer: A fresh one, over the same parameters.
         tensors: The state's tensors.
         rest: Everything else of it.
+
+    Raises:
+        ValueError: If the state is that of other parameters, or of another optimiser.
     """
+    _check_state(optimizer, tensors, rest)
     state = optimizer.state_dict()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     is_sharded = fsdp.is_sharded(parameters)
@@ -481,3 +501,35 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     for group, saved in zip(state["param_groups"], rest["groups"], strict=True):
         group.update(saved)
     optimizer.load_state_dict(state)
+
+
+def _check_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
+    """Raises a ValueError if a state does not fit an optimiser, which PyTorch says in its next step, or not at all."""
+    numbers, groups = rest.get("numbers"), rest.get("groups")
+    if not isinstance(numbers, dict) or not isinstance(groups, list):
+        raise ValueError("Expected the optimiser's numbers and groups, got others")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for key, value in [*tensors.items(), *numbers.items()]:
+        index, _, name = key.partition(".")
+        if not index.isascii() or not index.isdecimal() or int(index) >= len(parameters) or not name:
+            raise ValueError(f"Expected the optimiser's state of {len(parameters)} parameters, got {key!r:.200}")
+        if isinstance(value, Tensor):
+            shape = tuple(parameters[int(index)].shape)  # of the whole parameter, where it is cut into pieces
+            if value.dim() > 0 and tuple(value.shape) != shape:
+                raise ValueError(f"Expected {key!r:.200} of the optimiser in shape {shape}, got {tuple(value.shape)}")
+        elif not isinstance(value, (int, float)):
+            raise ValueError(f"Expected numbers of the optimiser, got {key!r:.200} {value!r:.200}")
+    if len(groups) != len(optimizer.param_groups):
+        raise ValueError(f"Expected {len(optimizer.param_groups)} groups of the optimiser, got {len(groups)}")
+    for group, saved in zip(optimizer.param_groups, groups, strict=True):
+        if not isinstance(saved, dict) or not all(_is_like(value, group.get(name, 0)) for name, value in saved.items()):
+            raise ValueError(f"Expected settings of a {type(optimizer).__name__}, got {saved!r:.200}")
+
+
+def _is_like(value: Any, present: Any) -> bool:
+    """Returns True if a setting from a file may take the place of another: numbers of numbers, lists of as many."""
+    if isinstance(present, (list, tuple)):
+        return isinstance(value, list) and len(value) == len(present) and all(map(_is_like, value, present))
+    if isinstance(present, bool) or present is None:
+        return value is None or isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isinstance(present, (int, float))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from textenvs.render import visible_line
+
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1d22; background: #fff; max-width: 66rem; margin: 2rem auto;
   padding: 0 1rem; }
@@ -61,11 +63,16 @@ def markdown(head: Sequence[str], sections: Sequence[Section]) -> str:
             lines += [paragraph, ""]
         if section.table is not None:
             first, *rest = section.table
-            lines += ["| " + " | ".join(first) + " |", "|" + "---|" * len(first)]
-            lines += ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
-                      for row in rest]  # fmt: skip
+            lines += ["| " + " | ".join(map(_markdown_cell, first)) + " |", "|" + "---|" * len(first)]
+            lines += ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in rest]
             lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_cell(text: str) -> str:
+    """Writes a cell's text so that no name in it is taken for a border, a line break or raw HTML."""
+    shown = visible_line(text.replace("\n", " "))
+    return shown.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
 def html(head: Sequence[str], sections: Sequence[Section]) -> str:

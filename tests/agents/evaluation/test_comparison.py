@@ -13,6 +13,7 @@ from agents.__main__ import main
 from agents.advantages import cumulative_advantage, gae
 from agents.cli.sources import named_sources
 from agents.collector import make_env
+from agents.evaluation import comparison_page
 from agents.evaluation.comparison import compare, normalised_score
 from agents.evaluation.comparison_page import as_text, chosen_episodes, write
 from agents.evaluation.fitted_values import ReferenceValues, ridge
@@ -478,6 +479,35 @@ def test_the_page_has_every_table_and_the_tokens_in_colour(comparison, tmp_path)
         assert picture.width > 500
     scores = np.array([model.evaluation.scores for model in comparison.models])
     assert chosen_episodes(comparison, 3)[0] == np.ptp(scores, axis=0).argmax()
+
+
+def test_names_are_shown_as_they_are_and_obeyed_by_nothing(comparison, tmp_path, monkeypatch):
+    """Matplotlib would read "$" as a formula and leave out names with "_", and a terminal would obey the escapes."""
+    names = [r"$\frac{", "_hidden", "a\x1b[2J\u202e|<b>\nb"]
+    models = [dataclasses.replace(model, name=name) for model, name in zip(comparison.models, names, strict=True)]
+    found = dataclasses.replace(comparison, models=models, reference=names[0])
+    legends = []
+    monkeypatch.setattr(comparison_page, "_write_legend", spied(comparison_page._write_legend, legends))
+    page = write(found, tmp_path, command="compare \x1b[2J").read_text(encoding="utf-8")
+    text = as_text(found)
+    for shown in (page, text):
+        assert not any(character in shown for character in "\x1b\u202e")
+        assert "_hidden" in shown
+    assert r"a\x1b[2J\u202e|<b>\nb" in text
+    assert r"a\x1b[2J\u202e|&lt;b&gt;\nb" in page
+    written = [text.get_text() for axis in legends for text in axis.get_legend().get_texts()]
+    assert any(label.startswith(r"$\frac{") for label in written)
+    assert any(label.startswith("_hidden") for label in written)
+
+
+def spied(function, calls):
+    """The function, which notes its first argument."""
+
+    def spy(first, *others):
+        calls.append(first)
+        return function(first, *others)
+
+    return spy
 
 
 def test_lambda_above_0_is_labelled(tmp_path):

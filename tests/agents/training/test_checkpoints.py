@@ -3,12 +3,15 @@
 import json
 import logging
 import os
+import re
 
 import pytest
 import safetensors
+import torch
 
 from agents import REINFORCE, load
 from agents.training import checkpoints
+from agents.training.agent_state import AgentState
 from agents.training.checkpoints import CheckpointError, SaveError
 from tests.agents.helpers import change, lanes, make_policy
 
@@ -126,6 +129,53 @@ def test_contents_that_do_not_fit_are_refused(tmp_path):
     change(checkpoint, algorithm="reinforce", optimizer={})
     with pytest.raises(ValueError, match="damaged"):
         load(tmp_path, env=lanes(4))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": {"a\0b": {}}},
+        {"files": {"a" * 5000: {}}},
+        {"files": {"loop": {}}},
+        {"files": {"pipe": {"bytes": 0, "sha256": ""}}},
+        {"files": {"content.txt": 7}},
+        {"files": []},
+        {"timesteps": -1},
+        {"timesteps": 1e3},
+        {"score": float("nan")},
+        {"score": True},
+        None,
+    ],
+    ids=str,
+)
+def test_manifests_that_somebody_else_wrote(tmp_path, changes):
+    path = write(tmp_path, 1)
+    (path / "loop").symlink_to("loop")
+    os.mkfifo(path / "pipe")
+    file = path / "manifest.json"
+    if changes is None:
+        file.unlink()
+        os.mkfifo(file)
+    else:
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        checkpoints.find(tmp_path)
+
+
+def test_states_that_do_not_fit_are_refused(tmp_path):
+    agent = make_agent()
+    checkpoint = agent.save(tmp_path)
+    state = json.loads((checkpoint / "agent.json").read_text())
+    tensors, numbers = checkpoints.flatten_optimizer(agent.optimizer)
+    for wrong in ({"numbers": {"999.step": 1.0}}, {"numbers": {"x": 1}}, {"groups": []}, {"groups": [{"lr": "x"}]}):
+        with pytest.raises(ValueError, match="Expected"):
+            checkpoints.restore_optimizer(agent.optimizer, tensors, {**numbers, **wrong})
+    with pytest.raises(ValueError, match=r"in shape \("):
+        checkpoints.restore_optimizer(agent.optimizer, {"0.exp_avg": torch.zeros(3, 1, 7)}, numbers)
+    for name, value in (("timesteps", "many"), ("config", []), ("carried", None), ("seconds", float("inf"))):
+        (checkpoint / "agent.json").write_text(json.dumps({**state, name: value}))
+        with pytest.raises(ValueError, match=rf"Expected {name} in .*agent.json' as a run writes it"):
+            AgentState.read(checkpoint)
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "/etc/passwd", "policy/../../outside.txt", "link"])

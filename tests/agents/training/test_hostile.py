@@ -8,14 +8,15 @@ from contextlib import suppress
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from agents import Policy
+from agents import Policy, load
 from agents.__main__ import main
+from agents.cli.parsing import read_config
 from agents.files import read_json
 from agents.policy.pretrained import BUNDLED_MODELS
 from agents.supervised import reward_model
 from benchmarks.robustness.fuzz_constructors import calls, check
 from tests.helpers import examples
-from textenvs import load_dataset, make_tokenizer
+from textenvs import load_dataset, make_tokenizer, render
 from textenvs.datasets import text_files
 
 BOMB = "[" * 100_000
@@ -139,6 +140,54 @@ def test_what_is_printed_obeys_no_hidden_characters(capsys):
         assert character not in printed
     assert "\x1b]0" not in colours
     assert "\x1b[2J" not in colours
+
+
+def test_no_colours_into_pipes_nor_against_the_users_wish(capsys, monkeypatch):
+    words = ["generate", "--device", "cpu", "-n", "1", "--max-new-tokens", "2", "Once"]
+    main(words)
+    assert "\x1b" not in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert render.takes_colors()
+    main(words)
+    assert "\x1b" in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not render.takes_colors()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--output", ""],
+        ["train", "--output="],
+        ["train", "--resume", " "],
+        ["train", "--init", ""],
+        ["sft", "--output", ""],
+        ["compare", "--output", "", "--models", "tiny", "b=tiny"],
+        ["evaluate", "--run", ""],
+        ["reward-model", "--pairs", "", "--output", "x"],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_working_directory(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert "to be a path, got" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_empty_paths_in_python(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    policy = Policy.from_pretrained(model, device="cpu")
+    for call in (policy.save_pretrained, load, make_tokenizer):
+        with pytest.raises(ValueError, match="to be a path, got ''"):
+            call("")
+    (tmp_path / "options.json").write_text('{"output": ""}')
+    with pytest.raises(ValueError, match="Expected output to be a path"):
+        read_config(tmp_path / "options.json")
 
 
 @settings(max_examples=examples(300), deadline=None, suppress_health_check=list(HealthCheck))
