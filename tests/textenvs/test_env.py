@@ -426,7 +426,7 @@ class TestBadInput:
             ({"split": "dev"}, ValueError, "split to be 'train', 'validation', 'test' or 'shifted', got 'dev'"),
             ({"tokenizer": "no/such/folder"}, ValueError, "no/such/folder"),
             ({"max_prompt_length": 0}, ValueError, "max_prompt_length to be at least 1"),
-            ({"truncation_side": "top"}, ValueError, "'left' or 'right', got 'top'"),
+            ({"truncation_side": "top"}, ValueError, "'left', 'right' or 'middle', got 'top'"),
             ({"min_new_tokens": -1}, ValueError, "min_new_tokens to be at least 0, got -1"),
             ({"min_new_tokens": 33}, ValueError, "at most max_new_tokens=32, got 33"),
             ({"stop": []}, ValueError, "Expected stop"),
