@@ -62,6 +62,7 @@ FRESH = {
 ADAPTERS_FOLDER = "adapters"
 
 _BASE_FOLDER = "base"
+_WAY_TO_BASE = "base_from_here"
 _CRITIC_FILE = "critic.safetensors"
 _POLICY_FILE = "policy.json"
 _PARTS = ("adapters", "critic", "sharded")  # entries of it that decide which files are read
@@ -92,15 +93,16 @@ def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.
             f"{', '.join(missing)}: an earlier version wrote it, and its policies cannot be read any more"
         )
     weights = source
-    if notes.get("base") is not None:  # a folder of adapters, whose base lies elsewhere
-        weights = _local(str(notes["base"]))
+    base = None if notes.get("base") is None else _base(folder, notes)
+    if base is not None:  # a folder of adapters, whose base lies elsewhere
+        weights = _local(base)
     elif notes.get("adapters"):
         weights = str(folder / _BASE_FOLDER)
     name = "the folder" if local else f"no such folder or bundled model {list(NAMED_MODELS)}, so the hub id"
     with gate.refusing("a language model that loads from safetensors", f"{name} {weights!r}"), quiet_loading():
         if is_ours:
             gate.check_folder(folder)
-        model = read_model(weights, is_sharded=None if notes.get("base") else notes.get("sharded"))
+        model = read_model(weights, is_sharded=None if base else notes.get("sharded"))
         with gate.reading("its tokenizer"):
             is_from_file = is_ours or gguf.is_gguf(str(name_or_folder))
             tokenizer = _read_own_tokenizer(folder) if is_from_file else _read_tokenizer(source)
@@ -119,7 +121,7 @@ def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.
         transformers_logging.get_logger("agents").warning_once(
             f"{name_or_folder}: weights dequantised from {dequantized}, which rounded those of the published model"
         )
-    policy.source = notes.get("base")
+    policy.source = base
     if not local or str(name_or_folder) in NAMED_MODELS:
         policy.source = str(name_or_folder)
     elif gguf.is_gguf(str(name_or_folder)):
@@ -134,6 +136,36 @@ def _local(source: str) -> str:
     if gguf.is_gguf(source):
         return str(gguf.model_folder(source))
     return str(BUNDLED_MODELS.get(source, source))
+
+
+def _base(folder: Path, notes: Mapping[str, Any]) -> str:
+    """Finds the model under a folder of adapters, also where both were moved together.
+
+    Returns:
+        Its name, or its folder or file.
+
+    Raises:
+        ValueError: If it is a folder or a file that is gone.
+    """
+    base, way = str(notes["base"]), notes.get(_WAY_TO_BASE)
+    if not os.path.isabs(base) or os.path.exists(base):
+        return base
+    if isinstance(way, str) and (folder / way).exists():
+        return str((folder / way).resolve())
+    raise ValueError(
+        f"Expected the model under the adapters of {str(folder)!r} in {base!r}, where it was when they were saved, got "
+        "nothing there: put it back, or move both together"
+    )
+
+
+def _way_to(base: str | None, folder: Path) -> str | None:
+    """Returns the relative path from a folder to its base; None where the base is no folder, or on another drive."""
+    if base is None or not os.path.isabs(base):
+        return None
+    try:
+        return os.path.relpath(os.path.realpath(base), os.path.realpath(folder))
+    except ValueError:
+        return None
 
 
 def _read_parts(policy: Policy, folder: Path, notes: Mapping[str, Any]) -> None:
@@ -247,6 +279,7 @@ def save(policy: Policy, folder: Path, *, merge: bool = False) -> dict[str, Tens
         "compile": policy.compiled,
         "frozen": [] if plain or merge else _frozen_names(policy),
         "base": policy.source if has_base else None,
+        _WAY_TO_BASE: _way_to(policy.source if has_base else None, folder),
         "adapters": adapters_apart,
         "critic": policy.critic is not None,
         "sharded": None if has_base else not (weights_folder / SAFE_WEIGHTS_NAME).is_file(),

@@ -1,1 +1,1 @@
-"""Tests of robustness: runs that are killed, and arguments that make no sense."""
+"""Tests of robustness: runs that are killed, folders that others change, and arguments that make no sense."""

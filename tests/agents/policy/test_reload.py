@@ -232,6 +232,45 @@ def test_a_resumed_run_with_adapters_still_names_its_base(tmp_path):
     assert not (last / "policy" / "base").exists()
 
 
+def _learned_on(run):
+    agent = load(run, device="cpu")
+    return agent.learn(agent.timesteps + 8, folder=run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bundled", "folder"])
+def test_checkpoints_of_a_run_that_was_resumed_twice_and_moved_are_as_small_as_the_first(tmp_path, kind):
+    pytest.importorskip("peft")
+    run, model = tmp_path / "here" / "run", tmp_path / "here" / "model"
+    Policy.from_pretrained("tiny", device="cpu").save_pretrained(model)
+    source = "tiny" if kind == "bundled" else model
+    agent = PPO(source, "TextGen-v0", device="cpu", policy_kwargs={"lora": 2}, **SMALL).learn(8, folder=run)
+    sizes = [_size(run)]
+    for _ in range(2):
+        agent = _learned_on(run)
+        sizes.append(_size(run))
+    shutil.move(tmp_path / "here", tmp_path / "there")  # the run, and its model with it
+    moved = tmp_path / "there" / "run"
+    again = load(moved, device="cpu")
+    for one, other in zip(agent.policy.parameters(), again.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+    _learned_on(moved)
+    assert max(*sizes, _size(moved)) < 1.02 * sizes[0]
+    last = load(moved, device="cpu").policy
+    assert last.source == ("tiny" if kind == "bundled" else str(tmp_path / "there" / "model"))
+    shutil.move(moved, tmp_path / "run")  # alone: the model is where it was
+    assert load(tmp_path / "run", device="cpu").policy.source == last.source
+    if kind == "folder":
+        shutil.rmtree(tmp_path / "there" / "model")
+        with pytest.raises(ValueError, match=r"Expected the model under the adapters of .* nothing there: put it"):
+            load(tmp_path / "run", device="cpu")
+
+
+def _size(run):
+    last = sorted(path for path in (run / "checkpoints").iterdir() if path.name.isdecimal())[-1]
+    return sum(file.stat().st_size for file in last.rglob("*") if file.is_file())
+
+
 # Weights --------------------------------------------------------------------------------------------------------------
 
 
