@@ -22,6 +22,7 @@ COMMANDS = {
     "folders": "robustness.shared_folders",
     "fuzz": "robustness.fuzz_constructors",
     "learn": "learn.run_suite",
+    "laptop": "learn.laptop",
     "report": "learn.report",
     "values": "questions.values",
 }
