@@ -46,9 +46,19 @@ _BEGUN = re.compile(rf"(?:#{{1,3}}|{_SIGN}\$?\.?|(?<![\w)\]}}])\.)\Z")
 _INSIDE = re.compile(rf"[,.{_GAP}]?|[eE][+-]?| ?/ ?")
 _CONTEXT = re.compile(r"[\w)\]}]\Z")
 _BOX = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
-# Signs that a number is a part of an expression: an operator between it and a variable or bracket, or another command.
-_EXPRESSION_BEFORE = re.compile(rf"(?:(?<![A-Za-z])[A-Za-z]|[)\]}}])\s*[-+*/^{_MINUS}×·]\s*[({{]?\s*\Z")
-_EXPRESSION_AFTER = re.compile(rf"\s*[-+*/^{_MINUS}×·]\s*(?:[A-Za-z](?![A-Za-z])|[(\\])|[a-z]?[xyz](?![A-Za-z])")
+# Signs that a number is a part of an expression: an operator between it and a variable or bracket, a function's name, a
+# comparison, the "_" of an index, ...
+_EXPRESSION_BEFORE = re.compile(
+    rf"(?:(?:(?<![A-Za-z])[A-Za-z]|[)\]}}])\s*[-+*/^{_MINUS}×·]\s*[({{]?|[A-Za-z]\s*[+*/^×·]"
+    r"|(?<![A-Za-z])(?:sin|cos|tan|log|ln|exp|sqrt|[a-z])\s*\(|(?<![A-Za-z])(?:sin|cos|tan|log|ln|exp|sqrt)"
+    r"|(?:(?<![-=])[<>]|[≤≥≠±√])=?|!=|[A-Za-z]_\{?)\s*\Z"
+)
+# ... another operator, a variable, a constant, or a fraction that is one character.
+_EXPRESSION_AFTER = re.compile(
+    rf"\s*[-+*/^{_MINUS}×·]\s*(?:[A-Za-z](?![A-Za-z])|[(\\])|[a-z]?[xyzi](?![A-Za-z])"
+    r"|\s*[π√±\u00bc-\u00be\u2150-\u215e²³]"
+)
+_FRACTION = re.compile(r"\\[dt]?frac")
 _COMMAND = re.compile(r"\\(?!boxed|text|mathrm|mbox|left|right|quad|[dt]?frac[{0-9])[A-Za-z]+")
 
 
@@ -145,14 +155,15 @@ class NumericAnswer(Reward):
 
     Numbers are equal if they are the same float64. A number may have a sign ("-" or the typographic minus), thousands
     ("1,000" or "1 000"), decimals and an exponent ("1e3"), and be a fraction ("1/2", "\frac{1}{2}" is 0.5). Signs of
-    currency, "%" and units count for nothing: "72%", "$72" and "72 km" are 72. Words are not read: "minus 5" is 5. Nor
-    is algebra: "3x + 2y = 3" ends with 3, and is one.
+    currency, "%" and units count for nothing: "72%", "$72" and "72 km" are 72, and "1.2 million" is 1.2. Words are not
+    read: "minus 5" is 5. Nor is algebra: "3x + 2y = 3" ends with 3, and is one.
 
     The reference is the example's first one. Its answer is behind a mark, after the last "=" of its last line with a
     number, or the only number in that line. An example that leaves a choice ("3 or 4") raises an error, and so does one
-    that is an expression ("x+1"). Its results are those of its calculations ("<<48/2=24>>", as GSM8K annotates them),
-    or, without any, each line's last number; the answer itself is not among them. An example can name them in its
-    metadata instead: `metadata["answer"]`, a number, and `metadata["steps"]`, a list of numbers.
+    that is an expression ("x+1", "2x", "sin 30", "x > 5", "1/0") or a mixed number ("1 1/2", "2½"). Its results are
+    those of its calculations ("<<48/2=24>>", as GSM8K annotates them), or, without any, each line's last number; the
+    answer itself is not among them. An example can name them in its metadata instead: `metadata["answer"]`, a number,
+    and `metadata["steps"]`, a list of numbers.
 
     Args:
         steps: The part of the score that intermediate results earn, if the reference has any.
@@ -225,8 +236,8 @@ def _reference_answer(text: str) -> float:
         place = next(line for line in after.split("\n") if _numbers(line))
     else:
         place = next((line for line in reversed(text.split("\n")) if _numbers(line)), "")
-        after_equals = place.rpartition("=")[2]
-        place = after_equals if _numbers(after_equals) else place
+        before, _, after = place.rpartition("=")
+        place = after.removeprefix(">") if _numbers(after) and before[-1:] not in ("<", ">", "!") else place
     numbers = [match for match in _UNIT.finditer(place) if match.group() not in ("\n", *_MARKS)]
     if not numbers:
         return math.nan
@@ -234,9 +245,14 @@ def _reference_answer(text: str) -> float:
         raise ValueError(f"expected one number as the answer, got {place.strip()!r}: write it after '####'")
     number = numbers[0]
     before, after = place[: number.start()], place[number.end() :]
-    if _COMMAND.search(place) or _EXPRESSION_BEFORE.search(before) or _EXPRESSION_AFTER.match(after):
+    is_part = _EXPRESSION_BEFORE.search(before) or _EXPRESSION_AFTER.match(after)
+    is_part = is_part or (not before.strip() and after.startswith("!"))  # a factorial; "It is 5!" is none
+    if is_part or _COMMAND.search(place) or _FRACTION.search(before) or _FRACTION.search(after):
         raise ValueError(f"expected a number as the answer, got the expression {place.strip()!r}")
-    return _value(number.group())
+    value = _value(number.group())
+    if math.isinf(value) or number.group().count("/") > 1:
+        raise ValueError(f"expected a finite number as the answer, got {place.strip()!r}")
+    return value
 
 
 @lru_cache(maxsize=1 << 14)

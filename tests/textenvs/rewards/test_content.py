@@ -606,7 +606,7 @@ def test_forms_of_a_number(reference: str, response: str, right: float) -> None:
     assert reward.score(Example("", (reference,)), response) == right
 
 
-@pytest.mark.parametrize("reference", ["3 or 4", "#### 72 or 73", "(3, 4)", "10-12", "2 1/2"])
+@pytest.mark.parametrize("reference", ["3 or 4", "5 ± 1", "#### 72 or 73", "(3, 4)", "10-12", "2 1/2"])
 def test_a_reference_has_one_answer(reference: str) -> None:
     reward = make_reward("numeric_answer")
     for asked in (Example("", (reference,)), example(answer=reference)):
@@ -614,11 +614,32 @@ def test_a_reference_has_one_answer(reference: str) -> None:
             reward.score(asked, "3")
 
 
-@pytest.mark.parametrize("reference", ["x+1", "1+x", "x - 1", "x^2", "#### 3x", "\\sqrt{2}", "\\pi/2", "#### 2*(x)"])
+EXPRESSIONS = """x+1|1+x|x - 1|x^2|#### 3x|\\sqrt{2}|\\pi/2|#### 2*(x)|x_1|x_{1}|2π|3i|5!|#### 5!|ab+1|total*2|
+f(2)|log(8)|sin 30|<5|x > 5|x>=5|x != 5|≤ 5|±5|√2|2½|#### 2 ¾|5²|
+\\frac{x}{2}|\\frac{1}{x}|\\boxed{x-1}|\\boxed{2x}|y - 2|2^x"""
+
+
+@pytest.mark.parametrize("reference", EXPRESSIONS.replace("\n", "").split("|"))
 def test_a_reference_is_no_expression(reference: str) -> None:
     reward = make_reward("numeric_answer")
     with pytest.raises(RewardError, match="expected a number as the answer, got the expression"):
         reward.score(Example("", (reference,)), "1")
+
+
+@pytest.mark.parametrize("reference", ["1/0", "#### 3/0", "1/2/3", "24/12/2024"])
+def test_a_reference_is_finite(reference: str) -> None:
+    with pytest.raises(RewardError, match="expected a finite number as the answer, got"):
+        make_reward("numeric_answer").score(Example("", (reference,)), "1")
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["It is 5!", "Answer: 5", "-> 5", "=> 5", "x = 5", "a) 5", "Option (5)", "5 apples", "= 5 apples", "5 m", "~5",
+     "5°", "5 (five)", "+5", "It takes 5 minutes - a lot", "total = 5", "No. 5", "x >= 3 = 5", "\\boxed{5}!"],
+)  # fmt: skip
+def test_a_number_among_words_is_an_answer(reference: str) -> None:
+    reward = make_reward({"numeric_answer": {"steps": 0}})
+    assert [reward.score(Example("", (reference,)), answer) for answer in ("5", "\u22125", "4 or 6")] == [1, 0, 0]
 
 
 def test_listing_numbers_earns_no_more_than_one_guess(shared_data: Path) -> None:
