@@ -245,8 +245,8 @@ def _reference_answer(text: str) -> float:
         raise ValueError(f"expected one number as the answer, got {place.strip()!r}: write it after '####'")
     number = numbers[0]
     before, after = place[: number.start()], place[number.end() :]
-    is_part = _EXPRESSION_BEFORE.search(before) or _EXPRESSION_AFTER.match(after)
-    is_part = is_part or (not before.strip() and after.startswith("!"))  # a factorial; "It is 5!" is none
+    is_factorial = not before.strip() and after.startswith("!")  # "It is 5!" is none
+    is_part = is_factorial or _EXPRESSION_BEFORE.search(before) or _EXPRESSION_AFTER.match(after)
     if is_part or _COMMAND.search(place) or _FRACTION.search(before) or _FRACTION.search(after):
         raise ValueError(f"expected a number as the answer, got the expression {place.strip()!r}")
     value = _value(number.group())

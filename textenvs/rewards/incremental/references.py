@@ -305,6 +305,11 @@ class ReferenceScorer(UnitScorer):
             lengths = [index.lengths for index in indices]
             self._lengths.put(begun, np.array([each + each[-1:] * (columns - len(each)) for each in lengths]))
             self._begin_examples(begun)
+            sieves = np.zeros((len(begun), 64 * _SIEVE_WORDS), dtype=np.bool_)
+            for row, index in enumerate(indices):
+                sieves[row, [unit % sieves.shape[1] for unit in map(self.units.keep, index.distinct)]] = True
+            words = np.packbits(sieves, axis=1, bitorder="little").view("<u8").astype(np.uint64)
+            self._sieve.put(begun, words)
         self._slot[lanes] = slots
         self._is_empty[lanes] = False
         self._clear(lanes)
@@ -321,9 +326,6 @@ class ReferenceScorer(UnitScorer):
             self._edges.append({})
             self._cells.append(0)
         self._slots[texts] = slot
-        sieve = np.zeros(64 * _SIEVE_WORDS, dtype=np.bool_)
-        sieve[np.array([self.units.keep(unit) for unit in index.distinct], dtype=np.int64) % len(sieve)] = True
-        self._sieve.put([slot], np.packbits(sieve, bitorder="little").view("<u8").astype(np.uint64)[None])
         self._count(slot, len(index.units))
         return slot
 
