@@ -59,6 +59,7 @@ def test_a_good_demonstration_is_a_success(env_id: str) -> None:
 
 TAKEN_BACK = {
     "sentiment * ngram_lm": "means over words fall with every neutral word, and every unlikely one",
+    "rouge_2": "a word that is not finished yet counts as a wrong one, until its last token",
     "rouge_l": "a word that is not finished yet counts as a wrong one, until its last token",
 }
 """Rewards that pay less than nothing for some token of a demonstration, and why. All others never do."""

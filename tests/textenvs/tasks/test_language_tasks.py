@@ -20,7 +20,7 @@ from textenvs.tasks.questions import QuestionAnswering
 from textenvs.tasks.recommendation import _THEMES, _TONES, ListedGain, Recommend
 from textenvs.tasks.registry import TASKS as TASK_TABLE
 from textenvs.tasks.reviews import Reviews
-from textenvs.tasks.summaries import SummarizeAbstractive, SummarizeExtractive
+from textenvs.tasks.summaries import _EVENTS, _WHERE, PickedSentences, SummarizeAbstractive, SummarizeExtractive
 from textenvs.tasks.translation import _PREPOSITIONS, LANGUAGES, RoundTrip, Translate, _Clause, _parse, _sentence
 from textenvs.tasks.translation_lexicon import ADJECTIVES, BEINGS, PLACES, THINGS, VERBS
 from textenvs.tasks.writing import PoemForm, Write
@@ -336,23 +336,83 @@ def test_the_last_turn_by_hand() -> None:
 # Summaries
 
 
-def test_key_sentences_name_the_person() -> None:
-    for example in examples(SummarizeExtractive(3), "train"):
-        lines = example.prompt.split("\n")[1:-1]
-        named = [line.split(".")[0] for line in lines if example.metadata["who"] in line]
-        assert example.references[0].split() == named
-        assert len(named) in (2, 3)
+def parts_of(sentence: str) -> list[tuple[str, int]]:
+    """The events that a sentence may tell a part of, each with the part: 0 the cause, 1 the deed, 2 the outcome."""
+    place = next((words for words in _WHERE.values() if words in sentence), "nowhere")
+    found = []
+    for name, event in _EVENTS.items():
+        if sentence in {cause.format(w=place) for cause in event.causes}:
+            found.append((name, 0))
+        if any(sentence.endswith(f" {deed}.") for deed in event.deeds):
+            found.append((name, 1))
+        if sentence.rstrip(".").lower() in {outcome.lower() for outcome in event.outcomes}:
+            found.append((name, 2))
+    return found
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_the_main_story_is_the_one_that_is_told_whole(level: int) -> None:
+    for split, more in (("train", 0), (SHIFTED, 3)):
+        for example in examples(SummarizeExtractive(level), split):
+            sentences = example.metadata["sentences"]
+            assert example.prompt.split("\n")[:-1] == [f"{n}. {text}" for n, text in enumerate(sentences, start=1)]
+            assert len(sentences) == {1: 7, 2: 8, 3: 9}[level] + more
+            told: dict[str, list[tuple[int, int]]] = {}
+            for number, sentence in enumerate(sentences, start=1):
+                parts = parts_of(sentence)
+                assert len(parts) < 2, "a sentence belongs to one event, or to none"
+                for name, part in parts:
+                    told.setdefault(name, []).append((part, number))
+            (whole,) = [name for name, parts in told.items() if len(parts) == 3]
+            assert [part for part, _ in told[whole]] == [0, 1, 2], "in their order"
+            assert example.metadata["key"] == [number for _, number in told[whole]]
+            assert example.references == ("".join(f" {number}" for _, number in told[whole]),)
+            assert sum(map(len, told.values())) == len(sentences) - (3 if more else 2)
+            assert f" {example.metadata['who']} " in sentences[told[whole][1][1] - 1]
     pattern = SummarizeExtractive().allowed(example, [])["regex"]
     assert all(re.fullmatch(pattern, example.references[0]) for example in examples(SummarizeExtractive(3), SHIFTED))
 
 
-def test_a_summary_says_what_the_report_says() -> None:
-    for example in examples(SummarizeAbstractive(3), "train"):
-        report, summary = example.prompt, example.references[0]
-        deed, _, rest = summary.strip().rstrip(".").rpartition(" in the ")
-        where, _, when = rest.partition(" on ")
-        assert f"{deed}." in report
-        assert f"On {when} the {example.metadata['who']} came to the {where}." in report
+def test_no_sentence_by_itself_says_that_it_is_wanted() -> None:
+    """Each wording of each part is about as often in the main story as beside it: 3 of 6 parts at level 2."""
+    wanted: dict[tuple[str, int], list[bool]] = {}
+    for example in examples(SummarizeExtractive(), "train", 4096):
+        for number, sentence in enumerate(example.metadata["sentences"], start=1):
+            for part in parts_of(sentence):
+                wanted.setdefault(part, []).append(number in example.metadata["key"])
+    assert len(wanted) == 3 * len(_EVENTS)
+    assert all(0.35 < np.mean(rows) < 0.65 for rows in wanted.values())
+
+
+def test_picked_sentences_by_hand() -> None:
+    reward, example = PickedSentences(), Example("", (), {"key": [2, 5, 12]})
+    for text, score in [("", 0), (" 2", 1 / 3), (" 2 5", 2 / 3), (" 2 5 12", 1), (" 2, 5 and 12.", 1), (" 12 5 2", 0),
+                        (" 5 2 12", 1 / 3), (" 2 2 2", 1 / 3), (" 2 5 2 12", 1), (" 2 3", 0), (" 3 2 5", 0),
+                        (" 1 2 5", 1 / 3), (" 3 4 5", 0), (" 2 5 7", 1 / 3), (" 25", 0), (" two", 0),
+                        (" 1 2 3 4 5 6", 0), (" 2 5 12 13", 2 / 3), (" 2 5 9 12", 2 / 3),
+                        (" 2 5 12 " + "7" * 5000, 2 / 3)]:  # fmt: skip
+        assert reward.score(example, text) == pytest.approx(score, abs=1e-12), text
+    for wrong in ({}, {"key": []}, {"key": "2"}):
+        with pytest.raises(ValueError, match=r"metadata\['key'\]"):
+            reward.score(Example("", (), wrong), "2")
+
+
+def test_a_summary_says_what_the_main_story_says() -> None:
+    facts = make_reward("keywords")
+    for split in ("train", SHIFTED):
+        for example in examples(SummarizeAbstractive(3), split):
+            who, what, where = (example.metadata[name] for name in ("who", "what", "where"))
+            told = re.split(r"(?<=\.) ", example.prompt.split("\n")[0])
+            parts = {part: text for text in told for name, part in parts_of(text) if name == what}
+            deed, _, rest = example.references[0].strip().rstrip(".").partition(f" {_WHERE[where]}, and ")
+            assert _WHERE[where] in parts[0]
+            assert deed.startswith(f"The {who} ")
+            assert parts[1].endswith(f"{deed.removeprefix('The ')}.") or parts[1].endswith(
+                f"{deed.removeprefix(f'The {who} ')}."
+            )
+            assert parts[2].lower() == f"{rest}."
+            assert {facts.score(example, reference) for reference in example.references} == {1.0}
+            assert len(set(example.references)) == 4
 
 
 # Recommend

@@ -12,6 +12,7 @@ import numpy as np
 from textenvs import Example, Task, make_reward
 from textenvs.tasks.classification import _TOPIC_OF, LABELS, Classify
 from textenvs.tasks.recommendation import Recommend
+from textenvs.tasks.summaries import SummarizeAbstractive, SummarizeExtractive
 
 NUM_TRAINING = 2000
 
@@ -169,3 +170,65 @@ def test_words_alone_do_not_tell_a_good_title() -> None:
         return "\n".join(sorted(catalogue, key=odds, reverse=True)[:3])
 
     assert mean_score(task, solve) < 0.35
+
+
+# Summaries
+
+PLACE = r"\b(?:in|at) the (?:village|harbor|market|school|castle|forest|station|park)\b"
+DEED = r"^(?:It was the|The|Then the) (\w+) (?!has\b|was\b|sang\b)(?:who )?(.*)\.$"
+
+
+def picked(sentences: Sequence[str]) -> list[int]:
+    """The first sentence with a place, the first deed after it, and the next that is neither; or else any of them."""
+    kinds = ["place" if re.search(PLACE, text) else "deed" if re.search(DEED, text) else "other" for text in sentences]
+    numbers, start = [], 0
+    for kind in ("place", "deed", "other"):
+        later = [index for index in range(start, len(kinds)) if kinds[index] == kind]
+        earlier = [index for index in range(len(kinds)) if kinds[index] == kind]
+        if later or earlier:
+            numbers.append((later or earlier)[0])
+            start = numbers[-1] + 1
+    return numbers
+
+
+def listed_sentences(example: Example) -> list[str]:
+    return re.findall(r"^[0-9]+\. (.*)$", example.prompt, re.MULTILINE)
+
+
+def test_no_short_expression_finds_the_main_story() -> None:
+    def solve(example: Example) -> str:
+        return "".join(f" {index + 1}" for index in sorted(picked(listed_sentences(example))))
+
+    assert 0.15 < mean_score(SummarizeExtractive(), solve) < 0.4
+
+
+def test_words_do_not_tell_a_sentence_of_the_main_story() -> None:
+    """Naive Bayes over the words of a sentence: is it wanted? It leaves out the remarks, and guesses among the rest."""
+    task = SummarizeExtractive()
+    rows = [
+        (text.split(), number in example.metadata["key"])
+        for example in examples(task, "train", NUM_TRAINING)
+        for number, text in enumerate(listed_sentences(example), start=1)
+    ]
+    predict = naive_bayes(rows)
+
+    def solve(example: Example) -> str:
+        odds = [(scores := predict(text.split()))[True] - scores[False] for text in listed_sentences(example)]
+        best = sorted(range(1, len(odds) + 1), key=lambda number: -odds[number - 1])[:3]
+        return "".join(f" {number}" for number in sorted(best))
+
+    assert 0.1 < mean_score(task, solve) < 0.3
+
+
+def test_no_short_expression_writes_the_summary() -> None:
+    def solve(example: Example) -> str:
+        sentences = re.split(r"(?<=\.) ", example.prompt.split("\n")[0])
+        chosen = [sentences[index] for index in picked(sentences)]
+        place = next((found[0] for text in chosen if (found := re.search(PLACE, text))), "in the village")
+        who, deed = next(
+            ((found[1], found[2]) for text in chosen if (found := re.search(DEED, text))), ("cook", "sang")
+        )
+        outcome = chosen[-1].rstrip(".")
+        return f" The {who} {deed} {place}, and {outcome[0].lower()}{outcome[1:]}."
+
+    assert 0.4 < mean_score(SummarizeAbstractive(), solve) < 0.6
