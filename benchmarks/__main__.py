@@ -20,6 +20,7 @@ COMMANDS = {
     "preferences": "questions.reward_model",
     "faults": "robustness.kill_and_resume",
     "folders": "robustness.shared_folders",
+    "foreign": "robustness.foreign",
     "fuzz": "robustness.fuzz_constructors",
     "learn": "learn.run_suite",
     "laptop": "learn.laptop",

@@ -492,7 +492,18 @@ def _load_tokenizer(file: Path, written: tuple[int, ...]) -> Tokenizer:
     tokenizer = SubwordTokenizer(
         backend, **roles, chat_template=find_chat_template(file.parent), special_tokens=named or None
     )
+    _check_encodes(tokenizer, file)
     return tokenizer.ending_with(_generation_ends(file.parent))
+
+
+def _check_encodes(tokenizer: SubwordTokenizer, file: Path) -> None:
+    """Raises a ValueError for a tokenizer that is read, and then cannot encode a text."""
+    try:
+        tokenizer.encode_batch(["a b", ""])
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise ValueError(f"Expected {str(file)!r} to be a tokenizer.json that encodes texts, got: {error}") from error
 
 
 def _named_special_tokens(configs: Iterable[dict[str, Any]]) -> dict[str, str]:

@@ -85,7 +85,7 @@ def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.
     if local and not any((Path(source) / name).exists() for name in ("config.json", ADAPTERS_FOLDER)):
         raise ValueError(f"Expected a model folder with a config.json, got {source!r}, which has none")
     folder = Path(source)
-    is_ours = local and (folder / _POLICY_FILE).is_file()
+    is_ours = local and os.path.lexists(folder / _POLICY_FILE)  # a link to nowhere is no file, and is said
     notes = read_json(folder / _POLICY_FILE) if is_ours else {}
     if is_ours and (missing := [name for name in _PARTS if name not in notes]):
         raise ValueError(
@@ -93,12 +93,17 @@ def load(kind: type[Policy], name_or_folder: str | Path, *, device: str | torch.
             f"{', '.join(missing)}: an earlier version wrote it, and its policies cannot be read any more"
         )
     weights = source
-    base = None if notes.get("base") is None else _base(folder, notes)
+    base = notes.get("base")
     if base is not None:  # a folder of adapters, whose base lies elsewhere
+        if not isinstance(base, str):
+            raise ValueError(f"Expected the base in {str(folder / _POLICY_FILE)!r} as a name, got {base!r:.200}")
+        base = _base(folder, notes)
         weights = _local(base)
     elif notes.get("adapters"):
         weights = str(folder / _BASE_FOLDER)
-    name = "the folder" if local else f"no such folder or bundled model {list(NAMED_MODELS)}, so the hub id"
+    name = "the folder" if base is None else f"the folder {source!r}, whose base is"
+    if not local:
+        name = f"no such folder or bundled model {list(NAMED_MODELS)}, so the hub id"
     with gate.refusing("a language model that loads from safetensors", f"{name} {weights!r}"), quiet_loading():
         if is_ours:
             gate.check_folder(folder)

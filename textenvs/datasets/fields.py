@@ -163,14 +163,19 @@ def metadata_of(row: Row, column: str, location: str) -> Any:
     return _as_json(value, column, location)
 
 
-def _as_json(value: Any, column: str, location: str) -> Any:
+_DEEPEST = 100  # levels of lists and objects in metadata, which is copied and written level by level
+
+
+def _as_json(value: Any, column: str, location: str, depth: int = 0) -> Any:
     value = _plain(value)
+    if depth > _DEEPEST:
+        raise ValueError(f"Expected at most {_DEEPEST} levels of lists and objects in field {column!r} of {location}")
     if isinstance(value, str):
         return _checked(value, column, location)
     if isinstance(value, Mapping):
-        return {str(key): _as_json(item, column, location) for key, item in value.items()}
+        return {str(key): _as_json(item, column, location, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_as_json(item, column, location) for item in value]
+        return [_as_json(item, column, location, depth + 1) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, (bool, int)):

@@ -38,7 +38,7 @@ MOST_COLUMNS = 1 << 17
 PACKED_AT_MOST = 200
 """How many times its size a .gz file may unpack to. Text is packed to a fifth, and logs to a fiftieth."""
 
-_ALWAYS_UNPACKED = 1 << 24  # bytes that a .gz file may unpack to in any case
+_ALWAYS_UNPACKED = 1 << 22  # bytes that a .gz file may unpack to in any case
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _NOT_OF_FILES = ("idna", "punycode", "undefined", "unicode-escape", "unicode_escape")  # of names, or of nothing

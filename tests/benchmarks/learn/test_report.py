@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agents import Algorithm
-from benchmarks.learn import analysis, report
+from benchmarks.learn import analysis, page, report
 from benchmarks.learn.analysis import cells, matrices, sooner
 from benchmarks.learn.page import Section, html
 from benchmarks.learn.sb3_and_trl import OUTSIDE
@@ -290,3 +290,8 @@ def test_docs_benchmark_names_every_suite_and_agent():
         assert line.endswith(f"| {suite.seeds} |"), suite.name
     for name in (*OUTSIDE, *UNTRAINED, *Algorithm.known):
         assert f"`{name}`" in text, name
+
+
+def test_a_name_in_a_table_is_neither_html_nor_a_border():
+    section = page.Section("Names", table=[["agent"], ["<img src=x>|&\x1b[2J\nb"]])
+    assert r"| &lt;img src=x>\|&amp;\x1b[2J b |" in page.markdown(["Title"], [section])

@@ -75,7 +75,7 @@ def test_encodings_of_lines_are_read(tmp_path, encoding):
 
 
 def test_a_packed_bomb_is_not_unpacked(tmp_path, monkeypatch):
-    """The limits are 16 MB and 512 MB; small ones here show the same."""
+    """The limits are 4 MB and 512 MB; small ones here show the same."""
     monkeypatch.setattr(text_files, "_ALWAYS_UNPACKED", 10_000)
     for name in ("bomb.jsonl.gz", "bomb.txt.gz", "bomb.csv.gz", "bomb.json.gz"):
         with gzip.open(tmp_path / name, "wb") as stream:
@@ -90,6 +90,16 @@ def test_a_packed_bomb_is_not_unpacked(tmp_path, monkeypatch):
     (tmp_path / "rows.json").write_text(json.dumps([{"text": "a" * 100}] * 20, indent=1))
     with pytest.raises(ValueError, match=r"Expected at most 1,000 bytes in .*rows.json', got more. .* as \.jsonl"):
         load_dataset(tmp_path / "rows.json")
+
+
+def test_metadata_nested_too_deeply_is_an_error_of_its_row(tmp_path):
+    file = tmp_path / "a.jsonl"
+    rows = ['{"text": "a", "m": ' + "[" * depth + "]" * depth + "}" for depth in (900, 90)]
+    file.write_text(rows[1])
+    assert load_dataset(file, metadata=["m"]).digest
+    file.write_text("\n".join(rows))
+    with pytest.raises(ValueError, match=r"at most 100 levels of lists and objects in field 'm' of line 1"):
+        load_dataset(file, metadata=["m"])
 
 
 def test_a_record_that_swallows_the_file(tmp_path, monkeypatch):
