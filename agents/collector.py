@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from agents.policy.policy import Policy
 from agents.policy.sampling import Truncation
 from agents.rollout import Rollout
 from textenvs import TextGenVectorEnv
+from textenvs.pool import CUT
 from textenvs.tokenizer import fingerprint
 from textenvs.vector_env import check_env_id
 
@@ -43,13 +45,19 @@ def make_env(env: str, policy: Policy, num_envs: int = 64, **kwargs: Any) -> Tex
     """
     check_env_id(env)
     kwargs = {**kwargs, "autoreset_mode": "Disabled", "copy": False, "tokenizer": policy.tokenizer}
-    made = gym.make_vec(env, num_envs=num_envs, **kwargs)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = gym.make_vec(env, num_envs=num_envs, **kwargs)
     if not isinstance(made, TextGenVectorEnv):
         raise ValueError(f"Expected the id of a textenvs environment, got {env!r}, a {type(made).__name__}")
     prompt, row = made.setting.pool.prompts.shape[1], _max_length(made)
     has_limit = kwargs.get("max_prompt_length") is None and made.setting.pool.encoder.truncation_side == "middle"
     room = prompt - int(max(row - policy.trunk.most_tokens, 0))
-    if has_limit and 0 < room < prompt:  # prompts that may be cut are cut to what the model can read
+    is_too_long = has_limit and 0 < room < prompt
+    for warning in caught:
+        if not (is_too_long and CUT in str(warning.message)):  # the cut that counts is the one below
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if is_too_long:  # prompts that may be cut are cut to what the model can read
         made = gym.make_vec(env, num_envs=num_envs, **{**kwargs, "max_prompt_length": room})
     return made  # type: ignore[return-value]  # of the same id as the first
 

@@ -29,6 +29,10 @@ _BATCH = 1 << 20  # characters that are encoded at once, which take some 200 MB
 _MOST_CELLS = 1 << 33  # tokens of all padded prompts, which take 32 GB
 
 
+CUT = "were cut in the middle"
+"""The words by which the warning about prompts that were cut is known."""
+
+
 @dataclass(frozen=True)
 class PromptEncoder:
     """Makes tokens of prompts.
@@ -308,7 +312,7 @@ def build_pools(task: Task, encoder: PromptEncoder) -> dict[str, Pool]:
     if num_cut and encoder.truncation_side == "middle":
         warnings.warn(
             f"{num_cut} of {num_prompts} prompts of task {task.name!r} have more than {encoder.max_length} tokens, and "
-            "were cut in the middle: max_prompt_length sets another limit",
+            f"{CUT}: max_prompt_length sets another limit",
             stacklevel=2,
         )
     width = max(len(prompt) for _, prompts, _ in encoded.values() for prompt in prompts)

@@ -27,7 +27,6 @@ def test_prompts_are_cut_to_the_context_of_the_model(published):
     with pytest.warns(UserWarning, match="were cut in the middle") as warned:
         env = make_env("TextGen/SQuAD-v0", policy, 2, data=[row], max_prompt_length=None)
     assert [str(warning.message).split(" tokens")[0] for warning in warned] == [
-        "1 of 1 prompts of task 'squad' have more than 768",
         "1 of 1 prompts of task 'squad' have more than 480",
     ]
     assert env.setting.pool.prompts.shape == (1, 480)
