@@ -22,6 +22,7 @@ COMMANDS = {
     "folders": "robustness.shared_folders",
     "foreign": "robustness.foreign",
     "fuzz": "robustness.fuzz_constructors",
+    "models": "robustness.model_types",
     "learn": "learn.run_suite",
     "laptop": "learn.laptop",
     "report": "learn.report",

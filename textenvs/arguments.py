@@ -285,6 +285,29 @@ def check_path(name: str, value: Any) -> Path:
     return Path(value)
 
 
+def with_plain_numbers(value: Any) -> Any:
+    """Returns an argument with numbers and truth values of Python's in place of NumPy's, in dicts and lists too.
+
+    Args:
+        value: The value that the user gave. What is under a key "path" is left as it is: rows of data may be many.
+
+    Returns:
+        The value, or a copy of its dicts, lists and tuples.
+
+    Example:
+        >>> import numpy as np
+        >>> with_plain_numbers({"every": np.int64(4)})
+        {'every': 4}
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) is dict:
+        return {key: inner if key == "path" else with_plain_numbers(inner) for key, inner in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(with_plain_numbers(inner) for inner in value)
+    return value
+
+
 def check_flag(name: str, value: Any) -> bool:
     """Checks that an argument is True or False.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 
 from textenvs.action_masks import split_stops
-from textenvs.arguments import check_choice, check_count, check_number
+from textenvs.arguments import check_choice, check_count, check_number, with_plain_numbers
 from textenvs.lanes import Lanes
 from textenvs.pool import Pool, PromptEncoder, build_pools, longest_row
 from textenvs.rewards.base import Reward
@@ -51,6 +51,11 @@ class EnvArguments:
     success_at: float | None
     render_mode: str | None
     data: Any = None
+
+    def __post_init__(self) -> None:
+        """Takes numbers of NumPy's for Python's: `curriculum=np.True_` is a yes, not settings."""
+        for field in fields(self):
+            object.__setattr__(self, field.name, with_plain_numbers(getattr(self, field.name)))
 
     def resolve(self) -> Setting:
         """Looks every name up, fills in what the task decides, and checks that it all goes together.

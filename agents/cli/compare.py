@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from agents.cli.console import owned
@@ -12,7 +13,8 @@ from agents.cli.options import Compare
 from agents.cli.sources import model_source, named_sources, training_temperature
 from agents.evaluation import comparison_page
 from agents.evaluation.comparison import compare
-from agents.files import to_json
+from agents.files import check_empty, to_json
+from agents.locks import LOCK
 from agents.training.start_policy import start_policy
 from textenvs import render
 
@@ -20,7 +22,7 @@ from textenvs import render
 def run(arguments: Compare) -> None:
     """Prints the comparison of some models, and writes its page."""
     folder = arguments.output or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
-    with owned(folder):
+    with owned(folder, partial(check_empty, but=(LOCK, *comparison_page.FILES))):
         _compare(arguments, folder)
 
 

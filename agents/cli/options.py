@@ -119,7 +119,8 @@ class DataChangedArguments:
     """Data that is no longer what a run was trained on."""
 
     data_changed: bool = False
-    """Go on although the run's data is not what it was: files were replaced or changed under their name."""
+    """Go on although the run's data, or a model that its reward reads, is not what it was: files were replaced or
+    changed under their name."""
 
 
 @dataclass(frozen=True, kw_only=True)

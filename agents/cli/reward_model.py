@@ -14,6 +14,7 @@ from agents.files import check_empty
 from agents.locks import LOCK
 from agents.rewards.preference_record import RECORD
 from agents.supervised import reward_model as preferences
+from agents.training.checkpoints import rehearse
 from textenvs.render import visible_line
 
 
@@ -41,6 +42,8 @@ def _train(arguments: RewardModel, device: str | None) -> None:
         )
     )
     policy = Policy.from_pretrained(model_source(arguments.model), device=device)
+    if processes.rank() == 0:
+        rehearse(folder, policy.save_pretrained)  # what would fail at the end is said before training
     sizes = ", ".join(f"{len(pairs):,} {split}" for split, pairs in splits.items())
     if not arguments.json:
         print(visible_line(f"{config.method} on {arguments.model}, {policy.device}; pairs: {sizes}"))

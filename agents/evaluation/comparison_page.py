@@ -179,6 +179,10 @@ def as_text(comparison: Comparison) -> str:
     return "\n\n".join([*parts, "\n".join(notes(comparison))])
 
 
+FILES = ("comparison.json", "comparison.html", "distributions.png", "heat_map.png")
+"""The files of a comparison's folder, which another comparison may write again."""
+
+
 def write(comparison: Comparison, folder: str | Path, *, command: str = "", examples: int = 6) -> Path:
     """Writes `comparison.json`, `comparison.html`, `distributions.png` and `heat_map.png`.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
@@ -23,6 +24,8 @@ _THRESHOLDS = ("original_max_position_embeddings", "floor_scale")
 
 _MOST_THRESHOLDS = 16  # of a config; one or two are usual
 
+_WITHOUT_GRADIENTS = ("reformer",)  # reversible layers, which assert that they are in training mode
+_LARGE = 40.0  # a logit of a trained model
 _LONGEST_TRIED = 256  # positions up to which the cache is compared with whole texts
 
 
@@ -106,6 +109,34 @@ def _dicts(settings: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 @torch.no_grad()
+def check_states(trunk: Trunk, vocab_size: int) -> None:
+    """Checks that states do not depend on the tokens behind them, and have gradients.
+
+    Args:
+        trunk: The policy's trunk.
+        vocab_size: Number of tokens.
+
+    Raises:
+        ValueError: If they do, or have none.
+    """
+    if trunk.model.config.model_type in _WITHOUT_GRADIENTS:
+        raise ValueError(
+            f"Expected a model that can be trained without dropout, got {trunk.name}, whose layers compute gradients "
+            "in training mode alone: not supported"
+        )
+    if trunk.model.config.is_encoder_decoder:  # its decoder is causal, and its encoder need not be
+        return
+    tokens = torch.arange(1, 7, device=trunk.device)[None] * 7 % vocab_size
+    prompts = tokens.new_ones(1)
+    alone, followed = (trunk.row_states(tokens, prompts, tokens.new_full((1,), end))[:, :3] for end in (3, 6))
+    if not torch.allclose(alone.float(), followed.float(), atol=1e-3, rtol=1e-3):
+        raise ValueError(
+            f"Expected a causal model, whose state at a token does not depend on the tokens behind it, got "
+            f"{trunk.name}, which reads in both directions: set is_decoder to True in its config, if it has that"
+        )
+
+
+@torch.no_grad()
 def check_head(trunk: Trunk, head: Head) -> None:
     """Checks that head, scale and soft cap are all there is between the trunk and the logits.
 
@@ -118,8 +149,19 @@ def check_head(trunk: Trunk, head: Head) -> None:
     """
     tokens = torch.arange(min(4, head.vocab_size), device=trunk.device)[None]
     prompts, ends = tokens.new_ones(1), tokens.new_full((1,), tokens.shape[1])
-    ours = head.logits(trunk.row_states(tokens, prompts, ends)[:, 0])
-    theirs = trunk.first_logits(tokens[:, :1]).float()
+
+    def both() -> tuple[Tensor, Tensor]:
+        ours = head.logits(trunk.row_states(tokens, prompts, ends)[:, 0])
+        return ours, trunk.first_logits(tokens[:, :1]).float()
+
+    ours, theirs = both()
+    if head.is_plain:  # as large as those of a trained model, since a soft cap does little to those of a new one
+        largest = float(ours.abs().max())
+        hook = head.linear.register_forward_hook(lambda _, args, output: output * (_LARGE / max(largest, 1e-6)))
+        try:
+            ours, theirs = both()
+        finally:
+            hook.remove()
     if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
         raise ValueError(
             f"Expected logits that are a linear function of the trunk's last hidden state, scaled or with a soft "

@@ -39,6 +39,7 @@ from transformers.utils import logging as transformers_logging
 from agents.policy.cuda import graphs as cuda_graphs
 from agents.policy.cuda.lane_store import LaneStore
 from agents.policy.forward_mode import Mode
+from agents.policy.head import headless
 
 TRACE_AFTER = 200
 """Steps that a policy takes before one is traced, which costs about as much."""
@@ -109,7 +110,7 @@ class DecodeToken(nn.Module):
     def __init__(self, model: PreTrainedModel, last_position: int, mode: Mode = nullcontext) -> None:
         super().__init__()
         self.mode = mode
-        self.trunk: Any = model.base_model
+        self.trunk: Any = headless(model)
         self.layers: int = model.config.get_text_config().num_hidden_layers
         self.last_position = last_position
 

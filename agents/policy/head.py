@@ -222,6 +222,12 @@ class Head:
         beside = getattr(self._model, "final_logits_bias", None)
         return linear.bias if beside is None else beside[0]
 
+    @property
+    def is_plain(self) -> bool:
+        """True if logits come out of the model's linear layer itself, and not of its weights and another bias."""
+        linear = self.linear
+        return self._bias(linear) is linear.bias
+
     def _shaped(self, logits: Tensor) -> Tensor:
         """Returns the model's logits, from those of its linear layer: scaled, and with a soft cap, as Gemma has it."""
         if self._scale != 1:
@@ -270,17 +276,43 @@ def linear_head(model: PreTrainedModel, vocab_size: int) -> nn.Linear:
     return linear
 
 
+def headless(model: PreTrainedModel) -> nn.Module:
+    """Returns the part of a model that has no head: its embeddings and layers.
+
+    Args:
+        model: The model.
+    """
+    base: nn.Module = model.base_model
+    if base is not model:
+        return base
+    # The text models inside models of pictures (Llama 4, Mllama) name a base that only the whole model has.
+    inner = [module for module in model.children() if isinstance(module, PreTrainedModel)]
+    return inner[0] if len(inner) == 1 else base
+
+
+_SCALED_WHERE_TIED = ("umt5", "switch_transformers")
+"""Types of models like T5 whose configs do not say that they scale the logits of a tied head."""
+
+
+_SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""What configs call the soft cap of their logits: Gemma's, RecurrentGemma's and xLSTM's."""
+
+
 def logit_scale_and_cap(config: PretrainedConfig) -> tuple[float, float | None]:
     """Returns what a model does to its head's logits: the factor, and the soft cap, None where there is none."""
     text = config.get_text_config()
     scale = 1.0
-    if getattr(config, "scale_decoder_outputs", False):  # T5, with tied embeddings
+    scales_tied = config.model_type in _SCALED_WHERE_TIED and config.tie_word_embeddings
+    if scales_tied or getattr(config, "scale_decoder_outputs", False):  # T5, with tied embeddings
         scale = float(config.d_model**-0.5)
     if getattr(text, "logit_scale", None):  # Cohere
         scale = float(text.logit_scale)
     if getattr(text, "logits_scaling", None):  # Granite
         scale = 1 / float(text.logits_scaling)
-    cap = getattr(text, "final_logit_softcapping", None)  # Gemma
+    if getattr(text, "logits_mup_width_multiplier", None):  # Inkling
+        scale = 1 / float(text.logits_mup_width_multiplier)
+    caps = (getattr(text, name, None) for name in _SOFT_CAPS)
+    cap = next((cap for cap in caps if cap), None)
     return scale, float(cap) if cap else None
 
 

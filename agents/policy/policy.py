@@ -30,7 +30,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from agents.policy import lora as adapters
 from agents.policy import pretrained
-from agents.policy.checks import cache_is_exact, check_head, length_limit, supported
+from agents.policy.checks import cache_is_exact, check_head, check_states, length_limit, supported
 from agents.policy.context import Context, FullContext
 from agents.policy.cuda import lookahead
 from agents.policy.decode_graph import DecodeGraphs, DecodeMode, Decoding
@@ -104,6 +104,7 @@ class Policy(nn.Module):
             nn.init.zeros_(self.value_head.bias)
             self._compose(ForwardMode(model))
             self.eval()
+            check_states(self.trunk, self.tokenizer.vocab_size)
             check_head(self.trunk, self.head)
             self.longest_text = self.trunk.longest_text = length_limit(self.trunk, self.tokenizer.vocab_size)
         self.uses_cache = cache_is_exact(self.trunk, self._cached_context, self.tokenizer.vocab_size)
@@ -225,7 +226,7 @@ class Policy(nn.Module):
             self.precision = precision
             self.graphs.clear()
         if gradient_checkpointing is not None:
-            if gradient_checkpointing and not checkpointed_layers(self.model.base_model):
+            if gradient_checkpointing and not checkpointed_layers(self.trunk.module):
                 raise ValueError(
                     f"Expected a model with layers that can be checkpointed, got {type(self.model).__name__}"
                 )
@@ -267,7 +268,7 @@ class Policy(nn.Module):
             The critic.
         """
         if self.critic is None:
-            self.critic = copy.deepcopy(self.model.base_model)
+            self.critic = copy.deepcopy(self.trunk.module)
         return self.critic
 
     def with_critic(self, critic: Literal["shared", "separate"]) -> Policy:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -67,6 +68,8 @@ _CRITIC_FILE = "critic.safetensors"
 _POLICY_FILE = "policy.json"
 _PARTS = ("adapters", "critic", "sharded")  # entries of it that decide which files are read
 _VALUE_HEAD_FILE = "value_head.safetensors"
+_MISFITS = (*FAILURES, ArithmeticError, KeyError, AssertionError, StrictDataclassError)
+"""What Transformers raises of settings that do not fit each other."""
 _ROLES = ("eos_token", "bos_token", "pad_token")
 
 
@@ -235,9 +238,10 @@ def new_model(
         torch.manual_seed(seed)
         try:
             model: PreTrainedModel = auto_class(full).from_config(full, dtype=torch.float32)
-        except (*FAILURES, ArithmeticError, KeyError, AssertionError) as error:
+        except _MISFITS as error:
             raise ValueError(
-                f"Expected a config that Transformers makes a language model of, got a {type(full).__name__}: {error!r}"
+                f"Expected a config that Transformers makes a language model of, got a {type(full).__name__}: "
+                f"{_first_line(error)}"
             ) from error
     nn.Module.to(model, choose_device(device))
     return model
@@ -339,6 +343,10 @@ def config_of(settings: Mapping[str, Any], tokenizer: Tokenizer) -> PretrainedCo
         default = AutoConfig.for_model(model_type)
     except ValueError as error:
         raise ValueError(f"Expected a model type that Transformers knows, got {model_type!r}: {error}") from error
+    except StrictDataclassError as error:
+        raise ValueError(
+            f"Expected a model type whose default config is valid, got {model_type!r}: {_first_line(error)}"
+        ) from error
     known = {*default.to_dict(), *default.attribute_map}
     for name in settings:
         if name not in known:
@@ -355,12 +363,29 @@ def config_of(settings: Mapping[str, Any], tokenizer: Tokenizer) -> PretrainedCo
     for name in ("forced_bos_token_id", "forced_eos_token_id"):  # ids of another vocabulary, for generate()
         if getattr(default, name, None) is not None:
             of_tokenizer[name] = None
+    nested = _text_part(default)
+    if nested is not None:  # the language model's own config, inside that of a model for pictures or sounds too
+        inner = settings.get(nested, {})
+        settings[nested] = {**of_tokenizer, **inner} if isinstance(inner, Mapping) else inner
     try:
         return AutoConfig.for_model(model_type, **{**of_tokenizer, **settings})
-    except (*FAILURES, ArithmeticError, KeyError, AssertionError) as error:
+    except _MISFITS as error:
         raise ValueError(
-            f"Expected settings that make a {type(default).__name__}, got {settings!r:.300}: {error!r:.300}"
+            f"Expected settings that make a {type(default).__name__}, got {settings!r:.300}: {_first_line(error)}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """Writes an error of Transformers for a message, without the list of all models that follows some of them."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    of_validation = isinstance(error, StrictDataclassError) and len(lines) > 1  # the first names the validator
+    return f"{type(error).__name__}: {(lines[1] if of_validation else (lines or [''])[0]):.300}"
+
+
+def _text_part(config: PretrainedConfig) -> str | None:
+    """Returns the name of the config inside a config that describes its language model; None where there is none."""
+    text = config.get_text_config()
+    return next((name for name in config.sub_configs if getattr(config, name, None) is text), None)
 
 
 def _frozen_names(policy: Policy) -> list[str]:

@@ -25,6 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from agents.policy.context import Context
 from agents.policy.decode_graph import Decoding
 from agents.policy.forward_mode import Mode
+from agents.policy.head import headless
 
 FAILURES = (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, IndexError)
 """The errors of models that cannot do what is tried with them: on a cache, or on packed rows."""
@@ -50,7 +51,7 @@ class Trunk(ABC):
     def __init__(self, model: PreTrainedModel, mode: Mode = nullcontext) -> None:
         self.longest_text = float("inf")
         self.model = model
-        self.module: Any = model.base_model
+        self.module: Any = headless(model)
         self.mode = mode
 
     @abstractmethod
@@ -179,7 +180,7 @@ def attention_window(config: Any) -> float:
     """
     text = config.get_text_config()
     windows = [getattr(text, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
-    return min((float(window) for window in windows if window is not None), default=float("inf"))
+    return min((float(window) for window in windows if window), default=float("inf"))  # 0: Qwen2-MoE, for none
 
 
 def columns_of(length: int) -> int:

@@ -40,6 +40,7 @@ from agents.losses import masked_mean
 from agents.policy.head import Places
 from agents.policy.policy import ActionEvaluation, Policy
 from agents.supervised.configs import SFTConfig
+from agents.training.checkpoints import rehearse
 from agents.training.meter import Meter
 from agents.training.metrics_log import MetricsLog
 from agents.training.optimization import make_optimizer, optimizer_step, set_learning_rate
@@ -222,7 +223,9 @@ def fine_tune(
         for), and, for an epoch, `train_loss` (nats a token), `grad_norm`, `learning_rate` and `tokens_per_second`.
 
     Raises:
-        ValueError: If the task has no demonstrations, or a folder holds another run, or another process writes to it.
+        ValueError: If the task has no demonstrations, or a folder holds another run, or another process writes to it;
+            or, before anything is played, if the policy would not be read back from its folder as it is.
+        SaveError: If the folder cannot be written to.
     """
     config = (SFTConfig() if config is None else config).filled_in(policy.pretrained)
     first = processes.rank() == 0  # of several processes, the others only learn
@@ -251,6 +254,8 @@ def _fine_tune(
 ) -> list[dict[str, float]]:
     """Trains, and writes into the folder, whose lock is held. In all processes but the first there is none."""
     first = processes.rank() == 0
+    if folder is not None:
+        rehearse(folder, policy.save_pretrained)
     envs = {"train": make_env(env, policy, **{**(env_kwargs or {}), "split": "train"})}
     # A handful of examples is for training alone, and then they decide which epoch is the best, too.
     held_out = "validation" if "validation" in envs["train"].setting.splits else "train"

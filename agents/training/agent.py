@@ -225,6 +225,7 @@ class Agent:
         self.carried: dict[str, Any] = {}
         self.player = Player(self.policy, env, env_kwargs, config, self.carried)
         self.env_id, self.env_kwargs = self.player.env_id, self.player.env_kwargs
+        self._model_digests = env_arguments.model_digests(self.env_kwargs)  # of what was read just now
         payout = make_payout(self.env.setting.payout, 1, policy.tokenizer)
         env_arguments.check_fits(self.env, payout, config)
         self.config = config = config.filled_in(self.reference.pretrained, payout.at_once)
@@ -621,7 +622,7 @@ class Agent:
     def _rehearse(self, folder: Path) -> None:
         """Saves and loads the policy, once, so that what cannot be kept is said before it costs anything."""
         if not self._is_reloadable and not self.learner.is_cut:
-            checkpoints.rehearse(folder, self.policy.save_pretrained)
+            checkpoints.rehearse(folder / checkpoints.FOLDER, self.policy.save_pretrained)
             self._is_reloadable = True
 
     def _write_state(self, folder: Path) -> None:
@@ -634,6 +635,7 @@ class Agent:
             env_id=self.env_id,
             **env_arguments.saved(self.env_kwargs),
             data_digest=env_arguments.data_digest(self.env.task),
+            model_digests=self._model_digests,
             timesteps=self.timesteps,
             updates=self.updates,
             seconds=self.seconds,
@@ -704,14 +706,15 @@ def load(
         env_kwargs: Arguments of the environment, laid over the saved ones: needed for those that no checkpoint can
             hold, a function as the reward, say.
         device: Where to put the policy; None chooses.
-        data_changed: If True, goes on with other data than the run was trained on, under the same name.
+        data_changed: If True, goes on with other data than the run was trained on under the same name, or with another
+            model in a folder that its reward reads.
 
     Returns:
         The agent.
 
     Raises:
         ValueError: If there is no checkpoint, or it is damaged, of another version or of an unknown algorithm; or if
-            an argument of the environment is missing, or its data is not the run's.
+            an argument of the environment is missing, or its data or a model of its reward is not the run's.
     """
     folder = check_path("folder", folder)
     run = checkpoints.run_of(folder)
@@ -738,6 +741,8 @@ def load(
         has_other_data = is_other_env or ("task" in changed and "task" not in state.env_objects)
         if not has_other_data and not data_changed:
             env_arguments.check_data(agent.env.task, state.data_digest, agent.env_kwargs, folder)
+        if not is_other_env and not data_changed and "reward" not in changed:
+            env_arguments.check_models(agent._model_digests, state.model_digests, folder)
         agent._restore_state(path, state, is_other_env=is_other_env, changed=changed)
         agent._run_folders[run.resolve()] = KnownRun(last, checkpoint.rows)
     except (KeyError, IndexError, AttributeError, RecursionError, OverflowError, OSError, SafetensorError) as error:

@@ -45,6 +45,7 @@ class AgentState:
         env_kwargs: Arguments of the environment that JSON can hold.
         env_objects: Names of those that it cannot.
         data_digest: The digest of the data that the task read; None where it read none.
+        model_digests: Folders of the models that the reward reads, and their digests.
         timesteps: Tokens played so far.
         updates: Updates made so far.
         seconds: Seconds that they took.
@@ -61,6 +62,7 @@ class AgentState:
     env_kwargs: dict[str, Any]
     env_objects: list[str]
     data_digest: str | None
+    model_digests: dict[str, str]
     timesteps: int
     updates: int
     seconds: float
@@ -82,7 +84,7 @@ class AgentState:
         Raises:
             ValueError: If the file cannot be read, something is missing, or of another type.
         """
-        content = read_json(folder / _FILE)
+        content = {"model_digests": {}, **read_json(folder / _FILE)}  # there were none at first
         for name, kinds in _KINDS.items():
             value = content.get(name, _KINDS)
             is_number = not isinstance(value, bool) and (not isinstance(value, float) or math.isfinite(value))
@@ -120,6 +122,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "env_kwargs": dict,
     "env_objects": list,
     "data_digest": (str, NoneType),
+    "model_digests": dict,
     "timesteps": int,
     "updates": int,
     "seconds": (int, float),

@@ -157,18 +157,17 @@ def write(
     return target
 
 
-def rehearse(run: Path, fill: Callable[[Path], None]) -> None:
-    """Writes what a checkpoint will hold into a folder that is removed again, before there is anything to lose.
+def rehearse(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Writes what will be saved into a folder that is removed again, before there is anything to lose.
 
     Args:
-        run: The run's folder.
+        folder: Where it will be saved: a run's folder of checkpoints, or that of a model.
         fill: Writes into a folder that does not exist, and checks what it wrote.
 
     Raises:
         SaveError: If it cannot be written.
         ValueError: Of `fill`, if it cannot be read back.
     """
-    folder = run / FOLDER
     try:
         _remove_unfinished(folder)
         trial = _free(folder / _TRIAL)
@@ -177,7 +176,7 @@ def rehearse(run: Path, fill: Callable[[Path], None]) -> None:
         finally:
             shutil.rmtree(trial, ignore_errors=True)
     except (OSError, SafetensorError) as error:
-        raise SaveError(f"Expected to write checkpoints into {str(folder)!r}, got: {error}") from error
+        raise SaveError(f"Expected to write into {str(folder)!r}, got: {error}") from error
 
 
 def strays(run: Path) -> list[str]:

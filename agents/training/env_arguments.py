@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,19 @@ import numpy as np
 from agents.distributed import processes
 from agents.policy.gguf import is_gguf
 from agents.policy.pretrained import NAMED_MODELS
+from agents.training import checkpoints
 from agents.training.config import RunConfig
 from textenvs import Task, TextGenEnv, TextGenVectorEnv, Tokenizer
 from textenvs.arguments import did_you_mean
 from textenvs.datasets import Dataset, absolute_source
 from textenvs.rewards import Payout
 from textenvs.tokenizer import fingerprint
+
+_MODEL_ARGUMENTS = ("model", "reference")
+"""Arguments of rewards that may name a folder."""
+
+_MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model")
+"""Endings of the files that a model and its tokenizer are read from; a README may change."""
 
 _DECIDED_BY_AGENT = ("num_envs", "autoreset_mode", "copy", "group_size", "tokenizer")
 """Arguments of the lanes that the agent decides, by its policy and its config."""
@@ -102,7 +110,7 @@ def _with_absolute_models(reward: Any) -> Any:
     if not isinstance(reward, Mapping):
         return reward
     parts = {name: _with_absolute_models(part) for name, part in reward.items()}
-    for name in ("model", "reference"):
+    for name in _MODEL_ARGUMENTS:
         folder = parts.get(name)
         if not isinstance(folder, (str, Path)) or folder in NAMED_MODELS:
             continue
@@ -110,6 +118,58 @@ def _with_absolute_models(reward: Any) -> Any:
         if path.is_dir() or (is_gguf(str(path)) and path.is_file()):
             parts[name] = str(path.absolute())
     return parts
+
+
+def model_digests(env_kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the digests of what a reward reads models from.
+
+    Args:
+        env_kwargs: The environment's arguments, with absolute paths.
+
+    Returns:
+        Folder, or GGUF file, to the SHA-256 of the names and contents of the files that a model is read from.
+    """
+    return {path: _model_digest(Path(path)) for path in sorted(set(_model_paths(env_kwargs.get("reward"))))}
+
+
+def _model_paths(reward: Any) -> Iterator[str]:
+    """Yields the folders and files in a reward's arguments."""
+    parts = reward.values() if isinstance(reward, Mapping) else reward if isinstance(reward, list) else ()
+    for part in parts:
+        yield from _model_paths(part)
+    for name in _MODEL_ARGUMENTS if isinstance(reward, Mapping) else ():
+        path = reward.get(name)
+        if isinstance(path, str) and Path(path).is_absolute() and Path(path).exists():
+            yield path
+
+
+def _model_digest(path: Path) -> str:
+    """Computes the digest of a model's folder or file."""
+    digest = hashlib.sha256()
+    inside = [file for file in path.rglob("*") if file.suffix in _MODEL_FILES and file.is_file()]
+    for file in sorted(inside) if path.is_dir() else [path]:
+        digest.update(f"{file.relative_to(path).as_posix()} {checkpoints.fingerprint(file)['sha256']}\n".encode())
+    return digest.hexdigest()
+
+
+def check_models(now: Mapping[str, str], before: Mapping[str, str], folder: str | Path) -> None:
+    """Raises unless the models that a run's reward reads are what they were.
+
+    Args:
+        now: Their digests.
+        before: Those in the run's checkpoint.
+        folder: The run's, for the message.
+
+    Raises:
+        ValueError: If one is another model now.
+    """
+    for name in sorted(now.keys() & before.keys()):
+        if now[name] != before[name]:
+            raise ValueError(
+                f"Expected the model in {name!r} that the reward of the run in {str(folder)!r} read (digest "
+                f"{before[name]!s:.12}), got another (digest {now[name]:.12}): put the old one back, or go on with "
+                f"the new one, load({str(folder)!r}, data_changed=True), on the command line --data-changed"
+            )
 
 
 def check_fits(env: TextGenVectorEnv, payout: Payout, config: RunConfig) -> None:

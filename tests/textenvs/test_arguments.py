@@ -1,14 +1,23 @@
 """Checks of arguments: what passes, what is refused, and in what words."""
 
+import json
 import math
 import re
 from fractions import Fraction
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
-from textenvs.arguments import check_choice, check_count, check_flag, check_number, names_arguments
+from textenvs.arguments import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_number,
+    names_arguments,
+    with_plain_numbers,
+)
 
 
 @pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-3, ValueError), (1.5, TypeError), (True, TypeError)])
@@ -98,3 +107,28 @@ def test_an_unknown_argument_is_told_in_python_s_words_first() -> None:
         str(python.value).partition("Did you mean")[0].rstrip(". ").replace("Plain", "Checked")
     )  # a hint from 3.13 on
     assert str(ours.value) == f"{begin}. Expected arguments from ['task', 'reward']. Did you mean 'reward'?"
+
+
+def test_numbers_of_numpy_are_numbers_wherever_they_stand() -> None:
+    """In plain arguments, in dicts and in lists; the data's own rows are left alone."""
+    made = gym.make_vec(
+        "TextGen/Copy-v0", num_envs=np.int64(2), max_new_tokens=np.int16(5), min_new_tokens=np.uint8(1),
+        curriculum=np.True_, chat_template=np.False_, success_at=np.float32(0.5), max_prompt_length=np.int32(9),
+        payout={"every": np.int64(2)}, reward={"sum": [{"length": {"target": np.int64(3)}}, "bleu"]},
+    )  # fmt: skip
+    same = gym.make_vec(
+        "TextGen/Copy-v0", num_envs=2, max_new_tokens=5, min_new_tokens=1, curriculum=True, chat_template=False,
+        success_at=0.5, max_prompt_length=9, payout={"every": 2}, reward={"sum": [{"length": {"target": 3}}, "bleu"]},
+    )  # fmt: skip
+    for env in (made, same):
+        env.reset(seed=0)
+        env.action_space.seed(0)
+    for _ in range(8):
+        mine, theirs = (env.step(env.action_space.sample()) for env in (made, same))
+        np.testing.assert_array_equal(mine[1], theirs[1])
+        np.testing.assert_array_equal(mine[0]["input_ids"], theirs[0]["input_ids"])
+    assert made.unwrapped.setting.curriculum is not None
+    assert gym.make("TextGen/Copy-v0", curriculum=np.False_).unwrapped.setting.curriculum is None
+    rows = [{"prompt": np.str_("a")}]
+    assert with_plain_numbers({"dataset": {"path": rows, "n": np.int64(1)}})["dataset"]["path"] is rows
+    assert json.loads(json.dumps(with_plain_numbers({"a": (np.float32(0.5), [np.True_])}))) == {"a": [0.5, [True]]}

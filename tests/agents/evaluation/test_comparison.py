@@ -527,6 +527,13 @@ def test_the_command_compares_a_run_with_its_start(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "Minus start, on the same prompts" in shown
     assert (tmp_path / "page" / "comparison.html").is_file()
+    (tmp_path / "page" / "notes.txt").write_text("mine")
+    with pytest.raises(SystemExit):
+        main([*words, "--output", str(tmp_path / "page")])
+    assert "which holds 'notes.txt': choose another" in capsys.readouterr().err
+    (tmp_path / "page" / "notes.txt").unlink()
+    main([*words, "--output", str(tmp_path / "page")])  # a comparison may be made again
+    capsys.readouterr()
     kept = json.loads((tmp_path / "page" / "comparison.json").read_text(encoding="utf-8"))
     main(["compare", "--models", "tiny", "again=tiny", *words[4:], "--output", str(tmp_path / "other"), "--json"])
     tiny, again = json.loads(capsys.readouterr().out)["models"]

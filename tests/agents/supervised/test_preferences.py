@@ -13,6 +13,7 @@ from agents.__main__ import main
 from agents.losses import preference_loss
 from agents.rewards.preference import LogRatioScore, PreferenceScore
 from agents.rewards.preference_record import RECORD
+from agents.supervised import reward_model
 from agents.supervised.configs import PreferenceConfig
 from agents.supervised.reward_model import (
     Pair,
@@ -408,3 +409,17 @@ def test_bad_words_say_what_was_expected(tmp_path, capsys, monkeypatch, words, m
     assert message in " ".join(captured.err.split())
     assert "Traceback" not in captured.err
     assert not (tmp_path / "reward-model").exists()
+
+
+def test_the_command_says_before_training_what_cannot_be_read_back(tmp_path, capsys, monkeypatch):
+    file = write(tmp_path / "pairs.jsonl", noisy_pairs(40))
+
+    def fails(*args):
+        raise ValueError("it is not read back as it was")
+
+    monkeypatch.setattr(reward_model, "train", lambda *args, **kwargs: pytest.fail("it trained"))
+    monkeypatch.setattr(Policy, "save_pretrained", fails)
+    with pytest.raises(SystemExit):
+        main(["reward-model", "--pairs", str(file), "--model", "tiny", "--output", str(tmp_path / "judge"),
+              "--device", "cpu"])  # fmt: skip
+    assert "not read back as it was" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from agents import Policy, SFTConfig, fine_tune
+from agents.supervised import sft
 from agents.supervised.sft import demonstrations, perplexity, sft_loss
 from tests.agents.helpers import ECHO_KWARGS, Echo, Letters, lanes, make_policy, word_tokenizer
 from textenvs import Example
@@ -203,3 +204,21 @@ def test_a_tokenizer_that_cannot_write_says_so():
 def test_wrong_settings_say_so(settings, message):
     with pytest.raises(ValueError, match=message):
         SFTConfig(**settings)
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_played(tmp_path, monkeypatch):
+    class Four:
+        """A tokenizer of one's own class: welcome, and nothing that a folder could hold."""
+
+        vocab_size, bos_token_id, eos_token_id, pad_token_id = 4, 0, 0, 0
+        pieces = (b"", b"a", b"b", b" ")
+
+        def encode_batch(self, texts):
+            return [[1 + ord(letter) % 3 for letter in text] for text in texts]
+
+    played = []
+    monkeypatch.setattr(sft, "make_env", lambda *args, **kwargs: played.append(args))
+    with pytest.raises(ValueError, match="no other can be written beside the model, got Four"):
+        fine_tune(Policy.fresh(Four(), device="cpu"), "TextGen/Copy-v0", folder=tmp_path / "sft")
+    assert not played
+    assert not list(tmp_path.rglob("*.*")), "the trial is gone"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents import PPO, load
+from agents import PPO, Policy, load
 from agents.__main__ import main
 from agents.evaluation.evaluation import EvaluationPlan
 from agents.supervised.configs import SFTConfig
@@ -148,3 +148,27 @@ def test_a_warm_start_on_a_handful_of_examples():
     task = load_dataset([{"text": "Once upon", "a": " a time"}, {"text": "There was", "a": " a dog"}], references="a")
     env_kwargs = {"task": task, "max_new_tokens": 4}
     assert len(fine_tune(make_policy(), config=SFTConfig(epochs=1, eval_episodes=2), env_kwargs=env_kwargs)) == 2
+
+
+def test_another_model_in_the_folder_of_a_reward_is_an_error(here):
+    """Of a preference model and of a classifier's tokenizer alike: all that is read counts, and a README does not."""
+    other, judge = Policy.fresh("stories", seed=1, device="cpu"), Policy.fresh("stories", seed=0, device="cpu")
+    record = {"format": 1, "method": "bradley_terry", "temperature": 1.0, "config": {}}
+    judge.save_pretrained("judge")
+    Path("judge/preference.json").write_text(json.dumps(record))
+    reward = {"sum": [{"preference": {"model": "judge"}}, "length"]}
+    agent = PPO("tiny", "TextGen-v0", env_kwargs={"reward": reward, "max_new_tokens": 2}, **SMALL)
+    agent.learn(4, folder="run")
+    Path("judge/README.md").write_text("It is a judge.")
+    load("run")
+    other.save_pretrained("judge")
+    message = r"Expected the model in '.*here/judge' that the reward of the run in 'run' read .*data_changed=True"
+    with pytest.raises(ValueError, match=message):
+        load("run")
+    load("run", env_kwargs={"reward": "length"})  # the user's choice
+    agent = load("run", data_changed=True)
+    agent.learn(agent.timesteps + 4, folder="run")
+    load("run")  # from now on, this is the run's judge
+    Path("judge/preference.json").write_text(json.dumps({**record, "temperature": 2.0}))
+    with pytest.raises(ValueError, match="Expected the model in"):
+        load("run")
