@@ -731,13 +731,14 @@ def load(
         algorithm = Algorithm.known[state.algorithm]
         changed = set(env_kwargs or {})
         is_other_env = env is not None
+        played, played_kwargs = env, env_kwargs
         if not is_other_env:
-            env, env_kwargs = env_arguments.restored(
+            played, played_kwargs = env_arguments.restored(
                 state.env_id, state.env_kwargs, state.env_objects, env_kwargs or {}, folder
             )
         policy, reference = agent_state.read_policies(path, device)
         config = algorithm.config.of(state.config)
-        agent = Agent(algorithm, policy, env, config, seed=state.seed, env_kwargs=env_kwargs, reference=reference)
+        agent = Agent(algorithm, policy, played, config, seed=state.seed, env_kwargs=played_kwargs, reference=reference)
         has_other_data = is_other_env or ("task" in changed and "task" not in state.env_objects)
         if not has_other_data and not data_changed:
             env_arguments.check_data(agent.env.task, state.data_digest, agent.env_kwargs, folder)
@@ -747,4 +748,8 @@ def load(
         agent._run_folders[run.resolve()] = KnownRun(last, checkpoint.rows)
     except (KeyError, IndexError, AttributeError, RecursionError, OverflowError, OSError, SafetensorError) as error:
         raise ValueError(f"Expected a whole checkpoint in {str(path)!r}, but it is damaged: {error!r}") from error
+    except (ValueError, TypeError, gym.error.Error) as error:
+        if env is not None or env_kwargs or str(folder) in str(error):
+            raise
+        raise ValueError(f"Expected a checkpoint in {str(path)!r} that can be loaded, got: {error}") from error
     return agent

@@ -516,8 +516,14 @@ def _check_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], r
             shape = tuple(parameters[int(index)].shape)  # of the whole parameter, where it is cut into pieces
             if value.dim() > 0 and tuple(value.shape) != shape:
                 raise ValueError(f"Expected {key!r:.200} of the optimiser in shape {shape}, got {tuple(value.shape)}")
-        elif not isinstance(value, (int, float)):
+        elif value is not None and not isinstance(value, (int, float)):
             raise ValueError(f"Expected numbers of the optimiser, got {key!r:.200} {value!r:.200}")
+    names: dict[str, set[str]] = {}
+    for key in (*tensors, *numbers):
+        index, _, name = key.partition(".")
+        names.setdefault(index, set()).add(name)
+    if len(set(map(frozenset, names.values()))) > 1:
+        raise ValueError("Expected the same entries of the optimiser's state for all parameters, got some without")
     if len(groups) != len(optimizer.param_groups):
         raise ValueError(f"Expected {len(optimizer.param_groups)} groups of the optimiser, got {len(groups)}")
     for group, saved in zip(optimizer.param_groups, groups, strict=True):
@@ -528,7 +534,7 @@ def _check_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], r
 def _is_like(value: Any, present: Any) -> bool:
     """Returns True if a setting from a file may take the place of another: numbers of numbers, lists of as many."""
     if isinstance(present, (list, tuple)):
-        return isinstance(value, list) and len(value) == len(present) and all(map(_is_like, value, present))
+        return isinstance(value, (list, tuple)) and len(value) == len(present) and all(map(_is_like, value, present))
     if isinstance(present, bool) or present is None:
         return value is None or isinstance(value, bool)
     return isinstance(value, (int, float)) and not isinstance(value, bool) and isinstance(present, (int, float))

@@ -172,10 +172,26 @@ def test_states_that_do_not_fit_are_refused(tmp_path):
             checkpoints.restore_optimizer(agent.optimizer, tensors, {**numbers, **wrong})
     with pytest.raises(ValueError, match=r"in shape \("):
         checkpoints.restore_optimizer(agent.optimizer, {"0.exp_avg": torch.zeros(3, 1, 7)}, numbers)
+    agent._iterate(0.0)
+    tensors, numbers = checkpoints.flatten_optimizer(agent.optimizer)
+    checkpoints.restore_optimizer(agent.optimizer, tensors, numbers)
+    with pytest.raises(ValueError, match="same entries of the optimiser's state for all parameters"):
+        checkpoints.restore_optimizer(agent.optimizer, dict(list(tensors.items())[1:]), numbers)
     for name, value in (("timesteps", "many"), ("config", []), ("carried", None), ("seconds", float("inf"))):
         (checkpoint / "agent.json").write_text(json.dumps({**state, name: value}))
         with pytest.raises(ValueError, match=rf"Expected {name} in .*agent.json' as a run writes it"):
             AgentState.read(checkpoint)
+
+
+@pytest.mark.parametrize("settings", [{"config": {"gamma": 7}}, {"config": {"no_such": 1}}, {"seed": -1}], ids=str)
+def test_settings_that_cannot_be_are_an_error_that_names_the_checkpoint(tmp_path, settings):
+    agent = REINFORCE(make_policy(), "TextGen/Stories-v0", **SMALL)
+    checkpoint = agent.save(tmp_path)
+    change(checkpoint, **settings)
+    with pytest.raises(
+        ValueError, match=rf"Expected a checkpoint in '{re.escape(str(checkpoint))}' that can be loaded"
+    ):
+        load(tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "/etc/passwd", "policy/../../outside.txt", "link"])
