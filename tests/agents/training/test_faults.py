@@ -263,7 +263,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch, number):
     def refuse(file, *args):
         raise OSError(number, "no")
 
-    monkeypatch.setattr(locks.os, "open", refuse)
+    monkeypatch.setattr(locks.FileLock, "_open", refuse)
     with pytest.raises(OSError, match="Expected a run folder that can be written to"):
         small_agent().learn(10, folder=tmp_path)
 
