@@ -87,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("--reward", help="a reward's name, or JSON. Default: the environment's own")
     play.add_argument("--payout", help="""a payout's name, or JSON: '{"every": 8}'. Default: the environment's own""")
     play.add_argument("--max-new-tokens", type=int, help="tokens an episode may write. Default: the environment's own")
+    play.add_argument(
+        "--data", help="the data of an id that needs some: a file, a folder or a hub id. Default: TEXTENVS_DATA"
+    )
     play.add_argument("--split", default="train", help="train, validation, test or shifted. Default: %(default)s")
     play.add_argument("--example", type=int, help="the example's index in the split. Default: one is drawn")
     play.add_argument("--seed", type=int, help="seed of the draw. Default: a new one each time")
@@ -129,7 +132,7 @@ def _list(given: argparse.Namespace) -> int:
 
 def _play(given: argparse.Namespace) -> int:
     settings = {"split": given.split, "render_mode": "ansi"}
-    for name in ("reward", "payout", "max_new_tokens"):
+    for name in ("reward", "payout", "max_new_tokens", "data"):
         value = getattr(given, name)
         if value is not None:
             settings[name] = _name_or_json(name, value) if isinstance(value, str) else value

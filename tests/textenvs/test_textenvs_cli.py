@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
 
 import textenvs
+from tests.textenvs.datasets.helpers import write_public_data
 from tests.textenvs.helpers import Letters, Talk, Toy, text_length
 from textenvs import Example
 from textenvs.__main__ import main
@@ -123,6 +125,14 @@ def test_list_long(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 class TestPlay:
+    def test_data(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        folder = str(write_public_data(tmp_path) / "gsm8k")
+        assert main(["play", "TextGen/GSM8K-v0", " 4", "--data", folder, "--split", "test", "--example", "1"]) == 0
+        assert "score 1 (numeric_answer)" in capsys.readouterr().out
+        with pytest.raises(SystemExit):
+            main(["play", "TextGen/Copy-v0", "a", "--data", folder])
+        assert "with a task that reads data" in capsys.readouterr().err
+
     def test_a_text(self, toys: None, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["play", "TextGenTest/Toy-v0", "ab", "--example", "0"]) == 0
         said = capsys.readouterr()

@@ -216,6 +216,8 @@ def _tables(preset: str, place: Any) -> list[Table]:
         tables = [source.table for source in sources_of(place, None, Format())]
     else:
         tables = _file_tables(known, place)
+    # The hint of a table without a header names an argument that sets of known columns do not have.
+    tables = [table._replace(remedy="") for table in tables]
     if known.rows is None:
         return tables
     return [table._replace(rows=_expanded(table.rows, known.rows)) for table in tables]
