@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from agents import advantages, bonuses, losses, rewards
     from agents.algorithms.actor_critic import ActorCritic, ActorCriticConfig
     from agents.algorithms.best_of_n import BestOfN, BestOfNConfig
+    from agents.algorithms.grpo import GRPO, GRPOConfig
     from agents.algorithms.ppo import PPO, PPOConfig
+    from agents.algorithms.published import PUBLISHED
     from agents.algorithms.reinforce import REINFORCE, REINFORCEConfig
     from agents.collector import collect
     from agents.evaluation.evaluation import Evaluation, evaluate
@@ -41,8 +43,11 @@ _MODULES = {
     "BestOfN": "agents.algorithms.best_of_n",
     "BestOfNConfig": "agents.algorithms.best_of_n",
     "Evaluation": "agents.evaluation.evaluation",
+    "GRPO": "agents.algorithms.grpo",
+    "GRPOConfig": "agents.algorithms.grpo",
     "PPO": "agents.algorithms.ppo",
     "PPOConfig": "agents.algorithms.ppo",
+    "PUBLISHED": "agents.algorithms.published",
     "Policy": "agents.policy.policy",
     "REINFORCE": "agents.algorithms.reinforce",
     "REINFORCEConfig": "agents.algorithms.reinforce",
@@ -71,7 +76,9 @@ for _name, _entry_point in _SCORES.items():
     register_reward(_name, _entry_point)
 
 __all__ = [
+    "GRPO",
     "PPO",
+    "PUBLISHED",
     "REINFORCE",
     "ActorCritic",
     "ActorCriticConfig",
@@ -80,6 +87,7 @@ __all__ = [
     "BestOfN",
     "BestOfNConfig",
     "Evaluation",
+    "GRPOConfig",
     "PPOConfig",
     "Policy",
     "REINFORCEConfig",

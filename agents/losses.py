@@ -298,6 +298,49 @@ def clipped_surrogate(
     return -surrogate, terms
 
 
+def clipped_weight_loss(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    *,
+    clip_range: float = 0.2,
+    clip_range_high: float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Computes the loss of single actions whose importance weight is cut off: `-clip(ratio) * advantage * log_prob`.
+
+    The weight is a constant, so an action outside the range keeps its gradient, where the clipped surrogate drops it.
+
+    Args:
+        log_probs: Any shape, log-probs of the actions taken, under the policy that learns.
+        old_log_probs: Same shape, under the policy that took them. A constant.
+        advantages: Same shape. A constant.
+        clip_range: How far below 1 weights may be; positive, and from 1 on there is no bound.
+        clip_range_high: How far above 1; None is `clip_range`.
+
+    Returns:
+        The losses, same shape, and terms to log: those of `clipped_surrogate`.
+
+    Raises:
+        ValueError: On shapes that differ, or ranges that are not positive.
+
+    Source:
+        MiniMax 2025 (arXiv:2506.13585), equation 4.
+
+    Example:
+        >>> old, advantages = torch.zeros(2), torch.ones(2)
+        >>> clipped_weight_loss(torch.tensor([2.0, 0.5]).log(), old, advantages, clip_range=0.25)[0]
+        tensor([-0.8664,  0.5199])
+    """
+    with torch.no_grad():
+        _, terms = clipped_surrogate(
+            log_probs, old_log_probs, advantages, clip_range=clip_range, clip_range_high=clip_range_high
+        )
+        high = clip_range if clip_range_high is None else clip_range_high
+        ratio = (log_probs - old_log_probs).clamp(-_MOST_NATS, _MOST_NATS).exp()
+        weights = ratio.clamp(max(1 - clip_range, 0.0), 1 + high)
+    return -weights * advantages.detach() * log_probs, terms
+
+
 def value_loss(
     values: Tensor,
     returns: Tensor,

@@ -50,6 +50,8 @@ class Rollout:
             from the rollout itself; None likewise.
         sampler_log_probs: `(batch, time)` float32, what `log_probs` were when the episodes were played, where they have
             been recorded again since (`recompute_log_probs`); None likewise.
+        sequence_log_ratios: `(batch,)` float32, mean log-ratio of a response's tokens, of the policy as it is to the
+            one that played; None unless an algorithm asks for it.
         seconds: Where the time went: "policy", "environment", and, within the environment's, "score".
     """
 
@@ -73,6 +75,7 @@ class Rollout:
     action_masks: Tensor | None = None
     baselines: Tensor | None = None
     sampler_log_probs: Tensor | None = None
+    sequence_log_ratios: Tensor | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -178,6 +181,19 @@ class Actions:
     def ref_log_probs(self) -> Tensor:
         """Log-probs under the reference policy, `(k,)` float32."""
         return self._array("ref_log_probs")
+
+    @property
+    def sequence_log_ratios(self) -> Tensor:
+        """The response's mean log-ratio, the same for all of its actions, `(k,)` float32."""
+        ratios = self.rollout.sequence_log_ratios
+        if ratios is None:
+            raise ValueError("Expected a rollout with sequence_log_ratios, got None: set them with dataclasses.replace")
+        return ratios[self.places[0]]
+
+    @property
+    def response_lengths(self) -> Tensor:
+        """Number of actions in the response that each belongs to, `(k,)` int64."""
+        return self.rollout.response_mask.sum(dim=1)[self.places[0]]
 
     def _array(self, name: str) -> Tensor:
         array: Tensor | None = getattr(self.rollout, name)

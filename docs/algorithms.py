@@ -17,6 +17,7 @@ CONFIGS = {
     "RunConfig": RunConfig,
     "PPOConfig": agents.PPOConfig,
     "ActorCriticConfig": agents.ActorCriticConfig,
+    "GRPOConfig": agents.GRPOConfig,
     "REINFORCEConfig": agents.REINFORCEConfig,
     "BestOfNConfig": agents.BestOfNConfig,
     "SFTConfig": agents.SFTConfig,
@@ -76,6 +77,20 @@ def open_table() -> str:
     return "\n".join(rows)
 
 
+def published_table() -> str:
+    """Returns a table of the published names.
+
+    Returns:
+        Markdown.
+    """
+    rows = ["| name | algorithm and settings | paper | what differs |", "|---|---|---|---|"]
+    for name, row in agents.PUBLISHED.items():
+        settings = ", ".join(f"`{key}={value!r}`" for key, value in row.settings.items())
+        link = f"[{row.paper}](https://arxiv.org/abs/{row.paper})"
+        rows.append(f"| `{name}` | `{row.algorithm}`: {settings} | {link} | {row.differs} |")
+    return "\n".join(rows)
+
+
 def page(text: str) -> str:
     """Fills in the tables of the page from the code.
 
@@ -87,7 +102,8 @@ def page(text: str) -> str:
     """
 
     def fill(match: re.Match[str]) -> str:
-        rows = open_table() if match[1] == "open" else table(CONFIGS[match[1]])
+        tables = {"open": open_table, "published": published_table}
+        rows = tables[match[1]]() if match[1] in tables else table(CONFIGS[match[1]])
         return f"<!-- table: {match[1]} -->\n{rows}\n<!-- end -->"
 
     return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)

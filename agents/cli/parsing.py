@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -142,7 +142,8 @@ def _parse_train(prog: str, words: Sequence[str]) -> Any:
     given = {} if file is None else read_config(Path(file))
     as_read = None if file is None else dict(given)
     name = name or given.get("algorithm", "ppo")
-    name = _algorithm(str(name))
+    name, published = _algorithm(str(name))
+    given = {**published, **given}
     config: Any = agents.Algorithm.known[name].config
     train_options = {option.name for option in fields(Train)}
     flat: Any = Annotated[config, tyro.conf.OmitArgPrefixes]  # its fields are options of their own: --gamma
@@ -155,15 +156,21 @@ def _parse_train(prog: str, words: Sequence[str]) -> Any:
     return replace(arguments, algorithm=name, as_read=as_read)
 
 
-def _algorithm(name: str) -> str:
-    """The name of an algorithm, which may be written like its class: "PPO", "ActorCritic", "best-of-n"."""
-    known = agents.Algorithm.known
+def _algorithm(name: str) -> tuple[str, Mapping[str, Any]]:
+    """The algorithm of a name and, where that is a published one, the settings that it stands for.
+
+    It may be written like its class: "PPO", "ActorCritic", "best-of-n", "Dr-GRPO".
+    """
+    known = [*agents.Algorithm.known, *agents.PUBLISHED]
     names = {known_name.replace("_", ""): known_name for known_name in known}
     plain = name.lower().replace("-", "").replace("_", "")
     if plain not in names:
         hint = did_you_mean(name.lower(), known)
         raise ValueError(f"Expected --algorithm to be one of {sorted(known)}, got {name!r}.{hint}")
-    return names[plain]
+    name = names[plain]
+    if name in agents.Algorithm.known:
+        return name, {}
+    return agents.PUBLISHED[name].algorithm, agents.PUBLISHED[name].settings
 
 
 def _option(words: Sequence[str], name: str) -> str | None:

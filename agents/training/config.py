@@ -225,10 +225,11 @@ class RunConfig(OptimizerConfig):
     start."""
     entropy_final: float = 0.1
     """Share of entropy_coef that its schedule ends with."""
-    loss_mean: Literal["token", "episode"] = "token"
+    loss_mean: Literal["token", "episode", "response"] = "token"
     """"token": the loss is a mean over tokens, so tokens of long and short episodes weigh the same in a batch.
     "episode": it is summed over each episode and averaged over episodes, as the policy gradient theorem has it.
-    Entropy, KL and the critic's error are averaged alike."""
+    "response": it is a mean over each episode, averaged over episodes, so tokens of short episodes weigh more. Entropy,
+    KL and the critic's error are averaged alike."""
     bonuses: dict[str, Any] = field(default_factory=dict)
     """Bonuses paid beside the score: each name with its weight, or with a dict of arguments that includes `weight` (see
     agents.bonuses)."""
@@ -253,7 +254,7 @@ class RunConfig(OptimizerConfig):
         self.check_choice("entropy_schedule", *get_args(Schedule), optional=True)
         self.check_choice("kl_estimator", "k1", "k2", "k3")
         self.check_choice("kl_credit", "token", "return", "loss")
-        self.check_choice("loss_mean", "token", "episode")
+        self.check_choice("loss_mean", "token", "episode", "response")
         if self.kl_credit != "loss" and self.kl_estimator != "k1":
             raise ValueError(
                 f"Expected kl_estimator 'k1' with kl_credit={self.kl_credit!r}, got {self.kl_estimator!r}: as a "

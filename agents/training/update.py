@@ -109,12 +109,14 @@ def optimize(
     minibatch_size: int | None = None,
     minibatch_tokens: int | None = None,
     target_kl: float | None = None,
+    prepare: Callable[[Rollout], Rollout] | None = None,
     metrics: Mapping[str, Tensor | float] | None = None,
 ) -> dict[str, float]:
     """Takes optimiser steps on a batch of episodes.
 
-    The gradient is that of the mean over the minibatch's tokens (or, with `loss_mean="episode"`, of the sum over each
-    episode, averaged over episodes) of `losses - entropy_coef * entropies`, and of the KL with `kl_credit="loss"`.
+    The gradient is that of the mean over the minibatch's tokens of `losses - entropy_coef * entropies`, and of the KL
+    with `kl_credit="loss"`. With `loss_mean="episode"` it is of the sum over each episode, averaged over episodes, and
+    with "response" of the mean over each episode, averaged over episodes.
 
     Args:
         policy: The policy that is trained.
@@ -129,6 +131,7 @@ def optimize(
         minibatch_tokens: Tokens in a minibatch, on average, in place of `minibatch_size`.
         target_kl: The update ends before the first minibatch on which the policy, as it is then, is further than this
             many nats a token from the one that played (the term "approx_kl"); None: never.
+        prepare: Called with each micro-batch before its pass, to add what `loss` reads of the policy as it is.
         metrics: More numbers to log, () each. They are read with the others, so the device is waited for once.
 
     Returns:
@@ -144,7 +147,7 @@ def optimize(
     passes = 0.0
     for passes, batch in _batches(rollout, whole, epochs, minibatch_size, minibatch_tokens, generator):
         accept = near if passes else None  # the first minibatch meets the policy that played
-        minibatch_loss = _MinibatchLoss.of(policy, rollout, batch, loss, config)
+        minibatch_loss = _MinibatchLoss.of(policy, rollout, batch, loss, config, prepare)
         if not optimizer_step(optimizer, batch, minibatch_loss, config, meter, cut=cut, accept=accept):
             break
     else:
@@ -209,6 +212,7 @@ class _MinibatchLoss:
         rollout: The episodes.
         loss: Of single actions.
         config: The settings.
+        prepare: Called with each micro-batch before its pass.
         tokens: () int64, actions of the minibatch: what metrics are means over.
         normalizer: () int64, what the sum of the losses is divided by. Micro-batches share it, so that the cut changes
             no number.
@@ -218,19 +222,30 @@ class _MinibatchLoss:
     rollout: Rollout
     loss: Loss
     config: RunConfig
+    prepare: Callable[[Rollout], Rollout] | None
     tokens: Tensor
     normalizer: Tensor
 
     @classmethod
-    def of(cls, policy: Policy, rollout: Rollout, rows: Tensor, loss: Loss, config: RunConfig) -> _MinibatchLoss:
+    def of(
+        cls,
+        policy: Policy,
+        rollout: Rollout,
+        rows: Tensor,
+        loss: Loss,
+        config: RunConfig,
+        prepare: Callable[[Rollout], Rollout] | None,
+    ) -> _MinibatchLoss:
         mask = rollout.response_mask[rows]
         tokens = mask.sum()
         normalizer = tokens if config.loss_mean == "token" else mask.any(dim=1).sum()
-        return cls(policy, rollout, loss, config, tokens, normalizer.clamp(min=1))
+        return cls(policy, rollout, loss, config, prepare, tokens, normalizer.clamp(min=1))
 
     def __call__(self, rows: Tensor, meter: Meter) -> Tensor:
         """Returns the part of the loss, (), that a micro-batch of `rows` adds."""
         part = self.rollout.select(rows)
+        if self.prepare is not None:
+            part = self.prepare(part)
         return self.policy.loss(
             part.input_ids,
             part.positions,
@@ -248,4 +263,6 @@ class _MinibatchLoss:
         if config.kl_credit == "loss" and config.kl_coef:
             losses = losses + config.kl_coef * kl_estimate(now.log_probs, taken.ref_log_probs, config.kl_estimator)
         meter.add_sums(len(losses), {**terms, "entropy": now.entropies})
+        if config.loss_mean == "response":
+            losses = losses / taken.response_lengths
         return losses.sum() / self.normalizer

@@ -26,7 +26,7 @@ def test_the_page_is_current(script):
 
 def test_every_bundled_algorithm_and_every_setting_is_on_it(script):
     text = script.PAGE.read_text(encoding="utf-8")
-    for name in ("ppo", "actor_critic", "reinforce", "best_of_n"):
+    for name in ("ppo", "actor_critic", "reinforce", "grpo", "best_of_n"):
         config = Algorithm.known[name].config
         assert f"<!-- table: {config.__name__} -->" in text
         for one in fields(config):

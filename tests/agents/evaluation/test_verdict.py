@@ -59,30 +59,32 @@ def test_demonstrations_at_or_below_zero_are_no_scale() -> None:
 
 
 def test_a_warning_names_share_spread_samples_and_a_way_out() -> None:
-    # 3 of 4 scores are 0: mean 0.25, standard deviation 0.5.
-    warning = too_equal([0.0, 0.0, 1.0, 0.0], ["one", "two", "three", "four"], 0.8)
+    # 12 of 16 scores are 0, the others 1: mean 0.25, variance 16 / 15 * 0.1875 = 0.2.
+    scores, responses = [0.0, 0.0, 1.0, 0.0] * 4, ["one", "two", "three", "four"] * 4
+    warning = too_equal(scores, responses, 0.8)
     assert warning is not None
-    assert warning.startswith("75% of the start model's 4 scores are 0.000 (mean 0.250, standard deviation 0.500")
-    assert "demonstrations score 0.800" in warning
+    assert warning.startswith("75% of the start model's 16 scores are 0.000 (mean 0.250, standard deviation 0.447")
+    assert "demonstrations score 0.800): learning will be slow" in warning
     assert "+0.000 'one'" in warning
     assert "+1.000 'three'" in warning
     assert "'four'" not in warning
     assert "python -m agents sft" in warning
-    assert "sft" not in str(too_equal([0.0, 0.0, 1.0, 0.0], ["one", "two", "three", "four"], None))
+    assert "sft" not in str(too_equal(scores, responses, None))
+    assert "hardly anything to learn from" in str(too_equal([0.0] * 19 + [1.0], ["a"] * 20, None))
 
 
-def test_there_is_no_warning_where_scores_differ() -> None:
-    assert too_equal([0.0, 0.0, 1.0, 0.5], ["a", "b", "c", "d"], None) is None
-    assert too_equal([0.0], ["a"], None) is None
+def test_there_is_no_warning_where_scores_differ_or_are_few() -> None:
+    assert too_equal([0.0, 0.0, 1.0, 0.5] * 4, ["a", "b", "c", "d"] * 4, None) is None
+    assert too_equal([0.0] * 15, ["a"] * 15, None) is None
 
 
-@pytest.mark.parametrize("plan", [None, EvaluationPlan(episodes=6, during=0)], ids=["no plan", "a plan"])
+@pytest.mark.parametrize("plan", [None, EvaluationPlan(episodes=16, during=0)], ids=["no plan", "a plan"])
 @pytest.mark.parametrize("constant", [True, False])
 def test_learn_looks_at_the_first_scores(plan, constant, caplog) -> None:
     reward = (
         (lambda example, response: 0.25) if constant else (lambda example, response: float(sum(map(ord, response))))
     )
-    agent = PPO("tiny", "TextGen/Copy-v0", env_kwargs={"reward": reward}, episodes_per_update=8, num_envs=4)
+    agent = PPO("tiny", "TextGen/Copy-v0", env_kwargs={"reward": reward}, episodes_per_update=16, num_envs=4)
     with caplog.at_level(logging.WARNING):
         agent.learn(60, evaluation=plan)
     warnings = [record.message for record in caplog.records if "hardly anything to learn from" in record.message]
