@@ -12,7 +12,8 @@ _SAMPLES = 3
 _SAMPLE_LENGTH = 160  # characters
 _MOST, _NEARLY_ALL = 0.75, 0.95
 """Shares of equal scores from which learning is said to be slow, and from which there is hardly anything to learn.
-Random play has 0.66 on TextGen/Copy-v0, 0.86 on Brackets and 0.94 on DelayedCue, which PPO learns, and 1 on Password."""
+Random play has 0.66 on TextGen/Copy-v0, 0.86 on Brackets and 0.94 on DelayedCue, which PPO learns, and 1 on Password.
+"""
 
 _FEWEST = 16
 """Scores below which nothing is said."""
