@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -185,7 +185,7 @@ def with_sequence_ratios(policy: Policy, config: GRPOConfig, part: Rollout) -> R
 
 def loss(config: GRPOConfig, now: ActionEvaluation, taken: Actions) -> tuple[Tensor, dict[str, Tensor]]:
     """Computes the surrogate loss, action by action: see `agents.training.update.Loss`."""
-    settings = {"clip_range": config.clip_range, "clip_range_high": config.clip_range_high}
+    settings: dict[str, Any] = {"clip_range": config.clip_range, "clip_range_high": config.clip_range_high}
     if config.ratio == "weight":
         losses, terms = clipped_weight_loss(now.log_probs, taken.log_probs, taken.advantages, **settings)
     elif config.ratio == "sequence":
