@@ -125,7 +125,7 @@ def test_a_prompts_file(tmp_path, suffix, capsys):
 COLUMNS = {"prompt": "q", "references": ["a", "b"]}
 
 
-@pytest.mark.parametrize("command", ["train", "sft", "evaluate", "compare", "generate"])
+@pytest.mark.parametrize("command", slow_but({"train"}, ["train", "sft", "evaluate", "compare", "generate"]))
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -161,7 +161,7 @@ def test_every_command_says_what_the_environment_is(command, words, expected):
     assert again.env_kwargs() == arguments.env_kwargs()
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
+@pytest.mark.parametrize("command", slow_but({"train", "generate"}, sorted(COMMANDS)))
 def test_help_groups_the_options_that_commands_share(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
@@ -173,6 +173,7 @@ def test_help_groups_the_options_that_commands_share(command, capsys):
     assert len(re.findall(r"^\W --models? ", shown, re.MULTILINE)) == 1
 
 
+@pytest.mark.slow
 def test_a_reward_and_data_of_ones_own_in_every_command(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_scores.py").write_text(
         "def score(example, response):\n    return float(len(response) > 9) + 10 * len(example.references)\n"
