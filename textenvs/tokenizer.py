@@ -492,18 +492,18 @@ def _load_tokenizer(file: Path, written: tuple[int, ...]) -> Tokenizer:
     tokenizer = SubwordTokenizer(
         backend, **roles, chat_template=find_chat_template(file.parent), special_tokens=named or None
     )
-    _check_encodes(tokenizer, file)
+    _check_encodes(tokenizer, repr(str(file)))
     return tokenizer.ending_with(_generation_ends(file.parent))
 
 
-def _check_encodes(tokenizer: SubwordTokenizer, file: Path) -> None:
+def _check_encodes(tokenizer: SubwordTokenizer, name: str) -> None:
     """Raises a ValueError for a tokenizer that is read, and then cannot encode a text."""
     try:
         tokenizer.encode_batch(["a b", ""])
     except BaseException as error:
         if not isinstance(error, Exception) and not is_panic(error):
             raise
-        raise ValueError(f"Expected {str(file)!r} to be a tokenizer.json that encodes texts, got: {error}") from error
+        raise ValueError(f"Expected a tokenizer that encodes texts in {name}, got: {error}") from error
 
 
 def _named_special_tokens(configs: Iterable[dict[str, Any]]) -> dict[str, str]:
@@ -527,7 +527,7 @@ def _generation_ends(folder: Path) -> list[int]:
 
 
 def _from_transformers(tokenizer: Any, backend: tokenizers.Tokenizer) -> SubwordTokenizer:
-    return SubwordTokenizer(
+    made = SubwordTokenizer(
         backend,
         eos_token=tokenizer.eos_token,
         bos_token=tokenizer.bos_token,
@@ -535,6 +535,8 @@ def _from_transformers(tokenizer: Any, backend: tokenizers.Tokenizer) -> Subword
         chat_template=as_template(getattr(tokenizer, "chat_template", None)),
         special_tokens={role: str(token) for role, token in tokenizer.special_tokens_map.items()},
     )
+    _check_encodes(made, repr(getattr(tokenizer, "name_or_path", "")))
+    return made
 
 
 def end_token_ids(tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -38,6 +38,7 @@ MOST_COLUMNS = 1 << 17
 PACKED_AT_MOST = 200
 """How many times its size a .gz file may unpack to. Text is packed to a fifth, and logs to a fiftieth."""
 
+_MOST_LINES = 1 << 20  # of a record with line breaks in quotes
 _ALWAYS_UNPACKED = 1 << 22  # bytes that a .gz file may unpack to in any case
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -359,10 +360,10 @@ def _records(file: TextFile, delimiter: str, *, has_quotes: bool) -> Iterator[tu
             length = length + len(line.content) if consumed else len(line.content)
             consumed.append(line)
             first = consumed[0].number
-            if length > LONGEST_LINE:
+            if length > LONGEST_LINE or len(consumed) > _MOST_LINES:
                 raise ValueError(
-                    f"Expected records of at most {LONGEST_LINE:,} bytes, got a longer one, which begins in line "
-                    f"{first} of {file.name}: a quote there may never be closed"
+                    f"Expected records of at most {LONGEST_LINE:,} bytes and {_MOST_LINES:,} lines, got a longer one, "
+                    f"which begins in line {first} of {file.name}: a quote there may never be closed"
                 )
             # Separators in quotes are counted too: a text with so many of them is longer than any prompt.
             if len(line.content) > MOST_COLUMNS and line.content.count(separator) > MOST_COLUMNS:

@@ -106,8 +106,12 @@ def test_a_record_that_swallows_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(text_files, "LONGEST_LINE", 1000)
     file = tmp_path / "a.csv"
     file.write_text('text,b\n"fine\n",1\n"never closed' + "\nline" * 1000)
-    with pytest.raises(ValueError, match=r"records of at most 1,000 bytes, .* begins in line 4 .* never be closed"):
+    with pytest.raises(ValueError, match=r"records of at most 1,000 bytes and .* begins in line 4 .* never be closed"):
         load_dataset(file, on_error="skip")
+    monkeypatch.setattr(text_files, "_MOST_LINES", 10)
+    file.write_text('text,b\n"' + "\n" * 20)
+    with pytest.raises(ValueError, match=r"and 10 lines, got a longer one, which begins in line 2 of"):
+        load_dataset(file)
     file.write_text("text,b\n" + '"two\nlines",1\n' * 1000)
     assert load_dataset(file).report.rows == 1000
 
