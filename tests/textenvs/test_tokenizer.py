@@ -389,7 +389,7 @@ def test_errors_of_paths(tmp_path: Path) -> None:
             make_tokenizer(broken)
     backend_of("byte_level").save(str(broken))
     config = tmp_path / "tokenizer_config.json"
-    for content, problem in (("{", "hold JSON, but"), ("[1]", "hold a JSON object, got list"), ("\xff", "hold JSON")):
+    for content, problem in (("{", "hold JSON, but"), ("[1]", "hold a JSON object, got list"), ("\xff", "be UTF-8")):
         config.write_bytes(content.encode("latin-1"))
         with pytest.raises(ValueError, match=rf"tokenizer_config\.json' to {problem}"):
             make_tokenizer(tmp_path)
