@@ -289,7 +289,7 @@ def with_plain_numbers(value: Any) -> Any:
     """Returns an argument with numbers and truth values of Python's in place of NumPy's, in dicts and lists too.
 
     Args:
-        value: The value that the user gave. What is under a key "path" is left as it is: rows of data may be many.
+        value: The value that the user gave. What is under a key "data" is left as it is: rows may be many.
 
     Returns:
         The value, or a copy of its dicts, lists and tuples.
@@ -302,7 +302,7 @@ def with_plain_numbers(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if type(value) is dict:
-        return {key: inner if key == "path" else with_plain_numbers(inner) for key, inner in value.items()}
+        return {key: inner if key == "data" else with_plain_numbers(inner) for key, inner in value.items()}
     if type(value) in (list, tuple):
         return type(value)(with_plain_numbers(inner) for inner in value)
     return value

@@ -130,5 +130,5 @@ def test_numbers_of_numpy_are_numbers_wherever_they_stand() -> None:
     assert made.unwrapped.setting.curriculum is not None
     assert gym.make("TextGen/Copy-v0", curriculum=np.False_).unwrapped.setting.curriculum is None
     rows = [{"prompt": np.str_("a")}]
-    assert with_plain_numbers({"dataset": {"path": rows, "n": np.int64(1)}})["dataset"]["path"] is rows
+    assert with_plain_numbers({"dataset": {"data": rows, "n": np.int64(1)}})["dataset"]["data"] is rows
     assert json.loads(json.dumps(with_plain_numbers({"a": (np.float32(0.5), [np.True_])}))) == {"a": [0.5, [True]]}

@@ -388,16 +388,6 @@ def test_two_threads_load_at_once(monkeypatch):
 
 
 def test_models_that_do_not_work_as_policies():
-    llama4 = {
-        **LLAMA,
-        "model_type": "llama4_text",
-        "intermediate_size_mlp": 32,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "num_local_experts": 2,
-    }
-    with pytest.raises(ValueError, match=r"Llama4ForCausalLM.*not supported"):
-        Policy.from_config(llama4, "stories", device="cpu")
     bert = BertConfig(vocab_size=1024, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     both = EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(bert, bert))
     both.config.decoder_start_token_id = 0
