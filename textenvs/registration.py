@@ -42,7 +42,7 @@ ENVS: dict[str, Registration] = {
     "TextGen/Dialogue-v0": Registration({"task": "dialogue"}, 0.900242),
     "TextGen/SummarizeExtractive-v0": Registration({"task": "summarize_extractive"}, 0.901115),
     "TextGen/SummarizeAbstractive-v0": Registration({"task": "summarize_abstractive"}, 0.900004),
-    "TextGen/Translate-v0": Registration({"task": "translate"}, 0.908476),
+    "TextGen/Translate-v0": Registration({"task": "translate"}, 0.908402),
     "TextGen/QuestionAnswering-v0": Registration({"task": "question_answering"}, 0.900279),
     "TextGen/Classify-v0": Registration({"task": "classify"}, 0.9),
     "TextGen/Recommend-v0": Registration({"task": "recommend"}, 0.875832),

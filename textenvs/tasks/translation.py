@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -30,6 +31,7 @@ LANGUAGES = ("German", "French", "Chinese")
 """The target languages."""
 
 _NOUNS = {noun.english: noun for noun in (*BEINGS, *THINGS)}
+_SINGULAR = {noun.plurals[0]: noun.english for noun in _NOUNS.values()}
 _VERBS = {verb.base: verb for verb in VERBS}
 _ARTICLES = {  # by gender, definite first
     "nominative": {"m": ("der", "ein"), "f": ("die", "eine"), "n": ("das", "ein")},
@@ -47,8 +49,16 @@ _PREPOSITIONS = (  # English, German with its contraction, French, Chinese (whic
     ("in front of", "vor", None, "devant", "前面"),
 )
 
-# A noun phrase: the noun, an adjective or None, and True if its article is definite.
-_Phrase: TypeAlias = tuple[Noun, "Adjective | None", bool]
+# A noun phrase: the noun, an adjective or None, and a key of `_DETERMINERS`.
+_Phrase: TypeAlias = tuple[Noun, "Adjective | None", str]
+
+_DETERMINERS = {  # German, French and Chinese
+    "the": (("der", "die", "das", "den", "dem"), ("le", "la", "l"), ()),
+    "a": (("ein", "eine", "einen", "einem"), ("un", "une"), ("一",)),
+    "two": (("zwei",), ("deux",), ("两",)),
+    "three": (("drei",), ("trois",), ("三",)),
+}
+_NUMBERS = {determiner: [word for (word,) in _DETERMINERS[determiner]] for determiner in ("two", "three")}
 
 
 class _Clause:
@@ -71,8 +81,8 @@ class _Clause:
     def swapped(self, nouns: Mapping[str, str]) -> _Clause:
         """Returns the clause with some nouns replaced by others."""
         subject, object = (
-            (_NOUNS[nouns.get(noun.english, noun.english)], adjective, definite)
-            for noun, adjective, definite in (self.subject, self.object)
+            (_NOUNS[nouns.get(noun.english, noun.english)], adjective, determiner)
+            for noun, adjective, determiner in (self.subject, self.object)
         )
         return _Clause(subject, self.verb, object, self.place, self.negated)
 
@@ -95,7 +105,7 @@ class _Clause:
         verb = self.verb.french
         if self.negated:
             verb = f"n'{verb} pas" if verb[0] in ELIDED else f"ne {verb} pas"
-        where = f" {self.place[1][3]} {_french((self.place[0], None, True))}" if self.place else ""
+        where = f" {self.place[1][3]} {_french((self.place[0], None, 'the'))}" if self.place else ""
         return f"{_french(self.subject)} {verb} {_french(self.object)}{where}"
 
     def chinese(self) -> str:
@@ -110,7 +120,7 @@ _ENGLISH_CLAUSE = re.compile(
     r"(?P<subject>(?:the|an?) [a-z ]+?) "
     rf"(?:(?P<verb>{'|'.join(re.escape(verb.english) for verb in VERBS)})"
     rf"|does not (?P<negated>{'|'.join(re.escape(verb.base) for verb in VERBS)})) "
-    r"(?P<object>(?:the|an?) [a-z ]+?)"
+    r"(?P<object>(?:the|an?|two|three) [a-z ]+?)"
     rf"(?: (?P<preposition>{'|'.join(row[0] for row in _PREPOSITIONS)}) "
     rf"the (?P<place>{'|'.join(place.english for place in PLACES)}))?"
 )
@@ -140,31 +150,41 @@ def _parse(source: str) -> list[_Clause]:
 
 def _parse_phrase(text: str) -> _Phrase:
     article, *adjectives, noun = text.split(" ")
-    return _NOUNS[noun], _ADJECTIVES[adjectives[0]] if adjectives else None, article == "the"
+    determiner = "a" if article == "an" else article
+    singular = _SINGULAR[noun] if determiner in _NUMBERS else noun
+    return _NOUNS[singular], _ADJECTIVES[adjectives[0]] if adjectives else None, determiner
 
 
 def _english(phrase: _Phrase) -> str:
-    noun, adjective, definite = phrase
-    words = noun.english if adjective is None else f"{adjective.english} {noun.english}"
-    return f"{'the' if definite else 'an' if words[0] in 'aeiou' else 'a'} {words}"
+    noun, adjective, determiner = phrase
+    word = noun.plurals[0] if determiner in _NUMBERS else noun.english
+    words = word if adjective is None else f"{adjective.english} {word}"
+    return f"{'an' if determiner == 'a' and words[0] in 'aeiou' else determiner} {words}"
 
 
 def _german(phrase: _Phrase, case: str) -> str:
-    noun, adjective, definite = phrase
-    article = _ARTICLES[case][noun.german_gender][not definite]
+    noun, adjective, determiner = phrase
+    if determiner in _NUMBERS:  # an object
+        counted = noun.plurals[1] if adjective is None else f"{adjective.german}e {noun.plurals[1]}"
+        return f"{_NUMBERS[determiner][0]} {counted}"
+    indefinite = determiner == "a"
+    article = _ARTICLES[case][noun.german_gender][indefinite]
     word = noun.german if case == "nominative" else noun.german_oblique
     if adjective is None:
         return f"{article} {word}"
-    return f"{article} {adjective.german}{_ENDINGS[case][noun.german_gender][not definite]} {word}"
+    return f"{article} {adjective.german}{_ENDINGS[case][noun.german_gender][indefinite]} {word}"
 
 
 def _french(phrase: _Phrase) -> str:
-    noun, adjective, definite = phrase
-    words = noun.french
+    noun, adjective, determiner = phrase
+    several = determiner in _NUMBERS
+    words = noun.plurals[2] if several else noun.french
     if adjective is not None:
-        form = adjective.french[noun.french_gender == "f"]
+        form = adjective.french[noun.french_gender == "f"] + "s" * several
         words = f"{form} {words}" if adjective.before else f"{words} {form}"
-    if not definite:
+    if several:
+        return f"{_NUMBERS[determiner][1]} {words}"
+    if determiner == "a":
         return f"{'un' if noun.french_gender == 'm' else 'une'} {words}"
     if words[0] in ELIDED:
         return f"l'{words}"
@@ -172,9 +192,11 @@ def _french(phrase: _Phrase) -> str:
 
 
 def _chinese(phrase: _Phrase) -> str:
-    noun, adjective, definite = phrase
+    noun, adjective, determiner = phrase
     words = ("" if adjective is None else adjective.chinese) + noun.chinese
-    return words if definite else f"一{noun.measure}{words}"
+    if determiner == "the":
+        return words
+    return f"{'一' if determiner == 'a' else _NUMBERS[determiner][2]}{noun.measure}{words}"
 
 
 def _sentence(clauses: Sequence[_Clause], language: str) -> str:
@@ -186,7 +208,9 @@ def _sentence(clauses: Sequence[_Clause], language: str) -> str:
 
 
 class Translate(Composed):
-    """Translate an English sentence of a synchronous grammar. Levels: 1 plain, 2 adjectives, 3 places and negations.
+    """Translate an English sentence of a synchronous grammar.
+
+    Levels: 1 plain, 2 adjectives and numbers, 3 places and negations.
 
     An example's metadata has `source` (the English sentence), `target` (the language), and `subject`, `verb`, `object`.
     Its one reference is the translation, with a leading space. `counterpart` exchanges boy and girl, man and woman,
@@ -294,16 +318,20 @@ class Translate(Composed):
             negated = kind == 1
             place = (dice.pick(PLACES), dice.pick(_PREPOSITIONS)) if kind == 2 else None
         return _Clause(
-            self._phrase(subject, dice, definite=dice.below(3) > 0),
+            self._phrase(subject, dice, "the" if dice.below(3) else "a"),
             _VERBS[verb],
-            self._phrase(noun, dice, definite=negated or dice.below(2) > 0),  # "not ... a" would be "kein"
+            self._phrase(noun, dice, "the" if negated else self._determiner(noun, dice)),  # "not ... a": "kein"
             place,
             negated,
         )
 
-    def _phrase(self, noun: str, dice: Dice, definite: bool) -> _Phrase:
+    def _determiner(self, noun: str, dice: Dice) -> str:
+        """Draws an object's determiner."""
+        return dice.pick(tuple(_DETERMINERS) if self.level >= 2 and _NOUNS[noun].plurals[0] else ("the", "a"))
+
+    def _phrase(self, noun: str, dice: Dice, determiner: str) -> _Phrase:
         adjective = dice.pick(ADJECTIVES) if self.level >= 2 and dice.below(2) else None
-        return _NOUNS[noun], adjective, definite
+        return _NOUNS[noun], adjective, determiner
 
     def reply(self, example: Example, turns: Sequence[str]) -> str | None:
         """Returns a teacher's hint at the first wrong word of a translation, or None if it is right."""
@@ -329,34 +357,37 @@ class Translate(Composed):
         return f"\nNot yet: {hint}\n{self.target}:"
 
 
+# A word's part of speech and its English meaning.
+_Entry: TypeAlias = tuple[str, str]
+
+
 @lru_cache(maxsize=len(LANGUAGES))
-def _glossary(language: str) -> dict[str, str]:
-    """Returns every form of a content word, as written inside a sentence, with its English meaning."""
-    forms: dict[str, str] = {}
-    if language == "German":
-        for noun in (*BEINGS, *THINGS, *PLACES):
-            forms[noun.german] = forms[noun.german_oblique] = noun.english
-        for verb in VERBS:
-            forms[verb.german] = verb.base
-        for adjective in ADJECTIVES:
-            forms.update({adjective.german + ending: adjective.english for ending in ("e", "en", "er", "es")})
-        forms["nicht"] = "not"
-    elif language == "French":
-        for noun in (*BEINGS, *THINGS, *PLACES):
-            forms[noun.french] = noun.english
-        for verb in VERBS:
-            forms[verb.french] = verb.base
-        for adjective in ADJECTIVES:
-            forms.update(dict.fromkeys(adjective.french, adjective.english))
-        forms["pas"] = "not"
-    else:
-        for noun in (*BEINGS, *THINGS, *PLACES):
-            forms[noun.chinese] = noun.english
-        for verb in VERBS:
-            forms[verb.chinese] = verb.base
-            forms[verb.chinese_not[:1]] = "not"
-        for adjective in ADJECTIVES:
-            forms[adjective.chinese] = adjective.english
+def _glossary(language: str) -> dict[str, _Entry]:
+    """Returns every form of a word that has a meaning, as written inside a sentence."""
+    forms: dict[str, _Entry] = {}
+    place = LANGUAGES.index(language)
+    for noun in (*BEINGS, *THINGS, *PLACES):
+        spellings = (
+            (noun.german, noun.german_oblique, noun.plurals[1]),
+            (noun.french, noun.plurals[2]),
+            (noun.chinese,),
+        )
+        forms.update({word: ("noun", noun.english) for word in spellings[place] if word})
+    for verb in VERBS:
+        forms[(verb.german, verb.french, verb.chinese)[place]] = ("verb", verb.base)
+    for adjective in ADJECTIVES:
+        inflected = tuple(adjective.german + ending for ending in ("e", "en", "er", "es"))
+        french = (*adjective.french, *(form + "s" for form in adjective.french))
+        for word in (inflected, french, (adjective.chinese,))[place]:
+            forms[word] = ("adjective", adjective.english)
+    for english, preposition, contracted, in_french, in_chinese in _PREPOSITIONS:
+        for word in ((preposition, contracted or preposition), (in_french,), (in_chinese,))[place]:
+            forms[word] = ("preposition", english)
+    for english, determiners in _DETERMINERS.items():
+        forms.update(dict.fromkeys(determiners[place], ("determiner", english)))
+    for word in (("nicht",), ("pas",), [verb.chinese_not[0] for verb in VERBS])[place]:
+        forms[word] = ("not", "not")
+    forms[("und", "et", "，")[place]] = ("and", "and")  # noqa: RUF001 - Chinese punctuation
     return forms
 
 
@@ -378,28 +409,151 @@ def _words(text: str, language: str) -> list[str]:
 
 
 @lru_cache(maxsize=len(LANGUAGES))
-def _pairs(language: str) -> frozenset[tuple[str, str]]:
+def _neighbours(language: str) -> frozenset[tuple[str, str]]:
     """Returns the pairs of neighbouring words in a corpus of one language, from which fluency can be learned."""
     task = Translate(language, level=3)
     pairs: set[tuple[str, str]] = set()
-    for index in range(2000):
+    for index in range(task.num_examples("train")):
         words = ["", *_words(task.example("train", index).references[0], language), ""]
         pairs.update(pairwise(words))
     return frozenset(pairs)
 
 
-class RoundTrip(Reward):
-    """The meaning of an English sentence that a word-by-word reading of its translation gives back, times its fluency.
+# A statement of a sentence: the number of its clause, what it is about ("object", "subject adjective", ...), a meaning.
+_Statement: TypeAlias = tuple[int, str, str]
 
-    The meaning is compared by a token F1 of nouns, verbs, adjectives and "not". Fluency is the share of pairs of
-    neighbouring words that are also neighbours somewhere in a corpus of the target language; the ends of the text count
-    as neighbours too. The score reads the example's `source` and `target`, and no reference: it is the reward of
-    unsupervised translation.
+
+def _stated(clauses: Sequence[_Clause]) -> Counter[_Statement]:
+    """Returns what a sentence states."""
+    statements: Counter[_Statement] = Counter()
+    for index, clause in enumerate(clauses):
+        for role, (noun, adjective, determiner) in (("subject", clause.subject), ("object", clause.object)):
+            statements[index, role, noun.english] += 1
+            statements[index, f"{role} determiner", determiner] += 1
+            if adjective is not None:
+                statements[index, f"{role} adjective", adjective.english] += 1
+        statements[index, "verb", clause.verb.base] += 1
+        statements[index, "polarity", "not" if clause.negated else "affirmed"] += 1
+        if clause.place:
+            statements[index, clause.place[1][0], clause.place[0].english] += 1
+    return statements
+
+
+@dataclass
+class _PhraseRead:
+    """A noun phrase as it is read.
+
+    Attributes:
+        role: "subject" or "object" if its case tells, a preposition, or "" if only the order of words tells.
+        determiner: A key of `_DETERMINERS`, or "".
+        word: The determiner as it is written.
+        noun: The English noun, or "" if it is not written yet.
+        adjectives: The English adjectives.
+    """
+
+    role: str = ""
+    determiner: str = ""
+    word: str = ""
+    noun: str = ""
+    adjectives: list[str] = field(default_factory=list)
+
+
+def _read(words: Sequence[str], language: str) -> Counter[_Statement]:
+    """Reads what a translation states, from as much of it as there is.
+
+    Roles are told by the German case ("den Hund sieht die Katze": the cat sees), else by the order of words. Words that
+    are not in the glossary, and a phrase whose noun is not written yet, state nothing.
+    """
+    glossary = _glossary(language)
+    statements: Counter[_Statement] = Counter()
+    clause: list[tuple[str, str, str]] = []  # part of speech, meaning, word
+    index = 0
+    for word in (*words, None):
+        kind, meaning = ("and", "and") if word is None else glossary.get(word, ("", ""))
+        if kind == "and":
+            for role, told in _clause_statements(clause, language):
+                statements[index, role, told] += 1
+            clause, index = [], index + 1
+        elif kind:
+            clause.append((kind, meaning, str(word)))
+    return statements
+
+
+def _clause_statements(words: Sequence[tuple[str, str, str]], language: str) -> list[tuple[str, str]]:
+    """Reads one clause: what each statement is about, and its meaning."""
+    verbs = [meaning for kind, meaning, _ in words if kind == "verb"]
+    negations = sum(kind == "not" for kind, *_ in words)
+    statements = [("verb", verb) for verb in verbs] + [("polarity", "not")] * negations
+    if verbs and not negations:
+        statements.append(("polarity", "affirmed"))
+    before, after = _phrases(words, language)
+    cased = {phrase.role for phrase in (*before, *after)}
+    for ordered, phrases in (("subject", before), ("object", after)):
+        for phrase in phrases:
+            # Beside a phrase whose case tells its role, one whose case does not has the other role.
+            other = {"subject", "object"} - cased
+            role = phrase.role or (other.pop() if len(other) == 1 else ordered)
+            statements.append((role, phrase.noun))
+            if phrase.determiner and role in ("subject", "object"):
+                statements.append((f"{role} determiner", phrase.determiner))
+            statements += [(f"{role} adjective", adjective) for adjective in phrase.adjectives]
+    return statements
+
+
+def _phrases(words: Sequence[tuple[str, str, str]], language: str) -> tuple[list[_PhraseRead], list[_PhraseRead]]:
+    """Returns the noun phrases before and after the first verb of a clause."""
+    before: list[_PhraseRead] = []
+    after: list[_PhraseRead] = []
+    phrases, phrase = before, _PhraseRead()
+    for kind, meaning, word in words:
+        if kind == "verb":
+            phrases = after
+        elif kind == "preposition" and language == "Chinese":  # it follows the place
+            if phrases:
+                phrases[-1].role = meaning
+        elif kind == "preposition":
+            phrase = _PhraseRead(meaning)
+        elif kind == "determiner":
+            phrase.determiner, phrase.word = meaning, word
+        elif kind == "adjective":
+            # In French, an adjective may follow its noun; then no determiner has begun the next phrase.
+            follows = language == "French" and phrases and not phrase.determiner
+            (phrases[-1] if follows else phrase).adjectives.append(meaning)
+        elif kind == "noun":
+            phrase.noun = meaning
+            if not phrase.determiner and language == "Chinese":
+                phrase.determiner = "the"
+            phrase.role = phrase.role or _case_role(phrase)
+            phrases.append(phrase)
+            phrase = _PhraseRead()
+    return before, after
+
+
+def _case_role(phrase: _PhraseRead) -> str:
+    """Returns the role that a German determiner tells, which only masculine nouns have a case for."""
+    if phrase.word in ("den", "einen"):
+        return "object"
+    masculine = phrase.noun in _NOUNS and _NOUNS[phrase.noun].german_gender == "m"
+    return "subject" if masculine and phrase.word in ("der", "ein") else ""
+
+
+class RoundTrip(Reward):
+    """The meaning of an English sentence that a reading of its translation gives back, times its fluency.
+
+    A sentence states a subject, a verb, an object, a place, an adjective of each, the determiner or number of subject
+    and object, and that it is affirmed or negated. The score is the share of the source's statements that are read in
+    the translation, halved for each statement read that the source does not make. So a wrong number or a negation left
+    out costs more than half, and a subject and an object exchanged more than three quarters.
+
+    Fluency is the share of pairs of neighbouring words that are also neighbours somewhere in a corpus of the target
+    language; the ends of the text count as neighbours too. The score reads the example's `source` and `target`, and no
+    reference: it is the reward of unsupervised translation.
 
     Cost: the whole text is read again at every token. From 0 to 1. A right translation scores 1, or a little less if
     two of its words are never neighbours in the corpus.
 
-    Source: He et al. (2016), Dual learning for machine translation, arXiv:1611.00179.
+    Source: the reward by translating back of He et al. (2016), Dual learning for machine translation, arXiv:1611.00179;
+    statements as in Anderson et al. (2016), SPICE, arXiv:1607.08822.
     """
 
     name = "round_trip"
@@ -411,16 +565,13 @@ class RoundTrip(Reward):
         words = _words(response, language)
         if not words:
             return 0.0
-        glossary = _glossary(language)
-        wanted = Counter(_meanings(source))
-        read = Counter(glossary[word] for word in words if word in glossary)
-        common = sum((wanted & read).values())
-        if not common:
+        wanted, read = _source_statements(source), _read(words, language)
+        right = sum((wanted & read).values())
+        if not right:
             return 0.0
-        f1 = 2 * common / (sum(wanted.values()) + sum(read.values()))
-        neighbours = list(zip(["", *words], [*words, ""], strict=True))
-        known = sum(pair in _pairs(language) for pair in neighbours)
-        return f1 * known / len(neighbours)
+        meaning = right / sum(wanted.values()) * 0.5 ** (sum(read.values()) - right)
+        pairs = list(zip(["", *words], [*words, ""], strict=True))
+        return meaning * sum(pair in _neighbours(language) for pair in pairs) / len(pairs)
 
 
 def _source(metadata: Mapping[str, Any]) -> tuple[str, str]:
@@ -433,16 +584,6 @@ def _source(metadata: Mapping[str, Any]) -> tuple[str, str]:
     return source, str(language)
 
 
-@lru_cache(maxsize=1)
-def _english_forms() -> dict[str, str]:
-    forms = {noun.english: noun.english for noun in (*BEINGS, *THINGS, *PLACES)}
-    forms.update({adjective.english: adjective.english for adjective in ADJECTIVES})
-    for verb in VERBS:
-        forms[verb.english.split()[0]] = forms[verb.base.split()[0]] = verb.base
-    forms["not"] = "not"
-    return forms
-
-
-def _meanings(source: str) -> list[str]:
-    forms = _english_forms()
-    return [forms[word] for word in _words(source, "English") if word in forms]
+@lru_cache(maxsize=8192)
+def _source_statements(source: str) -> Counter[_Statement]:
+    return _stated(_parse(source))

@@ -2,9 +2,9 @@
 
 Every entry is a word that a child knows, with its grammar:
 
-- German nouns: gender (m, f, n), the word, and its accusative and dative if the noun is weak ("den Jungen").
-- French nouns: gender (m, f) and the word; the article is elided before a vowel or a mute h (`ELIDED`).
-- Chinese nouns: the measure word and the word.
+- German nouns: gender (m, f, n), the word, its accusative and dative if the noun is weak ("den Jungen"), its plural.
+- French nouns: gender (m, f), the word and its plural; the article is elided before a vowel or a mute h (`ELIDED`).
+- Chinese nouns: the measure word and the word, which has no plural.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Noun(NamedTuple):
         french: The French word.
         measure: The Chinese measure word.
         chinese: The Chinese word.
+        plurals: The plurals in English, German (accusative) and French; empty texts if it is not counted.
     """
 
     english: str
@@ -34,6 +35,7 @@ class Noun(NamedTuple):
     french: str
     measure: str
     chinese: str
+    plurals: tuple[str, str, str]
 
 
 class Adjective(NamedTuple):
@@ -74,47 +76,50 @@ class Verb(NamedTuple):
     chinese_not: str
 
 
-def _noun(english: str, german: str, french: str, chinese: str, oblique: str | None = None) -> Noun:
+def _noun(english: str, german: str, french: str, chinese: str, plurals: str = "", oblique: str | None = None) -> Noun:
+    """Makes a noun of its forms, which are separated by spaces."""
+    in_english, in_german, in_french = plurals.split() if plurals else ("", "", "")
     gender, word = german.split()
     french_gender, french_word = french.split()
     measure, chinese_word = chinese.split()
-    return Noun(english, gender, word, oblique or word, french_gender, french_word, measure, chinese_word)
+    several = (in_english, in_german, in_french)
+    return Noun(english, gender, word, oblique or word, french_gender, french_word, measure, chinese_word, several)
 
 
 BEINGS = (
-    _noun("dog", "m Hund", "m chien", "只 狗"),
-    _noun("cat", "f Katze", "m chat", "只 猫"),
-    _noun("bird", "m Vogel", "m oiseau", "只 鸟"),
-    _noun("horse", "n Pferd", "m cheval", "匹 马"),
-    _noun("mouse", "f Maus", "f souris", "只 老鼠"),
-    _noun("cow", "f Kuh", "f vache", "头 牛"),
-    _noun("rabbit", "n Kaninchen", "m lapin", "只 兔子"),
-    _noun("bear", "m Bär", "m ours", "头 熊", "Bären"),
-    _noun("boy", "m Junge", "m garçon", "个 男孩", "Jungen"),
-    _noun("girl", "n Mädchen", "f fille", "个 女孩"),
-    _noun("man", "m Mann", "m homme", "个 男人"),
-    _noun("woman", "f Frau", "f femme", "个 女人"),
-    _noun("child", "n Kind", "m enfant", "个 孩子"),
-    _noun("teacher", "m Lehrer", "m professeur", "个 老师"),
-    _noun("farmer", "m Bauer", "m fermier", "个 农民", "Bauern"),
-    _noun("friend", "m Freund", "m ami", "个 朋友"),
+    _noun("dog", "m Hund", "m chien", "只 狗", "dogs Hunde chiens"),
+    _noun("cat", "f Katze", "m chat", "只 猫", "cats Katzen chats"),
+    _noun("bird", "m Vogel", "m oiseau", "只 鸟", "birds Vögel oiseaux"),
+    _noun("horse", "n Pferd", "m cheval", "匹 马", "horses Pferde chevaux"),
+    _noun("mouse", "f Maus", "f souris", "只 老鼠", "mice Mäuse souris"),
+    _noun("cow", "f Kuh", "f vache", "头 牛", "cows Kühe vaches"),
+    _noun("rabbit", "n Kaninchen", "m lapin", "只 兔子", "rabbits Kaninchen lapins"),
+    _noun("bear", "m Bär", "m ours", "头 熊", "bears Bären ours", "Bären"),
+    _noun("boy", "m Junge", "m garçon", "个 男孩", "boys Jungen garçons", "Jungen"),
+    _noun("girl", "n Mädchen", "f fille", "个 女孩", "girls Mädchen filles"),
+    _noun("man", "m Mann", "m homme", "个 男人", "men Männer hommes"),
+    _noun("woman", "f Frau", "f femme", "个 女人", "women Frauen femmes"),
+    _noun("child", "n Kind", "m enfant", "个 孩子", "children Kinder enfants"),
+    _noun("teacher", "m Lehrer", "m professeur", "个 老师", "teachers Lehrer professeurs"),
+    _noun("farmer", "m Bauer", "m fermier", "个 农民", "farmers Bauern fermiers", "Bauern"),
+    _noun("friend", "m Freund", "m ami", "个 朋友", "friends Freunde amis"),
 )
 """Subjects and objects."""
 
 
 THINGS = (
-    _noun("book", "n Buch", "m livre", "本 书"),
-    _noun("ball", "m Ball", "m ballon", "个 球"),
-    _noun("flower", "f Blume", "f fleur", "朵 花"),
-    _noun("apple", "m Apfel", "f pomme", "个 苹果"),
-    _noun("letter", "m Brief", "f lettre", "封 信"),
-    _noun("hat", "m Hut", "m chapeau", "顶 帽子"),
-    _noun("key", "m Schlüssel", "f clé", "把 钥匙"),
-    _noun("picture", "n Bild", "f image", "张 图片"),
+    _noun("book", "n Buch", "m livre", "本 书", "books Bücher livres"),
+    _noun("ball", "m Ball", "m ballon", "个 球", "balls Bälle ballons"),
+    _noun("flower", "f Blume", "f fleur", "朵 花", "flowers Blumen fleurs"),
+    _noun("apple", "m Apfel", "f pomme", "个 苹果", "apples Äpfel pommes"),
+    _noun("letter", "m Brief", "f lettre", "封 信", "letters Briefe lettres"),
+    _noun("hat", "m Hut", "m chapeau", "顶 帽子", "hats Hüte chapeaux"),
+    _noun("key", "m Schlüssel", "f clé", "把 钥匙", "keys Schlüssel clés"),
+    _noun("picture", "n Bild", "f image", "张 图片", "pictures Bilder images"),
     _noun("bread", "n Brot", "m pain", "个 面包"),
-    _noun("boat", "n Boot", "m bateau", "条 船"),
-    _noun("lamp", "f Lampe", "f lampe", "盏 灯"),
-    _noun("cup", "f Tasse", "f tasse", "个 杯子"),
+    _noun("boat", "n Boot", "m bateau", "条 船", "boats Boote bateaux"),
+    _noun("lamp", "f Lampe", "f lampe", "盏 灯", "lamps Lampen lampes"),
+    _noun("cup", "f Tasse", "f tasse", "个 杯子", "cups Tassen tasses"),
 )
 """Objects only."""
 
