@@ -19,6 +19,6 @@ def test_a_block_runs(code, tmp_path, monkeypatch):
 def test_what_it_names_exists():
     assert BLOCKS
     for name in re.findall(r"`(test_\w+\.py)`", PAGE):
-        assert len(list((ROOT / "tests" / "agents").rglob(name))) == 1, name
+        assert len(list((ROOT / "tests").rglob(name))) == 1, name
     for link in re.findall(r"\]\(\.\./([^)]*)\)", PAGE):
         assert (ROOT / link).is_file(), link
