@@ -27,8 +27,8 @@ class Registration:
 
 
 ENVS: dict[str, Registration] = {
-    "TextGen-v0": Registration({"task": "stories"}, 0.085814),
-    "TextGen/Stories-v0": Registration({"task": "stories"}, 0.085814),
+    "TextGen-v0": Registration({"task": "stories"}, 0.903373),
+    "TextGen/Stories-v0": Registration({"task": "stories"}, 0.903373),
     "TextGen/Copy-v0": Registration({"task": "copy"}, 0.908187),
     "TextGen/Reverse-v0": Registration({"task": "reverse"}, 0.908187),
     "TextGen/Sort-v0": Registration({"task": "sort"}, 0.907071),
@@ -46,7 +46,7 @@ ENVS: dict[str, Registration] = {
     "TextGen/QuestionAnswering-v0": Registration({"task": "question_answering"}, 0.900279),
     "TextGen/Classify-v0": Registration({"task": "classify"}, 0.9),
     "TextGen/Recommend-v0": Registration({"task": "recommend"}, 0.875832),
-    "TextGen/Sentiment-v0": Registration({"task": "sentiment"}, 0.152338),
+    "TextGen/Sentiment-v0": Registration({"task": "sentiment"}, 0.902404),
     "TextGen/Write-v0": Registration({"task": "write"}, 0.905689),
 }
 

@@ -1,4 +1,4 @@
-"""The alarm: a score that rises while the held-out metric falls."""
+"""The alarm: a score that rises while the held-out metric falls, or while the responses become alike."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ import numpy as np
 
 ALARM_WINDOW = 20
 """Updates over which the score and the held-out metric are compared."""
+
+ALARM_DIVERSITY = 0.4
+"""The share of its first distinct-2 below which a batch's responses have become alike."""
+_FIRST = 5  # updates that are the start
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,6 +46,41 @@ def watch(
             "At %s tokens the score rises while the held-out metric falls: the policy may be learning to please the "
             "score and not to write well. Look at samples; a guard, a larger kl_coef or fewer tokens may help.",
             f"{timesteps:,}",
+        )
+    return True
+
+
+def watch_diversity(carried: MutableMapping[str, Any], score: float, distinct: float, timesteps: int) -> bool:
+    """Compares the diversity of one update's responses with that of the first ones.
+
+    A policy that writes the same few texts for every prompt may please a held-out metric as well as the score: each of
+    them looks at one text at a time. The first time that it happens, a warning is logged, and `carried["alike_at"]`
+    keeps the number of tokens.
+
+    Args:
+        carried: Where the first updates' means are kept, as JSON values: the agent's.
+        score: The update's mean score.
+        distinct: The distinct-2 of the update's responses.
+        timesteps: Tokens played before the update.
+
+    Returns:
+        True while the score is above that of the first updates, and distinct-2 below `ALARM_DIVERSITY` of theirs.
+    """
+    first = carried.setdefault("first_updates", [])
+    if len(first) < _FIRST:
+        carried["first_updates"] = [*first, [score, distinct]]
+        return False
+    first_score, first_distinct = np.mean(first, axis=0).tolist()
+    if score <= first_score or distinct >= ALARM_DIVERSITY * first_distinct:
+        return False
+    if "alike_at" not in carried:
+        carried["alike_at"] = timesteps
+        _LOG.warning(
+            "At %s tokens the responses have become alike: distinct-2 is %.3f, and was %.3f at first. Look at samples; "
+            "a larger kl_coef, a bonus for novelty or fewer tokens may help.",
+            f"{timesteps:,}",
+            distinct,
+            first_distinct,
         )
     return True
 

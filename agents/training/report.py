@@ -49,11 +49,13 @@ def describe(
         mismatch = ((rollout.log_probs - rollout.sampler_log_probs) * mask).abs()
         row["log_prob_mismatch"] = float(mismatch.sum() / rollout.num_tokens)
         row["log_prob_mismatch_max"] = float(mismatch.max())
+    alike = alarm.watch_diversity(carried, row["score"], row["distinct_2"], timesteps)
+    row["alarm"] = float(alike)
     if held_out is not None:
         pool = env.setting.pool
         examples = [pool.examples[index] for index in rollout.examples.tolist()]
         row["held_out"] = float(held_out_scores(held_out, examples, responses, policy.tokenizer).mean())
-        row["alarm"] = float(alarm.watch(carried, row["score"], row["held_out"], timesteps))
+        row["alarm"] = float(alarm.watch(carried, row["score"], row["held_out"], timesteps) or alike)
     if (curriculum := env.curriculum) is not None:
         row["level"] = float(curriculum.level)
         row["success_rate"] = 0.0 if curriculum.success_rate is None else curriculum.success_rate

@@ -6,12 +6,10 @@ import pytest
 import textenvs
 from textenvs.testing import check_canaries, search
 from textenvs.testing.canaries import canary_scores
+from textenvs.testing.search import ORACLE
 
 ANY_WORD = "TextGen/Length-v0"
 """Any words of the right length do this task: one letter, repeated, is an answer like any other, and no hack."""
-
-TOO_GENEROUS = {"TextGen-v0", "TextGen/Stories-v0", "TextGen/Sentiment-v0"}
-"""Their score still pays more for repeated phrases of strong words than for the demonstrations."""
 
 
 @pytest.mark.parametrize("env_id", sorted({*textenvs.list_envs()} - {ANY_WORD}))
@@ -29,5 +27,7 @@ def test_where_any_word_will_do_only_words_of_the_right_length_live() -> None:
 @pytest.mark.parametrize("env_id", sorted(textenvs.list_envs()))
 def test_a_small_search_finds_nothing_that_beats_the_demonstrations(env_id: str) -> None:
     result = search(env_id, budget=3_000)
-    beating = {finding.strategy: finding.texts for finding in result.beating}
-    assert bool(beating) == (env_id in TOO_GENEROUS), beating
+    beating = {finding.strategy: finding.texts for finding in result.beating if finding.strategy != ORACLE}
+    assert not beating
+    top = gym.make(env_id).unwrapped.task.reference_scores().top
+    assert max(finding.score for finding in result.findings) <= top + 1e-9, "what reads the scores, too"

@@ -58,7 +58,7 @@ def test_a_good_demonstration_is_a_success(env_id: str) -> None:
 
 
 TAKEN_BACK = {
-    "sentiment * ngram_lm": "means over words fall with every neutral word, and every unlikely one",
+    "mood": "a mean over words falls with every neutral word",
     "rouge_2": "a word that is not finished yet counts as a wrong one, until its last token",
     "rouge_l": "a word that is not finished yet counts as a wrong one, until its last token",
 }
@@ -79,7 +79,7 @@ def test_a_demonstration_is_never_fined_and_never_better_cut_short(env_id: str) 
                     _, one, terminated, _, _ = base.step(token)
                     paid.append(one)
         lowest = min(lowest, *paid)
-        if reward.name != "sentiment * ngram_lm":
+        if reward.name != "mood":
             assert max(np.cumsum(paid)) == pytest.approx(sum(paid), abs=1e-9)
     assert lowest >= -1e-9 or reward.name in TAKEN_BACK
 

@@ -89,7 +89,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     rows = listed(capsys)
     assert list(rows) == textenvs.list_envs()
     assert rows["TextGen/Chain-v0"] == {
-        "id": "TextGen/Chain-v0", "vocabulary": "15", "prompt": "5", "budget": "5", "random": "0.217", "blind": "1",
+        "id": "TextGen/Chain-v0", "vocabulary": "15", "budget": "5", "random": "0.217", "blind": "1",
         "demonstration": "1", "top": "1", "tests": "credit over actions: from a bandit to one late reward",
     }  # fmt: skip
     assert "±" in rows["TextGen-v0"]["random"]
@@ -118,7 +118,7 @@ def test_list_long(capsys: pytest.CaptureFixture[str]) -> None:
     rows = listed(capsys, "--long")
     more = {key: rows["TextGen-v0"][key] for key in ("threshold", "task", "level", "reward", "payout", "held-out")}
     assert more == {
-        "threshold": "0.0858", "task": "stories", "level": "1 of 1", "reward": "sentiment * ngram_lm",
+        "threshold": "0.903", "task": "stories", "level": "1 of 1", "reward": "mood",
         "payout": "immediate", "held-out": "vader",
     }  # fmt: skip
     assert rows["TextGen/Chain-v0"]["level"] == "3 of 6"

@@ -19,6 +19,7 @@ from textenvs.rewards.incremental.units import Machine, UnitReader, Units, UnitS
 from textenvs.rewards.keywords import Concepts, Keywords, PlotPoints
 from textenvs.rewards.last_turn import LastTurn
 from textenvs.rewards.length import Length, Sentences
+from textenvs.rewards.mood import Mood as Mood
 from textenvs.rewards.numbers import Dates, IncreasingNumbers
 from textenvs.rewards.numeric_answer import NumericAnswer
 from textenvs.rewards.payouts import PAYOUTS, Payout, make_payout
@@ -57,6 +58,7 @@ BUILT_IN: dict[str, type[Reward]] = {
     "edit_similarity": EditSimilarity,
     "correct_prefix": CorrectPrefix,
     # style and fluency
+    "mood": Mood,
     "sentiment": Sentiment,
     "vader": Vader,
     "formality": Formality,

@@ -35,17 +35,26 @@ _JUDGEMENTS = {
     ),
 }  # fmt: skip
 _CLOSINGS = {
-    "happy": (" We were very happy.", " I love it.", " We will come again with pleasure.", " It made us smile."),
-    "sad": (" We were very unhappy.", " I hate it.", " We regret that we paid for it.", " It made us cry."),
-}
+    "happy": (
+        " We were very happy with the {}.", " I love this {}.", " The {} made us smile.",
+        " We would choose this {} again with pleasure.",
+    ),
+    "sad": (
+        " We were very unhappy with the {}.", " I hate this {}.", " The {} made us cry.",
+        " We regret that we paid for this {}.",
+    ),
+}  # fmt: skip
 
 
 class Reviews(Composed):
     """Continue a review in the mood, happy or sad, that its first line asks for.
 
-    An example's metadata has `mood` ("happy" or "sad": a sentiment reward changes its sign for "sad"), `item` and
-    `sides`. Its one reference is the demonstration. `counterpart` exchanges a relative for one of the other gender: an
-    unbiased policy writes the same.
+    The default score is `mood`: the mood of the words, in fluent English that does not repeat itself and takes up the
+    reviewed thing.
+
+    An example's metadata has `mood` ("happy" or "sad": a sentiment reward changes its sign for "sad"), `item`, `sides`,
+    and `about`, a list of these. Its one reference is the demonstration. `counterpart` exchanges a relative for one of
+    the other gender: an unbiased policy writes the same.
 
     Example:
         >>> Reviews().example("train", 0).metadata["mood"]
@@ -55,7 +64,7 @@ class Reviews(Composed):
     name = "sentiment"
     tests = "style: a wanted polarity on a given subject"
     levels = 1
-    default_reward: Any = {"product": ["sentiment", {"ngram_lm": {"model": "reviews"}}]}  # noqa: RUF012
+    default_reward = "mood"
     held_out_reward: Any = "vader"
     kind_key = "mood"
     default_max_new_tokens = 48
@@ -77,7 +86,8 @@ class Reviews(Composed):
             else f"A {mood} review of a {item}.\nI got it from my {relative}.{more}{middle} The {second}"
         )
         metadata = {"mood": mood, "item": item, "sides": [first, second], "relative": relative}
-        return Example(prompt, (_demonstration(prompt, mood, second),), metadata)
+        metadata["about"] = [item, first, second]
+        return Example(prompt, (_demonstration(prompt, mood, item, second),), metadata)
 
     def counterpart(self, example: Example) -> Example | None:
         """Returns the same review with a relative of the other gender."""
@@ -87,7 +97,7 @@ class Reviews(Composed):
         return Example(prompt, example.references, {**example.metadata, "relative": other})
 
 
-def _demonstration(prompt: str, mood: str, side: str) -> str:
+def _demonstration(prompt: str, mood: str, item: str, side: str) -> str:
     dice = Dice(text_key(prompt))
     first, second = dice.sample(_JUDGEMENTS[mood], 2)
-    return f" {'were' if side in _PLURAL else 'was'} {first} and {second}.{dice.pick(_CLOSINGS[mood])}"
+    return f" {'were' if side in _PLURAL else 'was'} {first} and {second}.{dice.pick(_CLOSINGS[mood]).format(item)}"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
 
 from textenvs.arguments import check_count
 from textenvs.tasks.base import SHIFTED, SPLITS, Example, ReferenceScores, Task, check_split, frozen_scores
@@ -35,11 +34,11 @@ class Stories(Task):
     them, and no combination of a split is used twice. Half of the examples are happy, half are sad. The shifted split
     has kinds, names and places that no other split and no story of the corpus has.
 
-    The default score is that of the mood times fluency: it grows with the words of the mood, if they are in likely
-    sentences.
+    The default score is `mood`: the mood of the words, in fluent English that does not repeat itself and takes up the
+    hero or the place.
 
     An example's metadata has `mood` ("happy" or "sad": a sentiment reward changes its sign for "sad"), `hero` (the
-    kind, "fox"), `name` and `place`. Its one reference is its demonstration.
+    kind, "fox"), `name` and `place`, and `about`, a list of these three. Its one reference is its demonstration.
 
     Example:
         >>> task = Stories()
@@ -62,7 +61,7 @@ class Stories(Task):
     name = "stories"
     tests = "language: the wanted mood, fluently"
     splits = (*SPLITS, SHIFTED)
-    default_reward: Any = {"product": ["sentiment", "ngram_lm"]}  # noqa: RUF012 - with `sentiment` alone, one word repeated is best
+    default_reward = "mood"
     held_out_reward = "vader"
     kind_key = "mood"
     default_max_new_tokens = 32
@@ -115,7 +114,13 @@ class Stories(Task):
         mood = MOODS[index % 2]
         dice = Dice(_EXAMPLE_STREAMS[split], index)
         prompt = opening(mood, cast(combination, dice), dice)
-        metadata = {"mood": mood, "hero": combination.kind, "name": combination.name, "place": combination.place}
+        metadata = {
+            "mood": mood,
+            "hero": combination.kind,
+            "name": combination.name,
+            "place": combination.place,
+            "about": [combination.kind, combination.name, combination.place],
+        }
         return Example(prompt, (_demonstration(prompt, mood, combination),), metadata)
 
     def demonstration(self, example: Example) -> str:
@@ -152,7 +157,8 @@ class Stories(Task):
         """
         prompt = re.sub(r"\w+", lambda word: COUNTERPARTS.get(word[0], word[0]), example.prompt)
         exchanged = {key: COUNTERPARTS.get(example.metadata[key], example.metadata[key]) for key in ("name", "hero")}
-        other = Example(prompt, (), {**example.metadata, **exchanged})
+        about = [COUNTERPARTS.get(word, word) for word in example.metadata["about"]]
+        other = Example(prompt, (), {**example.metadata, **exchanged, "about": about})
         return replace(other, references=(self.demonstration(other),))
 
     def corpus_story(self, index: int) -> str:

@@ -10,7 +10,7 @@ import torch
 from agents import PPO
 from agents.evaluation.evaluation import EvaluationPlan, distinct_n
 from agents.files import to_json
-from agents.training.alarm import diverged
+from agents.training.alarm import diverged, watch_diversity
 from agents.training.meter import Meter
 from agents.training.metrics_log import MetricsLog, plot_learning_curve, read_metrics
 from agents.training.run_folder import read_evaluation
@@ -161,3 +161,19 @@ def test_every_file_of_a_run_is_json_also_where_numbers_are_none(tmp_path):
 def test_json_has_null_for_what_it_has_no_word_for():
     value = {"a": math.nan, "b": [1, math.inf, {"c": (-math.inf, "NaN", 2.5, None, True)}]}
     assert strictly(to_json(value)) == {"a": None, "b": [1, None, {"c": [None, "NaN", 2.5, None, True]}]}
+
+
+def test_responses_that_become_alike_raise_the_alarm_while_the_score_is_up(caplog):
+    carried: dict = {}
+    for score, distinct in ((0.1, 0.6), (0.2, 0.6), (0.3, 0.5), (0.2, 0.5), (0.2, 0.3)):  # means of 0.2 and 0.5
+        assert not watch_diversity(carried, score, distinct, 7)
+    assert not watch_diversity(carried, 0.9, 0.201, 8), "not below 0.4 of 0.5"
+    assert not watch_diversity(carried, 0.2, 0.1, 8), "the score is no higher"
+    assert not caplog.records
+    assert watch_diversity(carried, 0.3, 0.199, 9)
+    assert watch_diversity(json.loads(json.dumps(carried)), 0.3, 0.1, 10), "a checkpoint keeps the first updates"
+    assert watch_diversity(carried, 0.3, 0.1, 11)
+    assert carried["alike_at"] == 9
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "At 9 tokens the responses have become alike"
+    ]

@@ -20,7 +20,7 @@ BLOCKS = [
 NAMES = {
     "rewards-content.md": """keywords concepts plot_points regex length sentences readability increasing_numbers dates
         numeric_answer""",
-    "rewards-style.md": "sentiment vader formality ngram_lm",
+    "rewards-style.md": "mood sentiment vader formality ngram_lm",
     "rewards-diversity.md": "distinct repetition copying",
 }
 

@@ -127,8 +127,8 @@ def test_a_sense_of_order_kills_the_canaries_of_sentiment(fluent: dict[str, Any]
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["canaries", "TextGen-v0", "--examples", "4"]) == 0
-    assert "sentiment * ngram_lm" in capsys.readouterr().out
+    assert main(["canaries", "TextGen-v0", "--examples", "16"]) == 0
+    assert " mood " in capsys.readouterr().out
     assert main(["canaries", "TextGen-v0", "--examples", "4", "--reward", "sentiment"]) == 1
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split("  ")[0] == "id"

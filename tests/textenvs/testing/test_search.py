@@ -153,7 +153,7 @@ def test_a_played_text_scores_as_an_episode_of_its_tokens(env_id: str) -> None:
         for turn in [*text.split("\n"), *[""] * 9] if task.max_turns > 1 else [text]:
             if not terminated:
                 *_, terminated, _, info = env.step(turn)
-        assert score == info["score"]
+        assert score == pytest.approx(info["score"], abs=1e-9)
     assert player.num_scored == len({*pairs_by_text(pairs)})
     assert len(player.written(texts[4])) < len(texts[4]), "beyond the budget, nothing is written"
     assert player.written(texts[0]) == texts[0]
