@@ -66,6 +66,7 @@ def test_a_reward_error_keeps_what_it_knows() -> None:
         assert (again.reward, again.problem, again.example, again.response) == ("r", "failed", SAD, "fox")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium logs the error of a worker as a warning
 def test_a_reward_error_comes_out_of_a_worker_process() -> None:
     def make() -> Any:

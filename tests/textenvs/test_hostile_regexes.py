@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.helpers import slow_but
 from textenvs import Example, make_reward
 from textenvs.action_masks import ActionMasks
 from textenvs.grammars import MAX_REGEX_SIZE, Regex, _Memory, make_language
@@ -75,11 +76,13 @@ READ = {
     "an empty expression": "",
     "a text": "a" * 3000,
 }
+SLOW = {"exponentially many states, nested", "exponentially many states", "many alternatives", "a long text"}
+"""The names of those that take most."""
 SECONDS = 20.0
 """Far more than each takes, on a busy machine."""
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", slow_but(REFUSED.keys() - SLOW, REFUSED))
 def test_refused(name: str) -> None:
     pattern, started = REFUSED[name], time.process_time()
     for make in (
@@ -93,7 +96,7 @@ def test_refused(name: str) -> None:
     assert time.process_time() - started < SECONDS
 
 
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("name", slow_but(READ.keys() - SLOW, READ))
 def test_read(name: str) -> None:
     started, rng = time.process_time(), np.random.default_rng(0)
     language = Regex(READ[name])
