@@ -12,6 +12,8 @@ from tests.helpers import slow_but
 from textenvs import Example, make_reward
 from textenvs.action_masks import ActionMasks
 from textenvs.grammars import MAX_REGEX_SIZE, Regex, _Memory, make_language
+from textenvs.rewards import UnitSums
+from textenvs.rewards.incremental.units import Machine
 from textenvs.tokenizer import make_tokenizer
 
 REFUSED = {
@@ -139,3 +141,22 @@ def test_what_is_known_of_states_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
         assert language.remaining(state) <= 13
         assert 4 * (len(memory._after) + len(memory._fewest)) <= 1000
     assert language.accepts(state) == (text[-13] == ord("a"))
+
+
+def test_states_of_a_long_text_are_bounded_by_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state holds all that may still follow: of 8,000 letters, some 8,000 items."""
+    monkeypatch.setattr(Machine, "max_size", 100_000)
+    monkeypatch.setattr(UnitSums, "_max_memo_size", 100_000)
+    tokenizer, reward = make_tokenizer("stories"), make_reward({"regex": {"pattern": "ab" * 4000}})
+    example, text = Example(""), "ab" * 60
+    scorer: Any = reward.scorer(1, tokenizer)
+    scorer.reset(np.array([0]), [example])
+    length = 0
+    for token in tokenizer.encode_batch([text])[0]:
+        length += len(tokenizer.pieces[token])
+        assert scorer.push(np.array([0]), np.array([token]))[0] == pytest.approx(length / 8000)
+        assert len(scorer._machine._memories) <= 100_000 // 8000 + 3
+    assert length == len(text) > len(scorer._machine._memories)
+    assert reward.score(example, text) == pytest.approx(120 / 8000)
+    reward.score(example, "ab")  # what the text before it has left is forgotten first
+    assert len(vars(reward)["_memos"]) == 2

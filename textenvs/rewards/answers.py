@@ -276,12 +276,13 @@ class _EditScorer(RowScorer):
 
     def _read_row(self, rows: NDArray[np.uint64], bits: Bits) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         up, down = rows
-        zero = ((add_words(bits.masks & up, up) ^ up) | bits.masks | down) & bits.inside
-        right_up, right_down = (down | ~(zero | up)) & bits.inside, up & zero
-        ends = [bit_at(right, bits.end_word, bits.end_bit).astype(np.int64) for right in (right_up, right_down)]
+        inside, (word, bit) = bits.inside, bits.ends
+        zero = ((add_words(bits.masks & up, up) ^ up) | bits.masks | down) & inside
+        right_up, right_down = (down | ~(zero | up)) & inside, up & zero
+        ends = [bit_at(right, word, bit).astype(np.int64) for right in (right_up, right_down)]
         # Above the first position of a reference, the distance is the response's length, which goes up.
         right_up, right_down = shift_words(right_up) | bits.starts, shift_words(right_down)
-        up, down = (right_down | ~(zero | right_up)) & bits.inside, right_up & zero
+        up, down = (right_down | ~(zero | right_up)) & inside, right_up & zero
         return np.stack([up, down]), ends[0] - ends[1]
 
     def phi(self, lanes: NDArray[np.intp]) -> NDArray[np.float64]:

@@ -80,6 +80,11 @@ class RegexProgress(UnitSums):
                 state = regex.step(state, byte)
         return (pattern, state), (_remaining(regex, fewest, state) - before,)
 
+    def size(self, memory: tuple[str, Any]) -> int:
+        """Returns the number of items in the terms of a state: up to `max_size` and more."""
+        _, state = memory
+        return 4 if state is None else 4 + sum(4 + len(term) for term in state)
+
     def features(self, example: Example) -> tuple[float]:
         """Returns the number of bytes that an empty text misses."""
         return (_regex(self._pattern(example), self.max_size)[1],)

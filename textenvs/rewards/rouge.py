@@ -246,7 +246,7 @@ class _CommonScorer(RowScorer):
         matches = row & bits.masks
         total = add_words(row, matches)
         # A carry out of a reference makes its subsequence one longer, and ends in the gap behind the reference.
-        return ((total | (row ^ matches)) & bits.inside)[None], bit_at(total, bits.gap_word, bits.gap_bit)
+        return ((total | (row ^ matches)) & bits.inside)[None], bit_at(total, *bits.gaps)
 
     def phi(self, lanes: NDArray[np.intp]) -> NDArray[np.float64]:
         written, wanted = self._length[lanes][:, None], self._lengths.array[self._slot[lanes]]

@@ -7,7 +7,6 @@ and `PathScorer` the node of the tree of references that the response has follow
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,30 +20,45 @@ from textenvs.tokenizer import Tokenizer
 # Rows of an alignment, as bits
 
 _CARRY_WORDS = 63
+_FEW_WORDS = 5  # up to which it is faster to carry from word to word
 _ALL_ONES = np.uint64((1 << 64) - 1)
 
 
-@dataclass(frozen=True, slots=True)
 class Bits:
     """The references of some lanes as bits: side by side, with a gap of one bit behind each.
 
-    Attributes:
+    Args:
         masks: `(k, words)` uint64, the positions that hold the unit that is read.
-        inside: `(k, words)` uint64, all positions of references.
-        starts: `(k, words)` uint64, the first position of each reference.
-        end_word: `(k, references)` int64, the word of each reference's last position.
-        end_bit: `(k, references)` uint64, the bit of that position in its word; 0 where the reference is empty.
-        gap_word: `(k, references)` int64, the word of the gap behind each reference.
-        gap_bit: `(k, references)` uint64, the bit of the gap in its word.
+        slots: `(k,)` the examples of the lanes: rows of the tables.
+        tables: The tables of all examples, by the names of the properties.
     """
 
-    masks: NDArray[np.uint64]
-    inside: NDArray[np.uint64]
-    starts: NDArray[np.uint64]
-    end_word: NDArray[np.int64]
-    end_bit: NDArray[np.uint64]
-    gap_word: NDArray[np.int64]
-    gap_bit: NDArray[np.uint64]
+    __slots__ = ("_slots", "_tables", "masks")
+
+    def __init__(self, masks: NDArray[np.uint64], slots: NDArray[np.int64], tables: dict[str, RowTable]) -> None:
+        self.masks = masks
+        self._slots = slots
+        self._tables = tables
+
+    @property
+    def inside(self) -> NDArray[np.uint64]:
+        """`(k, words)` uint64, all positions of references."""
+        return self._tables["inside"].array[self._slots]
+
+    @property
+    def starts(self) -> NDArray[np.uint64]:
+        """`(k, words)` uint64, the first position of each reference."""
+        return self._tables["starts"].array[self._slots]
+
+    @property
+    def ends(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """`(k, references)` int64 and uint64, the word and bit of each last position; bit 0 if a reference is empty."""
+        return self._tables["end_word"].array[self._slots], self._tables["end_bit"].array[self._slots]
+
+    @property
+    def gaps(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """`(k, references)` int64 and uint64, the word and bit of the gap behind each reference."""
+        return self._tables["gap_word"].array[self._slots], self._tables["gap_bit"].array[self._slots]
 
 
 def add_words(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -58,8 +72,11 @@ def add_words(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np
     if words == 1:
         return total
     overflows = total < left
-    if words == 2:
-        total[:, 1] += overflows[:, 0]
+    if words <= _FEW_WORDS:
+        carry = overflows[:, 0]
+        for word in range(1, words):
+            total[:, word] += carry
+            carry = overflows[:, word] | (carry & (total[:, word] == 0))
         return total
     carries: NDArray[Any] = np.zeros(len(left), dtype=np.uint64)
     for first in range(0, words, _CARRY_WORDS):
@@ -132,6 +149,11 @@ class RowScorer(ReferenceScorer):
         self._inside, self._starts = (RowTable(np.uint64, (1,)) for _ in range(2))
         self._end_word, self._gap_word = (RowTable(np.int64, (1,), "edge") for _ in range(2))
         self._end_bit, self._gap_bit = (RowTable(np.uint64, (1,), "edge") for _ in range(2))
+        self._tables = {
+            "inside": self._inside, "starts": self._starts, "end_word": self._end_word, "end_bit": self._end_bit,
+            "gap_word": self._gap_word, "gap_bit": self._gap_bit,
+        }  # fmt: skip
+        self._no_nodes = np.zeros(num_lanes, dtype=np.int64)
         self._rows = np.zeros((num_rows, num_lanes, 1), dtype=np.uint64)
         self._last_cells = np.zeros((num_lanes, 1), dtype=np.int64)  # the table's last cell, for each reference
         self._length = np.zeros(num_lanes, dtype=np.int64)
@@ -225,10 +247,8 @@ class RowScorer(ReferenceScorer):
         if not self.reads_every_unit:
             known = self._passes_sieve(lanes, units)
             lanes, units = lanes[known], units[known]
-        slot = self._slot[lanes]
-        nodes = np.maximum(self._follow(lanes, np.zeros_like(slot), units), 0)
-        tables = (self._inside, self._starts, self._end_word, self._end_bit, self._gap_word, self._gap_bit)
-        bits = Bits(self._masks.array[nodes], *(table.array[slot] for table in tables))
+        nodes = np.maximum(self._follow(lanes, self._no_nodes[: len(units)], units), 0)
+        bits = Bits(self._masks.array[nodes], self._slot[lanes], self._tables)
         rows, added = self._read_row(self._rows[:, lanes], bits)
         self._rows[:, lanes] = rows
         self._last_cells[lanes] += added

@@ -36,6 +36,7 @@ UNIT_BITS = 36
 _SIEVE_WORDS = 16  # of 64 bits; a power of two
 _CELLS_A_STEP = 1 << 16  # that are forgotten
 _GAP = "\ud800"  # a lone surrogate, which no decoded text holds
+_UNKNOWN = -2  # where it was not worked out yet to which node a unit leads
 _FEW = 8  # occurrences, up to which looking at each is faster than searching the text
 
 MEASURES = ("f", "precision", "recall")
@@ -371,16 +372,16 @@ class ReferenceScorer(UnitScorer):
         """Returns `(k,)` the node to which each lane's unit leads from its node, or -1."""
         edges = self._edges_of_lane
         keys = ((nodes << UNIT_BITS) | units).tolist()
-        after = np.array([edges[lane].get(key, -2) for lane, key in zip(lanes.tolist(), keys, strict=True)], np.int64)
-        if len(after) and after.min() < -1:
-            for row in np.flatnonzero(after < -1).tolist():
+        after = [edges[lane].get(key, _UNKNOWN) for lane, key in zip(lanes.tolist(), keys, strict=True)]
+        if _UNKNOWN in after:
+            for row in [row for row, node in enumerate(after) if node == _UNKNOWN]:
                 lane = int(lanes[row])
                 known = edges[lane].get(keys[row])  # another lane may have discovered it by now
                 if known is None:
                     known = self._discover(int(self._slot[lane]), int(nodes[row]), int(units[row]))
                 after[row] = known
             self._write_discovered()
-        return after
+        return np.array(after, dtype=np.int64)
 
 
 _NO_REFERENCES = ReferenceIndex([])

@@ -227,6 +227,10 @@ class UnitReader(ABC):
             The memory after the unit, and the numbers that the unit gives, always equally many.
         """
 
+    def size(self, memory: Any) -> int:
+        """Returns the number of items in a memory, for readers whose memories may be large."""
+        return 1
+
 
 class Machine:
     """Reads the units of N lanes, each with a memory of its own.
@@ -241,9 +245,12 @@ class Machine:
     Attributes:
         max_edges: The number of (memory, unit) pairs, and of memories, beyond which all are forgotten except those of
             the lanes. What is forgotten is freed bit by bit. An edge takes some 150 bytes, and what its memory takes.
+        max_size: The number of items in memories (`UnitReader.size`), beyond which the same happens. If the memories of
+            the lanes alone have more than half of it, twice theirs is the bound.
     """
 
     max_edges = 1 << 18
+    max_size = 1 << 23
 
     def __init__(self, reader: UnitReader, units: Units, num_lanes: int, width: int, dtype: Any = np.float64) -> None:
         self._reader = reader
@@ -253,19 +260,21 @@ class Machine:
         self._state = np.zeros(num_lanes, dtype=np.int64)
         self._marked = np.zeros(num_lanes, dtype=np.int64)
         self._discards = Discards()
+        self._size_limit = self.max_size
         self._forget()
         self.start(np.arange(num_lanes), [None] * num_lanes)
 
     def _forget(self) -> None:
         self._memories: list[Hashable] = []
         self._memory_ids: dict[Hashable, int] = {}
+        self._size = 0
         self._edges = _Edges(self._discover)
         self._next = RaggedTable(np.int64)
         self._numbers = RaggedTable(self._dtype, self._width)
 
     def start(self, lanes: NDArray[np.intp], memories: Sequence[Hashable]) -> None:
         """Gives lanes `(k,)` the memory that each has before its first unit."""
-        if len(self._memories) > self.max_edges:
+        if len(self._memories) > self.max_edges or self._size > self._size_limit:
             self._compact()
         self._state[lanes] = [self._memory_id(memory) for memory in memories]
         self._marked[lanes] = self._state[lanes]
@@ -280,7 +289,7 @@ class Machine:
         Returns:
             `(k, width)` the numbers that each unit gives.
         """
-        if len(self._edges) > self.max_edges:
+        if len(self._edges) > self.max_edges or self._size > self._size_limit:
             self._compact()
         self._discards.free()
         edges = self._edges.find((self._state[lanes] << _UNIT_BITS) | units)
@@ -300,6 +309,7 @@ class Machine:
         if number is None:
             number = self._memory_ids[memory] = len(self._memories)
             self._memories.append(memory)
+            self._size += 1 if memory is None else self._reader.size(memory)  # None: of a lane before its first reset
         return number
 
     def _discover(self, key: int) -> None:
@@ -316,6 +326,7 @@ class Machine:
         self._forget()
         for state, memories in zip(states, live, strict=True):
             state[:] = [self._memory_id(memory) for memory in memories]
+        self._size_limit = max(self.max_size, 2 * self._size)
 
 
 class UnitScorer(Scorer):
@@ -397,6 +408,7 @@ class UnitSums(Reward, UnitReader):
     splitter: Splitter = Words()
     width: int = 1
     _max_memos = 1 << 18
+    _max_memo_size = 1 << 23  # items in memories
     _max_memo_length = 32  # characters
 
     @abstractmethod
@@ -436,8 +448,9 @@ class UnitSums(Reward, UnitReader):
         """
         # What a short unit did is kept, so that a text is a look-up a unit. A long one, a line say, hardly recurs.
         memos: dict[Any, tuple[Hashable, Sequence[float]]] = self.__dict__.setdefault("_memos", {})
-        if len(memos) > self._max_memos:
+        if len(memos) > self._max_memos or self.__dict__.get("_memo_size", 0) > self._max_memo_size:
             memos.clear()
+            self._memo_size = 0
         memory, sums = self.start(example), [0.0] * self.width
         for unit in self.splitter.split(response):
             key = (memory, unit)
@@ -446,6 +459,7 @@ class UnitSums(Reward, UnitReader):
                 known = self.read(memory, unit)
                 if len(unit) <= self._max_memo_length:
                     memos[key] = known
+                    self._memo_size = self.__dict__.get("_memo_size", 0) + self.size(known[0])
             memory, added = known
             for column, number in enumerate(added):
                 if number:
@@ -454,7 +468,7 @@ class UnitSums(Reward, UnitReader):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what can be worked out again."""
-        return {name: value for name, value in self.__dict__.items() if name != "_memos"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_memos", "_memo_size")}
 
     def scorer(self, num_lanes: int, tokenizer: Tokenizer) -> Scorer:
         """Makes a scorer that keeps the sums of each lane."""
