@@ -17,6 +17,7 @@ COMMANDS = {
     "update": "speed.update",
     "iteration": "speed.iteration",
     "gpu": "speed.gpu",
+    "memory": "speed.memory",
     "preferences": "questions.reward_model",
     "faults": "robustness.kill_and_resume",
     "folders": "robustness.shared_folders",

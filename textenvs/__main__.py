@@ -21,11 +21,11 @@ from textenvs.testing.canaries import CANARIES, canary_scores
 from textenvs.tokenizer import decode
 from textenvs.wrappers import TextAction, response_encoder
 
-_LIST = """Show every id: the size of its vocabulary; the tokens that an episode may write; the score of random tokens
-(exactly, or with its 95 % interval), that of the best constant that a search has found (blind), that of the
-demonstrations and the best score there is, on the test split; and the skill that it tests. With --long also: the tokens
-of its longest prompt; the score from which it counts as solved; its task and level; its reward and payout; and the
-held-out metric, a second score that training never sees."""
+_LIST = """Show every id: the size of its vocabulary; the tokens of its longest prompt; the tokens that an episode may
+write; the score of random tokens (exactly, or with its 95 % interval), that of the best constant that a search has
+found (blind), that of the demonstrations and the best score there is, on the test split; and the skill that it tests.
+With --long also: the score from which it counts as solved; its task and level; its reward and payout; and the held-out
+metric, a second score that training never sees."""
 
 _DATA = """Give the data as data="path/to/it", or set TEXTENVS_DATA to a folder with a sub-folder for each set, or
 install the library that reads the Hugging Face Hub: pip install "textenvs[data]". gym.make(ID) says how to get it."""
@@ -44,7 +44,7 @@ text for all prompts of a kind, unread the best that needs no score of its promp
 score."""
 
 _NUMBERS = ("vocabulary", "prompt", "budget", "random", "blind", "demonstration", "top", "threshold", "level")
-_LONG = ("prompt", "threshold", "task", "level", "reward", "payout", "held-out")
+_LONG = ("threshold", "task", "level", "reward", "payout", "held-out")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

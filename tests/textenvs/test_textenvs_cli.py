@@ -89,7 +89,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     rows = listed(capsys)
     assert list(rows) == textenvs.list_envs()
     assert rows["TextGen/Chain-v0"] == {
-        "id": "TextGen/Chain-v0", "vocabulary": "15", "budget": "5", "random": "0.217", "blind": "1",
+        "id": "TextGen/Chain-v0", "vocabulary": "15", "prompt": "5", "budget": "5", "random": "0.217", "blind": "1",
         "demonstration": "1", "top": "1", "tests": "credit over actions: from a bandit to one late reward",
     }  # fmt: skip
     assert "±" in rows["TextGen-v0"]["random"]

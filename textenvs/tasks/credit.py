@@ -46,7 +46,7 @@ class DelayedCue(Diagnostic):
     """
 
     name = "delayed_cue"
-    tests = "credit over time: one token decides, long before the reward"
+    tests = "credit over time: one token decides, long before"
     levels = 3
     default_reward = _CueScore()
     symbols = "abcdwxyz."

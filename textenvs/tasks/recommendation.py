@@ -236,7 +236,7 @@ class Recommend(Composed):
     """
 
     name = "recommend"
-    tests = "recommendation: infer a taste, use feedback, no repeats"
+    tests = "recommendation: infer a taste, no repeats"
     levels = 3
     level = 2
     default_reward: Any = ListedGain(_all_titles())

@@ -284,7 +284,7 @@ class SummarizeAbstractive(_Summaries):
     """
 
     name = "summarize_abstractive"
-    tests = "summarising: fuse the sentences of the main story into one"
+    tests = "summarising: fuse sentences of the main story"
     default_reward: Any = "rouge_2"
     held_out_reward: Any = "keywords"
     default_max_new_tokens = 52
