@@ -223,6 +223,9 @@ class Recommend(Composed):
     their readers like, which is of the same theme and tone. A book with five stars is worth 1, one with four 0.4; a
     title that was recommended or read before is worth nothing.
 
+    The bundled model has only begun to learn it: 0.13 after 4,096 demonstrations and 36,000 tokens of PPO, where any
+    three titles of the catalogue earn 0.28.
+
     Levels have 8, 12 or 16 titles in the catalogue, of which 0, 2 or 4 tell nothing, and 6, 5 or 4 books read before;
     the shifted split has four titles more. The splits differ by the pair of loved theme and tone. An example's
     metadata has `user`, `taste` (the loved theme and tone, the hated theme and tone), `history`, `stars` (of all

@@ -236,6 +236,8 @@ class _Summaries(Composed):
 class SummarizeExtractive(_Summaries):
     r"""Pick the sentences of the main story: that of which the cause, the deed and the outcome are all told.
 
+    The bundled model has hardly learned it: 0.15 after 1,024 demonstrations and 8,000 tokens of PPO.
+
     There are two events at level 1 and three at levels 2 and 3, of which one or two parts are told beside the three of
     the main story, and two remarks; the shifted split has an event and a remark more. Any event is the main one as
     often as any other, and each part is told as often, so that no sentence by itself says whether it is wanted. An
@@ -273,6 +275,8 @@ class SummarizeAbstractive(_Summaries):
     The main story is that of which the cause (which has the place), the deed and the outcome are all told. The score is
     in pairs of words: a sentence of the right form with other facts has few of them, and so has a list of the facts.
     The held-out metric is the share of the four facts (person, deed, place, outcome), each in any of its wordings.
+
+    The bundled model has hardly learned it: 0.21 after 1,024 demonstrations and 23,000 tokens of PPO.
 
     Levels and splits are those of `SummarizeExtractive`. An example's metadata has `who`, `what`, `where` and
     `keywords`. Its references are the summary in every wording, each with a leading space. `counterpart` exchanges the
