@@ -11,6 +11,7 @@ from textenvs.subcommands import choose_command, replace_unprintable
 COMMANDS = {
     "env": "speed.env",
     "rewards": "speed.rewards",
+    "steps": "speed.longest_step",
     "tasks": "questions.payouts",
     "search": "questions.search",
     "rollout": "speed.rollout",
