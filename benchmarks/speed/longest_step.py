@@ -182,8 +182,8 @@ def page(results: dict[str, Any]) -> str:
         results: The measurement.
     """
     note = (
-        f"One process. Steps of {results['lanes']} lanes that all start again every {results['tokens']} steps, each with"
-        f" one reference of at most 1,000 characters that has not been seen before; {results['steps']:,} steps, "
+        f"One process. Steps of {results['lanes']} lanes that start again every {results['tokens']} steps, each with "
+        f"one reference of at most 1,000 characters that has not been seen before; {results['steps']:,} steps, "
         f"{results['vocabulary']:,} tokens. Processor time, the garbage collector's apart."
     )
     steps = [
