@@ -1,6 +1,6 @@
 """The agents that take part, by their names on the command line.
 
-    reinforce, actor_critic, ppo, best_of_n     the bundled algorithms, at their default settings
+    reinforce, actor_critic, ppo, grpo, best_of_n     the bundled algorithms, at their default settings
     reinforce[baseline=none]                    the same with other settings, separated by ";"
     my_module:MyAlgorithm                       yours: an `agents.Algorithm` in a module that can be imported
     sft                                         the demonstrations, as many of their tokens as the budget has

@@ -347,13 +347,13 @@ class TestBadInput:
     def test_an_argument_that_there_is_not(self) -> None:
         message = (
             r"^TextGenVectorEnv.__init__\(\) got an unexpected keyword argument 'n_envs'\. "
-            r"Expected arguments from \['num_envs', 'task', .*'copy', 'render_mode'\]\. Did you mean 'num_envs'\?"
+            r"Expected arguments from \['num_envs', 'task', .*'copy', 'render_mode', 'data'\]\. Did you mean 'num_envs'\?"
         )
         with pytest.raises(TypeError, match=message):
             gym.make_vec("textenvs:TextGen-v0", n_envs=4)
         message = (
             r"^TextGenEnv.__init__\(\) got an unexpected keyword argument 'rewad'\. "
-            r"Expected arguments from \['task', 'reward', .*'render_mode'\]\. Did you mean 'reward'\?"
+            r"Expected arguments from \['task', 'reward', .*'render_mode', 'data'\]\. Did you mean 'reward'\?"
         )
         with pytest.raises(TypeError, match=message):
             gym.make("textenvs:TextGen-v0", rewad=3)

@@ -13,10 +13,11 @@ from textenvs.tasks import SHIFTED, Diagnostic
 from textenvs.tasks.credit import _arms, _ChainScore, _CueScore, _PasswordScore
 from textenvs.tasks.exact import EpisodeModel, optimal_score, random_score
 from textenvs.tasks.formal import _BracketsScore, _LengthScore
+from textenvs.tasks.registry import TASKS
 from textenvs.testing import check_reward, check_task
 from textenvs.tokenizer import Tokenizer, symbol_tokenizer
 
-NAMES = [name for name in list_tasks() if name != "dataset" and isinstance(make_task(name), Diagnostic)]
+NAMES = [name for name in list_tasks() if isinstance(kind := TASKS[name], type) and issubclass(kind, Diagnostic)]
 LEVELS = [(name, level) for name in NAMES for level in range(1, make_task(name).levels + 1)]
 
 

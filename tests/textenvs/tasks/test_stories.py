@@ -361,7 +361,7 @@ def test_make_task_of_a_wrong_type(wrong: object) -> None:
         ({"stories": {"n": 4}}, r"Expected task 'stories' with arguments from \['train', .*\], got 'n'\.$"),
         ({"copy": {"levle": 2}}, r"Expected task 'copy' with arguments from .*, got 'levle'\. Did you mean 'level'\?"),
         ({"levels": {"task": {"copy": {"trian": 2}}}}, r"task 'copy' with .*Did you mean 'train'\?"),
-        ({"dataset": {"prompt": "text"}}, r"Expected task 'dataset' with the arguments \['path'\], got \['prompt'\]"),
+        ({"dataset": {"prompt": "text"}}, r"Expected task 'dataset' with the arguments \['data'\], got \['prompt'\]"),
     ],
 )
 def test_wrong_arguments_hear_which_there_are(task: dict[str, dict[str, object]], message: str) -> None:
