@@ -347,7 +347,7 @@ class TestBadInput:
     def test_an_argument_that_there_is_not(self) -> None:
         message = (
             r"^TextGenVectorEnv.__init__\(\) got an unexpected keyword argument 'n_envs'\. "
-            r"Expected arguments from \['num_envs', 'task', .*'copy', 'render_mode', 'data'\]\. Did you mean 'num_envs'\?"
+            r"Expected arguments from \['num_envs', 'task', .*'render_mode', 'data'\]\. Did you mean 'num_envs'\?"
         )
         with pytest.raises(TypeError, match=message):
             gym.make_vec("textenvs:TextGen-v0", n_envs=4)
