@@ -39,7 +39,7 @@ ENVS: dict[str, Registration] = {
     "TextGen/Brackets-v0": Registration({"task": "brackets"}, 0.906569),
     "TextGen/Arithmetic-v0": Registration({"task": "arithmetic"}, 0.906241),
     "TextGen/Length-v0": Registration({"task": "length"}, 0.916646),
-    "TextGen/Dialogue-v0": Registration({"task": "dialogue"}, 0.900242),
+    "TextGen/Dialogue-v0": Registration({"task": "dialogue"}, 0.900002),
     "TextGen/SummarizeExtractive-v0": Registration({"task": "summarize_extractive"}, 0.901115),
     "TextGen/SummarizeAbstractive-v0": Registration({"task": "summarize_abstractive"}, 0.900004),
     "TextGen/Translate-v0": Registration({"task": "translate"}, 0.908402),

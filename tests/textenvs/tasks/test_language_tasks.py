@@ -637,11 +637,17 @@ def test_poems_keep_their_form() -> None:
 # Dialogue
 
 
+WISHES = {
+    "name": "Tim", "goal": "table", "details": ["rice", "two people", "six o'clock"], "named": 0, "first": "",
+    "frames": [0, 0, 0], "others": ["fish", "five people", "one o'clock"], "change": 0,
+}  # fmt: skip
+
+
 def test_a_conversation_by_hand() -> None:
     task, reward = Dialogue(), Booking()
-    metadata = {"name": "Tim", "goal": "table", "details": ["rice", "two people", "six o'clock"], "named": 0}
-    example = Example("", (), {**metadata, "persona": "terse"})
+    example = Example("", (), {**WISHES, "persona": "terse"})
     right = "I booked a table: rice, two people, six o'clock."
+    wrong = "I booked a table: rice, two people, one o'clock."  # 2 of 3 wishes, 2 of 3 values
     for turns, score in [
         ([], 0),
         (["How many people?", "What time?", right], 1),
@@ -659,10 +665,13 @@ def test_a_conversation_by_hand() -> None:
         (["What time? And how many people would that be?"], 0.15),  # one question a turn, the first
         (["What time should I book?", right], 0.15 + 0.7),  # a question, which names nothing
         (["I booked a table: rice, two people, six o'clock. Good?"], 0.7),
-        (["What time?", "How many people?", "I booked a table: rice, two people, one o'clock."], 0.3 + 0.7 * 2 / 3),
-        (["I booked: rice, fish, soup, cheese, two people, six o'clock."], 0.7),
-        (["I booked: fish, rice, two people, six o'clock."], 0.7 * 2 / 3),  # the first value of a detail counts
-        (["I booked it.", right], 0),  # the first booking counts
+        (["What time?", "How many people?", wrong], 0.3 + 0.7 * 4 / 9),
+        (["What time?", "How many people?", wrong, right], 0.3 + 0.7 * 0.9),  # corrected
+        (["What time?", "How many people?", wrong, "hm"], 0.3 + 0.7 * 4 / 9),
+        (["I booked: rice, fish, soup, cheese, two people, six o'clock."], 0.7 * 3 / 6),  # a list of values
+        (["I booked: fish, rice, two people, six o'clock."], 0.7 * 2 / 3 * 2 / 4),  # the first of a detail counts
+        (["I booked: rice, two people, six o'clock, small, lake, taxi."], 0.7 * 3 / 6),
+        (["I booked it.", right], 0.7 * 0.9),  # names nothing, and books nothing
     ]:
         assert reward.score(example, "\n".join(turns)) == pytest.approx(score, abs=1e-12), turns
     assert task.reply(example, ["What time?"]) == "\nUser: At six o'clock.\nAgent:"
@@ -670,30 +679,66 @@ def test_a_conversation_by_hand() -> None:
     assert task.reply(example, ["When?", "What time?"]) == "\nUser: I said that. At six o'clock.\nAgent:"
     assert task.reply(example, ["Nice weather."]) == "\nUser: What?\nAgent:"
     assert task.reply(example, [right]) is None
-    polite = Example("", (), {**metadata, "persona": "polite"})
+    assert task.reply(example, [wrong]) == "\nUser: No, not one o'clock.\nAgent:"
+    assert task.reply(example, ["I booked rice."]) == "\nUser: No, that is not it.\nAgent:"
+    assert task.reply(example, [wrong, right]) is None
+    polite = Example("", (), {**WISHES, "persona": "polite"})
     assert task.reply(polite, ["How many?"]) == "\nUser: We are two people. Thank you.\nAgent:"
     with pytest.raises(ValueError, match="'goal', 'details' and 'named'"):
         reward.score(Example(""), "a")
 
 
+def test_politeness_and_other_words_lose_nothing() -> None:
+    reward, table = Booking(), Example("", (), WISHES)
+    taxi = {**WISHES, "goal": "taxi", "details": ["the zoo", "the hotel", "six o'clock"], "named": 2}
+    for example, turns in [
+        (table, ["Good evening! How are you? How many guests will you be, please?", "Thank you. When will it be?",
+                 "Thank you very much, I have reserved a table for two with rice at 6."]),
+        (table, ["Could you tell me the size of your party?", "And what time would you like to eat?",
+                 "Very well. I will book rice for a party of 2 at six o'clock. Is there anything else?"]),
+        (table, ["I can book that for you. How many persons?", "At what hour?",
+                 "I booked a table for 2 guests, six o'clock, rice."]),
+        (Example("", (), taxi), ["Where may I pick you up?", "Thanks. Where would you like to go to?",
+                                 "I've booked a taxi from the hotel to the zoo at six."]),
+    ]:  # fmt: skip
+        assert reward.score(example, "\n".join(turns)) == pytest.approx(1), turns
+
+
+def test_a_user_changes_a_wish() -> None:
+    task, reward = Dialogue(), Booking()
+    example = Example("", (), {**WISHES, "first": "soup", "persona": "terse", "frames": [2, 1, 0]})
+    before, after = (f"I booked {food}, two people, six o'clock." for food in ("soup", "rice"))
+    assert task.reply(example, ["What food?"]) == "\nUser: I said that. Last time I said fish. I like soup.\nAgent:"
+    told = task.reply(example, ["How many?"])
+    assert told == "\nUser: We are two people. Not five people this time. Oh, and rice rather than soup.\nAgent:"
+    assert task.reply(example, ["How many?", "When?"]) == "\nUser: At six o'clock.\nAgent:"
+    repeated = task.reply(example, ["How many?", "What food?"])
+    assert repeated == "\nUser: I said that. Last time I said fish. I like rice.\nAgent:"
+    assert task.reply(example, ["How many?", "When?", before]) == "\nUser: No, not soup.\nAgent:"
+    assert reward.score(example, f"How many?\nWhen?\n{before}") == pytest.approx(0.3 + 0.7 * 4 / 9)
+    assert reward.score(example, f"How many?\nWhen?\n{after}") == pytest.approx(1)
+    assert reward.score(example, before) == pytest.approx(0.7), "as long as the user has not said so"
+
+
 def test_a_user_reads_several_lines_of_one_turn_as_the_score_does() -> None:
     task, reward = Dialogue(), Booking()
-    details = {"goal": "table", "details": ["rice", "two people", "six o'clock"], "named": 0, "persona": "polite"}
-    example = Example("", (), {"name": "Tim", **details})
+    example = Example("", (), {**WISHES, "persona": "polite"})
     for turn, said in [
         ("How many?\nWhat time?", "We are two people. At six o'clock."),
         ("Hello.\nWhat time?\n", "At six o'clock. Thank you."),
         ("What food?\nHow many?", "We are two people. Thank you."),
         ("Hello.\nWhat food?", "I am afraid I told you. I like rice."),
         ("Hello.\n\nWell.", "Excuse me, I do not understand."),
+        ("I booked fish.\nHello.", "I am sorry, but not fish."),
     ]:
         assert task.reply(example, [turn]) == f"\nUser: {said}\nAgent:"
     assert (
         task.reply(example, ["How many?\nHi.", "What time?\nHow many?"]) == "\nUser: At six o'clock. Thank you.\nAgent:"
     )
-    for turn in ("When?\nI booked it.", "I booked it.\nWhat time?", "I booked it.\n"):  # over, for the score as well
+    right = "I booked rice, two people, six o'clock."
+    for turn in (f"When?\n{right}", f"{right}\nWhat time?", f"{right}\n"):  # over, for the score as well
         assert task.reply(example, [turn]) is None
-        assert reward.score(example, f"{turn}\nI booked a table: rice.") == reward.score(example, turn)
+        assert reward.score(example, f"{turn}\nHow many?") == reward.score(example, turn)
 
 
 SAID = ["\n", " ", "\n\n", " hm", "What time?", "I booked rice.", "ti", "me?"]
@@ -716,7 +761,7 @@ def test_perfect_conversations_score_1_and_replies_answer_them() -> None:
     for example in examples(task, "train"):
         assert task.default_reward.score(example, example.references[0]) == pytest.approx(1)
         turns: list[str] = []
-        told = {example.metadata["details"][example.metadata["named"]]}
+        told = {value for value in example.metadata["details"] if value in example.prompt}
         for turn in example.references[0].split("\n"):
             turns.append(turn)
             reply = task.reply(example, turns)
@@ -784,8 +829,8 @@ def test_there_is_room_for_every_reply_whatever_the_tokenizer(task: Task) -> Non
                 terminated = terminated or env.step(token)[2]
 
 
-def test_the_bundled_tokenizer_needs_no_more_room_than_it_had() -> None:
-    assert gym.make("TextGen/Dialogue-v0").observation_space["input_ids"].shape == (57 + 96 + 5 * 40,)
+def test_the_bundled_tokenizer_needs_no_more_room_than_tasks_say() -> None:
+    assert gym.make("TextGen/Dialogue-v0").observation_space["input_ids"].shape == (71 + 96 + 5 * 84,)
     for task in TALKS.values():
         assert TextGenEnv(task).setting.pool.reply_tokens == task.max_reply_tokens
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from textenvs import Example, Task, make_reward
 from textenvs.tasks.classification import _TOPIC_OF, LABELS, Classify
+from textenvs.tasks.dialogue import _GOALS, Dialogue
 from textenvs.tasks.recommendation import Recommend
 from textenvs.tasks.summaries import SummarizeAbstractive, SummarizeExtractive
 
@@ -232,3 +233,28 @@ def test_no_short_expression_writes_the_summary() -> None:
         return f" The {who} {deed} {place}, and {outcome[0].lower()}{outcome[1:]}."
 
     assert 0.4 < mean_score(SummarizeAbstractive(), solve) < 0.6
+
+
+# Dialogue
+
+
+def test_the_values_that_a_user_says_are_not_all_wanted() -> None:
+    """The first or the last value of each detail that was said, after asking for all that the prompt does not name."""
+    task = Dialogue()
+
+    def solve(example: Example, place: int) -> str:
+        goal, heard, turns = example.metadata["goal"], example.prompt, []
+
+        def said() -> list[list[str]]:
+            return [
+                sorted((value for value in detail.values if value in heard), key=heard.find) for detail in _GOALS[goal]
+            ]
+
+        for detail, values in zip(_GOALS[goal], said(), strict=True):
+            if not values:
+                turns.append(detail.question)
+                heard += task.reply(example, turns) or ""
+        return "\n".join([*turns, f"I booked {', '.join(values[place] for values in said() if values)}."])
+
+    for place in (0, -1):
+        assert 0.4 < mean_score(task, lambda example, place=place: solve(example, place)) < 0.7
