@@ -12,6 +12,10 @@ import numpy as np
 ALARM_WINDOW = 20
 """Updates over which the score and the held-out metric are compared."""
 
+ALARM_FALL = 0.1
+"""The share of what a held-out metric has gained since the first update that it must lose within the window. A metric
+near its best falls and rises by a few per cent in healthy runs."""
+
 ALARM_DIVERSITY = 0.4
 """The share of its first distinct-2 below which a batch's responses have become alike."""
 _FIRST = 5  # updates that are the start
@@ -34,11 +38,14 @@ def watch(
         window: Number of updates that are compared.
 
     Returns:
-        True while the score rises and the held-out metric falls.
+        True while the score rises and the held-out metric falls, by a tenth or more of what it has gained.
     """
+    carried.setdefault("held_out_start", held_out)
     watched = carried["watched"] = [*carried.get("watched", []), [score, held_out]][-window:]
     scores, metrics = zip(*watched, strict=True)
     if not diverged(scores, metrics, window=window):
+        return False
+    if _fall(metrics) < ALARM_FALL * (float(np.mean(metrics)) - carried["held_out_start"]):
         return False
     if "alarm_at" not in carried:
         carried["alarm_at"] = timesteps
@@ -120,6 +127,12 @@ def diverged(
     if len(scores) < window:
         return False
     return _trend(scores[-window:]) > deviations and _trend(held_out[-window:]) < -deviations
+
+
+def _fall(values: Sequence[float]) -> float:
+    """Returns how far the least-squares line falls from the first value to the last."""
+    x = np.arange(len(values)) - (len(values) - 1) / 2
+    return -float(x @ np.asarray(values, dtype=np.float64) / (x @ x)) * (len(values) - 1)
 
 
 def _trend(values: Sequence[float]) -> float:

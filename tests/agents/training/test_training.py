@@ -279,6 +279,20 @@ def test_an_alarm_when_score_and_held_out_metric_part(tmp_path, caplog):
     assert fresh._iterate(0.0)["alarm"] == 0.0
 
 
+def test_a_held_out_metric_that_wavers_near_its_best_raises_no_alarm():
+    """It has gained 0.8 since the first update: a fall of a tenth of that, 0.08, over the window is what counts."""
+    for fall, alarmed in ((0.07, False), (0.09, True)):
+        carried = {}
+        alarm.watch(carried, 0.0, 0.1, 0)
+        steps = alarm.ALARM_WINDOW
+        said = [
+            alarm.watch(carried, 0.1 + 0.01 * step, 0.9 - fall * (step / (steps - 1) - 0.5), step)
+            for step in range(steps)
+        ]
+        assert said[-1] == alarmed
+        assert ("alarm_at" in carried) == alarmed
+
+
 def test_ctrl_c_leaves_a_checkpoint(tmp_path):
     def interrupt(row):
         raise KeyboardInterrupt
