@@ -155,23 +155,27 @@ def measure_whole(name: str, texts: Sequence[str], rounds: int = 4) -> dict[str,
         rounds: Turns of each; medians are taken.
 
     Returns:
-        Microseconds a text: "first" (of an example), "later", and "library", None where it is not installed.
+        Microseconds a text: "first" (text of an example) and "library" (None where it is not installed), both on texts
+        that neither has seen, since sacrebleu remembers how it has cut texts; and "later", texts of known examples.
     """
-    library, examples = libraries().get(name), [Example("", (text,)) for text in texts]
-    warm, costs = make_reward(name), {"first": [], "later": [], "library": []}  # type: ignore[var-annotated]
+    library, warm = libraries().get(name), make_reward(name)
+    costs: dict[str, list[float]] = {"first": [], "later": [], "library": []}
 
-    def cost(score: Any) -> float:
+    def cost(score: Any, suffix: str) -> float:
+        pairs = [
+            (Example("", (text + suffix,)), texts[(row + 1) % len(texts)] + suffix) for row, text in enumerate(texts)
+        ]
         start = time.process_time()
-        for row, example in enumerate(examples):
-            score(example, texts[(row + 1) % len(texts)])
+        for example, response in pairs:
+            score(example, response)
         return (time.process_time() - start) / len(texts) * 1e6
 
-    cost(warm.score)
-    for _ in range(rounds):
-        costs["first"].append(cost(make_reward(name).score))
-        costs["later"].append(cost(warm.score))
+    cost(warm.score, "")
+    for number in range(rounds):
+        costs["first"].append(cost(make_reward(name).score, f" {number}"))
+        costs["later"].append(cost(warm.score, ""))
         if library is not None:
-            costs["library"].append(cost(library))
+            costs["library"].append(cost(library, f" {rounds + number}"))
     return {"score": name, **{what: statistics.median(row) if row else None for what, row in costs.items()}}
 
 

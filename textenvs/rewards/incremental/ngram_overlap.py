@@ -146,7 +146,11 @@ def _count(units: list[str], order: int) -> Counter[tuple[str, ...]]:
 
 def _shared(written: Counter[tuple[str, ...]], references: list[Counter[tuple[str, ...]]]) -> list[int]:
     """Counts the n-grams that are in each reference, each at most as often as there."""
-    return [sum([min(n, has[gram]) for gram, n in written.items() if gram in has]) for has in references]
+    return [
+        # Without a call of `min` for each: there are as many n-grams as characters.
+        sum([n if n < (most := has[gram]) else most for gram, n in written.items() if gram in has])
+        for has in references
+    ]
 
 
 def _repeat_last(numbers: list[int], width: int) -> list[int]:
@@ -154,6 +158,8 @@ def _repeat_last(numbers: list[int], width: int) -> list[int]:
 
 
 def _pool(counts: list[Counter[tuple[str, ...]]]) -> Counter[tuple[str, ...]]:
+    if len(counts) == 1:
+        return counts[0]
     pooled: Counter[tuple[str, ...]] = Counter()
     for of_reference in counts:
         pooled |= of_reference  # the larger count of each n-gram
