@@ -27,6 +27,9 @@ def _threads() -> int:
 # A shell that runs pytest in the background has it ignore Ctrl-C, and the processes that tests interrupt inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# And under nohup they would ignore the closing of a terminal.
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Before they are imported, so that a failed `assert` in them shows its values, as those in tests do.
 pytest.register_assert_rewrite("tests.agents.helpers", "tests.textenvs.helpers", "tests.textenvs.datasets.helpers")

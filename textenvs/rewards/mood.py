@@ -273,12 +273,13 @@ class Mood(Reward):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what can be worked out again."""
-        kept = {"_places", "_rows", "_num_rows", "_facts"}
-        return {name: value for name, value in self.__dict__.items() if name not in kept}
+        left_out = {"_reader", "_places", "_rows", "_num_rows", "_facts"}
+        return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begins without what can be worked out again."""
         self.__dict__.update(state)
+        self._reader = _Reader()
         self._forget()
 
     def facts(self, example: Example) -> _Facts:

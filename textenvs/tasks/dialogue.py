@@ -281,7 +281,7 @@ class Dialogue(Composed):
     """
 
     name = "dialogue"
-    tests = "several turns: ask, remember what has changed, and finish"
+    tests = "several turns: ask, remember changes, finish"
     levels = 1
     default_reward: Any = Booking()
     default_max_new_tokens = 96
