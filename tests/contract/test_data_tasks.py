@@ -8,11 +8,9 @@ from textenvs.testing import check_canaries, check_task
 
 pytestmark = pytest.mark.parametrize("name", sorted(PRESETS))
 
-A_MOOD_ALONE = {"sentence_polarity", "tinystories"}
-"""Sets whose score is `sentiment`, which likes one happy word, repeated, more than any review: docs/real-data.md."""
-
-ALIVE = {"squad": "words shuffled", "gsm8k": "one word repeated"}
-"""Set to the canary that its published metric likes: F1 knows no order of words, and the right number is the answer."""
+ALIVE = {"squad": "words shuffled", "gsm8k": "one word repeated", "sentence_polarity": "keywords"}
+"""Set to the canary that its score likes: F1 knows no order of words, the right number is the answer, and key words of
+a review in a row are as kind or harsh as it is."""
 
 
 def test_check_task(name: str) -> None:
@@ -20,8 +18,6 @@ def test_check_task(name: str) -> None:
 
 
 def test_no_degenerate_text_scores_like_a_demonstration(name: str) -> None:
-    if name in A_MOOD_ALONE:
-        pytest.skip("the score is the mood alone")
     if name not in ALIVE:
         check_canaries(name, split="train")
         return

@@ -77,7 +77,8 @@ _END = """
   each split.
 - There are no thresholds, since everybody has other parts of a set. Episodes report `is_success` where a right
   answer is a success.
-- A score of **`sentiment`** alone is beaten by one happy word, repeated. It is there to be learned with the KL
+- A score of **`mood`** reads words and their neighbours, not sense: key words in a row can earn as much as the
+  text that they are from, or more. It is there to be learned with the KL
   penalty, which is on by default, and read beside the held-out metric.
 """
 
