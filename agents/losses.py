@@ -335,9 +335,8 @@ def clipped_weight_loss(
         _, terms = clipped_surrogate(
             log_probs, old_log_probs, advantages, clip_range=clip_range, clip_range_high=clip_range_high
         )
-        high = clip_range if clip_range_high is None else clip_range_high
-        ratio = (log_probs - old_log_probs).clamp(-_MOST_NATS, _MOST_NATS).exp()
-        weights = ratio.clamp(max(1 - clip_range, 0.0), 1 + high)
+    high = clip_range if clip_range_high is None else clip_range_high
+    weights = terms["ratio_mean"].clamp(max(1 - clip_range, 0.0), 1 + high)
     return -weights * advantages.detach() * log_probs, terms
 
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from agents.advantages import discounted_returns, group_deviations, leave_one_out_baseline
 from agents.losses import clipped_surrogate, clipped_weight_loss
 from agents.policy.policy import ActionEvaluation, Policy
-from agents.rollout import Actions, Rollout
+from agents.rollout import Actions, Rollout, reference_log_probs
 from agents.training.agent import Algorithm
 from agents.training.config import RunConfig
 from agents.training.update import optimize, priced_advantages, priced_rewards
@@ -159,7 +159,6 @@ def group_advantages(rollout: Rollout, rewards: Tensor, config: GRPOConfig) -> t
     return advantages, scale, of_group
 
 
-@torch.no_grad()
 def with_sequence_ratios(policy: Policy, config: GRPOConfig, part: Rollout) -> Rollout:
     """Computes the mean log-ratio of each response under the policy as it is (GSPO, equation 5).
 
@@ -171,15 +170,8 @@ def with_sequence_ratios(policy: Policy, config: GRPOConfig, part: Rollout) -> R
     Returns:
         The episodes with `sequence_log_ratios`.
     """
-    now = policy.evaluate(
-        part.input_ids,
-        part.positions,
-        part.response_mask,
-        temperature=config.temperature,
-        entropy=False,
-        allowed=part.action_masks,
-    )
-    total = ((now.log_probs - part.log_probs) * part.response_mask).sum(dim=1)
+    now = reference_log_probs(policy, part, temperature=config.temperature, micro_batch_size=len(part))
+    total = ((now - part.log_probs) * part.response_mask).sum(dim=1)
     return replace(part, sequence_log_ratios=total / part.response_mask.sum(dim=1).clamp(min=1))
 
 

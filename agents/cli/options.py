@@ -203,7 +203,7 @@ class Train(StartArguments, DataChangedArguments, EnvironmentArguments):
 
     algorithm: str = "ppo"
     """ppo, actor_critic, reinforce, grpo or best_of_n; or a published name, which stands for one of them and settings:
-    a2c, rloo, remax, raft, dr_grpo, dapo, gspo, cispo. Settings are options, too: see --algorithm NAME --help."""
+    a2c, cispo, dapo, dr_grpo, gspo, raft, remax, rloo. Settings are options, too: see --algorithm NAME --help."""
     config: Path | None = None
     """A JSON or YAML file with any of these options, written with underscores. The command line overrides it. Each run
     leaves one, config.json, which makes the same run again."""

@@ -227,24 +227,27 @@ def _write_results(folder: Path, agent: Agent, samples: int, *, is_evaluated: bo
     """Writes the picture, the samples and the summary of a finished run, and prints the samples."""
     title = f"{agent.algorithm.name} on {agent.env_id} ({agent.env.task.name}), seed {agent.seed}"
     spent = {"seconds": agent.seconds, "timesteps": agent.timesteps}
-    rows, curve = read_metrics(folder / run_folder.METRICS), folder / "learning_curve.png"
-    if not is_evaluated:
-        plot_learning_curve(rows, curve, title, lines=yardsticks(agent.env, "test"))
+    curve, lines = folder / "learning_curve.png", yardsticks(agent.env, "test")
+    compared, missing = None, ""
+    if is_evaluated:
+        try:
+            compared = [run_folder.read_evaluation(folder, "test", timesteps) for timesteps in (0, agent.timesteps)]
+        except ValueError as error:  # somebody has removed it, which was said when the run went on
+            missing = f"{error}. There are no samples from before and after. "
+    if compared is not None:
+        lines["start model"] = compared[0].score
+        if compared[0].demonstration is not None:
+            lines["demonstrations"] = compared[0].demonstration
+    held_out_name = None if compared is None else compared[0].held_out_name
+    plot_learning_curve(
+        read_metrics(folder / run_folder.METRICS), curve, title, lines=lines, held_out_name=held_out_name
+    )
+    if compared is None:
         write_json(folder / "summary.json", spent)
-        print(f"{agent.seconds:.0f} s of training. Curve, metrics and checkpoints: {folder}")
+        print(missing or f"{agent.seconds:.0f} s of training. ", end="")
+        print(f"Curve, metrics and checkpoints: {folder}")
         return
-    lines = yardsticks(agent.env, "test")
-    try:
-        before, after = (run_folder.read_evaluation(folder, "test", timesteps) for timesteps in (0, agent.timesteps))
-    except ValueError as error:  # somebody has removed it, which was said when the run went on
-        plot_learning_curve(rows, curve, title, lines=lines)
-        write_json(folder / "summary.json", spent)
-        print(f"{error}. There are no samples from before and after. Curve, metrics and checkpoints: {folder}")
-        return
-    lines["start model"] = before.score
-    if before.demonstration is not None:
-        lines["demonstrations"] = before.demonstration
-    plot_learning_curve(rows, curve, title, lines=lines, held_out_name=before.held_out_name)
+    before, after = compared
     outcome = verdict(before, after)
     write_json(
         folder / "summary.json",

@@ -22,7 +22,7 @@ from agents.advantages import normalize, rounding_error
 from agents.losses import kl_estimate
 from agents.policy.head import Places
 from agents.policy.policy import ActionEvaluation, Policy
-from agents.rollout import Actions, Rollout, micro_batches, minibatches
+from agents.rollout import Actions, Rollout, micro_batches, minibatches, reference_log_probs
 from agents.training.config import RunConfig
 from agents.training.meter import Meter
 from agents.training.optimization import optimizer_step
@@ -183,20 +183,9 @@ def _kl_of_update(policy: Policy, rollout: Rollout, rows: Tensor, config: RunCon
     """
     likelihood = (rollout.log_probs * rollout.response_mask).sum(dim=1)[rows]
     chosen = rows[likelihood.argsort()][:: max(1, len(rows) // 16)]
-    total, tokens = rollout.log_probs.new_zeros(()), rollout.log_probs.new_zeros(())
-    for some in micro_batches(rollout, chosen, config.micro_batch_size):
-        part = rollout.select(some)
-        now = policy.evaluate(
-            part.input_ids,
-            part.positions,
-            part.response_mask,
-            temperature=config.temperature,
-            entropy=False,
-            allowed=part.action_masks,
-        )
-        total = total + kl_estimate(part.log_probs, now.log_probs, "k3", mask=part.response_mask).sum()
-        tokens = tokens + part.response_mask.sum()
-    return total / tokens
+    part = rollout.select(chosen)
+    now = reference_log_probs(policy, part, temperature=config.temperature, micro_batch_size=config.micro_batch_size)
+    return kl_estimate(part.log_probs, now, "k3", mask=part.response_mask).sum() / part.response_mask.sum()
 
 
 def _is_near(target_kl: float, metrics: Meter) -> bool:

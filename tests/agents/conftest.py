@@ -1,11 +1,14 @@
 """Fixtures of the agents' tests; the functions and classes that they share stand in helpers.py."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from agents import Algorithm, Policy
+from agents.policy.pretrained import BUNDLED_MODELS
 from tests.agents.helpers import make_policy
 
 
@@ -31,3 +34,11 @@ def own_algorithms() -> Iterator[None]:
     yield
     Algorithm.known.clear()
     Algorithm.known.update(before)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A copy of the bundled model's folder."""
+    folder = tmp_path / "model"
+    shutil.copytree(BUNDLED_MODELS["tiny"], folder)
+    return folder

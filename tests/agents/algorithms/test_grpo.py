@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -181,6 +182,11 @@ def test_every_published_name_makes_an_update(name):
     agent.learn(30, on_update=rows.append)
     assert rows
     assert all(value == value for value in rows[0].values())  # no NaN
+
+
+def test_the_help_names_every_published_name():
+    text = (Path(__file__).parents[3] / "agents" / "cli" / "options.py").read_text(encoding="utf-8")
+    assert ", ".join(sorted(PUBLISHED)) in text
 
 
 def test_the_command_line_resolves_a_published_name_and_writes_its_settings(tmp_path, capsys):

@@ -10,25 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from agents import Policy
-from agents.policy.pretrained import BUNDLED_MODELS
 from agents.rewards.network_reward import model_config
 from agents.rewards.text_encoder import load_encoder
+from tests.agents.helpers import edit
 from textenvs import make_tokenizer
 
 REFUSED = "Expected a language model that loads from safetensors, got the folder"
-
-
-@pytest.fixture
-def model(tmp_path):
-    """A copy of the bundled model's folder."""
-    folder = tmp_path / "model"
-    shutil.copytree(BUNDLED_MODELS["tiny"], folder)
-    return folder
-
-
-def edit(file, **values):
-    content = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps({**content, **values}))
 
 
 def refused(folder, *words):

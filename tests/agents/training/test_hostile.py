@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import shutil
 from contextlib import suppress
 
 import pytest
@@ -12,28 +11,15 @@ from agents import Policy, load
 from agents.__main__ import main
 from agents.cli.parsing import read_config
 from agents.files import read_json
-from agents.policy.pretrained import BUNDLED_MODELS
 from agents.supervised import reward_model
 from benchmarks.robustness.fuzz_constructors import calls, check
+from tests.agents.helpers import edit
 from tests.helpers import examples
 from textenvs import load_dataset, make_tokenizer, render
 from textenvs.datasets import text_files
 
 BOMB = "[" * 100_000
 HIDDEN = "\x1b]0;title\x07\x1b[2J\u202e evil \u2066\x9b31m"
-
-
-@pytest.fixture
-def model(tmp_path):
-    """A copy of the bundled model's folder."""
-    folder = tmp_path / "model"
-    shutil.copytree(BUNDLED_MODELS["tiny"], folder)
-    return folder
-
-
-def edit(file, **values):
-    content = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps({**content, **values}))
 
 
 def test_a_model_that_wants_its_own_code_to_run(model, tmp_path):
