@@ -89,7 +89,7 @@ PUBLISHED: Mapping[str, PublishedName] = MappingProxyType(
             "grpo",
             {**_WHOLE_EPISODE, **_NO_KL, "ratio": "sequence", "clip_range": 3e-4, "clip_range_high": 4e-4},
             "2507.18071",
-            "nothing in the gradient",
+            "the standard deviation divides by the size of the group",
         ),
         "cispo": PublishedName(
             "grpo",
@@ -102,7 +102,7 @@ PUBLISHED: Mapping[str, PublishedName] = MappingProxyType(
                 "clip_range_high": 0.28,
             },
             "2506.13585",
-            "the upper cut is DAPO's, since the paper does not print its own; no penalty on long responses",
+            "the upper cut is DAPO's; no penalty on long responses",
         ),
     }
 )
